@@ -1,0 +1,678 @@
+"""The client's end of a connection, as a pure state machine.
+
+Requests in (`send`), bytes out (`data_to_send`); bytes in (`receive_data`), events out
+(`events_received`). The rules, each of them a property in ``tests/test_client.py``:
+
+1. Chunking never changes the events, and `Closed` is the last of them, once.
+2. No byte of the peer makes `receive_data` raise, or it hold more than one packet.
+3. State moves in `send`, `withdraw`, `abandon` and `receive_*` alone.
+4. One element of `data_to_send` is one message, and at most `max_outstanding` of them are
+   unanswered, those that the connection itself sends to clean up included.
+5. Request ids wrap within 32 bits and skip those unanswered. The late answer to an abandoned
+   request is dropped, and what it began is ended: a transaction, a watch.
+6. A transaction is used only while the table below lets it be.
+7. A watch is a path and a token; a second one like it is refused as the daemon would.
+8. Values come back byte for byte.
+
+What costs what, of that which a peer can send:
+
+============================================== =========================================
+a length over the bound                        the connection ends
+the wrong type, or a payload that is nonsense  that request fails: `RemoteProtocolError`
+an id that nobody waits for                    `Ignored`
+a watch event that is nonsense                 `Ignored`
+a transaction id unlike the request's          nothing: daemons differ in it
+============================================== =========================================
+
+An interrupt (an exception out of a signal handler) may hit between any two lines here. So what
+counts is held in single objects that one step replaces (`_Outbox`), the bytes received are kept
+until all that they say is done, and doing it again does nothing more.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from errno import errorcode
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, Final
+
+from attrs import define, field
+
+from .errors import (
+    AlreadyExists,
+    ConnectionClosed,
+    InvalidArgument,
+    LocalProtocolError,
+    RemoteProtocolError,
+    TransactionEnded,
+    XenStoreError,
+    error_from_code,
+)
+from .events import Closed, ErrorReply, Event, Ignored, Reply, Reset, WatchFired
+from .requests import UINT32_MAX, Request, TransactionEnd, TransactionStart, Unwatch, Watch
+from .wire import HEADER, NUL, PAYLOAD_MAX, REPLY_MAX, Op, Packet, op_name, split_packets
+
+__all__ = ["TRANSACTION", "WATCH", "ClientConnection", "Exchange", "TransactionState", "WatchState"]
+
+
+class TransactionState(Enum):
+    """Where a transaction is in its life."""
+
+    STARTED = "started"
+    DOOMED = "doomed"  # a request in it got no answer: it may only be rolled back
+    ENDING = "ending"
+    ENDED = "ended"
+
+
+class WatchState(Enum):
+    """Where a watch is in its life."""
+
+    SETTING = "setting"
+    SET = "set"
+    UNSETTING = "unsetting"
+    UNSET = "unset"
+
+
+_T = TransactionState
+_W = WatchState
+
+#: The life of a transaction: (state, what happens) -> state. What is not here is refused.
+TRANSACTION: Final[Mapping[tuple[TransactionState, str], TransactionState]] = MappingProxyType(
+    {
+        (_T.STARTED, "use"): _T.STARTED,
+        (_T.STARTED, "commit"): _T.ENDING,
+        (_T.STARTED, "rollback"): _T.ENDING,
+        (_T.STARTED, "abandon"): _T.DOOMED,
+        (_T.DOOMED, "rollback"): _T.ENDING,
+        (_T.DOOMED, "abandon"): _T.DOOMED,
+        (_T.ENDING, "withdraw"): _T.DOOMED,
+        (_T.ENDING, "abandon"): _T.ENDING,
+        (_T.ENDING, "answer"): _T.ENDED,
+    }
+)
+
+#: The life of a watch: (state, what happens) -> state.
+WATCH: Final[Mapping[tuple[WatchState, str], WatchState]] = MappingProxyType(
+    {
+        (_W.UNSET, "watch"): _W.SETTING,
+        (_W.SETTING, "success"): _W.SET,
+        (_W.SETTING, "failure"): _W.UNSET,
+        (_W.SETTING, "unwatch"): _W.UNSETTING,
+        (_W.SET, "unwatch"): _W.UNSETTING,
+        (_W.UNSETTING, "success"): _W.UNSETTING,  # of the WATCH before it
+        (_W.UNSETTING, "failure"): _W.UNSETTING,
+        (_W.UNSETTING, "withdraw"): _W.SET,
+        (_W.UNSETTING, "answer"): _W.UNSET,
+    }
+)
+
+
+@define(eq=False)
+class Exchange:
+    """A request and, once it is there, what came of it.
+
+    Attributes:
+        answer: None; the payload of a successful reply; an error name (`_Refusal`); or the error
+            that ended the wait.
+        owner: whoever sent it; not used here.
+    """
+
+    request: Request[Any]
+    op: int
+    rq_id: int
+    tx_id: int
+    message: bytes
+    owner: Any = None
+    answer: bytes | XenStoreError | None = None
+    abandoned: bool = False
+    withdrawn: bool = False
+
+    def result(self) -> Any:
+        """The reply's value, or the error as an object: it is for the caller to raise it."""
+        answer = self.answer
+        if answer.__class__ is bytes:
+            try:
+                return self.request.parse_reply(answer)
+            except RemoteProtocolError as error:
+                return error
+        if isinstance(answer, _Refusal):
+            code = answer.removesuffix(NUL).decode("ascii", "backslashreplace")
+            path = getattr(self.request, "path", None)
+            return error_from_code(code, request=self.request, path=path)
+        return answer
+
+
+class _Refusal(bytes):
+    """The payload of an ERROR."""
+
+    __slots__ = ()
+
+
+@define
+class _Outbox:
+    """What has to go out: a batch that the transport is taking, and a queue behind it.
+
+    `written` is the transport's own count of what it took of the batch. It is a list so that
+    ``written.extend(map(sock.send, ...))`` cannot lose the count to an interrupt.
+    """
+
+    batch: Sequence[Exchange] = ()
+    data: bytes = b""
+    written: list[int] = field(factory=list)
+    queue: list[Exchange] = field(factory=list)
+    head: int = 0
+
+    def unbegun(self) -> list[Exchange]:
+        """Those of the batch of which not one byte is out."""
+        done, at, rest = sum(self.written), 0, []
+        for exchange in self.batch:
+            if at >= done:
+                rest.append(exchange)
+            at += len(exchange.message)
+        return rest
+
+
+class ClientConnection:
+    """A client's connection. Never blocks, knows no clock, is not thread-safe.
+
+    Arguments:
+        max_outstanding: how many messages may be unanswered at once; None for no limit. With 1 a
+            reply of the right type answers the one request whatever id it bears, since old
+            kernels and XenServer's answer with a wrong one.
+        max_payload: the most bytes of a request's payload (the XenBus device takes 4080).
+        max_reply: the most bytes of a reply's payload; a longer one ends the connection.
+        first_id: the first request's id.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_outstanding: int | None = None,
+        max_payload: int = PAYLOAD_MAX,
+        max_reply: int = REPLY_MAX,
+        first_id: int = 1,
+    ) -> None:
+        self._max_outstanding = UINT32_MAX if max_outstanding is None else max_outstanding
+        self._max_payload = max_payload
+        self._max_reply = max_reply
+        self._next_id = first_id
+        self._outbox = _Outbox()
+        self._outstanding: dict[int, Exchange] = {}  # handed out and unanswered
+        self._happened: list[Exchange | Event] = []
+        self._transactions: dict[int, TransactionState] = {}
+        self._watches: dict[bytes, dict[bytes, WatchState]] = {}  # token -> path -> state
+        self._closed: XenStoreError | None = None
+        #: Bytes received and not used up. An adapter may append to it and call `process`; an
+        #: empty element is the end of the stream.
+        self.inbox: list[bytes] = []
+
+    # What the connection knows
+
+    @property
+    def closed(self) -> XenStoreError | None:
+        """Why the connection is over; None while it is not."""
+        return self._closed
+
+    @property
+    def transactions(self) -> Mapping[int, TransactionState]:
+        """The transactions that have not ended, by id."""
+        return MappingProxyType(self._transactions)
+
+    @property
+    def watches(self) -> Mapping[tuple[bytes, bytes], WatchState]:
+        """The watches that have not ended, by (path, token)."""
+        return {
+            (path, token): state
+            for token, paths in self._watches.items()
+            for path, state in paths.items()
+        }
+
+    @property
+    def outstanding(self) -> int:
+        """How many messages are handed out and unanswered."""
+        return len(self._outstanding)
+
+    # Requests
+
+    def send(self, request: Request[Any], tx_id: int = 0) -> int:
+        """Queue a request; return its id.
+
+        Arguments:
+            tx_id: the transaction that it belongs to; 0 for none.
+
+        Raises:
+            LocalProtocolError: the request cannot be sent now, or holds what the protocol cannot
+                carry (`InvalidArgument`, `InvalidType`). The connection stays as it was.
+            AlreadyExists: a watch with this path and token is set.
+            ConnectionClosed: the connection is over.
+        """
+        return self.submit(request, tx_id, None).rq_id
+
+    def submit(self, request: Request[Any], tx_id: int, owner: Any) -> Exchange:
+        """As `send`, for those who keep the exchange."""
+        exchange = self.prepare(request, tx_id, owner)
+        self.enqueue(exchange)
+        return exchange
+
+    def prepare(self, request: Request[Any], tx_id: int, owner: Any) -> Exchange:
+        """Check and encode a request, and change nothing yet. `enqueue` must follow."""
+        if self._closed is not None:
+            raise self._not_sent(self._closed, request)
+        payload = request.payload()
+        if len(payload) > self._max_payload:
+            raise _too_long(request, len(payload), self._max_payload)
+        if tx_id or request.moves_state:
+            self._check_state(request, tx_id)
+        rq_id = self._next_id
+        while rq_id in self._outstanding:
+            rq_id = rq_id % UINT32_MAX + 1
+        self._next_id = rq_id % UINT32_MAX + 1
+        op = int(request.op)
+        message = HEADER.pack(op, rq_id, tx_id, len(payload)) + payload
+        return Exchange(request, op, rq_id, tx_id, message, owner)
+
+    def enqueue(self, exchange: Exchange) -> None:
+        """Queue what `prepare` made."""
+        if exchange.request.moves_state:
+            self._begin(exchange)
+        self._outbox.queue.append(exchange)
+
+    def _check_state(self, request: Request[Any], tx_id: int) -> None:
+        if tx_id:
+            if not request.transactional:
+                raise LocalProtocolError(
+                    f"{request!r} cannot be part of a transaction", request=request
+                )
+            state = self._transactions.get(tx_id, _T.ENDED)
+            if (state, _use_of(request)) not in TRANSACTION:
+                raise TransactionEnded(
+                    f"{request!r}: transaction {tx_id} is {state.value}", request=request
+                )
+        elif isinstance(request, TransactionEnd):
+            raise LocalProtocolError("TRANSACTION_END of no transaction", request=request)
+        elif isinstance(request, Watch | Unwatch):
+            # Of an unknown watch, UNWATCH goes out: the daemon says that there is none.
+            watched = request.path in self._watches.get(request.token, ())
+            if isinstance(request, Watch) and watched:
+                raise AlreadyExists(
+                    f"{request!r}: this path is watched with this token already",
+                    code="EEXIST",
+                    path=request.path,
+                    request=request,
+                )
+
+    def _begin(self, exchange: Exchange) -> None:
+        request = exchange.request
+        if isinstance(request, TransactionEnd):
+            self._move_transaction(exchange.tx_id, _use_of(request))
+        elif isinstance(request, Watch):
+            self._move_watch(request, "watch")
+        elif isinstance(request, Unwatch):
+            self._move_watch(request, "unwatch")
+
+    def withdraw(self, rq_id: int) -> bool:
+        """Take a request back, if not one byte of it was handed out.
+
+        Returns:
+            whether it is gone. If not, it is on its way: `abandon` it.
+        """
+        box = self._outbox
+        for exchange in (*box.queue[box.head :], *box.unbegun()):
+            if exchange.rq_id == rq_id and not exchange.withdrawn:
+                self._withdraw(exchange)
+                return True
+        return False
+
+    def _withdraw(self, exchange: Exchange) -> None:
+        request = exchange.request
+        exchange.withdrawn = True
+        box = self._outbox
+        if exchange in box.batch:
+            batch = [other for other in box.batch if other is not exchange]
+            data = b"".join([other.message for other in batch])
+            self._outbox = _Outbox(batch, data, box.written, box.queue, box.head)
+        self._outstanding.pop(exchange.rq_id, None)
+        if isinstance(request, TransactionEnd):
+            self._move_transaction(exchange.tx_id, "withdraw")
+        elif isinstance(request, Watch):
+            self._move_watch(request, "failure")
+        elif isinstance(request, Unwatch):
+            self._move_watch(request, "withdraw")
+
+    def abandon(self, rq_id: int) -> None:
+        """Say that nobody waits for a request's answer any more. It is sent all the same.
+
+        Its id stays taken until the answer comes. If the request was part of a transaction, that
+        one is doomed, for nobody knows what it holds.
+        """
+        box = self._outbox
+        found = self._outstanding.get(rq_id)
+        for exchange in box.queue[box.head :] if found is None else (found,):
+            if exchange.rq_id == rq_id:
+                self.abandon_exchange(exchange)
+
+    def abandon_exchange(self, exchange: Exchange) -> None:
+        """As `abandon`, for those who kept the exchange."""
+        exchange.abandoned = True
+        if exchange.tx_id and exchange.answer is None:
+            self._move_transaction(exchange.tx_id, "abandon")
+        elif exchange.answer.__class__ is bytes:
+            self._undo(exchange)
+
+    # Out
+
+    def outgoing(self) -> bytes | memoryview:
+        """The bytes to write next, empty if there are none or the limit is reached.
+
+        Say with `sent` how many of them were written, then ask again. Use either this or
+        `data_to_send`.
+        """
+        box = self._outbox
+        done = sum(box.written)
+        if done < len(box.data):
+            return memoryview(box.data)[done:] if done else box.data
+        if box.head == len(box.queue):
+            return b""
+        room = self._max_outstanding - len(self._outstanding)
+        if room <= 0:
+            return b""
+        batch: list[Exchange] = []
+        head = box.head
+        for exchange in islice(box.queue, head, None):
+            if len(batch) == room:
+                break
+            head += 1
+            if not exchange.withdrawn:
+                self._outstanding[exchange.rq_id] = exchange
+                batch.append(exchange)
+        data = batch[0].message if len(batch) == 1 else b"".join([x.message for x in batch])
+        queue = box.queue
+        if head * 2 > len(queue):
+            queue, head = queue[head:], 0
+        self._outbox = _Outbox(batch, data, [], queue, head)
+        return data
+
+    @property
+    def unsent(self) -> bool:
+        """Whether anything waits to be written, be it that the limit is reached."""
+        box = self._outbox
+        return box.head != len(box.queue) or sum(box.written) != len(box.data)
+
+    def sent(self, count: int) -> None:
+        """Tell that `count` bytes of `outgoing` were written."""
+        self._outbox.written.append(count)
+
+    @property
+    def written(self) -> list[int]:
+        """The counts told so far of what `outgoing` gave; to be appended to, as `sent` does."""
+        return self._outbox.written
+
+    def data_to_send(self) -> list[bytes]:
+        """The messages to write now, which count as written. Each element is one message."""
+        messages = []
+        while data := self.outgoing():
+            messages += [exchange.message for exchange in self._outbox.batch]
+            self.sent(len(data))
+        return messages
+
+    # In
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes from the peer, in any portions. Never raises over what they are."""
+        if data:
+            self.inbox.append(data)
+            self.process()
+
+    def receive_eof(self) -> None:
+        """Take the end of the stream, once or many times."""
+        self.inbox.append(b"")
+        self.process()
+
+    def process(self) -> None:
+        """Act on what is in `inbox`."""
+        inbox = self.inbox
+        if self._closed is not None:
+            inbox.clear()
+            return
+        eof = bool(inbox) and not inbox[-1]
+        data = b"".join(inbox)
+        packets, used, too_long = split_packets(data, self._max_reply)
+        outstanding = self._outstanding
+        happened = self._happened
+        for (op, rq_id, tx_id, _), payload in packets:
+            exchange = outstanding.get(rq_id)
+            if exchange is not None and exchange.op == op:
+                exchange.answer = payload
+                if exchange.request.moves_state:
+                    self._succeed(exchange)
+                happened.append(exchange)
+                del outstanding[rq_id]
+            else:
+                self._receive_other(Packet(op, rq_id, tx_id, payload), exchange)
+        if too_long is not None:
+            header = data[used : used + HEADER.size]
+            reason = RemoteProtocolError(
+                f"the daemon announced a packet of {too_long} bytes, more than the "
+                f"{self._max_reply} allowed (header {header.hex()})"
+            )
+            self.close(reason)
+        elif eof:
+            rest = f", {len(data) - used} bytes into a packet" if used < len(data) else ""
+            self.close(ConnectionClosed(f"the daemon closed the connection{rest}"))
+        inbox[:] = [data[used:]] if used < len(data) and self._closed is None else []
+
+    def _receive_other(self, packet: Packet, exchange: Exchange | None) -> None:
+        """Take what is no plain reply to a request of its type and id."""
+        op = packet.op
+        if op == Op.WATCH_EVENT:
+            # The device leaves the ids of events as they were in memory: the type alone counts.
+            self._happened.append(self._fired(packet))
+            return
+        if exchange is None and self._max_outstanding == 1 and len(self._outstanding) == 1:
+            (only,) = self._outstanding.values()
+            if op in (only.op, Op.ERROR):
+                self._happened.append(Ignored(packet, f"taken as the answer to {only.rq_id}"))
+                exchange = only
+        if exchange is None:
+            self._happened.append(Ignored(packet, "nobody waits for this request id"))
+            return
+        if op == Op.ERROR:
+            exchange.answer = _Refusal(packet.payload)
+        elif op == exchange.op:
+            exchange.answer = packet.payload
+        else:
+            exchange.answer = RemoteProtocolError(
+                f"{exchange.request!r} was answered with a packet of type {op_name(op)}",
+                path=getattr(exchange.request, "path", None),
+                request=exchange.request,
+            )
+        if not exchange.request.moves_state:
+            pass
+        elif exchange.answer.__class__ is bytes:
+            self._succeed(exchange)
+        else:
+            self._fail(exchange)
+        self._happened.append(exchange)
+        del self._outstanding[exchange.rq_id]
+
+    def _fired(self, packet: Packet) -> WatchFired | Ignored:
+        fields = packet.payload.split(NUL)
+        # A third field is let pass: the specification reserves what may follow.
+        if len(fields) < 3 or fields[-1]:
+            return Ignored(packet, "a watch event without a path and a token")
+        path, token = fields[:2]
+        states = self._watches.get(token, {}).values()
+        return WatchFired(path, token, stale=not ({_W.SETTING, _W.SET} & set(states)))
+
+    def send_failed(self, rq_id: int, errno: int) -> None:
+        """Take a refusal that came as the errno of ``write()``, as the XenBus device's do."""
+        exchange = self._outstanding.get(rq_id)
+        if exchange is None:
+            return
+        error = error_from_code(
+            errorcode.get(errno, f"errno {errno}"),
+            request=exchange.request,
+            path=getattr(exchange.request, "path", None),
+        )
+        exchange.answer = error
+        if exchange.request.moves_state:
+            self._fail(exchange)
+        self._happened.append(exchange)
+        del self._outstanding[rq_id]
+
+    def close(self, reason: XenStoreError) -> None:
+        """End the connection: every unanswered request fails with `reason`. Idempotent."""
+        if self._closed is not None:
+            return
+        box = self._outbox
+        unsent = [*box.unbegun(), *box.queue[box.head :]]
+        for exchange in unsent:
+            if exchange.answer is None and not exchange.withdrawn:
+                exchange.answer = self._not_sent(reason, exchange.request)
+                self._happened.append(exchange)
+        for exchange in self._outstanding.values():
+            if exchange.answer is None:
+                exchange.answer = self._unanswered(reason, exchange.request)
+                self._happened.append(exchange)
+        self._happened.append(Closed(reason))
+        self._closed = reason
+        self._outbox = _Outbox()
+        self._outstanding.clear()
+        self._transactions.clear()
+        self._watches.clear()
+        self.inbox.clear()
+
+    def _not_sent(self, reason: XenStoreError, request: Request[Any]) -> XenStoreError:
+        if isinstance(reason, LocalProtocolError):
+            return reason
+        return ConnectionClosed(
+            f"{reason}; {request!r} was not sent",
+            sent=False,
+            path=getattr(request, "path", None),
+            request=request,
+        )
+
+    def _unanswered(self, reason: XenStoreError, request: Request[Any]) -> XenStoreError:
+        return ConnectionClosed(
+            f"{reason}; {request!r} was sent and not answered",
+            sent=True,
+            path=getattr(request, "path", None),
+            request=request,
+        )
+
+    # What answers do to transactions and watches
+
+    def _succeed(self, exchange: Exchange) -> None:
+        request = exchange.request
+        result = exchange.result()
+        if isinstance(result, XenStoreError):
+            exchange.answer = result
+            self._fail(exchange)
+        elif isinstance(request, TransactionStart):
+            self._transactions[result] = _T.STARTED
+        elif isinstance(request, TransactionEnd):
+            self._move_transaction(exchange.tx_id, "answer")
+        elif isinstance(request, Watch):
+            self._move_watch(request, "success")
+        elif isinstance(request, Unwatch):
+            self._move_watch(request, "answer")
+        else:
+            self._reset()
+        if exchange.abandoned:
+            self._undo(exchange)
+
+    def _fail(self, exchange: Exchange) -> None:
+        request = exchange.request
+        if isinstance(request, TransactionEnd):
+            self._move_transaction(exchange.tx_id, "answer")
+        elif isinstance(request, Watch):
+            self._move_watch(request, "failure")
+        elif isinstance(request, Unwatch):
+            self._move_watch(request, "answer")
+
+    def _undo(self, exchange: Exchange) -> None:
+        """End what an abandoned request began."""
+        request = exchange.request
+        cleanup: Request[Any]
+        if isinstance(request, TransactionStart):
+            cleanup, tx_id = TransactionEnd(commit=False), exchange.result()
+            if self._transactions.get(tx_id) is not _T.STARTED:
+                return
+        elif isinstance(request, Watch):
+            cleanup, tx_id = Unwatch(request.path, request.token), 0
+            if self._watch_state(request) is not _W.SET:
+                return
+        else:
+            return
+        self.abandon_exchange(self.submit(cleanup, tx_id, None))
+
+    def _move_transaction(self, tx_id: int, event: str) -> None:
+        state = TRANSACTION.get((self._transactions.get(tx_id, _T.ENDED), event), _T.ENDED)
+        if state is _T.ENDED:
+            self._transactions.pop(tx_id, None)
+        else:
+            self._transactions[tx_id] = state
+
+    def _watch_state(self, request: Watch | Unwatch) -> WatchState:
+        return self._watches.get(request.token, {}).get(request.path, _W.UNSET)
+
+    def _move_watch(self, request: Watch | Unwatch, event: str) -> None:
+        state = WATCH.get((self._watch_state(request), event), _W.UNSET)
+        if state is not _W.UNSET:
+            self._watches.setdefault(request.token, {})[request.path] = state
+            return
+        paths = self._watches.get(request.token, {})
+        paths.pop(request.path, None)
+        if not paths:
+            self._watches.pop(request.token, None)
+
+    def _reset(self) -> None:
+        # Daemons answer in order: a WATCH still unanswered came after the RESET_WATCHES.
+        live = self.watches
+        gone = tuple(key for key, state in live.items() if state is not _W.SETTING)
+        self._happened.append(Reset(gone, tuple(self._transactions)))
+        for path, token in gone:
+            self._move_watch(Unwatch(path, token), "reset")
+        self._transactions.clear()
+
+    # Events
+
+    def events_received(self) -> list[Event]:
+        """What happened since the last call, in order."""
+        happened = self._happened[:]
+        del self._happened[: len(happened)]
+        return [
+            _event_of(item) if isinstance(item, Exchange) else item
+            for item in happened
+            if not (isinstance(item, Exchange) and item.abandoned)
+        ]
+
+    @property
+    def happened(self) -> list[Exchange | Event]:
+        """As `events_received`, uncut and unconverted, for `Session`."""
+        return self._happened
+
+
+def _event_of(exchange: Exchange) -> Reply | ErrorReply:
+    result = exchange.result()
+    if isinstance(result, XenStoreError):
+        return ErrorReply(exchange.rq_id, exchange.request, result)
+    return Reply(exchange.rq_id, exchange.request, result)
+
+
+def _use_of(request: Request[Any]) -> str:
+    if isinstance(request, TransactionEnd):
+        return "commit" if request.commit else "rollback"
+    return "use"
+
+
+def _too_long(request: Request[Any], length: int, limit: int) -> InvalidArgument:
+    name = op_name(request.op)
+    path = getattr(request, "path", None)
+    at = "" if path is None else f" of {path[:100]!r}"
+    return InvalidArgument(
+        f"{name}{at}: its {length} bytes do not fit a packet, which takes {limit} "
+        "(path, NUL and value together)",
+        path=path,
+        request=request,
+    )

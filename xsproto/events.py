@@ -1,0 +1,68 @@
+"""What `ClientConnection.events_received` yields."""
+
+from typing import Any
+
+from attrs import define
+
+from .errors import XenStoreError
+from .requests import Request
+from .wire import Packet
+
+__all__ = ["Closed", "ErrorReply", "Event", "Ignored", "Reply", "Reset", "WatchFired"]
+
+
+@define(unsafe_hash=True)
+class Reply:
+    """A request succeeded; `value` is what its reply says."""
+
+    rq_id: int
+    request: Request[Any]
+    value: Any
+
+
+@define(unsafe_hash=True)
+class ErrorReply:
+    """A request failed: refused, answered with nonsense, or cut off by the connection's end."""
+
+    rq_id: int
+    request: Request[Any]
+    error: XenStoreError
+
+
+@define(unsafe_hash=True)
+class WatchFired:
+    """Something changed at `path`, which lies at or below the path watched with `token`.
+
+    `stale`: no such watch is set, or no longer. Identical events may have been merged by the
+    daemon, and the node may be gone by now.
+    """
+
+    path: bytes
+    token: bytes
+    stale: bool = False
+
+
+@define(unsafe_hash=True)
+class Reset:
+    """RESET_WATCHES took place: these watches, as (path, token), and transactions are no more."""
+
+    watches: tuple[tuple[bytes, bytes], ...]
+    transactions: tuple[int, ...]
+
+
+@define(unsafe_hash=True)
+class Ignored:
+    """A packet that nothing waits for, and why. For the log; nothing else follows from it."""
+
+    packet: Packet
+    why: str
+
+
+@define(unsafe_hash=True)
+class Closed:
+    """The connection is over. Always the last event, exactly once."""
+
+    reason: XenStoreError
+
+
+Event = Reply | ErrorReply | WatchFired | Reset | Ignored | Closed

@@ -1,0 +1,311 @@
+"""Many callers on one connection: who writes, who reads, who is woken. Synchronous and pure.
+
+There is no background thread or task: whoever waits for something reads for all. An adapter
+calls, in this order and each under its lock, if it has threads:
+
+1. `submit` (or `listen`) with a `Waiter` that it made;
+2. `outgoing`, as long as there is something to write without waiting;
+3. `enter`: ``LEAD`` if the caller must receive, ``WAIT`` if somebody else does;
+4. the leader puts what it receives into `inbox` and calls `received`, until its waiter is done;
+   whoever waits sleeps until it is woken, then is done or has become the leader: `leads`;
+5. `leave`, in any case; after an error, a timeout or a cancellation `cancel` first.
+
+After each of these, whoever is in `wakeable` must be woken.
+
+The invariant: if a waiter has entered and is not done, there is a leader, or one about to wake.
+
+Interrupts: `received`, `cancel` and `leave` may be left by an exception between any two lines and
+be called again; they then complete what was begun. A wake-up may come twice, and for nothing.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Any, Final
+
+from attrs import define
+
+from .client import ClientConnection, Exchange
+from .errors import ConnectionClosed, LocalProtocolError, XenStoreError
+from .events import Closed, Ignored, Reset, WatchFired
+from .paths import is_within
+from .requests import Request, Unwatch
+from .watches import EventQueue
+
+__all__ = ["WINDOW", "Role", "Session", "Waiter"]
+
+#: Messages that may be unanswered at once on a socket. It bounds what is in the daemon's and the
+#: kernel's buffers (64 * 4112 bytes); a dead-lock of full buffers cannot be, as nobody waits to
+#: write without reading.
+WINDOW: Final = 64
+
+
+class Role(Enum):
+    """What `Session.enter` says to do."""
+
+    LEAD = "receive, for all who wait"
+    WAIT = "sleep until woken"
+    DONE = "nothing: it is there already"
+
+
+@define(eq=False)
+class Waiter:
+    """One who waits for the answers to `exchanges`, or for an event in `queue`.
+
+    Attributes:
+        done: what was waited for is there, or will never come.
+        handle: the adapter's own, to wake it with.
+    """
+
+    exchanges: Sequence[Exchange] = ()
+    queue: EventQueue | None = None
+    done: bool = False
+    handle: Any = None
+
+    def results(self) -> list[Any]:
+        """What came of each request: a value, or an error as an object."""
+        return [exchange.result() for exchange in self.exchanges]
+
+
+class Session:
+    """Callers of one `ClientConnection`."""
+
+    def __init__(self, connection: ClientConnection | None = None) -> None:
+        self._connection = connection or ClientConnection(max_outstanding=WINDOW)
+        self._leader: Waiter | None = None
+        self._waiting: dict[Waiter, None] = {}
+        self._listeners: dict[bytes, list[tuple[bytes, EventQueue]]] = {}
+        self._tokens = 0
+        #: Where the leader puts what it receives; an empty element is the end of the stream.
+        self.inbox = self._connection.inbox
+        #: Those to wake now. Take each off only when it is woken.
+        self.wakeable: list[Waiter] = []
+        #: Whether events were queued since this was last set to False.
+        self.fired = False
+        #: The last packets that nobody waited for, and why they were ignored.
+        self.ignored: deque[Ignored] = deque(maxlen=64)
+
+    @property
+    def closed(self) -> XenStoreError | None:
+        """Why the connection is over; None while it is not."""
+        return self._connection.closed
+
+    @property
+    def connection(self) -> ClientConnection:
+        """The connection, to look at."""
+        return self._connection
+
+    # Requests
+
+    def submit(self, waiter: Waiter, requests: Sequence[Request[Any]], tx_id: int = 0) -> None:
+        """Queue `requests`, whose answers `waiter` will wait for. All of them, or none.
+
+        Raises:
+            LocalProtocolError, AlreadyExists, ConnectionClosed: see `ClientConnection.send`.
+        """
+        prepare, enqueue = self._connection.prepare, self._connection.enqueue
+        if len(requests) == 1:
+            exchanges = [prepare(requests[0], tx_id, waiter)]
+        else:
+            if any(request.moves_state for request in requests):
+                raise LocalProtocolError("transactions and watches cannot be part of a batch")
+            exchanges = [prepare(request, tx_id, waiter) for request in requests]
+            waiter.done = not exchanges
+        waiter.exchanges = exchanges
+        for exchange in exchanges:
+            enqueue(exchange)
+
+    def post(self, request: Request[Any], tx_id: int = 0) -> None:
+        """Queue a request whose answer nobody will wait for."""
+        self._connection.abandon_exchange(self._connection.submit(request, tx_id, None))
+
+    def outgoing(self) -> bytes | memoryview:
+        """What to write next; see `ClientConnection.outgoing`."""
+        return self._connection.outgoing()
+
+    @property
+    def unsent(self) -> bool:
+        """Whether anything waits to be written, be it that the limit of unanswered is reached."""
+        return self._connection.unsent
+
+    @property
+    def written(self) -> list[int]:
+        """Where to add how much of `outgoing` was written; see `ClientConnection.written`."""
+        return self._connection.written
+
+    # Watches
+
+    def new_token(self) -> bytes:
+        """A token that this session has not used."""
+        self._tokens += 1
+        return b"xsproto-%d" % self._tokens
+
+    def listen(self, queue: EventQueue, path: bytes, token: bytes) -> None:
+        """Feed `queue` from the watch of `path` with `token`, which is about to be set."""
+        queue.watches.add((path, token))
+        self._listeners.setdefault(token, []).append((path, queue))
+
+    def unlisten(self, queue: EventQueue, watches: Iterable[tuple[bytes, bytes]]) -> None:
+        """Feed `queue` from `watches` no more, and drop what is in it of them."""
+        watches = list(watches)
+        for path, token in watches:
+            others = [pair for pair in self._listeners.get(token, ()) if pair != (path, queue)]
+            if others:
+                self._listeners[token] = others
+            else:
+                self._listeners.pop(token, None)
+        queue.drop(watches)
+
+    def unwatch(self, queue: EventQueue, watches: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take watches back without waiting for the answers."""
+        watches = list(watches)
+        self.unlisten(queue, watches)
+        if self.closed is None:
+            for path, token in watches:
+                if (path, token) in self._connection.watches:
+                    self.post(Unwatch(path, token))
+
+    @property
+    def events_waiting(self) -> bool:
+        """Whether any queue has an event to take, or has ended."""
+        return any(
+            queue or queue.ended for listeners in self._listeners.values() for _, queue in listeners
+        )
+
+    # Who reads
+
+    def enter(self, waiter: Waiter) -> Role:
+        """Begin to wait."""
+        if self.inbox:
+            # Perhaps an interrupt left something undone there.
+            self.received()
+        if waiter.queue is not None:
+            self._look(waiter)
+        if waiter.done:
+            return Role.DONE
+        if self._leader is None:
+            self._leader = waiter
+            return Role.LEAD
+        self._waiting[waiter] = None
+        return Role.WAIT
+
+    def leads(self, waiter: Waiter) -> bool:
+        """Whether it is `waiter` that must receive."""
+        return self._leader is waiter
+
+    @property
+    def leader(self) -> Waiter | None:
+        """Who receives."""
+        return self._leader
+
+    @property
+    def waiting(self) -> int:
+        """How many wait, the leader not counted."""
+        return len(self._waiting)
+
+    def leave(self, waiter: Waiter) -> None:
+        """Wait no more; pass the lead on, if `waiter` had it."""
+        if self._waiting:
+            self._waiting.pop(waiter, None)
+        if waiter.queue is not None:
+            waiter.queue.waiters.discard(waiter)
+        if self._leader is waiter:
+            if self._waiting:
+                heir = next(iter(self._waiting))
+                self.wakeable.append(heir)
+                self._leader = heir
+                del self._waiting[heir]
+            else:
+                self._leader = None
+
+    def cancel(self, waiter: Waiter) -> bool:
+        """Give up: withdraw what has not begun to go out, abandon the rest.
+
+        Returns:
+            whether the daemon may have seen any of it.
+        """
+        self.received()
+        sent = False
+        for exchange in waiter.exchanges:
+            if exchange.abandoned or exchange.withdrawn:
+                sent = sent or exchange.abandoned
+            elif exchange.answer is not None:
+                self._connection.abandon_exchange(exchange)
+            elif not self._connection.withdraw(exchange.rq_id):
+                sent = True
+                self._connection.abandon_exchange(exchange)
+        return sent
+
+    # In
+
+    def received(self) -> None:
+        """Act on what is in `inbox`."""
+        connection = self._connection
+        connection.process()
+        happened = connection.happened
+        for item in happened:
+            if item.__class__ is Exchange:
+                waiter = item.owner
+                # The last answer is nearly always the last to come.
+                if waiter is not None and waiter.exchanges[-1].answer is not None:
+                    self._look(waiter)
+            else:
+                self._take(item)
+        happened.clear()
+
+    def received_eof(self) -> None:
+        """Take the end of the stream."""
+        self.inbox.append(b"")
+        self.received()
+
+    def close(self, reason: XenStoreError) -> None:
+        """End the connection: every waiter and every watch ends with `reason`."""
+        self._connection.close(reason)
+        self.received()
+
+    def _look(self, waiter: Waiter) -> None:
+        """See whether `waiter` is done, and have it woken."""
+        if not waiter.done:
+            queue = waiter.queue
+            if queue is None:
+                if any(exchange.answer is None for exchange in waiter.exchanges):
+                    return
+            elif not queue and queue.ended is None and self.closed is None:
+                queue.waiters.add(waiter)
+                return
+        if waiter in self._waiting:
+            self.wakeable.append(waiter)
+            waiter.done = True
+            del self._waiting[waiter]
+        else:
+            waiter.done = True
+
+    def _take(self, event: Any) -> None:
+        if isinstance(event, WatchFired):
+            listeners = self._listeners.get(event.token, ())
+            for path, queue in listeners:
+                if len(listeners) == 1 or is_within(event.path, path):
+                    queue.put(event.path, event.token)
+                    self.fired = True
+                    self._wake_waiters(queue)
+        elif isinstance(event, Reset):
+            reason = ConnectionClosed("RESET_WATCHES ended every watch of the connection")
+            for path, token in event.watches:
+                for _, queue in self._listeners.pop(token, ()):
+                    queue.ended = reason
+                    self._wake_waiters(queue)
+        elif isinstance(event, Closed):
+            for listeners in self._listeners.values():
+                for _, queue in listeners:
+                    queue.ended = event.reason
+                    self._wake_waiters(queue)
+            for waiter in (*self._waiting, self._leader):
+                if waiter is not None:
+                    self._look(waiter)
+        elif isinstance(event, Ignored):
+            self.ignored.append(event)
+
+    def _wake_waiters(self, queue: EventQueue) -> None:
+        for waiter in list(queue.waiters):
+            self._look(waiter)
+            queue.waiters.discard(waiter)

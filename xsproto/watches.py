@@ -1,0 +1,86 @@
+"""Watch events on their way to whoever watches: merged, bounded, never lost silently."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from attrs import frozen
+
+from .errors import XenStoreError
+
+if TYPE_CHECKING:
+    from .session import Waiter
+
+__all__ = ["QUEUE_MAX", "EventQueue", "WatchEvent"]
+
+#: Events that a queue holds before it collapses.
+QUEUE_MAX: Final = 1024
+
+
+@frozen
+class WatchEvent:
+    """Something changed at `path`, which is, or is below, the path watched with `token`.
+
+    It carries no data, and the node may be gone: read it again. With `overflow`, more changed
+    than the queue could hold: read everything at and below `path` again.
+    """
+
+    path: bytes
+    token: bytes
+    overflow: bool = False
+
+
+class EventQueue:
+    """The events of some watches, which wait to be taken.
+
+    Since an event says no more than "look here", one that is waiting already is not added again.
+    Beyond `limit`, all of them collapse to one event a watch, on the watched path, with
+    `overflow`.
+    """
+
+    def __init__(self, limit: int = QUEUE_MAX) -> None:
+        self._limit = limit
+        self._events: dict[tuple[bytes, bytes], WatchEvent] = {}
+        self._collapsed: set[bytes] = set()
+        #: The watches that feed the queue, as (path, token).
+        self.watches: set[tuple[bytes, bytes]] = set()
+        #: Why no more events will come; None while they may.
+        self.ended: XenStoreError | None = None
+        #: Those who wait for an event (`Session` keeps them).
+        self.waiters: set["Waiter"] = set()
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def put(self, path: bytes, token: bytes) -> None:
+        """Add an event, merge it, or collapse the queue."""
+        key = (path, token)
+        if key in self._events or token in self._collapsed:
+            return
+        if len(self._events) < self._limit:
+            self._events[key] = WatchEvent(path, token)
+            return
+        self._collapsed = {of for _, of in self.watches}
+        self._events = {
+            (top, of): WatchEvent(top, of, overflow=True) for top, of in sorted(self.watches)
+        }
+
+    def take(self, taken: list[WatchEvent]) -> None:
+        """Move the oldest event to `taken`; the queue must not be empty.
+
+        An interrupt finds the event either here or there; after one, `put_back` it.
+        """
+        key = next(iter(self._events))
+        # Once an overflow is told, later events of its watch count again.
+        self._collapsed.discard(key[1])
+        taken.extend(map(self._events.pop, (key,)))
+
+    def put_back(self, taken: list[WatchEvent]) -> None:
+        """Undo `take`."""
+        events = {(event.path, event.token): event for event in taken}
+        self._events = events | self._events
+
+    def drop(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
+        """Forget `watches`, and their events that wait."""
+        self.watches.difference_update(watches)
+        tokens = {token for _, token in self.watches}
+        self._events = {key: event for key, event in self._events.items() if key[1] in tokens}

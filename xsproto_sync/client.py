@@ -1,0 +1,391 @@
+"""The blocking, thread-safe client.
+
+There is no background thread. Of the threads that wait for something, one, the leader, reads for
+all (see `xsproto.session`); the others sleep, each on a lock of its own. `_lock` guards the session
+and is held over nothing that waits; a write is under it, as it never does.
+
+Every wait is in a ``try`` whose end, `_give_up`, leaves the session whole: an exception may come
+out of a signal handler at any point, even a second time while the first is dealt with.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+from weakref import WeakSet
+
+from xsproto.blocking import DEFAULT, BlockingClient, Timeout
+from xsproto.errors import (
+    ConnectionClosed,
+    Forked,
+    InvalidArgument,
+    InvalidType,
+    TimedOut,
+    XenStoreError,
+)
+from xsproto.requests import Request
+from xsproto.session import Role, Session, Waiter
+from xsproto.watches import EventQueue, WatchEvent
+
+from .readiness import Readiness
+from .unix import WAIT_MAX, UnixTransport, socket_path
+
+__all__ = ["Client"]
+
+
+class _Deadline(threading.local):
+    """When the calls of this thread must be over: the innermost `Client.deadline`."""
+
+    at: float | None = None
+
+
+class Client(BlockingClient):
+    """A connection to a XenStore daemon. Any number of threads may use it at once.
+
+    Arguments:
+        unix_socket_path: the daemon's socket; None: see `xsproto_sync.unix.socket_path`.
+        timeout: seconds that each call may take, if it is not told otherwise; None for ever.
+        reader: have a background thread read, so that watch events are taken from the daemon even
+            while nobody waits for one.
+
+    It is connected at once, and is a context manager that closes it.
+
+    Raises:
+        ConnectFailed: nobody listens there, or it may not be used.
+    """
+
+    def __init__(
+        self,
+        unix_socket_path: str | os.PathLike[str] | None = None,
+        *,
+        timeout: float | None = None,
+        reader: bool = False,
+    ) -> None:
+        self._timeout = _checked(timeout)
+        self._deadline = _Deadline()
+        self._deadlines = False  # whether `deadline` was ever used
+        self._stuck = False  # whether the daemon did not take all that there was to write
+        self._lock = self._guard = threading.Lock()
+        self._session = Session()
+        self._transport = UnixTransport(socket_path(unix_socket_path))
+        self._readiness = Readiness()
+        self._leading = 0  # the ident of the leader's thread
+        _clients.add(self)
+        if reader:
+            threading.Thread(target=self._read_for_all, name="xsproto reader", daemon=True).start()
+
+    def __repr__(self) -> str:
+        closed = f", closed: {self._session.closed}" if self._session.closed else ""
+        return f"<{type(self).__module__}.{type(self).__qualname__} {self._transport.path}{closed}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the daemon ends its watches and transactions. Idempotent.
+
+        From any thread: whoever waits gets `ConnectionClosed`.
+        """
+        self._end(ConnectionClosed("the client was closed"))
+
+    @property
+    def closed(self) -> XenStoreError | None:
+        """Why the connection is over; None while it is not, as far as is known."""
+        return self._session.closed
+
+    # Timeouts
+
+    @contextmanager
+    def deadline(self, seconds: float) -> Iterator[None]:
+        """Within ``with``, all calls of this thread together may take `seconds`.
+
+        A shorter `timeout` of a call, and an outer deadline, hold as well.
+        """
+        self._deadlines = True
+        outer = self._deadline.at
+        at = monotonic() + (_checked(seconds) or 0)
+        self._deadline.at = at if outer is None else min(at, outer)
+        try:
+            yield
+        finally:
+            self._deadline.at = outer
+
+    def _ends_at(self, timeout: Timeout) -> float | None:
+        """The time when a call that begins now must be over."""
+        seconds = self._timeout if timeout is DEFAULT else _checked(timeout)
+        at = None if seconds is None else monotonic() + seconds
+        if self._deadlines and (limit := self._deadline.at) is not None:
+            return limit if at is None else min(at, limit)
+        return at
+
+    def _until(self, timeout: Timeout) -> Callable[[], Timeout]:
+        at = self._ends_at(timeout)
+        return lambda: None if at is None else max(0.0, at - monotonic())
+
+    # Exchanges
+
+    def _exchange_in(
+        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Timeout
+    ) -> list[Any]:
+        at = None
+        if timeout is not DEFAULT or self._timeout is not None or self._deadlines:
+            at = self._ends_at(timeout)
+        waiter = Waiter()
+        session = self._session
+        try:
+            with self._lock:
+                session.submit(waiter, requests, tx_id)
+                self._flush()
+            self._wait(waiter, at)
+        except BaseException as error:
+            sent = self._give_up(waiter)
+            if isinstance(error, TimedOut):
+                raise self._timed_out(requests, sent) from None
+            raise
+        return waiter.results()
+
+    def _timed_out(self, requests: Sequence[Request[Any]], sent: bool) -> TimedOut:
+        what = repr(requests[0]) if len(requests) == 1 else f"{len(requests)} requests"
+        fate = "sent and not answered" if sent else "not sent: the daemon takes no more"
+        return TimedOut(
+            f"no answer in time from {self._transport.path}; {what}: {fate}",
+            sent=sent,
+            path=getattr(requests[0], "path", None),
+            request=requests[0],
+        )
+
+    def _take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
+        at = self._ends_at(timeout)
+        taken: list[WatchEvent] = []
+        try:
+            while True:
+                waiter = Waiter(queue=queue)
+                self._wait(waiter, at)
+                with self._lock:
+                    if queue:
+                        queue.take(taken)
+                        self._readiness.update(self._session)
+                        return taken[0]
+                    if (ended := queue.ended or self.closed) is not None:
+                        raise ended.with_traceback(None)
+        except BaseException as error:
+            self._give_up(waiter)
+            with self._lock:
+                queue.put_back(taken)
+            if isinstance(error, TimedOut):
+                watched = ", ".join(sorted(str(path) for path, _ in queue.watches))
+                raise TimedOut(f"no event in time of {watched or 'no watch'}") from None
+            raise
+
+    def _flush(self) -> None:
+        """Write what the daemon takes now; `_lock` is held."""
+        session, transport = self._session, self._transport
+        while data := session.outgoing():
+            try:
+                transport.write(data, session.written)
+            except BlockingIOError:
+                self._stuck = True
+                return
+            except OSError:
+                break  # the reader learns the reason, after the last replies
+        self._stuck = False
+
+    def _wait(self, waiter: Waiter, at: float | None) -> None:
+        """Wait until `waiter` is done; `TimedOut` if it is not by `at`."""
+        session = self._session
+        with self._lock:
+            if session.leader is not None and self._leading == threading.get_ident():
+                # This very thread leads, and yet is here: its call died of an interrupt upon an
+                # interrupt, before it could pass the lead on.
+                session.leave(session.leader)
+            role = session.enter(waiter)
+            if role is Role.LEAD:
+                self._leading = threading.get_ident()
+            elif role is Role.WAIT:
+                gate = threading.Lock()
+                gate.acquire()
+                waiter.handle = gate
+            self._wake()
+        if role is Role.WAIT and not self._follow(waiter, at):
+            return
+        if role is not Role.DONE:
+            self._lead(waiter, at)
+
+    def _follow(self, waiter: Waiter, at: float | None) -> bool:
+        """Sleep until `waiter` is done, or must lead: then True."""
+        while True:
+            left = -1 if at is None else min(max(0, at - monotonic()), WAIT_MAX)
+            waiter.handle.acquire(timeout=left)
+            with self._lock:
+                if waiter.done:
+                    self._session.leave(waiter)
+                    self._wake()
+                    return False
+                if self._session.leads(waiter):
+                    self._leading = threading.get_ident()
+                    return True
+            if left == 0:
+                raise TimedOut("not in time")
+
+    def _lead(self, waiter: Waiter, at: float | None) -> None:
+        """Receive for all until `waiter` is done."""
+        session, transport = self._session, self._transport
+        while True:
+            try:
+                if at is None and not self._stuck:
+                    transport.read(session.inbox)
+                    in_time = True
+                else:
+                    left = None if at is None else max(at - monotonic(), 0)
+                    in_time = transport.wait(left, write=self._stuck) or left != 0
+                    transport.read_now(session.inbox)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                in_time = True
+                with self._lock:
+                    session.close(ConnectionClosed(f"{transport.path}: {error}"))
+            with self._lock:
+                session.received()
+                if waiter.done:
+                    session.leave(waiter)
+                    self._leading = 0
+                if session.unsent:
+                    self._flush()
+                if session.wakeable:
+                    self._wake()
+                if session.fired:
+                    self._readiness.update(session)
+                if session.closed is not None:
+                    self._dispose()
+            if waiter.done:
+                return
+            if not in_time:
+                raise TimedOut("not in time")
+
+    def _wake(self) -> None:
+        """Wake those who are done, and the new leader; `_lock` is held."""
+        wakeable = self._session.wakeable
+        while wakeable:
+            gate = wakeable[-1].handle
+            if gate is not None and gate.locked():
+                gate.release()
+            wakeable.pop()
+
+    def _give_up(self, waiter: Waiter) -> bool:
+        """Make the session whole after an exception; say whether anything was sent."""
+        try:
+            return self._cancel(waiter)
+        except BaseException:
+            # Interrupted in the midst of it. What has been done stays done.
+            self._cancel(waiter)
+            raise
+
+    def _cancel(self, waiter: Waiter) -> bool:
+        session = self._session
+        with self._lock:
+            sent = session.cancel(waiter)
+            if session.leads(waiter):
+                self._leading = 0
+            session.leave(waiter)
+            self._flush()
+            self._wake()
+            if session.closed is not None:
+                self._dispose()
+        return sent
+
+    # For foreign loops
+
+    def fileno(self) -> int:
+        """A descriptor to poll: readable while there is something to `pump`, or an event to get.
+
+        It stays the same, and is not the connection's own. -1 once closed.
+
+        Raises:
+            NotSupported: this system has no epoll.
+        """
+        with self._lock:
+            return self._readiness.fileno(self._session, self._transport.fileno())
+
+    def pump(self) -> None:
+        """Read what is there, without waiting: events go to the queues of their watches.
+
+        Take them with ``get(timeout=0)``. Raises nothing over the connection's end: the next
+        call does.
+        """
+        waiter = Waiter(queue=EventQueue())
+        with suppress(TimedOut):
+            try:
+                self._wait(waiter, monotonic())
+            except BaseException:
+                self._give_up(waiter)
+                raise
+
+    def _read_for_all(self) -> None:
+        waiter = Waiter(queue=EventQueue())
+        while self._session.closed is None:
+            try:
+                self._wait(waiter, None)
+            except BaseException:
+                self._give_up(waiter)
+                raise
+
+    # The end
+
+    def _end(self, reason: XenStoreError) -> None:
+        with self._lock:
+            self._session.close(reason)
+            self._transport.shutdown()
+            self._wake()
+            self._dispose()
+
+    def _dispose(self) -> None:
+        """Close the descriptor once nobody reads from it; `_lock` is held."""
+        if self._session.leader is None:
+            self._readiness.close()
+            self._transport.close()
+
+    def _forget(self) -> None:
+        """Become useless, in a forked child: the connection is the parent's."""
+        self._lock = self._guard = threading.Lock()
+        self._session = Session()
+        self._session.close(
+            Forked(
+                f"this client of {self._transport.path} was made before fork(), by the parent "
+                "process; open another one in this process"
+            )
+        )
+        self._readiness.close()
+        self._transport.close()
+
+
+_clients: WeakSet[Client] = WeakSet()
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _checked(timeout: Any) -> float | None:
+    if timeout is None:
+        return None
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool):
+        raise InvalidType(f"timeout must be seconds or None, not {timeout!r}")
+    if not timeout >= 0:
+        raise InvalidArgument(f"invalid timeout {timeout!r}: it must not be negative")
+    return timeout

@@ -1,0 +1,58 @@
+"""One descriptor that tells a foreign loop that a client has something for it."""
+
+import os
+import select
+
+from xsproto.errors import NotSupported
+from xsproto.session import Session
+
+__all__ = ["Readiness"]
+
+
+class Readiness:
+    """Readable while the connection is, or an event waits in a queue that has been read already.
+
+    Made of an eventfd and the connection, in an epoll, and only once it is asked for. All calls
+    are under the client's lock.
+    """
+
+    def __init__(self) -> None:
+        self._epoll: select.epoll | None = None
+        self._eventfd = -1
+
+    def fileno(self, session: Session, connection: int) -> int:
+        """The descriptor; -1 if the `connection`'s is closed.
+
+        Raises:
+            NotSupported: this system has no epoll.
+        """
+        if connection < 0:
+            return -1
+        if self._epoll is None:
+            if not hasattr(select, "epoll"):
+                raise NotSupported("fileno() needs epoll, which this system does not have")
+            self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._epoll = select.epoll()
+            self._epoll.register(connection, select.EPOLLIN)
+            self._epoll.register(self._eventfd, select.EPOLLIN)
+            self.update(session)
+        return self._epoll.fileno()
+
+    def update(self, session: Session) -> None:
+        """Look at the queues again."""
+        session.fired = False
+        if self._epoll is None:
+            return
+        try:
+            os.eventfd_read(self._eventfd)
+        except BlockingIOError:
+            pass
+        if session.events_waiting:
+            os.eventfd_write(self._eventfd, 1)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        if self._epoll is not None:
+            self._epoll.close()
+            os.close(self._eventfd)
+            self._epoll = None

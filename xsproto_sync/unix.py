@@ -1,0 +1,161 @@
+"""The Unix socket of a XenStore daemon: where it is, and its bytes."""
+
+import os
+import select
+from _socket import socket as _Socket  # not `socket.socket`, which monkey-patching replaces
+from collections.abc import Callable
+from math import ceil
+from socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, SOCK_STREAM
+from types import BuiltinFunctionType
+from typing import Any, Final
+
+from xsproto.errors import ConnectFailed, InvalidArgument, InvalidType
+
+__all__ = ["DEFAULT_PATHS", "WAIT_MAX", "UnixTransport", "socket_path"]
+
+#: Where the daemon's socket is, if the environment does not say.
+DEFAULT_PATHS: Final = ("/var/run/xenstored/socket", "/run/xenstored/socket")
+
+READ_SIZE: Final = 65536
+
+#: Seconds of one wait at most: ``poll`` takes 32 bits of milliseconds.
+WAIT_MAX: Final = 1_000_000.0
+_SEND_FLAGS: Final = MSG_DONTWAIT | MSG_NOSIGNAL
+
+
+def socket_path(path: str | os.PathLike[str] | None = None) -> str:
+    """The path of the daemon's socket.
+
+    `path` itself, if given; else the environment's ``XENSTORED_PATH``; else ``socket`` in its
+    ``XENSTORED_RUNDIR``; else the first of `DEFAULT_PATHS` that exists, or the first of them.
+
+    Raises:
+        InvalidType, InvalidArgument: `path` is no path.
+    """
+    if path is not None:
+        return _checked(path, "unix_socket_path")
+    if path := os.environ.get("XENSTORED_PATH"):
+        return _checked(path, "XENSTORED_PATH")
+    if rundir := os.environ.get("XENSTORED_RUNDIR"):
+        return _checked(os.path.join(rundir, "socket"), "XENSTORED_RUNDIR")
+    return next(filter(os.path.exists, DEFAULT_PATHS), DEFAULT_PATHS[0])
+
+
+def _checked(path: str | os.PathLike[str], origin: str) -> str:
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidType(f"{origin} must be a path, not {type(path).__name__}: {path!r}")
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InvalidArgument(f"{origin} is no path: {text!r}")
+    return text
+
+
+class UnixTransport:
+    """A connected Unix socket.
+
+    The contract of a transport: `write` never waits; `read` does; `wait` waits for either with a
+    limit. What `read` got, and how much `write` wrote, is added to the caller's list in the very
+    call that did it, so that an exception out of a signal handler cannot come in between (with
+    ``data = sock.recv(n)`` it can: the bytes are lost). `shutdown` may come from another thread,
+    and ends a `read`.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Connect to the socket at `path`.
+
+        Raises:
+            ConnectFailed: nobody listens there, or it may not be used.
+        """
+        self.path = path
+        sock = _Socket(AF_UNIX, SOCK_STREAM)
+        try:
+            sock.connect(path)
+        except OSError as error:
+            sock.close()
+            hint = ""
+            if isinstance(error, FileNotFoundError):
+                hint = "; is xenstored running? XENSTORED_PATH may name another socket"
+            elif isinstance(error, PermissionError):
+                hint = "; it is usually root's alone"
+            elif isinstance(error, ConnectionRefusedError):
+                hint = "; the daemon that made it is gone"
+            failed = ConnectFailed(
+                f"cannot connect to XenStore at {path}: {error.strerror or error}{hint}"
+            )
+            failed.errno = error.errno
+            raise failed from error
+        except BaseException:
+            sock.close()
+            raise
+        self._sock = sock
+        self._send = sock.send
+        self._recv = sock.recv
+
+    def fileno(self) -> int:
+        """The descriptor; -1 once closed."""
+        return self._sock.fileno()
+
+    def write(self, data: bytes | memoryview, written: list[int]) -> None:
+        """Write what can be written at once; add how much it was to `written`.
+
+        Raises:
+            BlockingIOError: nothing can be written now.
+            OSError: the connection is gone.
+        """
+        written.extend(map(self._send, (data,), (_SEND_FLAGS,)))
+
+    def read(self, inbox: list[bytes]) -> None:
+        """Wait for bytes and add them to `inbox`; an empty element is the end of the stream.
+
+        Raises:
+            OSError: the connection is gone.
+        """
+        if not _native_select():
+            # Threads may be greenlets: only the patched primitive lets the others run.
+            self.wait(None, write=False)
+        inbox.extend(map(self._recv, (READ_SIZE,)))
+
+    def read_now(self, inbox: list[bytes]) -> None:
+        """As `read`, without waiting.
+
+        Raises:
+            BlockingIOError: there is nothing to read.
+        """
+        inbox.extend(map(self._recv, (READ_SIZE,), (MSG_DONTWAIT,)))
+
+    def wait(self, timeout: float | None, *, write: bool) -> bool:
+        """Wait until there is something to read or, with `write`, room to write.
+
+        Arguments:
+            timeout: seconds; None for ever.
+
+        Returns:
+            whether there is.
+        """
+        if timeout is not None:
+            timeout = min(timeout, WAIT_MAX)
+        # Looked up at each call: gevent patches `poll`, eventlet takes it away.
+        poll: Callable[[], Any] | None = getattr(select, "poll", None)
+        if poll is None:
+            readable = [self._sock]
+            found = select.select(readable, readable if write else [], [], timeout)
+            return bool(found[0] or found[1])
+        poller = poll()
+        poller.register(self._sock.fileno(), select.POLLIN | (select.POLLOUT if write else 0))
+        # Rounded up: waking early would only mean to wait once more.
+        return bool(poller.poll(None if timeout is None else ceil(timeout * 1000)))
+
+    def shutdown(self) -> None:
+        """End the connection for both sides. Idempotent."""
+        try:
+            self._sock.shutdown(SHUT_RDWR)
+        except OSError:
+            pass  # the daemon was first
+
+    def close(self) -> None:
+        """Give the descriptor back, and nothing more: a forked child closes only its copy."""
+        self._sock.close()
+
+
+def _native_select() -> bool:
+    return isinstance(select.select, BuiltinFunctionType)
