@@ -25,7 +25,7 @@ a transaction id unlike the request's          nothing: daemons differ in it
 ============================================== =========================================
 
 An interrupt (an exception out of a signal handler) may hit between any two lines here. So what
-counts is held in single objects that one step replaces (`_Outbox`), the bytes received are kept
+counts is held in single objects that one step replaces (the outbox), the bytes received are kept
 until all that they say is done, and doing it again does nothing more.
 """
 
@@ -36,7 +36,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final
 
-from attrs import define, field
+from attrs import define
 
 from .errors import (
     AlreadyExists,
@@ -127,19 +127,32 @@ class Exchange:
     abandoned: bool = False
     withdrawn: bool = False
 
-    def result(self) -> Any:
-        """The reply's value, or the error as an object: it is for the caller to raise it."""
+    def value(self) -> Any:
+        """The reply's value.
+
+        Raises:
+            XenStoreError: there is none, and why.
+        """
         answer = self.answer
         if answer.__class__ is bytes:
-            try:
-                return self.request.parse_reply(answer)
-            except RemoteProtocolError as error:
-                return error
-        if isinstance(answer, _Refusal):
-            code = answer.removesuffix(NUL).decode("ascii", "backslashreplace")
-            path = getattr(self.request, "path", None)
-            return error_from_code(code, request=self.request, path=path)
-        return answer
+            return self.request.parse_reply(answer)
+        raise self._error()
+
+    def result(self) -> Any:
+        """As `value`, with an error as an object."""
+        try:
+            return self.value()
+        except XenStoreError as error:
+            return error
+
+    def _error(self) -> XenStoreError:
+        answer = self.answer
+        if isinstance(answer, XenStoreError):
+            return answer
+        assert isinstance(answer, _Refusal), "the answer is not there yet"
+        code = answer.removesuffix(NUL).decode("ascii", "backslashreplace")
+        path = getattr(self.request, "path", None)
+        return error_from_code(code, request=self.request, path=path)
 
 
 class _Refusal(bytes):
@@ -148,28 +161,22 @@ class _Refusal(bytes):
     __slots__ = ()
 
 
-@define
-class _Outbox:
-    """What has to go out: a batch that the transport is taking, and a queue behind it.
+# What has to go out: the batch that the transport is taking, its bytes, the transport's count of
+# how many of them it took, and a queue with the index of its first element. One tuple, so that one
+# assignment replaces it whole. The count is a list so that an interrupt cannot lose it: see
+# `ClientConnection.written`.
+_Outbox = tuple[Sequence[Exchange], bytes, list[int], list[Exchange], int]
 
-    `written` is the transport's own count of what it took of the batch. It is a list so that
-    ``written.extend(map(sock.send, ...))`` cannot lose the count to an interrupt.
-    """
 
-    batch: Sequence[Exchange] = ()
-    data: bytes = b""
-    written: list[int] = field(factory=list)
-    queue: list[Exchange] = field(factory=list)
-    head: int = 0
-
-    def unbegun(self) -> list[Exchange]:
-        """Those of the batch of which not one byte is out."""
-        done, at, rest = sum(self.written), 0, []
-        for exchange in self.batch:
-            if at >= done:
-                rest.append(exchange)
-            at += len(exchange.message)
-        return rest
+def _unbegun(outbox: _Outbox) -> list[Exchange]:
+    """Those of which not one byte is out, of the batch and of the queue."""
+    batch, _, written, queue, head = outbox
+    done, at, rest = sum(written), 0, []
+    for exchange in batch:
+        if at >= done:
+            rest.append(exchange)
+        at += len(exchange.message)
+    return rest + queue[head:]
 
 
 class ClientConnection:
@@ -196,12 +203,14 @@ class ClientConnection:
         self._max_payload = max_payload
         self._max_reply = max_reply
         self._next_id = first_id
-        self._outbox = _Outbox()
+        self._outbox: _Outbox = ((), b"", [], [], 0)
         self._outstanding: dict[int, Exchange] = {}  # handed out and unanswered
         self._happened: list[Exchange | Event] = []
         self._transactions: dict[int, TransactionState] = {}
         self._watches: dict[bytes, dict[bytes, WatchState]] = {}  # token -> path -> state
         self._closed: XenStoreError | None = None
+        #: Whether requests wait because `max_outstanding` is reached.
+        self.held_back = False
         #: Bytes received and not used up. An adapter may append to it and call `process`; an
         #: empty element is the end of the stream.
         self.inbox: list[bytes] = []
@@ -266,8 +275,8 @@ class ClientConnection:
         rq_id = self._next_id
         while rq_id in self._outstanding:
             rq_id = rq_id % UINT32_MAX + 1
-        self._next_id = rq_id % UINT32_MAX + 1
-        op = int(request.op)
+        self._next_id = rq_id + 1 if rq_id < UINT32_MAX else 1
+        op = request.op
         message = HEADER.pack(op, rq_id, tx_id, len(payload)) + payload
         return Exchange(request, op, rq_id, tx_id, message, owner)
 
@@ -275,7 +284,7 @@ class ClientConnection:
         """Queue what `prepare` made."""
         if exchange.request.moves_state:
             self._begin(exchange)
-        self._outbox.queue.append(exchange)
+        self._outbox[3].append(exchange)
 
     def _check_state(self, request: Request[Any], tx_id: int) -> None:
         if tx_id:
@@ -316,8 +325,7 @@ class ClientConnection:
         Returns:
             whether it is gone. If not, it is on its way: `abandon` it.
         """
-        box = self._outbox
-        for exchange in (*box.queue[box.head :], *box.unbegun()):
+        for exchange in _unbegun(self._outbox):
             if exchange.rq_id == rq_id and not exchange.withdrawn:
                 self._withdraw(exchange)
                 return True
@@ -326,11 +334,11 @@ class ClientConnection:
     def _withdraw(self, exchange: Exchange) -> None:
         request = exchange.request
         exchange.withdrawn = True
-        box = self._outbox
-        if exchange in box.batch:
-            batch = [other for other in box.batch if other is not exchange]
+        batch, _, written, queue, head = self._outbox
+        if exchange in batch:
+            batch = [other for other in batch if other is not exchange]
             data = b"".join([other.message for other in batch])
-            self._outbox = _Outbox(batch, data, box.written, box.queue, box.head)
+            self._outbox = (batch, data, written, queue, head)
         self._outstanding.pop(exchange.rq_id, None)
         if isinstance(request, TransactionEnd):
             self._move_transaction(exchange.tx_id, "withdraw")
@@ -345,10 +353,8 @@ class ClientConnection:
         Its id stays taken until the answer comes. If the request was part of a transaction, that
         one is doomed, for nobody knows what it holds.
         """
-        box = self._outbox
-        found = self._outstanding.get(rq_id)
-        for exchange in box.queue[box.head :] if found is None else (found,):
-            if exchange.rq_id == rq_id:
+        for exchange in (*self._outstanding.values(), *_unbegun(self._outbox)):
+            if exchange.rq_id == rq_id and not exchange.abandoned:
                 self.abandon_exchange(exchange)
 
     def abandon_exchange(self, exchange: Exchange) -> None:
@@ -367,51 +373,61 @@ class ClientConnection:
         Say with `sent` how many of them were written, then ask again. Use either this or
         `data_to_send`.
         """
-        box = self._outbox
-        done = sum(box.written)
-        if done < len(box.data):
-            return memoryview(box.data)[done:] if done else box.data
-        if box.head == len(box.queue):
+        _, data, written, queue, head = self._outbox
+        if written:
+            done = sum(written)
+            if done < len(data):
+                return memoryview(data)[done:]
+        elif data:
+            return data
+        if head == len(queue):
             return b""
-        room = self._max_outstanding - len(self._outstanding)
-        if room <= 0:
-            return b""
+        outstanding = self._outstanding
+        room = self._max_outstanding - len(outstanding)
+        if room > 0 and head + 1 == len(queue) and not queue[head].withdrawn:
+            # One message, as nearly always: the same as below in fewer steps.
+            exchange = queue[head]
+            outstanding[exchange.rq_id] = exchange
+            self.held_back = False
+            self._outbox = ((exchange,), exchange.message, [], [], 0)
+            return exchange.message
         batch: list[Exchange] = []
-        head = box.head
-        for exchange in islice(box.queue, head, None):
+        for exchange in islice(queue, head, None):
             if len(batch) == room:
                 break
             head += 1
             if not exchange.withdrawn:
-                self._outstanding[exchange.rq_id] = exchange
+                outstanding[exchange.rq_id] = exchange
                 batch.append(exchange)
+        self.held_back = head < len(queue)
+        if not batch:
+            return b""
         data = batch[0].message if len(batch) == 1 else b"".join([x.message for x in batch])
-        queue = box.queue
         if head * 2 > len(queue):
             queue, head = queue[head:], 0
-        self._outbox = _Outbox(batch, data, [], queue, head)
+        self._outbox = (batch, data, [], queue, head)
         return data
 
     @property
     def unsent(self) -> bool:
         """Whether anything waits to be written, be it that the limit is reached."""
-        box = self._outbox
-        return box.head != len(box.queue) or sum(box.written) != len(box.data)
+        _, data, written, queue, head = self._outbox
+        return head != len(queue) or sum(written) != len(data)
 
     def sent(self, count: int) -> None:
         """Tell that `count` bytes of `outgoing` were written."""
-        self._outbox.written.append(count)
+        self._outbox[2].append(count)
 
     @property
     def written(self) -> list[int]:
         """The counts told so far of what `outgoing` gave; to be appended to, as `sent` does."""
-        return self._outbox.written
+        return self._outbox[2]
 
     def data_to_send(self) -> list[bytes]:
         """The messages to write now, which count as written. Each element is one message."""
         messages = []
         while data := self.outgoing():
-            messages += [exchange.message for exchange in self._outbox.batch]
+            messages += [exchange.message for exchange in self._outbox[0]]
             self.sent(len(data))
         return messages
 
@@ -431,11 +447,13 @@ class ClientConnection:
     def process(self) -> None:
         """Act on what is in `inbox`."""
         inbox = self.inbox
+        if not inbox:
+            return
         if self._closed is not None:
             inbox.clear()
             return
-        eof = bool(inbox) and not inbox[-1]
-        data = b"".join(inbox)
+        eof = not inbox[-1]
+        data = inbox[0] if len(inbox) == 1 else b"".join(inbox)
         packets, used, too_long = split_packets(data, self._max_reply)
         outstanding = self._outstanding
         happened = self._happened
@@ -459,7 +477,10 @@ class ClientConnection:
         elif eof:
             rest = f", {len(data) - used} bytes into a packet" if used < len(data) else ""
             self.close(ConnectionClosed(f"the daemon closed the connection{rest}"))
-        inbox[:] = [data[used:]] if used < len(data) and self._closed is None else []
+        if used == len(data):
+            inbox.clear()
+        else:
+            inbox[:] = [data[used:]]
 
     def _receive_other(self, packet: Packet, exchange: Exchange | None) -> None:
         """Take what is no plain reply to a request of its type and id."""
@@ -524,9 +545,7 @@ class ClientConnection:
         """End the connection: every unanswered request fails with `reason`. Idempotent."""
         if self._closed is not None:
             return
-        box = self._outbox
-        unsent = [*box.unbegun(), *box.queue[box.head :]]
-        for exchange in unsent:
+        for exchange in _unbegun(self._outbox):
             if exchange.answer is None and not exchange.withdrawn:
                 exchange.answer = self._not_sent(reason, exchange.request)
                 self._happened.append(exchange)
@@ -536,7 +555,7 @@ class ClientConnection:
                 self._happened.append(exchange)
         self._happened.append(Closed(reason))
         self._closed = reason
-        self._outbox = _Outbox()
+        self._outbox = ((), b"", [], [], 0)
         self._outstanding.clear()
         self._transactions.clear()
         self._watches.clear()

@@ -36,8 +36,8 @@ __all__ = [
     "NotSupported",
     "QuotaExceeded",
     "RemoteProtocolError",
-    "TimedOut",
     "RetriesExhausted",
+    "TimedOut",
     "TooBig",
     "TransactionEnded",
     "XenStoreError",
@@ -70,7 +70,7 @@ class XenStoreError(Exception):
         self.message = message
         self.code = code
         if code is not None:
-            self.errno = _NUMBERS.get(code)
+            self.errno = _ERRORS.get(code, _UNKNOWN)[1]
         self.path = path
         self.request = request
 
@@ -200,32 +200,34 @@ class Forked(LocalProtocolError):
     """The client belongs to the parent process. Open another one in this process."""
 
 
-_NAMES = (
-    "EINVAL EACCES EEXIST EISDIR ENOENT ENOMEM ENOSPC EIO ENOTEMPTY ENOSYS EROFS EBUSY EAGAIN "
-    "EISCONN E2BIG EPERM"
+# Each error name of xs_wire.h (xsd_errors) with its exception and what it means here. EQUOTA is
+# not among them, but oxenstored sends it.
+_ERRORS: Final[Mapping[str, tuple[type[XenStoreError], int, str]]] = MappingProxyType(
+    {
+        "EINVAL": (InvalidRequest, _errno.EINVAL, "the daemon refuses the arguments"),
+        "EACCES": (AccessDenied, _errno.EACCES, "this domain may not do that"),
+        "EEXIST": (AlreadyExists, _errno.EEXIST, "it exists already"),
+        "EISDIR": (XenStoreError, _errno.EISDIR, "it is a directory"),
+        "ENOENT": (NotFound, _errno.ENOENT, "there is no such thing"),
+        "ENOMEM": (XenStoreError, _errno.ENOMEM, "the daemon has no memory for it"),
+        "ENOSPC": (QuotaExceeded, _errno.ENOSPC, "a quota of the daemon is reached"),
+        "EQUOTA": (QuotaExceeded, _errno.EDQUOT, "a quota of the daemon is reached"),
+        "EIO": (XenStoreError, _errno.EIO, "the daemon failed"),
+        "ENOTEMPTY": (XenStoreError, _errno.ENOTEMPTY, "it is not empty"),
+        "ENOSYS": (NotSupported, _errno.ENOSYS, "this daemon does not know the request"),
+        "EROFS": (XenStoreError, _errno.EROFS, "the connection may only read"),
+        "EBUSY": (Busy, _errno.EBUSY, "not now"),
+        "EAGAIN": (ConflictError, _errno.EAGAIN, "the transaction lost against another change"),
+        "EISCONN": (XenStoreError, _errno.EISCONN, "it is connected already"),
+        "E2BIG": (TooBig, _errno.E2BIG, "too big for the daemon, or for a packet"),
+        "EPERM": (AccessDenied, _errno.EPERM, "this domain may not do that"),
+    }
 )
-
-# EQUOTA is not among xs_wire.h's xsd_errors, but oxenstored sends it.
-_NUMBERS: Final[Mapping[str, int]] = MappingProxyType(
-    {name: getattr(_errno, name) for name in _NAMES.split()} | {"EQUOTA": _errno.EDQUOT}
-)
+_UNKNOWN: Final = (XenStoreError, None, "an error name that xs_wire.h does not have")
 
 #: The exception class of each error name on the wire; any other is a `XenStoreError`.
 ERRORS: Final[Mapping[str, type[XenStoreError]]] = MappingProxyType(
-    dict.fromkeys(_NUMBERS, XenStoreError)
-    | {
-        "ENOENT": NotFound,
-        "EACCES": AccessDenied,
-        "EPERM": AccessDenied,
-        "EEXIST": AlreadyExists,
-        "EINVAL": InvalidRequest,
-        "EAGAIN": ConflictError,
-        "ENOSPC": QuotaExceeded,
-        "EQUOTA": QuotaExceeded,
-        "E2BIG": TooBig,
-        "ENOSYS": NotSupported,
-        "EBUSY": Busy,
-    }
+    {code: cls for code, (cls, _, _) in _ERRORS.items()}
 )
 
 
@@ -234,9 +236,8 @@ def error_from_code(code: str, *, request: Any = None, path: bytes | None = None
 
     An unknown name is kept as `code`, with an `errno` of None.
     """
-    cls = ERRORS.get(code, XenStoreError)
-    words = (cls.__doc__ or "").partition(":")[2].partition(".")[0].strip()
-    what = f"{code}: {request!r}" if request is not None else code
-    if cls is XenStoreError:
-        words = "the daemon refused" if code in _NUMBERS else "an error name that xs_wire.h lacks"
+    cls, _, words = _ERRORS.get(code, _UNKNOWN)
+    if cls is NotFound and path is not None:
+        words = "there is no such node"
+    what = code if request is None else f"{code}: {request!r}"
     return cls(f"{what}: {words}", code=code, path=path, request=request)

@@ -233,9 +233,9 @@ class Walk:
         for visit, value, names in zip(visits, results[::2], results[1::2], strict=True):
             if isinstance(names, TooBig):
                 try:
-                    names = yield from list_children(visit.path)  # noqa: PLW2901
+                    names = yield from list_children(visit.path)
                 except XenStoreError as error:
-                    names = error  # noqa: PLW2901
+                    names = error
             self._arrive(visit, value, names)
 
     def _arrive(self, visit: _Visit, value: Any, names: Any) -> None:

@@ -600,7 +600,9 @@ class Introduce(_Acknowledged):
 
     def payload(self) -> bytes:
         gfn = _integer(self.gfn, "gfn", (1 << 63) - 1, -(1 << 63))
-        return b"\0".join((_domid(self.domid), gfn, _integer(self.evtchn, "evtchn", UINT32_MAX), b""))
+        return b"\0".join(
+            (_domid(self.domid), gfn, _integer(self.evtchn, "evtchn", UINT32_MAX), b"")
+        )
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:

@@ -62,22 +62,20 @@ class Waiter:
     done: bool = False
     handle: Any = None
 
-    def results(self) -> list[Any]:
-        """What came of each request: a value, or an error as an object."""
-        return [exchange.result() for exchange in self.exchanges]
-
 
 class Session:
     """Callers of one `ClientConnection`."""
 
     def __init__(self, connection: ClientConnection | None = None) -> None:
-        self._connection = connection or ClientConnection(max_outstanding=WINDOW)
-        self._leader: Waiter | None = None
+        #: The connection, to look at and to write from.
+        self.connection = connection or ClientConnection(max_outstanding=WINDOW)
+        #: Who receives.
+        self.leader: Waiter | None = None
         self._waiting: dict[Waiter, None] = {}
         self._listeners: dict[bytes, list[tuple[bytes, EventQueue]]] = {}
         self._tokens = 0
         #: Where the leader puts what it receives; an empty element is the end of the stream.
-        self.inbox = self._connection.inbox
+        self.inbox = self.connection.inbox
         #: Those to wake now. Take each off only when it is woken.
         self.wakeable: list[Waiter] = []
         #: Whether events were queued since this was last set to False.
@@ -88,12 +86,7 @@ class Session:
     @property
     def closed(self) -> XenStoreError | None:
         """Why the connection is over; None while it is not."""
-        return self._connection.closed
-
-    @property
-    def connection(self) -> ClientConnection:
-        """The connection, to look at."""
-        return self._connection
+        return self.connection.closed
 
     # Requests
 
@@ -103,35 +96,23 @@ class Session:
         Raises:
             LocalProtocolError, AlreadyExists, ConnectionClosed: see `ClientConnection.send`.
         """
-        prepare, enqueue = self._connection.prepare, self._connection.enqueue
+        connection = self.connection
         if len(requests) == 1:
-            exchanges = [prepare(requests[0], tx_id, waiter)]
-        else:
-            if any(request.moves_state for request in requests):
-                raise LocalProtocolError("transactions and watches cannot be part of a batch")
-            exchanges = [prepare(request, tx_id, waiter) for request in requests]
-            waiter.done = not exchanges
+            exchange = connection.prepare(requests[0], tx_id, waiter)
+            waiter.exchanges = (exchange,)
+            connection.enqueue(exchange)
+            return
+        if any(request.moves_state for request in requests):
+            raise LocalProtocolError("transactions and watches cannot be part of a batch")
+        exchanges = [connection.prepare(request, tx_id, waiter) for request in requests]
         waiter.exchanges = exchanges
+        waiter.done = not exchanges
         for exchange in exchanges:
-            enqueue(exchange)
+            connection.enqueue(exchange)
 
     def post(self, request: Request[Any], tx_id: int = 0) -> None:
         """Queue a request whose answer nobody will wait for."""
-        self._connection.abandon_exchange(self._connection.submit(request, tx_id, None))
-
-    def outgoing(self) -> bytes | memoryview:
-        """What to write next; see `ClientConnection.outgoing`."""
-        return self._connection.outgoing()
-
-    @property
-    def unsent(self) -> bool:
-        """Whether anything waits to be written, be it that the limit of unanswered is reached."""
-        return self._connection.unsent
-
-    @property
-    def written(self) -> list[int]:
-        """Where to add how much of `outgoing` was written; see `ClientConnection.written`."""
-        return self._connection.written
+        self.connection.abandon_exchange(self.connection.submit(request, tx_id, None))
 
     # Watches
 
@@ -162,7 +143,7 @@ class Session:
         self.unlisten(queue, watches)
         if self.closed is None:
             for path, token in watches:
-                if (path, token) in self._connection.watches:
+                if (path, token) in self.connection.watches:
                     self.post(Unwatch(path, token))
 
     @property
@@ -183,20 +164,15 @@ class Session:
             self._look(waiter)
         if waiter.done:
             return Role.DONE
-        if self._leader is None:
-            self._leader = waiter
+        if self.leader is None:
+            self.leader = waiter
             return Role.LEAD
         self._waiting[waiter] = None
         return Role.WAIT
 
     def leads(self, waiter: Waiter) -> bool:
         """Whether it is `waiter` that must receive."""
-        return self._leader is waiter
-
-    @property
-    def leader(self) -> Waiter | None:
-        """Who receives."""
-        return self._leader
+        return self.leader is waiter
 
     @property
     def waiting(self) -> int:
@@ -209,14 +185,14 @@ class Session:
             self._waiting.pop(waiter, None)
         if waiter.queue is not None:
             waiter.queue.waiters.discard(waiter)
-        if self._leader is waiter:
+        if self.leader is waiter:
             if self._waiting:
                 heir = next(iter(self._waiting))
                 self.wakeable.append(heir)
-                self._leader = heir
+                self.leader = heir
                 del self._waiting[heir]
             else:
-                self._leader = None
+                self.leader = None
 
     def cancel(self, waiter: Waiter) -> bool:
         """Give up: withdraw what has not begun to go out, abandon the rest.
@@ -230,17 +206,17 @@ class Session:
             if exchange.abandoned or exchange.withdrawn:
                 sent = sent or exchange.abandoned
             elif exchange.answer is not None:
-                self._connection.abandon_exchange(exchange)
-            elif not self._connection.withdraw(exchange.rq_id):
+                self.connection.abandon_exchange(exchange)
+            elif not self.connection.withdraw(exchange.rq_id):
                 sent = True
-                self._connection.abandon_exchange(exchange)
+                self.connection.abandon_exchange(exchange)
         return sent
 
     # In
 
     def received(self) -> None:
         """Act on what is in `inbox`."""
-        connection = self._connection
+        connection = self.connection
         connection.process()
         happened = connection.happened
         for item in happened:
@@ -260,7 +236,7 @@ class Session:
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection: every waiter and every watch ends with `reason`."""
-        self._connection.close(reason)
+        self.connection.close(reason)
         self.received()
 
     def _look(self, waiter: Waiter) -> None:
@@ -268,8 +244,9 @@ class Session:
         if not waiter.done:
             queue = waiter.queue
             if queue is None:
-                if any(exchange.answer is None for exchange in waiter.exchanges):
-                    return
+                for exchange in waiter.exchanges:
+                    if exchange.answer is None:
+                        return
             elif not queue and queue.ended is None and self.closed is None:
                 queue.waiters.add(waiter)
                 return
@@ -291,15 +268,17 @@ class Session:
         elif isinstance(event, Reset):
             reason = ConnectionClosed("RESET_WATCHES ended every watch of the connection")
             for path, token in event.watches:
-                for _, queue in self._listeners.pop(token, ()):
-                    queue.ended = reason
-                    self._wake_waiters(queue)
+                for watched, queue in list(self._listeners.get(token, ())):
+                    if watched == path:
+                        queue.ended = reason
+                        self._wake_waiters(queue)
+                        self.unlisten(queue, [(path, token)])
         elif isinstance(event, Closed):
             for listeners in self._listeners.values():
                 for _, queue in listeners:
                     queue.ended = event.reason
                     self._wake_waiters(queue)
-            for waiter in (*self._waiting, self._leader):
+            for waiter in (*self._waiting, self.leader):
                 if waiter is not None:
                     self._look(waiter)
         elif isinstance(event, Ignored):

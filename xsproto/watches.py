@@ -46,7 +46,7 @@ class EventQueue:
         #: Why no more events will come; None while they may.
         self.ended: XenStoreError | None = None
         #: Those who wait for an event (`Session` keeps them).
-        self.waiters: set["Waiter"] = set()
+        self.waiters: set[Waiter] = set()
 
     def __len__(self) -> int:
         return len(self._events)

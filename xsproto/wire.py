@@ -15,6 +15,7 @@ from .errors import RemoteProtocolError
 
 __all__ = [
     "HEADER",
+    "HEADER_SIZE",
     "NUL",
     "PAYLOAD_MAX",
     "REPLY_MAX",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 HEADER: Final = Struct("=4I")
+HEADER_SIZE: Final = 16
+_unpack: Final = HEADER.unpack_from
 NUL: Final = b"\0"
 
 #: XENSTORE_PAYLOAD_MAX. The daemon ends the connection over a longer request.
@@ -106,22 +109,20 @@ def split_packets(data: bytes, max_payload: int) -> tuple[list[RawPacket], int, 
         more than `max_payload` bytes, that length, else None.
     """
     packets: list[RawPacket] = []
-    add = packets.append
-    unpack = HEADER.unpack_from
     at = 0
-    body = 16
+    body = HEADER_SIZE
     end = len(data)
     while body <= end:
-        header = unpack(data, at)
+        header = _unpack(data, at)
         size = header[3]
         if size > max_payload:
             return packets, at, size
         stop = body + size
         if stop > end:
             break
-        add((header, data[body:stop]))
+        packets.append((header, data[body:stop]))
         at = stop
-        body = stop + 16
+        body = stop + HEADER_SIZE
     return packets, at, None
 
 

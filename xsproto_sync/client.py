@@ -18,6 +18,7 @@ from typing import Any, Self
 from weakref import WeakSet
 
 from xsproto.blocking import DEFAULT, BlockingClient, Timeout
+from xsproto.client import Exchange
 from xsproto.errors import (
     ConnectionClosed,
     Forked,
@@ -114,7 +115,8 @@ class Client(BlockingClient):
         """
         self._deadlines = True
         outer = self._deadline.at
-        at = monotonic() + (_checked(seconds) or 0)
+        seconds = WAIT_MAX if (limit := _checked(seconds)) is None else limit
+        at = monotonic() + seconds
         self._deadline.at = at if outer is None else min(at, outer)
         try:
             yield
@@ -137,23 +139,26 @@ class Client(BlockingClient):
 
     def _exchange_in(
         self, tx_id: int, requests: Sequence[Request[Any]], timeout: Timeout
-    ) -> list[Any]:
-        at = None
-        if timeout is not DEFAULT or self._timeout is not None or self._deadlines:
+    ) -> Sequence[Exchange]:
+        if timeout is not DEFAULT or self._deadlines:
             at = self._ends_at(timeout)
+        else:
+            at = None if self._timeout is None else monotonic() + self._timeout
         waiter = Waiter()
         session = self._session
         try:
             with self._lock:
                 session.submit(waiter, requests, tx_id)
                 self._flush()
-            self._wait(waiter, at)
+                role = self._enter(waiter)
+            if role is Role.LEAD or (role is Role.WAIT and self._follow(waiter, at)):
+                self._lead(waiter, at)
         except BaseException as error:
             sent = self._give_up(waiter)
             if isinstance(error, TimedOut):
                 raise self._timed_out(requests, sent) from None
             raise
-        return waiter.results()
+        return waiter.exchanges
 
     def _timed_out(self, requests: Sequence[Request[Any]], sent: bool) -> TimedOut:
         what = repr(requests[0]) if len(requests) == 1 else f"{len(requests)} requests"
@@ -190,10 +195,11 @@ class Client(BlockingClient):
 
     def _flush(self) -> None:
         """Write what the daemon takes now; `_lock` is held."""
-        session, transport = self._session, self._transport
-        while data := session.outgoing():
+        connection, write = self._session.connection, self._transport.write
+        while data := connection.outgoing():
+            written = connection.written
             try:
-                transport.write(data, session.written)
+                write(data, written)
             except BlockingIOError:
                 self._stuck = True
                 return
@@ -203,29 +209,33 @@ class Client(BlockingClient):
 
     def _wait(self, waiter: Waiter, at: float | None) -> None:
         """Wait until `waiter` is done; `TimedOut` if it is not by `at`."""
-        session = self._session
         with self._lock:
-            if session.leader is not None and self._leading == threading.get_ident():
-                # This very thread leads, and yet is here: its call died of an interrupt upon an
-                # interrupt, before it could pass the lead on.
-                session.leave(session.leader)
-            role = session.enter(waiter)
-            if role is Role.LEAD:
-                self._leading = threading.get_ident()
-            elif role is Role.WAIT:
-                gate = threading.Lock()
-                gate.acquire()
-                waiter.handle = gate
-            self._wake()
-        if role is Role.WAIT and not self._follow(waiter, at):
-            return
-        if role is not Role.DONE:
+            role = self._enter(waiter)
+        if role is Role.LEAD or (role is Role.WAIT and self._follow(waiter, at)):
             self._lead(waiter, at)
+
+    def _enter(self, waiter: Waiter) -> Role:
+        """Begin to wait; `_lock` is held."""
+        session = self._session
+        if session.leader is not None and self._leading == threading.get_ident():
+            # This very thread leads, and yet is here: its call died of an interrupt upon an
+            # interrupt, before it could pass the lead on.
+            session.leave(session.leader)
+        role = session.enter(waiter)
+        if role is Role.LEAD:
+            self._leading = threading.get_ident()
+        elif role is Role.WAIT:
+            gate = threading.Lock()
+            gate.acquire()
+            waiter.handle = gate
+        if session.wakeable:
+            self._wake()
+        return role
 
     def _follow(self, waiter: Waiter, at: float | None) -> bool:
         """Sleep until `waiter` is done, or must lead: then True."""
         while True:
-            left = -1 if at is None else min(max(0, at - monotonic()), WAIT_MAX)
+            left = -1 if at is None else max(0, at - monotonic())
             waiter.handle.acquire(timeout=left)
             with self._lock:
                 if waiter.done:
@@ -247,8 +257,10 @@ class Client(BlockingClient):
                     transport.read(session.inbox)
                     in_time = True
                 else:
-                    left = None if at is None else max(at - monotonic(), 0)
-                    in_time = transport.wait(left, write=self._stuck) or left != 0
+                    left = None if at is None else at - monotonic()
+                    if left is not None and left < 0:
+                        left = 0.0
+                    in_time = transport.wait(left, self._stuck) or left != 0
                     transport.read_now(session.inbox)
             except BlockingIOError:
                 pass
@@ -261,7 +273,7 @@ class Client(BlockingClient):
                 if waiter.done:
                     session.leave(waiter)
                     self._leading = 0
-                if session.unsent:
+                if self._stuck or session.connection.held_back:
                     self._flush()
                 if session.wakeable:
                     self._wake()
@@ -382,10 +394,11 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def _checked(timeout: Any) -> float | None:
+    """`timeout`, if it is one; more than `WAIT_MAX` is for ever."""
     if timeout is None:
         return None
     if not isinstance(timeout, int | float) or isinstance(timeout, bool):
         raise InvalidType(f"timeout must be seconds or None, not {timeout!r}")
     if not timeout >= 0:
         raise InvalidArgument(f"invalid timeout {timeout!r}: it must not be negative")
-    return timeout
+    return timeout if timeout <= WAIT_MAX else None

@@ -2,9 +2,8 @@
 
 import os
 import select
-from _socket import socket as _Socket  # not `socket.socket`, which monkey-patching replaces
+from _socket import socket  # not that of `socket`, which monkey-patching replaces
 from collections.abc import Callable
-from math import ceil
 from socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, SOCK_STREAM
 from types import BuiltinFunctionType
 from typing import Any, Final
@@ -18,8 +17,10 @@ DEFAULT_PATHS: Final = ("/var/run/xenstored/socket", "/run/xenstored/socket")
 
 READ_SIZE: Final = 65536
 
-#: Seconds of one wait at most: ``poll`` takes 32 bits of milliseconds.
+#: The longest time limit, in seconds: ``poll`` takes 32 bits of milliseconds.
 WAIT_MAX: Final = 1_000_000.0
+# What waits for the whole thread, if it is not patched already.
+_native_select: Final = select.select if isinstance(select.select, BuiltinFunctionType) else None
 _SEND_FLAGS: Final = MSG_DONTWAIT | MSG_NOSIGNAL
 
 
@@ -67,7 +68,7 @@ class UnixTransport:
             ConnectFailed: nobody listens there, or it may not be used.
         """
         self.path = path
-        sock = _Socket(AF_UNIX, SOCK_STREAM)
+        sock = socket(AF_UNIX, SOCK_STREAM)
         try:
             sock.connect(path)
         except OSError as error:
@@ -88,6 +89,9 @@ class UnixTransport:
             sock.close()
             raise
         self._sock = sock
+        self._poll: Any = None
+        self._poll_read: Any = None
+        self._poll_both: Any = None
         self._send = sock.send
         self._recv = sock.recv
 
@@ -110,9 +114,9 @@ class UnixTransport:
         Raises:
             OSError: the connection is gone.
         """
-        if not _native_select():
+        if select.select is not _native_select:
             # Threads may be greenlets: only the patched primitive lets the others run.
-            self.wait(None, write=False)
+            self.wait(None, False)
         inbox.extend(map(self._recv, (READ_SIZE,)))
 
     def read_now(self, inbox: list[bytes]) -> None:
@@ -123,27 +127,34 @@ class UnixTransport:
         """
         inbox.extend(map(self._recv, (READ_SIZE,), (MSG_DONTWAIT,)))
 
-    def wait(self, timeout: float | None, *, write: bool) -> bool:
+    def wait(self, timeout: float | None, write: bool) -> bool:
         """Wait until there is something to read or, with `write`, room to write.
 
         Arguments:
-            timeout: seconds; None for ever.
+            timeout: seconds, at most `WAIT_MAX`; None for ever.
 
         Returns:
             whether there is.
         """
-        if timeout is not None:
-            timeout = min(timeout, WAIT_MAX)
-        # Looked up at each call: gevent patches `poll`, eventlet takes it away.
-        poll: Callable[[], Any] | None = getattr(select, "poll", None)
-        if poll is None:
-            readable = [self._sock]
-            found = select.select(readable, readable if write else [], [], timeout)
+        try:
+            # Looked up at each call: gevent patches it, eventlet takes it away.
+            poll = select.poll
+        except AttributeError:
+            fd = [self._sock.fileno()]
+            found = select.select(fd, fd if write else [], [], timeout)
             return bool(found[0] or found[1])
-        poller = poll()
-        poller.register(self._sock.fileno(), select.POLLIN | (select.POLLOUT if write else 0))
-        # Rounded up: waking early would only mean to wait once more.
-        return bool(poller.poll(None if timeout is None else ceil(timeout * 1000)))
+        if poll is not self._poll:
+            self._poll = poll
+            self._poll_read = self._poller(select.POLLIN)
+            self._poll_both = self._poller(select.POLLIN | select.POLLOUT)
+        wait = self._poll_both if write else self._poll_read
+        # Milliseconds, which it rounds up.
+        return bool(wait(timeout if timeout is None else timeout * 1000))
+
+    def _poller(self, events: int) -> Callable[[float | None], Any]:
+        poller = select.poll()
+        poller.register(self._sock.fileno(), events)
+        return poller.poll
 
     def shutdown(self) -> None:
         """End the connection for both sides. Idempotent."""
@@ -155,7 +166,3 @@ class UnixTransport:
     def close(self) -> None:
         """Give the descriptor back, and nothing more: a forked child closes only its copy."""
         self._sock.close()
-
-
-def _native_select() -> bool:
-    return isinstance(select.select, BuiltinFunctionType)
