@@ -10,6 +10,8 @@ Any call may raise `LocalProtocolError` (wrong arguments; nothing was sent), `Ti
 `xsproto.errors`. Docstrings name only what is particular to a method.
 """
 
+from __future__ import annotations
+
 import builtins
 import warnings
 from abc import ABC, abstractmethod
@@ -357,7 +359,7 @@ class BlockingClient(BlockingOperations):
 
     # Transactions
 
-    def transaction(self) -> "BlockingTransaction":
+    def transaction(self) -> BlockingTransaction:
         """A transaction, for ``with``: committed at the end, rolled back on an exception.
 
         Raises:
@@ -368,7 +370,7 @@ class BlockingClient(BlockingOperations):
 
     def transact(
         self,
-        function: Callable[["BlockingTransaction"], T],
+        function: Callable[[BlockingTransaction], T],
         *,
         attempts: int = TRANSACT_ATTEMPTS,
         timeout: Timeout = DEFAULT,
@@ -409,7 +411,7 @@ class BlockingClient(BlockingOperations):
         *,
         limit: int = QUEUE_MAX,
         timeout: Timeout = DEFAULT,
-    ) -> "BlockingWatch":
+    ) -> BlockingWatch:
         """A watch, for ``with``; iterate over it, or `get` its events.
 
         Arguments:
@@ -421,7 +423,7 @@ class BlockingClient(BlockingOperations):
         """
         return BlockingWatch(self, path, depth, token, limit, timeout)
 
-    def monitor(self, *, limit: int = QUEUE_MAX) -> "BlockingMonitor":
+    def monitor(self, *, limit: int = QUEUE_MAX) -> BlockingMonitor:
         """Events of several paths in one stream, for ``with``.
 
         Arguments:

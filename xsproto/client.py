@@ -29,6 +29,8 @@ counts is held in single objects that one step replaces (the outbox), the bytes 
 until all that they say is done, and doing it again does nothing more.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from errno import errorcode
@@ -107,7 +109,7 @@ WATCH: Final[Mapping[tuple[WatchState, str], WatchState]] = MappingProxyType(
 )
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Exchange:
     """A request and, once it is there, what came of it.
 

@@ -12,6 +12,8 @@ Everything that xsproto raises on purpose is a `XenStoreError`:
   a request say in `sent` whether the daemon may have seen it.
 """
 
+from __future__ import annotations
+
 import errno as _errno
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -167,8 +169,10 @@ class ConnectFailed(XenStoreError, ConnectionError):
 
 
 class _Unanswered(XenStoreError):
-    """Attributes:
-    sent: whether the daemon may have seen the request.
+    """A request without an answer.
+
+    Attributes:
+        sent: whether the daemon may have seen the request.
     """
 
     def __init__(self, message: str, *, sent: bool = False, **attributes: Any) -> None:

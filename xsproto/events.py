@@ -5,14 +5,15 @@ from typing import Any
 from attrs import define
 
 from .errors import XenStoreError
+from .record import Record
 from .requests import Request
 from .wire import Packet
 
 __all__ = ["Closed", "ErrorReply", "Event", "Ignored", "Reply", "Reset", "WatchFired"]
 
 
-@define(unsafe_hash=True)
-class Reply:
+@define(eq=False, repr=False)
+class Reply(Record):
     """A request succeeded; `value` is what its reply says."""
 
     rq_id: int
@@ -20,8 +21,8 @@ class Reply:
     value: Any
 
 
-@define(unsafe_hash=True)
-class ErrorReply:
+@define(eq=False, repr=False)
+class ErrorReply(Record):
     """A request failed: refused, answered with nonsense, or cut off by the connection's end."""
 
     rq_id: int
@@ -29,8 +30,8 @@ class ErrorReply:
     error: XenStoreError
 
 
-@define(unsafe_hash=True)
-class WatchFired:
+@define(eq=False, repr=False)
+class WatchFired(Record):
     """Something changed at `path`, which lies at or below the path watched with `token`.
 
     `stale`: no such watch is set, or no longer. Identical events may have been merged by the
@@ -42,24 +43,24 @@ class WatchFired:
     stale: bool = False
 
 
-@define(unsafe_hash=True)
-class Reset:
+@define(eq=False, repr=False)
+class Reset(Record):
     """RESET_WATCHES took place: these watches, as (path, token), and transactions are no more."""
 
     watches: tuple[tuple[bytes, bytes], ...]
     transactions: tuple[int, ...]
 
 
-@define(unsafe_hash=True)
-class Ignored:
+@define(eq=False, repr=False)
+class Ignored(Record):
     """A packet that nothing waits for, and why. For the log; nothing else follows from it."""
 
     packet: Packet
     why: str
 
 
-@define(unsafe_hash=True)
-class Closed:
+@define(eq=False, repr=False)
+class Closed(Record):
     """The connection is over. Always the last event, exactly once."""
 
     reason: XenStoreError

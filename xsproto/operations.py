@@ -5,6 +5,8 @@ and is sent its value (or has its error thrown in), or yields a list of requests
 list of what came of each, values or errors as objects. `Walk` is a state machine of the same kind.
 """
 
+from __future__ import annotations
+
 from collections.abc import Generator, Iterable, Sequence
 from enum import Enum
 from itertools import islice
@@ -239,15 +241,13 @@ class Walk:
             self._arrive(visit, value, names)
 
     def _arrive(self, visit: _Visit, value: Any, names: Any) -> None:
-        for result in (value, names):
-            if isinstance(result, NotFound) and visit is not self._top:
+        refused = [result for result in (value, names) if isinstance(result, XenStoreError)]
+        for error in refused:
+            if isinstance(error, NotFound) and visit is not self._top:
                 visit.gone = True
                 return
-            if isinstance(result, XenStoreError) and not isinstance(result, AccessDenied):
-                raise result
-        if isinstance(value, XenStoreError) and isinstance(names, XenStoreError):
-            if visit is self._top:
-                raise names
+            if not isinstance(error, AccessDenied) or (visit is self._top and len(refused) == 2):
+                raise error
         visit.node = Node(
             visit.path,
             None if isinstance(value, XenStoreError) else value,

@@ -10,6 +10,7 @@ from attrs import frozen
 
 from .errors import InvalidArgument
 from .paths import DOMID_FIRST_RESERVED
+from .record import Record
 
 __all__ = ["Permission", "check_permission"]
 
@@ -22,8 +23,8 @@ _LETTERS: Final = {
 _ACCESS: Final = {letter: access for access, letter in _LETTERS.items()}
 
 
-@frozen
-class Permission:
+@frozen(eq=False, repr=False)
+class Permission(Record):
     """What the domain `domid` may do: ``n`` nothing, ``r`` read, ``w`` write, ``b`` both."""
 
     domid: int

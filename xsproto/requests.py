@@ -18,6 +18,8 @@ is a NUL.
 `xsproto.operations`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Generator, Sequence
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
@@ -26,6 +28,7 @@ from attrs import define, frozen
 from .errors import InvalidArgument, InvalidRequest, InvalidType, RemoteProtocolError
 from .paths import DOMID_FIRST_RESERVED, check_node_path, check_path
 from .perms import Permission, check_permission
+from .record import Record
 from .wire import NUL, PAYLOAD_MAX, Op, op_name
 
 __all__ = [
@@ -66,7 +69,7 @@ UINT32_MAX: Final = 0xFFFFFFFF
 OK: Final = b"OK\0"
 
 
-class Request(Generic[T]):
+class Request(Record, Generic[T]):
     """The base of all requests; `T` is the type of the reply's value.
 
     Attributes:
@@ -115,7 +118,7 @@ class Request(Generic[T]):
         """The payload of a successful reply."""
         raise NotImplementedError
 
-    def __iter__(self) -> Generator["Request[Any]", Any, T]:
+    def __iter__(self) -> Generator[Request[Any], Any, T]:
         result: T = yield self
         return result
 
@@ -177,7 +180,7 @@ class _Text(Request[bytes]):
         return value + NUL
 
 
-@define(unsafe_hash=True)
+@define(eq=False, repr=False)
 class _OnePath(Request[T]):
     path: bytes
     syntax: ClassVar[str] = "<path>|"
@@ -192,7 +195,7 @@ class _OnePath(Request[T]):
         return cls(path)
 
 
-@define(unsafe_hash=True)
+@define(eq=False, repr=False)
 class _OneDomid(Request[T]):
     domid: int
     syntax: ClassVar[str] = "<domid>|"
@@ -265,9 +268,10 @@ def _optional_domid(value: int | None) -> bytes:
 
 
 @_register
-@define(unsafe_hash=True)
 class Read(_OnePath[bytes]):
     """The value of a node, byte for byte."""
+
+    __slots__ = ()
 
     op: ClassVar[Op] = Op.READ
     reply_syntax: ClassVar[str] = "<value|>"
@@ -280,7 +284,7 @@ class Read(_OnePath[bytes]):
 
 
 @_register
-@define(unsafe_hash=True)
+@define(eq=False, repr=False)
 class Write(_Acknowledged):
     """Set the value of a node; make it, and its parents, where missing."""
 
@@ -305,26 +309,29 @@ class Write(_Acknowledged):
 
 
 @_register
-@define(unsafe_hash=True)
 class Mkdir(_OnePath[None], _Acknowledged):
     """Make a node, and its parents, unless they exist."""
+
+    __slots__ = ()
 
     # C xenstored 4.17 ends over an MKDIR without its NUL: `payload` always has it.
     op: ClassVar[Op] = Op.MKDIR
 
 
 @_register
-@define(unsafe_hash=True)
 class Rm(_OnePath[None], _Acknowledged):
     """Remove a node and all below it. A missing node whose parent exists is no error."""
+
+    __slots__ = ()
 
     op: ClassVar[Op] = Op.RM
 
 
 @_register
-@define(unsafe_hash=True)
 class Directory(_OnePath[list[bytes]]):
     """The names of a node's children."""
+
+    __slots__ = ()
 
     op: ClassVar[Op] = Op.DIRECTORY
     reply_syntax: ClassVar[str] = "<child-leaf-name>|*"
@@ -339,8 +346,8 @@ class Directory(_OnePath[list[bytes]]):
         return b"".join([name + NUL for name in value])
 
 
-@frozen
-class Part:
+@frozen(eq=False, repr=False)
+class Part(Record):
     """A part of a list of children.
 
     Attributes:
@@ -360,7 +367,7 @@ class Part:
 
 
 @_register
-@define(unsafe_hash=True)
+@define(eq=False, repr=False)
 class DirectoryPart(Request[Part]):
     """Children's names from a byte offset in their list on, for lists too long for a packet."""
 
@@ -399,9 +406,10 @@ class DirectoryPart(Request[Part]):
 
 
 @_register
-@define(unsafe_hash=True)
 class GetPerms(_OnePath[list[Permission]]):
     """The permissions of a node or of a special path."""
+
+    __slots__ = ()
 
     op: ClassVar[Op] = Op.GET_PERMS
     reply_syntax: ClassVar[str] = "<perm-as-string>|+"
@@ -423,7 +431,7 @@ class GetPerms(_OnePath[list[Permission]]):
 
 
 @_register
-@define(unsafe_hash=True)
+@define(eq=False, repr=False)
 class SetPerms(_Acknowledged):
     """Set the permissions of a node or of a special path: the owner's first, then the others'."""
 
@@ -468,7 +476,7 @@ def _watch_names(path: bytes, token: bytes) -> bytes:
 
 
 @_register
-@define(unsafe_hash=True)
+@define(eq=False, repr=False)
 class Watch(_Acknowledged):
     """Be told of changes at and below a path.
 
@@ -495,7 +503,7 @@ class Watch(_Acknowledged):
 
 
 @_register
-@define(unsafe_hash=True)
+@define(eq=False, repr=False)
 class Unwatch(_Acknowledged):
     """Take a watch back."""
 
@@ -514,7 +522,7 @@ class Unwatch(_Acknowledged):
         return cls(path, token)
 
 
-@define(unsafe_hash=True)
+@define(eq=False, repr=False)
 class _NoFields(Request[T]):
     syntax: ClassVar[str] = "|"
 
@@ -528,9 +536,10 @@ class _NoFields(Request[T]):
 
 
 @_register
-@define(unsafe_hash=True)
 class ResetWatches(_NoFields[None], _Acknowledged):
     """Forget every watch and every transaction of the connection."""
+
+    __slots__ = ()
 
     op: ClassVar[Op] = Op.RESET_WATCHES
     moves_state: ClassVar[bool] = True
@@ -540,9 +549,10 @@ class ResetWatches(_NoFields[None], _Acknowledged):
 
 
 @_register
-@define(unsafe_hash=True)
 class TransactionStart(_NoFields[int]):
     """Start a transaction; its id is the reply's value."""
+
+    __slots__ = ()
 
     op: ClassVar[Op] = Op.TRANSACTION_START
     reply_syntax: ClassVar[str] = "<transid>|"
@@ -560,7 +570,7 @@ class TransactionStart(_NoFields[int]):
 
 
 @_register
-@define(unsafe_hash=True)
+@define(eq=False, repr=False)
 class TransactionEnd(_Acknowledged):
     """End the transaction that the header names: commit it, or drop it."""
 
@@ -584,7 +594,7 @@ class TransactionEnd(_Acknowledged):
 
 
 @_register
-@define(unsafe_hash=True)
+@define(eq=False, repr=False)
 class Introduce(_Acknowledged):
     """Tell the daemon to serve a domain.
 
@@ -613,26 +623,29 @@ class Introduce(_Acknowledged):
 
 
 @_register
-@define(unsafe_hash=True)
 class Release(_OneDomid[None], _Acknowledged):
     """Tell the daemon to serve a domain no more."""
+
+    __slots__ = ()
 
     op: ClassVar[Op] = Op.RELEASE
 
 
 @_register
-@define(unsafe_hash=True)
 class GetDomainPath(_OneDomid[bytes], _Text):
     """The path that a domain's relative paths start from."""
+
+    __slots__ = ()
 
     op: ClassVar[Op] = Op.GET_DOMAIN_PATH
     reply_syntax: ClassVar[str] = "<path>|"
 
 
 @_register
-@define(unsafe_hash=True)
 class IsDomainIntroduced(_OneDomid[bool]):
     """Whether the daemon serves a domain."""
+
+    __slots__ = ()
 
     op: ClassVar[Op] = Op.IS_DOMAIN_INTRODUCED
     reply_syntax: ClassVar[str] = "T| or F|"
@@ -647,15 +660,16 @@ class IsDomainIntroduced(_OneDomid[bool]):
 
 
 @_register
-@define(unsafe_hash=True)
 class Resume(_OneDomid[None], _Acknowledged):
     """Have a domain's next shutdown told through ``@releaseDomain`` again."""
+
+    __slots__ = ()
 
     op: ClassVar[Op] = Op.RESUME
 
 
 @_register
-@define(unsafe_hash=True)
+@define(eq=False, repr=False)
 class SetTarget(_Acknowledged):
     """Give domain `domid` the rights of domain `target`."""
 
@@ -687,7 +701,7 @@ class _Number(Request[int]):
 
 
 @_register
-@define(unsafe_hash=True)
+@define(eq=False, repr=False)
 class GetFeature(_Number):
     """The feature bits of a domain, or those that the daemon has for the caller."""
 
@@ -707,7 +721,7 @@ class GetFeature(_Number):
 
 
 @_register
-@define(unsafe_hash=True)
+@define(eq=False, repr=False)
 class SetFeature(_Acknowledged):
     """Set the feature bits that a domain will see, before it is introduced."""
 
@@ -726,7 +740,7 @@ class SetFeature(_Acknowledged):
 
 
 @_register
-@define(unsafe_hash=True)
+@define(eq=False, repr=False)
 class GetQuota(Request[int | list[bytes]]):
     """A quota of a domain, or the global one; without a name, the names of all quotas."""
 
@@ -765,7 +779,7 @@ class GetQuota(Request[int | list[bytes]]):
 
 
 @_register
-@define(unsafe_hash=True)
+@define(eq=False, repr=False)
 class SetQuota(_Acknowledged):
     """Set a quota of a domain, or the global one; 0 is no limit."""
 
@@ -790,7 +804,7 @@ class SetQuota(_Acknowledged):
 
 
 @_register
-@define(unsafe_hash=True)
+@define(eq=False, repr=False)
 class Control(Request[bytes]):
     """A command to the daemon; which there are, and what they answer, is the daemon's own."""
 
@@ -819,7 +833,7 @@ class Control(Request[bytes]):
         return value + NUL
 
 
-@define(unsafe_hash=True)
+@define(eq=False, repr=False)
 class Unknown(Request[bytes]):
     """A request of a type that xs_wire.h lacks, with any payload."""
 

@@ -18,6 +18,8 @@ Interrupts: `received`, `cancel` and `leave` may be left by an exception between
 be called again; they then complete what was begun. A wake-up may come twice, and for nothing.
 """
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Iterable, Sequence
 from enum import Enum
@@ -48,7 +50,7 @@ class Role(Enum):
     DONE = "nothing: it is there already"
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Waiter:
     """One who waits for the answers to `exchanges`, or for an event in `queue`.
 
@@ -130,12 +132,15 @@ class Session:
         """Feed `queue` from `watches` no more, and drop what is in it of them."""
         watches = list(watches)
         for path, token in watches:
-            others = [pair for pair in self._listeners.get(token, ()) if pair != (path, queue)]
-            if others:
-                self._listeners[token] = others
-            else:
-                self._listeners.pop(token, None)
+            self._detach(queue, path, token)
         queue.drop(watches)
+
+    def _detach(self, queue: EventQueue, path: bytes, token: bytes) -> None:
+        others = [pair for pair in self._listeners.get(token, ()) if pair != (path, queue)]
+        if others:
+            self._listeners[token] = others
+        else:
+            self._listeners.pop(token, None)
 
     def unwatch(self, queue: EventQueue, watches: Iterable[tuple[bytes, bytes]]) -> None:
         """Take watches back without waiting for the answers."""
@@ -272,7 +277,7 @@ class Session:
                     if watched == path:
                         queue.ended = reason
                         self._wake_waiters(queue)
-                        self.unlisten(queue, [(path, token)])
+                        self._detach(queue, path, token)
         elif isinstance(event, Closed):
             for listeners in self._listeners.values():
                 for _, queue in listeners:

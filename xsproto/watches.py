@@ -1,14 +1,14 @@
 """Watch events on their way to whoever watches: merged, bounded, never lost silently."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 from attrs import frozen
 
 from .errors import XenStoreError
-
-if TYPE_CHECKING:
-    from .session import Waiter
+from .record import Record
 
 __all__ = ["QUEUE_MAX", "EventQueue", "WatchEvent"]
 
@@ -16,8 +16,8 @@ __all__ = ["QUEUE_MAX", "EventQueue", "WatchEvent"]
 QUEUE_MAX: Final = 1024
 
 
-@frozen
-class WatchEvent:
+@frozen(eq=False, repr=False)
+class WatchEvent(Record):
     """Something changed at `path`, which is, or is below, the path watched with `token`.
 
     It carries no data, and the node may be gone: read it again. With `overflow`, more changed
@@ -45,8 +45,8 @@ class EventQueue:
         self.watches: set[tuple[bytes, bytes]] = set()
         #: Why no more events will come; None while they may.
         self.ended: XenStoreError | None = None
-        #: Those who wait for an event (`Session` keeps them).
-        self.waiters: set[Waiter] = set()
+        #: The waiters for an event; `Session` keeps them.
+        self.waiters: set[Any] = set()
 
     def __len__(self) -> int:
         return len(self._events)

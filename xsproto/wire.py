@@ -12,6 +12,7 @@ from typing import Final
 from attrs import define
 
 from .errors import RemoteProtocolError
+from .record import Record
 
 __all__ = [
     "HEADER",
@@ -83,8 +84,8 @@ def op_name(op: int) -> str:
     return _NAMES.get(op) or f"type {op}"
 
 
-@define(unsafe_hash=True)
-class Packet:
+@define(eq=False, repr=False)
+class Packet(Record):
     """One message of either direction. `op` is any 32-bit number: unknown types are carried."""
 
     op: int

@@ -8,6 +8,8 @@ Every wait is in a ``try`` whose end, `_give_up`, leaves the session whole: an e
 out of a signal handler at any point, even a second time while the first is dealt with.
 """
 
+from __future__ import annotations
+
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
