@@ -269,6 +269,13 @@ class BlockingClient(BlockingOperations):
                 self._session.post(request, tx_id)
                 self._flush()
 
+    def _disown(self, exchanges: Sequence[Exchange]) -> None:
+        """Have what came of `exchanges` undone."""
+        with self._guard:
+            for exchange in exchanges:
+                self._session.connection.abandon_exchange(exchange)
+            self._flush()
+
     # Domains
 
     def get_domain_path(self, domid: int, *, timeout: Timeout = DEFAULT) -> bytes:
@@ -452,8 +459,17 @@ class BlockingTransaction(BlockingOperations):
         if self._entered:
             raise LocalProtocolError("a transaction can be entered only once")
         self._entered = True
-        self._id = self._client._ask(TransactionStart(), self._timeout)
-        return self
+        started: list[Sequence[Exchange]] = []
+        try:
+            # Kept in the very call that starts it: an interrupt must not lose it.
+            start = (0,), ((TransactionStart(),),), (self._timeout,)
+            started.extend(map(self._client._exchange_in, *start))
+            self._id = started[0][0].value()
+            return self
+        except BaseException:
+            for exchanges in started:
+                self._client._disown(exchanges)
+            raise
 
     def __exit__(
         self,
@@ -527,16 +543,19 @@ class _Stream:
 
     def _set(self, path: bytes, token: bytes | None, depth: int | None, timeout: Timeout) -> bytes:
         client, queue = self._client, self._queue
+        if token is None:
+            with client._guard:
+                token = client._session.new_token()
+        request = Watch(path, token, depth)
+        request.payload()  # wrong arguments end here
         with client._guard:
-            token = token or client._session.new_token()
             client._session.listen(queue, path, token)
         try:
-            client._ask(Watch(path, token, depth), timeout)
+            client._ask(request, timeout)
+            return token
         except BaseException:
-            with client._guard:
-                client._session.unlisten(queue, [(path, token)])
+            self._unset([(path, token)])
             raise
-        return token
 
     def _unset(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
         client = self._client
@@ -597,8 +616,12 @@ class BlockingWatch(_Stream):
         self._timeout: Timeout = timeout
 
     def __enter__(self) -> Self:
-        self.token = self._set(self.path, self.token, self._depth, self._timeout)
-        return self
+        try:
+            self.token = self._set(self.path, self.token, self._depth, self._timeout)
+            return self
+        except BaseException:
+            self.close()
+            raise
 
 
 class BlockingMonitor(_Stream):

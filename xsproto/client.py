@@ -305,12 +305,7 @@ class ClientConnection:
             # Of an unknown watch, UNWATCH goes out: the daemon says that there is none.
             watched = request.path in self._watches.get(request.token, ())
             if isinstance(request, Watch) and watched:
-                raise AlreadyExists(
-                    f"{request!r}: this path is watched with this token already",
-                    code="EEXIST",
-                    path=request.path,
-                    request=request,
-                )
+                raise already_watched(request)
 
     def _begin(self, exchange: Exchange) -> None:
         request = exchange.request
@@ -679,6 +674,16 @@ def _event_of(exchange: Exchange) -> Reply | ErrorReply:
     if isinstance(result, XenStoreError):
         return ErrorReply(exchange.rq_id, exchange.request, result)
     return Reply(exchange.rq_id, exchange.request, result)
+
+
+def already_watched(request: Watch) -> AlreadyExists:
+    """The error of a second watch with the path and the token of another."""
+    return AlreadyExists(
+        f"{request!r}: this path is watched with this token already",
+        code="EEXIST",
+        path=request.path,
+        request=request,
+    )
 
 
 def _use_of(request: Request[Any]) -> str:

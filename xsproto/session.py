@@ -27,11 +27,11 @@ from typing import Any, Final
 
 from attrs import define
 
-from .client import ClientConnection, Exchange
+from .client import ClientConnection, Exchange, already_watched
 from .errors import ConnectionClosed, LocalProtocolError, XenStoreError
 from .events import Closed, Ignored, Reset, WatchFired
 from .paths import is_within
-from .requests import Request, Unwatch
+from .requests import Request, Unwatch, Watch
 from .watches import EventQueue
 
 __all__ = ["WINDOW", "Role", "Session", "Waiter"]
@@ -124,7 +124,13 @@ class Session:
         return b"xsproto-%d" % self._tokens
 
     def listen(self, queue: EventQueue, path: bytes, token: bytes) -> None:
-        """Feed `queue` from the watch of `path` with `token`, which is about to be set."""
+        """Feed `queue` from the watch of `path` with `token`, which is about to be set.
+
+        Raises:
+            AlreadyExists: somebody has such a watch.
+        """
+        if any(watched == path for watched, _ in self._listeners.get(token, ())):
+            raise already_watched(Watch(path, token))
         queue.watches.add((path, token))
         self._listeners.setdefault(token, []).append((path, queue))
 

@@ -155,12 +155,12 @@ class Client(BlockingClient):
                 role = self._enter(waiter)
             if role is Role.LEAD or (role is Role.WAIT and self._follow(waiter, at)):
                 self._lead(waiter, at)
+            return waiter.exchanges
         except BaseException as error:
             sent = self._give_up(waiter)
             if isinstance(error, TimedOut):
                 raise self._timed_out(requests, sent) from None
             raise
-        return waiter.exchanges
 
     def _timed_out(self, requests: Sequence[Request[Any]], sent: bool) -> TimedOut:
         what = repr(requests[0]) if len(requests) == 1 else f"{len(requests)} requests"
@@ -175,9 +175,9 @@ class Client(BlockingClient):
     def _take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
         at = self._ends_at(timeout)
         taken: list[WatchEvent] = []
+        waiter = Waiter(queue=queue)
         try:
             while True:
-                waiter = Waiter(queue=queue)
                 self._wait(waiter, at)
                 with self._lock:
                     if queue:
@@ -186,6 +186,7 @@ class Client(BlockingClient):
                         return taken[0]
                     if (ended := queue.ended or self.closed) is not None:
                         raise ended.with_traceback(None)
+                waiter = Waiter(queue=queue)  # another consumer was faster
         except BaseException as error:
             self._give_up(waiter)
             with self._lock:

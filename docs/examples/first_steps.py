@@ -1,0 +1,50 @@
+"""First steps in XenStore: write, read, list, watch, transact, and two mistakes."""
+
+import xsproto
+import xsproto_sync
+
+
+def main() -> None:
+    with xsproto_sync.Client(timeout=5) as c, xsproto_sync.Client(timeout=5) as other:
+        print("Nodes have a path and a value, both bytes; parents come by themselves.")
+        c.write(b"/tool/example/colour", b"blue")
+        c[b"/tool/example/size"] = b"7"
+        print("  colour is", c.read(b"/tool/example/colour"))
+        print("  /tool/example has", c.list(b"/tool/example"))
+        for node in c.walk(b"/tool/example"):
+            print("  walk:", node.path, node.value)
+
+        print("A watch tells that something changed, also what others change.")
+        with c.watch(b"/tool/example") as watch:
+            print("  at first, once:", watch.get().path)
+            other.write(b"/tool/example/colour", b"green")
+            event = watch.get(timeout=5)
+            print("  then:", event.path, "is", c.read(event.path))
+
+        print("A transaction happens as a whole, or not at all.")
+
+        def grow(tx: xsproto_sync.Transaction) -> int:
+            size = int(tx.read(b"/tool/example/size"))
+            if size == 7:  # somebody else is faster, this first time
+                other.write(b"/tool/example/size", b"40")
+            tx.write(b"/tool/example/size", b"%d" % (size + 1))
+            return size + 1
+
+        print("  the size is now", c.transact(grow), "- the first attempt was in vain")
+
+        print("Mistakes say what, where and why.")
+        try:
+            c.read(b"/tool/example/taste")
+        except xsproto.NotFound as error:
+            print(" ", error)
+        try:
+            c.read("/tool/example")  # type: ignore[call-overload]
+        except xsproto.InvalidType as error:
+            print(" ", error)
+
+        c.delete(b"/tool/example")
+        print("Done:", c.exists(b"/tool/example"))
+
+
+if __name__ == "__main__":
+    main()
