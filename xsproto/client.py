@@ -210,7 +210,8 @@ class ClientConnection:
         self._happened: list[Exchange | Event] = []
         self._transactions: dict[int, TransactionState] = {}
         self._watches: dict[bytes, dict[bytes, WatchState]] = {}  # token -> path -> state
-        self._closed: XenStoreError | None = None
+        #: Why the connection is over; None while it is not. To be read only.
+        self.closed: XenStoreError | None = None
         #: Whether requests wait because `max_outstanding` is reached.
         self.held_back = False
         #: Bytes received and not used up. An adapter may append to it and call `process`; an
@@ -218,11 +219,6 @@ class ClientConnection:
         self.inbox: list[bytes] = []
 
     # What the connection knows
-
-    @property
-    def closed(self) -> XenStoreError | None:
-        """Why the connection is over; None while it is not."""
-        return self._closed
 
     @property
     def transactions(self) -> Mapping[int, TransactionState]:
@@ -267,8 +263,8 @@ class ClientConnection:
 
     def prepare(self, request: Request[Any], tx_id: int, owner: Any) -> Exchange:
         """Check and encode a request, and change nothing yet. `enqueue` must follow."""
-        if self._closed is not None:
-            raise self._not_sent(self._closed, request)
+        if self.closed is not None:
+            raise self._not_sent(self.closed, request)
         payload = request.payload()
         if len(payload) > self._max_payload:
             raise _too_long(request, len(payload), self._max_payload)
@@ -446,7 +442,7 @@ class ClientConnection:
         inbox = self.inbox
         if not inbox:
             return
-        if self._closed is not None:
+        if self.closed is not None:
             inbox.clear()
             return
         eof = not inbox[-1]
@@ -540,7 +536,7 @@ class ClientConnection:
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection: every unanswered request fails with `reason`. Idempotent."""
-        if self._closed is not None:
+        if self.closed is not None:
             return
         for exchange in _unbegun(self._outbox):
             if exchange.answer is None and not exchange.withdrawn:
@@ -551,7 +547,7 @@ class ClientConnection:
                 exchange.answer = self._unanswered(reason, exchange.request)
                 self._happened.append(exchange)
         self._happened.append(Closed(reason))
-        self._closed = reason
+        self.closed = reason
         self._outbox = ((), b"", [], [], 0)
         self._outstanding.clear()
         self._transactions.clear()

@@ -282,7 +282,7 @@ class Client(BlockingClient):
                     self._wake()
                 if session.fired:
                     self._readiness.update(session)
-                if session.closed is not None:
+                if session.connection.closed is not None:
                     self._dispose()
             if waiter.done:
                 return
