@@ -165,8 +165,7 @@ class _Refusal(bytes):
 
 # What has to go out: the batch that the transport is taking, its bytes, the transport's count of
 # how many of them it took, and a queue with the index of its first element. One tuple, so that one
-# assignment replaces it whole. The count is a list so that an interrupt cannot lose it: see
-# `ClientConnection.written`.
+# assignment replaces it whole.
 _Outbox = tuple[Sequence[Exchange], bytes, list[int], list[Exchange], int]
 
 
@@ -212,6 +211,9 @@ class ClientConnection:
         self._watches: dict[bytes, dict[bytes, WatchState]] = {}  # token -> path -> state
         #: Why the connection is over; None while it is not. To be read only.
         self.closed: XenStoreError | None = None
+        #: The counts of what was written of the current batch: see `outgoing`. A list, so that
+        #: ``written.extend(map(sock.send, (data,)))`` cannot lose one to an interrupt.
+        self.written = self._outbox[2]
         #: Whether requests wait because `max_outstanding` is reached.
         self.held_back = False
         #: Bytes received and not used up. An adapter may append to it and call `process`; an
@@ -361,18 +363,17 @@ class ClientConnection:
     # Out
 
     def outgoing(self) -> bytes | memoryview:
-        """The bytes to write next, empty if there are none or the limit is reached.
+        """What to write next, empty if there is nothing or the limit is reached.
 
-        Say with `sent` how many of them were written, then ask again. Use either this or
-        `data_to_send`.
+        Add to `written` how many bytes of it were written, or say it with `sent`, then ask again;
+        that is needless after the whole of a ``bytes``, which is all that may be sent now: what is
+        left from earlier comes as a memoryview. Use either this or `data_to_send`.
         """
-        _, data, written, queue, head = self._outbox
-        if written:
-            done = sum(written)
+        _, data, self.written, queue, head = self._outbox
+        if data:
+            done = sum(self.written)
             if done < len(data):
                 return memoryview(data)[done:]
-        elif data:
-            return data
         if head == len(queue):
             return b""
         outstanding = self._outstanding
@@ -380,10 +381,12 @@ class ClientConnection:
         if room > 0 and head + 1 == len(queue) and not queue[head].withdrawn:
             # One message, as nearly always: the same as below in fewer steps.
             exchange = queue[head]
+            data = exchange.message
             outstanding[exchange.rq_id] = exchange
             self.held_back = False
-            self._outbox = ((exchange,), exchange.message, [], [], 0)
-            return exchange.message
+            self._outbox = ((exchange,), data, [], [], 0)
+            self.written = self._outbox[2]
+            return data
         batch: list[Exchange] = []
         for exchange in islice(queue, head, None):
             if len(batch) == room:
@@ -399,6 +402,7 @@ class ClientConnection:
         if head * 2 > len(queue):
             queue, head = queue[head:], 0
         self._outbox = (batch, data, [], queue, head)
+        self.written = self._outbox[2]
         return data
 
     @property
@@ -409,12 +413,7 @@ class ClientConnection:
 
     def sent(self, count: int) -> None:
         """Tell that `count` bytes of `outgoing` were written."""
-        self._outbox[2].append(count)
-
-    @property
-    def written(self) -> list[int]:
-        """The counts told so far of what `outgoing` gave; to be appended to, as `sent` does."""
-        return self._outbox[2]
+        self.written.append(count)
 
     def data_to_send(self) -> list[bytes]:
         """The messages to write now, which count as written. Each element is one message."""

@@ -30,6 +30,7 @@ from .requests import Directory, DirectoryPart, GetFeature, GetQuota, Part, Read
 
 __all__ = [
     "MISSING",
+    "TRANSACT_ATTEMPTS",
     "Missing",
     "Node",
     "Operation",
@@ -46,6 +47,7 @@ __all__ = [
     "permissions_of",
     "read_many",
     "resume",
+    "watches_of",
 ]
 
 T = TypeVar("T")
@@ -293,3 +295,17 @@ def not_in_transaction(tx_id: int, ended: bool) -> LocalProtocolError:
 def is_watch(watch: tuple[bytes, bytes], path: bytes, token: bytes | None) -> bool:
     """Whether `watch`, a (path, token), is one of those meant."""
     return watch[0] == path and token in (None, watch[1])
+
+
+#: How often `transact` tries, if not told.
+TRANSACT_ATTEMPTS: Final = 16
+
+
+def watches_of(
+    watches: Iterable[tuple[bytes, bytes]], path: bytes, token: bytes | None
+) -> list[tuple[bytes, bytes]]:
+    """Those of `watches`, (path, token), that are meant; `NotFound` if there are none."""
+    found = [watch for watch in watches if is_watch(watch, path, token)]
+    if not found:
+        raise NotFound(f"{path!r} is not watched here", path=path)
+    return found

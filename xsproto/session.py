@@ -232,10 +232,13 @@ class Session:
         happened = connection.happened
         for item in happened:
             if item.__class__ is Exchange:
-                waiter = item.owner
+                waiter: Waiter | None = item.owner
                 # The last answer is nearly always the last to come.
                 if waiter is not None and waiter.exchanges[-1].answer is not None:
-                    self._look(waiter)
+                    if waiter is self.leader and len(waiter.exchanges) == 1:
+                        waiter.done = True
+                    else:
+                        self._look(waiter)
             else:
                 self._take(item)
         happened.clear()

@@ -208,6 +208,8 @@ class Client(BlockingClient):
                 return
             except OSError:
                 break  # the reader learns the reason, after the last replies
+            if written[-1] == len(data) and data.__class__ is bytes:
+                break
         self._stuck = False
 
     def _wait(self, waiter: Waiter, at: float | None) -> None:
