@@ -73,7 +73,7 @@ class Request(Record, Generic[T]):
     """The base of all requests; `T` is the type of the reply's value.
 
     Attributes:
-        op: the message type.
+        op: the message type, a number of `xsproto.wire.Op`.
         syntax, reply_syntax: both payloads, in the notation of xenstore.txt.
         transactional: whether the request takes part in a transaction. The others must be sent
             with transaction id 0.
@@ -83,7 +83,7 @@ class Request(Record, Generic[T]):
 
     __slots__ = ()
 
-    op: ClassVar[Op]
+    op: ClassVar[int]
     syntax: ClassVar[str]
     reply_syntax: ClassVar[str] = "OK|"
     transactional: ClassVar[bool] = False
@@ -136,7 +136,7 @@ _R = TypeVar("_R", bound=type[Request[Any]])
 
 
 def _register(cls: _R) -> _R:
-    REQUESTS[int(cls.op)] = cls
+    REQUESTS[cls.op] = cls
     return cls
 
 
@@ -273,7 +273,7 @@ class Read(_OnePath[bytes]):
 
     __slots__ = ()
 
-    op: ClassVar[Op] = Op.READ
+    op: ClassVar[int] = Op.READ.value
     reply_syntax: ClassVar[str] = "<value|>"
 
     def parse_reply(self, payload: bytes) -> bytes:
@@ -290,7 +290,7 @@ class Write(_Acknowledged):
 
     path: bytes
     value: bytes
-    op: ClassVar[Op] = Op.WRITE
+    op: ClassVar[int] = Op.WRITE.value
     syntax: ClassVar[str] = "<path>|<value|>"
     transactional: ClassVar[bool] = True
 
@@ -315,7 +315,7 @@ class Mkdir(_OnePath[None], _Acknowledged):
     __slots__ = ()
 
     # C xenstored 4.17 ends over an MKDIR without its NUL: `payload` always has it.
-    op: ClassVar[Op] = Op.MKDIR
+    op: ClassVar[int] = Op.MKDIR.value
 
 
 @_register
@@ -324,7 +324,7 @@ class Rm(_OnePath[None], _Acknowledged):
 
     __slots__ = ()
 
-    op: ClassVar[Op] = Op.RM
+    op: ClassVar[int] = Op.RM.value
 
 
 @_register
@@ -333,7 +333,7 @@ class Directory(_OnePath[list[bytes]]):
 
     __slots__ = ()
 
-    op: ClassVar[Op] = Op.DIRECTORY
+    op: ClassVar[int] = Op.DIRECTORY.value
     reply_syntax: ClassVar[str] = "<child-leaf-name>|*"
 
     def parse_reply(self, payload: bytes) -> list[bytes]:
@@ -373,7 +373,7 @@ class DirectoryPart(Request[Part]):
 
     path: bytes
     offset: int = 0
-    op: ClassVar[Op] = Op.DIRECTORY_PART
+    op: ClassVar[int] = Op.DIRECTORY_PART.value
     # The specification lacks the last two NULs; C xenstored wants the one and sends the other,
     # behind the last child.
     syntax: ClassVar[str] = "<path>|<offset>|"
@@ -411,7 +411,7 @@ class GetPerms(_OnePath[list[Permission]]):
 
     __slots__ = ()
 
-    op: ClassVar[Op] = Op.GET_PERMS
+    op: ClassVar[int] = Op.GET_PERMS.value
     reply_syntax: ClassVar[str] = "<perm-as-string>|+"
 
     def payload(self) -> bytes:
@@ -437,7 +437,7 @@ class SetPerms(_Acknowledged):
 
     path: bytes
     permissions: Sequence[Permission | bytes]
-    op: ClassVar[Op] = Op.SET_PERMS
+    op: ClassVar[int] = Op.SET_PERMS.value
     syntax: ClassVar[str] = "<path>|<perm-as-string>|+"
     transactional: ClassVar[bool] = True
 
@@ -486,7 +486,7 @@ class Watch(_Acknowledged):
     path: bytes
     token: bytes
     depth: int | None = None
-    op: ClassVar[Op] = Op.WATCH
+    op: ClassVar[int] = Op.WATCH.value
     syntax: ClassVar[str] = "<wpath>|<token>|[<depth>|]"
     moves_state: ClassVar[bool] = True
 
@@ -509,7 +509,7 @@ class Unwatch(_Acknowledged):
 
     path: bytes
     token: bytes
-    op: ClassVar[Op] = Op.UNWATCH
+    op: ClassVar[int] = Op.UNWATCH.value
     syntax: ClassVar[str] = "<wpath>|<token>|"
     moves_state: ClassVar[bool] = True
 
@@ -541,7 +541,7 @@ class ResetWatches(_NoFields[None], _Acknowledged):
 
     __slots__ = ()
 
-    op: ClassVar[Op] = Op.RESET_WATCHES
+    op: ClassVar[int] = Op.RESET_WATCHES.value
     moves_state: ClassVar[bool] = True
 
 
@@ -554,7 +554,7 @@ class TransactionStart(_NoFields[int]):
 
     __slots__ = ()
 
-    op: ClassVar[Op] = Op.TRANSACTION_START
+    op: ClassVar[int] = Op.TRANSACTION_START.value
     reply_syntax: ClassVar[str] = "<transid>|"
     moves_state: ClassVar[bool] = True
 
@@ -575,7 +575,7 @@ class TransactionEnd(_Acknowledged):
     """End the transaction that the header names: commit it, or drop it."""
 
     commit: bool
-    op: ClassVar[Op] = Op.TRANSACTION_END
+    op: ClassVar[int] = Op.TRANSACTION_END.value
     syntax: ClassVar[str] = "T| or F|"
     transactional: ClassVar[bool] = True
     moves_state: ClassVar[bool] = True
@@ -605,7 +605,7 @@ class Introduce(_Acknowledged):
     domid: int
     gfn: int
     evtchn: int
-    op: ClassVar[Op] = Op.INTRODUCE
+    op: ClassVar[int] = Op.INTRODUCE.value
     syntax: ClassVar[str] = "<domid>|<gfn>|<evtchn>|"
 
     def payload(self) -> bytes:
@@ -628,7 +628,7 @@ class Release(_OneDomid[None], _Acknowledged):
 
     __slots__ = ()
 
-    op: ClassVar[Op] = Op.RELEASE
+    op: ClassVar[int] = Op.RELEASE.value
 
 
 @_register
@@ -637,7 +637,7 @@ class GetDomainPath(_OneDomid[bytes], _Text):
 
     __slots__ = ()
 
-    op: ClassVar[Op] = Op.GET_DOMAIN_PATH
+    op: ClassVar[int] = Op.GET_DOMAIN_PATH.value
     reply_syntax: ClassVar[str] = "<path>|"
 
 
@@ -647,7 +647,7 @@ class IsDomainIntroduced(_OneDomid[bool]):
 
     __slots__ = ()
 
-    op: ClassVar[Op] = Op.IS_DOMAIN_INTRODUCED
+    op: ClassVar[int] = Op.IS_DOMAIN_INTRODUCED.value
     reply_syntax: ClassVar[str] = "T| or F|"
 
     def parse_reply(self, payload: bytes) -> bool:
@@ -665,7 +665,7 @@ class Resume(_OneDomid[None], _Acknowledged):
 
     __slots__ = ()
 
-    op: ClassVar[Op] = Op.RESUME
+    op: ClassVar[int] = Op.RESUME.value
 
 
 @_register
@@ -675,7 +675,7 @@ class SetTarget(_Acknowledged):
 
     domid: int
     target: int
-    op: ClassVar[Op] = Op.SET_TARGET
+    op: ClassVar[int] = Op.SET_TARGET.value
     syntax: ClassVar[str] = "<domid>|<tdomid>|"
 
     def payload(self) -> bytes:
@@ -706,7 +706,7 @@ class GetFeature(_Number):
     """The feature bits of a domain, or those that the daemon has for the caller."""
 
     domid: int | None = None
-    op: ClassVar[Op] = Op.GET_FEATURE
+    op: ClassVar[int] = Op.GET_FEATURE.value
     syntax: ClassVar[str] = "[<domid>|]"
     reply_syntax: ClassVar[str] = "<value>|"
 
@@ -727,7 +727,7 @@ class SetFeature(_Acknowledged):
 
     domid: int
     features: int
-    op: ClassVar[Op] = Op.SET_FEATURE
+    op: ClassVar[int] = Op.SET_FEATURE.value
     syntax: ClassVar[str] = "<domid>|<value>|"
 
     def payload(self) -> bytes:
@@ -746,7 +746,7 @@ class GetQuota(Request[int | list[bytes]]):
 
     name: bytes | None = None
     domid: int | None = None
-    op: ClassVar[Op] = Op.GET_QUOTA
+    op: ClassVar[int] = Op.GET_QUOTA.value
     syntax: ClassVar[str] = "[[<domid>|]<quota>|]"
     reply_syntax: ClassVar[str] = "<value>|"
 
@@ -786,7 +786,7 @@ class SetQuota(_Acknowledged):
     name: bytes
     value: int
     domid: int | None = None
-    op: ClassVar[Op] = Op.SET_QUOTA
+    op: ClassVar[int] = Op.SET_QUOTA.value
     syntax: ClassVar[str] = "[<domid>|]<quota>|<value>|"
 
     def payload(self) -> bytes:
@@ -810,7 +810,7 @@ class Control(Request[bytes]):
 
     command: bytes
     parameters: Sequence[bytes] = ()
-    op: ClassVar[Op] = Op.CONTROL
+    op: ClassVar[int] = Op.CONTROL.value
     syntax: ClassVar[str] = "<command>|[<parameter>|]*"
     reply_syntax: ClassVar[str] = "<text>|"
 
@@ -837,7 +837,7 @@ class Control(Request[bytes]):
 class Unknown(Request[bytes]):
     """A request of a type that xs_wire.h lacks, with any payload."""
 
-    op: int  # type: ignore[misc, assignment]  # the one class whose instances differ in it
+    op: int  # type: ignore[misc]  # the one class whose instances differ in it
     data: bytes
     syntax: ClassVar[str] = "??"
     reply_syntax: ClassVar[str] = "??"

@@ -1,4 +1,4 @@
-"""The wire: headers, packets, and the only place that finds packets in bytes.
+"""The wire: headers, packets, and how packets are found in bytes.
 
 A packet is a header of four native 32-bit unsigned integers (type, request id, transaction id,
 payload length; xs_wire.h, struct xsd_sockmsg) and its payload.
@@ -108,6 +108,9 @@ def split_packets(data: bytes, max_payload: int) -> tuple[list[RawPacket], int, 
     Returns:
         the whole packets; how many bytes they are; and, if the header that follows them announces
         more than `max_payload` bytes, that length, else None.
+
+    `ClientConnection.process` has this loop written out: a list and two tuples for each packet
+    would cost it a tenth of its rate. `tests/test_client.py` holds the two against each other.
     """
     packets: list[RawPacket] = []
     at = 0

@@ -6,8 +6,12 @@ blocking client is made to fit by a driver whose methods are coroutines that nev
 have waited when they return, and a task is a thread.
 """
 
+# What the methods of a client do is documented where they are implemented.
+# ruff: noqa: D102
+
 from __future__ import annotations
 
+import builtins
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar
@@ -53,7 +57,7 @@ class Operations(Protocol):
     async def delete(self, path: bytes) -> None: ...
     async def list(self, path: bytes) -> list[bytes]: ...
     async def exists(self, path: bytes) -> bool: ...
-    async def get_perms(self, path: bytes) -> list[Permission]: ...
+    async def get_perms(self, path: bytes) -> builtins.list[Permission]: ...
     async def set_perms(self, path: bytes, permissions: Iterable[Permission | bytes]) -> None: ...
     def walk(self, top: bytes, topdown: bool = True) -> AsyncIterator[Node]: ...
 
@@ -189,9 +193,7 @@ class Harness(Protocol):
     async def close(self, client: Client) -> None:
         """Close a client. Who waits for something in another task ends with `ConnectionClosed`."""
 
-    def spawn(
-        self, coroutine: Coroutine[Any, Any, T], *, cancellable: bool = False
-    ) -> Task[T]:
+    def spawn(self, coroutine: Coroutine[Any, Any, T], *, cancellable: bool = False) -> Task[T]:
         """Run a coroutine beside the scenario.
 
         Arguments:

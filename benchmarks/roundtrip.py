@@ -1,0 +1,548 @@
+"""How fast the blocking client and the engine are, beside others in the same run.
+
+    python -m benchmarks.roundtrip [--quick] [--rounds N] [--json FILE]
+
+`benchmarks/README.md` says what is compared with what, and how to read it. Times are printed,
+never judged: this exits with 0 however slow it was.
+"""
+
+import argparse
+import contextlib
+import importlib.machinery
+import importlib.util
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from struct import Struct
+from time import perf_counter
+from typing import Any
+
+from attrs import asdict, define
+
+import xsproto_sync
+from tests.daemons import Daemon, missing
+from xsproto.client import ClientConnection
+from xsproto.requests import Read
+from xsproto.session import Session, Waiter
+from xsproto.wire import HEADER, Op
+
+from .measure import Contestant, Plan, Result, compete, placed
+
+QUICK = Plan(rounds=1, slices=1, imports=2, nodes=(9, 10), replies=5_000)
+
+XS = Path("/usr/lib/xen-4.17/lib/python/xen/lowlevel/xs.cpython-311-x86_64-linux-gnu.so")
+
+PATHS = [b"/local/domain/%d/data/value" % number for number in range(1000)]
+VALUE = b"12345678901234567890"
+PARENTS = [b"/local/domain/%d/device" % number for number in range(1000)]
+CHILDREN = [b"vbd", b"vif", b"vkbd", b"console"]
+TREE = b"/tree"
+THREADS = 20
+CHUNK = 65536
+
+
+@define
+class Row:
+    """One line of the table.
+
+    Attributes:
+        at_least: whether more is better.
+        pinned, free: the figure with daemon and client on one CPU, and wherever they may go.
+        missing: why there are no figures.
+        cpu: microseconds of the client's own CPU time per operation when pinned, and what it is
+            compared with.
+    """
+
+    what: str
+    must: float
+    aim: float
+    at_least: bool = True
+    unit: str = ""
+    pinned: float | None = None
+    free: float | None = None
+    missing: str | None = None
+    cpu: tuple[float, float] | None = None
+
+    @property
+    def met(self) -> str:
+        if self.pinned is None:
+            return "?"
+        for mark, name in ((self.aim, "aim"), (self.must, "yes")):
+            if self.pinned >= mark if self.at_least else self.pinned <= mark:
+                return name
+        return "NO"
+
+
+def rows() -> dict[str, Row]:
+    """The table of the issue that asks for it."""
+    return {
+        "read": Row("Client.read / bare send+recv loop", 0.75, 0.88),
+        "read timeout": Row("Client(timeout=5).read / bare loop", 0.75, 0.85),
+        "write": Row("Client.write / bare loop", 0.7, 0.85),
+        "list": Row("Client.list / bare loop", 0.7, 0.85),
+        "transaction": Row("empty transaction / bare loop", 0.7, 0.85),
+        "xs": Row("Client.read / xen.lowlevel.xs", 1.1, 1.3),
+        "pyxs": Row("Client.read / pyxs 0.4.1", 2.1, 2.5),
+        "read_many": Row("CPU time: read_many / read", 0.5, 0.3, at_least=False),
+        "walk": Row("Client.walk / pyxs 0.4.1", 3, 5),
+        "events": Row("decode: engine's events / bare loop", 0.33, 0.5),
+        "session": Row("decode: session / bare loop", 0.5, 0.65),
+        "threads": Row(f"{THREADS} threads / 1 thread", 0.9, 1.5),
+        "import": Row("import xsproto_sync", 15, 8, at_least=False, unit=" ms"),
+    }
+
+
+@define
+class Report:
+    """The rows, filled in run by run."""
+
+    rows: dict[str, Row]
+    pinned: bool = True
+
+    def put(self, key: str, figure: float, cpu: tuple[Result, Result] | None = None) -> None:
+        row = self.rows[key]
+        if not self.pinned:
+            row.free = figure
+            return
+        row.pinned = figure
+        if cpu is not None:
+            row.cpu = (median(cpu[0].cpu) * 1e6, median(cpu[1].cpu) * 1e6)
+
+    def compare(self, key: str, ours: Result, theirs: Result) -> None:
+        self.put(key, ours.speed_over(theirs), (ours, theirs))
+
+    def lack(self, key: str, why: str) -> None:
+        self.rows[key].missing = why
+
+
+# The others
+
+
+def packet(op: int, payload: bytes, tx_id: int = 0) -> bytes:
+    return HEADER.pack(op, 1, tx_id, len(payload)) + payload
+
+
+@contextlib.contextmanager
+def bare_socket(path: str) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+        yield sock
+
+
+def bare_loop(sock: socket.socket, packets: Sequence[bytes]) -> None:
+    """What no client can do without: it sends, receives, and looks at the header."""
+    sendall, recv, unpack = sock.sendall, sock.recv, HEADER.unpack_from
+    for data in packets:
+        sendall(data)
+        reply = recv(4112)
+        _op, _rq_id, _tx_id, size = unpack(reply)
+        while len(reply) < 16 + size:  # the daemon writes the header first
+            reply += recv(4112)
+
+
+def bare_transactions(sock: socket.socket, count: int) -> None:
+    sendall, recv, unpack, pack = sock.sendall, sock.recv, HEADER.unpack_from, HEADER.pack
+    start = packet(Op.TRANSACTION_START, b"\0")
+    for _ in range(count):
+        sendall(start)
+        reply = recv(4112)
+        _op, _rq_id, _tx_id, size = unpack(reply)
+        while len(reply) < 16 + size:
+            reply += recv(4112)
+        sendall(pack(7, 1, int(reply[16:-1]), 2) + b"T\0")
+        reply = recv(4112)
+        _op, _rq_id, _tx_id, size = unpack(reply)
+        while len(reply) < 16 + size:
+            reply += recv(4112)
+
+
+def load_xs() -> Any:
+    """Debian's `xen.lowlevel.xs`; a string that says why not."""
+    if sys.implementation.name != "cpython" or sys.version_info[:2] != (3, 11):
+        return f"xen.lowlevel.xs is Python 3.11's, and this is {platform.python_version()}"
+    if not XS.exists():
+        return f"{XS} is missing: install Debian's xen-utils-4.17"
+    loader = importlib.machinery.ExtensionFileLoader("xen.lowlevel.xs", str(XS))
+    spec = importlib.util.spec_from_loader("xen.lowlevel.xs", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        loader.exec_module(module)
+    except ImportError as error:
+        return f"xen.lowlevel.xs cannot be loaded: {error}"
+    return module
+
+
+def load_pyxs() -> Any:
+    """The module `pyxs`; a string that says why not."""
+    try:
+        import pyxs
+    except ImportError as error:
+        return f"pyxs cannot be imported: {error}"
+    return pyxs
+
+
+# What is measured
+
+
+def reads(path: str, plan: Plan, report: Report) -> None:
+    packets = [packet(Op.READ, node + b"\0") for node in PATHS]
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(bare_socket(path))
+        client = stack.enter_context(xsproto_sync.Client(path))
+        limited = stack.enter_context(xsproto_sync.Client(path, timeout=5))
+        assert client.read(PATHS[7]) == VALUE
+
+        def read_all(read: Callable[[bytes], object]) -> None:
+            for node in PATHS:
+                read(node)
+
+        count = len(PATHS)
+        contestants = [
+            Contestant("bare", lambda: bare_loop(sock, packets), count),
+            Contestant("read", lambda: read_all(client.read), count),
+            Contestant("read timeout", lambda: read_all(limited.read), count),
+            Contestant("read_many", lambda: client.read_many(PATHS), count),
+        ]
+
+        xs = load_xs()
+        if isinstance(xs, str):
+            report.lack("xs", xs)
+        else:
+            handle = xs.xs()  # by XENSTORED_PATH
+            stack.callback(handle.close)
+            texts = [node.decode() for node in PATHS]
+            assert handle.read("0", texts[7]) == VALUE
+
+            def xs_read_all() -> None:
+                read = handle.read
+                for node in texts:
+                    read("0", node)
+
+            contestants.append(Contestant("xs", xs_read_all, count))
+
+        pyxs = load_pyxs()
+        if isinstance(pyxs, str):
+            report.lack("pyxs", pyxs)
+        else:
+            other = stack.enter_context(pyxs.Client(unix_socket_path=path))
+            assert other.read(PATHS[7]) == VALUE
+            contestants.append(Contestant("pyxs", lambda: read_all(other.read), count))
+
+        results = compete(contestants, plan.rounds, plan.slices)
+    report.compare("read", results["read"], results["bare"])
+    report.compare("read timeout", results["read timeout"], results["bare"])
+    many, one = results["read_many"], results["read"]
+    report.put("read_many", many.cpu_over(one), (many, one))
+    for key in ("xs", "pyxs"):
+        if key in results:
+            report.compare(key, results["read"], results[key])
+
+
+def others(path: str, plan: Plan, report: Report) -> None:
+    writes = [packet(Op.WRITE, node + b"\0" + VALUE) for node in PATHS]
+    lists = [packet(Op.DIRECTORY, node + b"\0") for node in PARENTS]
+    count = len(PATHS)
+    with bare_socket(path) as sock, xsproto_sync.Client(path) as client:
+
+        def write_all() -> None:
+            for node in PATHS:
+                client.write(node, VALUE)
+
+        def list_all() -> None:
+            for node in PARENTS:
+                client.list(node)
+
+        def transactions() -> None:
+            for _ in range(count):
+                with client.transaction():
+                    pass
+
+        assert sorted(client.list(PARENTS[7])) == sorted(CHILDREN)
+        for key, bare, ours in (
+            ("write", lambda: bare_loop(sock, writes), write_all),
+            ("list", lambda: bare_loop(sock, lists), list_all),
+            ("transaction", lambda: bare_transactions(sock, count), transactions),
+        ):
+            results = compete(
+                [Contestant("bare", bare, count), Contestant(key, ours, count)],
+                plan.rounds,
+                plan.slices,
+            )
+            report.compare(key, results[key], results["bare"])
+
+
+def walks(path: str, plan: Plan, report: Report) -> None:
+    pyxs = load_pyxs()
+    if isinstance(pyxs, str):
+        report.lack("walk", pyxs)
+        return
+    total = 1 + plan.nodes[0] * (1 + plan.nodes[1])
+
+    def walk_all(walk: Callable[[bytes], Iterator[Any]]) -> None:
+        count = sum(1 for _ in walk(TREE))
+        if count != total:
+            raise AssertionError(f"{count} nodes of {total}")
+
+    with (
+        xsproto_sync.Client(path) as client,
+        pyxs.Client(unix_socket_path=path) as other,
+    ):
+        results = compete(
+            [
+                Contestant("walk", lambda: walk_all(client.walk), total),
+                Contestant("pyxs", lambda: walk_all(other.walk), total),
+            ],
+            plan.rounds,
+        )
+    report.compare("walk", results["walk"], results["pyxs"])
+
+
+def threads(path: str, plan: Plan, report: Report) -> None:
+    with xsproto_sync.Client(path) as client:
+
+        def read_all(start: threading.Barrier, nodes: Sequence[bytes]) -> None:
+            start.wait()
+            for node in nodes:
+                client.read(node)
+
+        def make(number: int) -> tuple[threading.Barrier, list[threading.Thread]]:
+            start = threading.Barrier(number + 1)
+            workers = [
+                threading.Thread(target=read_all, args=(start, PATHS[first::number]))
+                for first in range(number)
+            ]
+            for worker in workers:
+                worker.start()
+            return start, workers
+
+        def run(made: tuple[threading.Barrier, list[threading.Thread]]) -> None:
+            start, workers = made
+            start.wait()
+            for worker in workers:
+                worker.join()
+
+        contestants = [
+            Contestant("one", run, len(PATHS), lambda: make(1)),
+            Contestant("many", run, len(PATHS), lambda: make(THREADS)),
+        ]
+        results = compete(contestants, plan.rounds, plan.slices)
+    report.compare("threads", results["many"], results["one"])
+
+
+def decoding(plan: Plan, report: Report) -> None:
+    """Of replies that are all there, with all requests sent before the time begins."""
+    count = plan.replies
+    request = Read(PATHS[7])
+    stream = b"".join(
+        HEADER.pack(Op.READ, rq_id, 0, len(VALUE)) + VALUE for rq_id in range(1, count + 1)
+    )
+    chunks = [stream[at : at + CHUNK] for at in range(0, len(stream), CHUNK)]
+
+    def bare() -> None:
+        unpack = Struct("=4I").unpack_from
+        rest = b""
+        found = 0
+        for chunk in chunks:
+            data = rest + chunk
+            at, end = 0, len(data)
+            while end - at >= 16:
+                _op, _rq_id, _tx_id, size = unpack(data, at)
+                stop = at + 16 + size
+                if stop > end:
+                    break
+                _payload = data[at + 16 : stop]
+                found += 1
+                at = stop
+            rest = data[at:]
+        assert found == count
+
+    def connection() -> ClientConnection:
+        made = ClientConnection()
+        for _ in range(count):
+            made.send(request)
+        made.data_to_send()
+        return made
+
+    def events(made: ClientConnection) -> None:
+        found = 0
+        for chunk in chunks:
+            made.receive_data(chunk)
+            found += len(made.events_received())
+        assert found == count
+
+    def waiting_session() -> tuple[Session, Waiter]:
+        session, waiter = Session(ClientConnection()), Waiter()
+        session.submit(waiter, [request] * count)
+        session.connection.data_to_send()
+        session.enter(waiter)
+        return session, waiter
+
+    def through_session(made: tuple[Session, Waiter]) -> None:
+        session, waiter = made
+        for chunk in chunks:
+            session.inbox.append(chunk)
+            session.received()
+        assert waiter.done
+
+    results = compete(
+        [
+            Contestant("bare", bare, count),
+            Contestant("events", events, count, connection),
+            Contestant("session", through_session, count, waiting_session),
+        ],
+        plan.rounds,
+    )
+    report.compare("events", results["events"], results["bare"])
+    report.compare("session", results["session"], results["bare"])
+
+
+IMPORT = """\
+import attrs, socket, threading, time
+began, cpu = time.perf_counter(), time.process_time()
+import xsproto_sync
+print(time.perf_counter() - began, time.process_time() - cpu)
+"""
+
+
+def imports(plan: Plan, report: Report) -> None:
+    environment = dict(os.environ)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    result = Result()
+    for _ in range(plan.imports + 1):
+        output = subprocess.run(
+            [sys.executable, "-c", IMPORT],
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.split()
+        result.wall.append(float(output[0]))
+        result.cpu.append(float(output[1]))
+    # The first one may have compiled it.
+    del result.wall[0], result.cpu[0]
+    report.put("import", median(result.wall) * 1e3, (result, result))
+
+
+# The whole
+
+
+def fill(path: str, plan: Plan) -> None:
+    with xsproto_sync.Client(path) as client:
+        for node in PATHS:
+            client.write(node, VALUE)
+        for node in PARENTS:
+            for child in CHILDREN:
+                client.write(node + b"/" + child, b"")
+        for number in range(plan.nodes[0]):
+            for other in range(plan.nodes[1]):
+                client.write(b"%s/%d/%d" % (TREE, number, other), VALUE)
+
+
+def run(plan: Plan) -> dict[str, Row]:
+    report = Report(rows())
+    with Daemon("c") as daemon:
+        path = os.environ["XENSTORED_PATH"] = daemon.socket_path
+        fill(path, plan)
+        cpus = os.sched_getaffinity(0)
+        for report.pinned, where in ((True, {max(cpus)}), (False, cpus)):
+            with placed(daemon.pid, where):
+                for part in (reads, others, walks, threads):
+                    began = perf_counter()
+                    part(path, plan, report)
+                    _progress(part.__name__, report.pinned, began)
+                for alone in (decoding, imports):
+                    began = perf_counter()
+                    alone(plan, report)
+                    _progress(alone.__name__, report.pinned, began)
+    return report.rows
+
+
+def _progress(name: str, pinned: bool, began: float) -> None:
+    placing = "pinned" if pinned else "free"
+    print(f"{name}, {placing}: {perf_counter() - began:.1f} s", file=sys.stderr)
+
+
+def _number(figure: float | None, unit: str = "") -> str:
+    return "" if figure is None else f"{figure:.2f}{unit}"
+
+
+def table(found: dict[str, Row]) -> str:
+    """The rows as a table in Markdown."""
+    lines = [("what", "pinned", "must", "aim", "met?", "free", "own CPU, µs (other's)")]
+    for row in found.values():
+        sign = ">=" if row.at_least else "<="
+        cpu = ""
+        if row.cpu is not None:
+            ours, theirs = row.cpu
+            cpu = f"{ours:.2f}" if row.unit else f"{ours:.2f} ({theirs:.2f})"
+        lines.append(
+            (
+                row.what,
+                _number(row.pinned, row.unit),
+                f"{sign} {row.must:g}{row.unit}",
+                f"{row.aim:g}{row.unit}",
+                row.met,
+                _number(row.free, row.unit),
+                row.missing or cpu,
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    ]
+    text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(text)
+
+
+def machine() -> str:
+    """What this ran on, in a line."""
+    model = "unknown CPU"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    load = " ".join(f"{load:.1f}" for load in os.getloadavg())
+    return (
+        f"{model}, {len(os.sched_getaffinity(0))} CPUs, Linux {platform.release()}, "
+        f"{platform.python_implementation()} {platform.python_version()}, load {load}"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.roundtrip", description="Measure the rows of the speed table."
+    )
+    parser.add_argument("--quick", action="store_true", help="a little of each, to see it run")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each comparison")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    options = parser.parse_args()
+    if reason := missing("c"):
+        print(reason, file=sys.stderr)
+        return 1
+    plan = QUICK if options.quick else Plan()
+    if options.rounds is not None:
+        if options.rounds < 1:
+            parser.error("--rounds must be at least 1")
+        plan.rounds = options.rounds
+    where = machine()
+    found = run(plan)
+    print(f"{where}; {plan.rounds} rounds\n\n{table(found)}")
+    if options.json is not None:
+        figures = {key: asdict(row) | {"met": row.met} for key, row in found.items()}
+        document = {"machine": where, "plan": asdict(plan), "rows": figures}
+        options.json.write_text(json.dumps(document, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""The adapters that the conformance kit is run on, each as a harness over a real daemon.
+
+The kit's scenarios are coroutines. To run them on the blocking client, its methods are wrapped in
+coroutines that never suspend: when one returns, it has waited. A task is a thread. A wait cannot
+be cancelled from another thread, but it can time out: in a `cancellable` task all calls have the
+timeout `PATIENCE`; when that is over the thread waits until it is in fact cancelled, and throws
+`Cancelled` into the coroutine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from types import TracebackType
+from typing import Any, Final, Generic, Self, TypeVar, cast
+
+import xsproto_sync
+from xsproto.errors import CommitUnknown, TimedOut
+from xsproto.testing import Cancelled, Client, DomainState, Harness
+
+from .daemons import Daemon, GuestDomain, Op
+
+T = TypeVar("T")
+
+#: Seconds after which a wait in a cancellable task is given up.
+PATIENCE: Final = 0.2
+
+#: Seconds after which a scenario is ended by killing its daemon, which ends every wait.
+LIMIT: Final = 30.0
+
+
+# The driver
+
+
+def run(awaitable: Awaitable[T]) -> T:
+    """What a coroutine that never suspends returns."""
+    try:
+        awaitable.__await__().send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    raise AssertionError("the coroutine waits for something that no driver gives it")
+
+
+class _Task(Generic[T]):
+    def __init__(self, coroutine: Coroutine[Any, Any, T], cancellable: bool) -> None:
+        self.cancellable = cancellable
+        self.cancelled = threading.Event()
+        self._coroutine = coroutine
+        self._result: T
+        self._error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        _current.task = self
+        try:
+            self._result = run(self._coroutine)
+        except BaseException as error:
+            self._error = error
+
+    def cancel(self) -> None:
+        assert self.cancellable, "a task that is not cancellable was cancelled"
+        self.cancelled.set()
+
+    async def result(self) -> T:
+        self.thread.join(LIMIT + 5)
+        assert not self.thread.is_alive(), f"task {self.thread.name} does not end"
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+class _Current(threading.local):
+    task: _Task[Any] | None = None
+
+
+_current = _Current()
+
+
+def _call(client: xsproto_sync.Client, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    task = _current.task
+    if task is None or not task.cancellable:
+        return method(*args, **kwargs)
+    if task.cancelled.is_set():
+        raise Cancelled
+    try:
+        with client.deadline(PATIENCE):
+            return method(*args, **kwargs)
+    except (TimedOut, CommitUnknown) as error:
+        task.cancelled.wait(LIMIT)
+        raise Cancelled from error
+
+
+class _Awaitable:
+    """An object of the blocking facade, with coroutines for methods."""
+
+    def __init__(self, client: xsproto_sync.Client, target: Any) -> None:
+        self._client = client
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        target = getattr(self._target, name)
+        # To end a watch does not wait, so it is no coroutine.
+        if not callable(target) or name == "unwatch":
+            return target
+
+        async def method(*args: Any, **kwargs: Any) -> Any:
+            return _call(self._client, target, *args, **kwargs)
+
+        return method
+
+    async def walk(self, top: bytes, topdown: bool = True) -> AsyncIterator[Any]:
+        for node in self._target.walk(top, topdown):
+            yield node
+
+    async def __aenter__(self) -> Self:
+        _call(self._client, self._target.__enter__)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _call(self._client, self._target.__exit__, kind, error, traceback)
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        while True:
+            yield _call(self._client, self._target.get)
+
+
+class _AwaitableClient(_Awaitable):
+    def transaction(self) -> _Awaitable:
+        return _Awaitable(self._client, self._client.transaction())
+
+    def watch(self, *args: Any, **kwargs: Any) -> _Awaitable:
+        return _Awaitable(self._client, self._client.watch(*args, **kwargs))
+
+    def monitor(self, *args: Any, **kwargs: Any) -> _Awaitable:
+        return _Awaitable(self._client, self._client.monitor(*args, **kwargs))
+
+    async def transact(self, function: Callable[[Any], Awaitable[T]], **kwargs: Any) -> T:
+        def body(tx: Any) -> T:
+            return run(function(_Awaitable(self._client, tx)))
+
+        result: T = _call(self._client, self._client.transact, body, **kwargs)
+        return result
+
+
+# The harness
+
+
+def version_of(daemon: Daemon) -> tuple[int, ...]:
+    """The version of Xen that the daemon is of, as far as it shows."""
+    if daemon.kind == "oxenstored":
+        return (4, 17)  # does not answer the empty requests below
+    get_feature, get_quota = 23, 25
+    for op, version in (get_quota, (4, 22)), (get_feature, (4, 21)):
+        if daemon.request(op, b"")[0] != Op.ERROR:
+            return version
+    return (4, 17)
+
+
+class SyncHarness:
+    """`xsproto_sync` over a daemon of its own.
+
+    Arguments:
+        options: for every client.
+    """
+
+    can = frozenset({"guest", "kill", "suspend"})
+
+    def __init__(self, daemon: Daemon, **options: Any) -> None:
+        self.kind = daemon.kind
+        self.version = version_of(daemon)
+        self._daemon = daemon
+        self._options = options
+        self._clients: list[xsproto_sync.Client] = []
+        self._tasks: list[_Task[Any]] = []
+        self._guests: dict[int, GuestDomain] = {}
+
+    async def open(self, domid: int = 0, **options: Any) -> Client:
+        path = self._guests[domid].socket_path if domid else self._daemon.socket_path
+        client = xsproto_sync.Client(path, **self._options, **options)
+        self._clients.append(client)
+        return cast(Client, _AwaitableClient(client, client))
+
+    async def close(self, client: Client) -> None:
+        cast(_AwaitableClient, client)._client.close()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T], *, cancellable: bool = False) -> _Task[T]:
+        task = _Task(coroutine, cancellable)
+        self._tasks.append(task)
+        task.thread.start()
+        return task
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    async def kill_daemon(self) -> None:
+        self._daemon.kill()
+
+    async def suspend_daemon(self) -> None:
+        self._daemon.suspend()
+
+    async def resume_daemon(self) -> None:
+        self._daemon.resume()
+
+    async def add_domain(self, domid: int, *, introduce: bool = True) -> tuple[int, int]:
+        self._guests[domid] = self._daemon.guest(domid, introduce)
+        return 1, 1  # whichever the fake hypervisor is told
+
+    async def set_domain_state(self, domid: int, state: DomainState) -> None:
+        self._guests[domid].set_state(state)
+
+    async def remove_domain(self, domid: int) -> None:
+        self._guests.pop(domid).destroy()
+
+    def end(self) -> None:
+        """End all clients and tasks."""
+        for task in self._tasks:
+            task.cancelled.set()
+        for client in self._clients:
+            client.close()
+        for task in self._tasks:
+            task.thread.join(5)
+
+
+@contextlib.contextmanager
+def _sync(kind: str, **options: Any) -> Iterator[SyncHarness]:
+    with Daemon(kind) as daemon:
+        harness = SyncHarness(daemon, **options)
+        watchdog = threading.Timer(LIMIT, daemon.kill)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            yield harness
+        finally:
+            watchdog.cancel()
+            watchdog.join()
+            harness.end()
+            daemon.kill()  # faster than to ask it
+
+
+#: The adapters, by the name that test ids have: each makes a harness for a kind of daemon.
+ADAPTERS: Final[dict[str, Callable[[str], contextlib.AbstractContextManager[Harness]]]] = {
+    "sync": _sync,
+    "sync_timeout": lambda kind: _sync(kind, timeout=LIMIT),
+    "sync_reader": lambda kind: _sync(kind, reader=True),
+}

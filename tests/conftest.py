@@ -1,0 +1,35 @@
+"""What all tests share: how thoroughly hypothesis looks, and real daemons."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from . import daemons
+from .daemons import Daemon
+
+# The same examples every time, so that neither a verdict nor the coverage depends on luck.
+settings.register_profile(
+    "ci", derandomize=True, database=None, deadline=None, max_examples=100, print_blob=True
+)
+# New examples every time: HYPOTHESIS_PROFILE=long pytest
+settings.register_profile(
+    "long",
+    deadline=None,
+    max_examples=5000,
+    stateful_step_count=100,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(params=daemons.KINDS)
+def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    """A fresh daemon of each kind; dom0's socket is its `socket_path`."""
+    daemons.require(request.param)
+    with Daemon(request.param) as daemon:
+        yield daemon

@@ -1,0 +1,228 @@
+"""The exception tree: what is caught by what, and what each error tells."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xsproto import errors
+from xsproto.errors import (
+    ERRORS,
+    AccessDenied,
+    AlreadyExists,
+    Busy,
+    CommitUnknown,
+    ConflictError,
+    ConnectFailed,
+    ConnectionClosed,
+    Forked,
+    InvalidArgument,
+    InvalidPath,
+    InvalidRequest,
+    InvalidType,
+    LocalProtocolError,
+    NotFound,
+    NotSupported,
+    QuotaExceeded,
+    RemoteProtocolError,
+    RetriesExhausted,
+    TimedOut,
+    TooBig,
+    TransactionEnded,
+    XenStoreError,
+    error_from_code,
+)
+from xsproto.requests import Read
+
+# xs_wire.h, xsd_errors, as they stand there; and the one that oxenstored adds.
+XSD_ERRORS = [
+    "EINVAL",
+    "EACCES",
+    "EEXIST",
+    "EISDIR",
+    "ENOENT",
+    "ENOMEM",
+    "ENOSPC",
+    "EIO",
+    "ENOTEMPTY",
+    "ENOSYS",
+    "EROFS",
+    "EBUSY",
+    "EAGAIN",
+    "EISCONN",
+    "E2BIG",
+    "EPERM",
+]
+NAMES = [*XSD_ERRORS, "EQUOTA"]
+
+CLASSES: list[type[XenStoreError]] = [
+    getattr(errors, name) for name in errors.__all__ if name[0].isupper() and name != "ERRORS"
+]
+UNANSWERED: list[Any] = [ConnectionClosed, TimedOut, CommitUnknown]
+
+
+# Every error is a XenStoreError, and the builtin exception that a Python programmer would catch
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_class_is_a_xenstore_error_with_a_docstring(cls: type[XenStoreError]) -> None:
+    assert issubclass(cls, XenStoreError)
+    assert cls.__doc__
+
+
+@pytest.mark.parametrize(
+    ("cls", "bases"),
+    [
+        (NotFound, [FileNotFoundError]),
+        (AccessDenied, [PermissionError]),
+        (AlreadyExists, [FileExistsError]),
+        (InvalidArgument, [LocalProtocolError, ValueError]),
+        (InvalidPath, [InvalidArgument]),
+        (InvalidType, [LocalProtocolError, TypeError]),
+        (TransactionEnded, [LocalProtocolError]),
+        (Forked, [LocalProtocolError]),
+        (ConnectFailed, [ConnectionError]),
+        (ConnectionClosed, [ConnectionError]),
+        (TimedOut, [TimeoutError]),
+        (RetriesExhausted, [ConflictError]),
+    ],
+)
+def test_who_catches_the_builtin_catches_ours(cls: type, bases: list[type]) -> None:
+    for base in bases:
+        assert issubclass(cls, base)
+
+
+@pytest.mark.parametrize("cls", [RemoteProtocolError, CommitUnknown, QuotaExceeded, TooBig, Busy])
+def test_these_are_nothing_else(cls: type) -> None:
+    assert cls.__mro__[-4:] == (XenStoreError, Exception, BaseException, object)
+
+
+# What the daemon answered
+
+
+def test_every_name_of_xs_wire_h_has_a_class_and_its_number() -> None:
+    assert set(ERRORS) == set(NAMES)
+    for name in XSD_ERRORS:
+        error = error_from_code(name)
+        assert type(error) is ERRORS[name]
+        assert error.code == name
+        assert error.errno == getattr(errno, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [
+        ("ENOENT", NotFound),
+        ("EACCES", AccessDenied),
+        ("EPERM", AccessDenied),
+        ("EEXIST", AlreadyExists),
+        ("EINVAL", InvalidRequest),
+        ("EAGAIN", ConflictError),
+        ("ENOSPC", QuotaExceeded),
+        ("EQUOTA", QuotaExceeded),
+        ("E2BIG", TooBig),
+        ("ENOSYS", NotSupported),
+        ("EBUSY", Busy),
+        *[
+            (name, XenStoreError)
+            for name in ("EISDIR", "ENOMEM", "EIO", "ENOTEMPTY", "EROFS", "EISCONN")
+        ],
+    ],
+)
+def test_the_class_of_an_error_name(name: str, cls: type[XenStoreError]) -> None:
+    assert type(error_from_code(name)) is cls
+
+
+def test_equota_is_oxenstoreds_name_for_a_reached_quota() -> None:
+    assert error_from_code("EQUOTA").errno == errno.EDQUOT
+
+
+@given(st.text(max_size=20).filter(lambda name: name not in NAMES))
+def test_an_unknown_name_is_kept_as_text_and_has_no_number(name: str) -> None:
+    error = error_from_code(name)
+    assert type(error) is XenStoreError
+    assert error.code == name
+    assert error.errno is None
+    assert name in str(error)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "EWHAT"])
+def test_an_error_names_its_code_its_request_and_what_it_means(name: str) -> None:
+    request = Read(b"/node")
+    error = error_from_code(name, request=request, path=b"/node")
+    words = str(error).removeprefix(f"{name}: {request!r}: ")
+    assert words != str(error)
+    assert len(words) > 4
+    assert error.request is request
+    assert error.path == b"/node"
+    assert str(error_from_code(name)).startswith(f"{name}: ")
+
+
+def test_a_missing_node_is_called_one_only_where_a_path_was_named() -> None:
+    assert "node" in str(error_from_code("ENOENT", path=b"/node"))
+    assert "node" not in str(error_from_code("ENOENT"))
+
+
+# What an error tells
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_an_error_has_all_attributes_whatever_is_known(cls: Any) -> None:
+    error = cls("what happened")
+    assert str(error) == error.message == "what happened"
+    assert error.args == ("what happened",)
+    assert (error.code, error.errno, error.path, error.request) == (None, None, None, None)
+    full = cls("what happened", code="ENOENT", path=b"/node", request="request")
+    assert (full.code, full.errno) == ("ENOENT", errno.ENOENT)
+    assert (full.path, full.request) == (b"/node", "request")
+
+
+@pytest.mark.parametrize("cls", UNANSWERED)
+def test_an_error_of_the_wait_says_whether_the_daemon_may_have_seen_the_request(cls: Any) -> None:
+    assert cls("why").sent is False
+    assert cls("why", sent=True).sent is True
+
+
+# Errors travel between processes, and keep all that they know
+
+
+def known(error: XenStoreError) -> tuple[Any, ...]:
+    return (type(error), error.args, str(error), {**vars(error), "errno": error.errno})
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_an_error_survives_pickling_and_copying(cls: Any, protocol: int) -> None:
+    error = cls("what happened", code="EACCES", path=b"/node", request=Read(b"/node"))
+    error.add_note("and a note")
+    if cls in UNANSWERED:
+        error.sent = True
+    assert known(pickle.loads(pickle.dumps(error, protocol))) == known(error)
+    assert known(copy.copy(error)) == known(error)
+    assert known(copy.deepcopy(error)) == known(error)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "EWHAT"])
+def test_a_daemons_error_survives_pickling(name: str) -> None:
+    error = error_from_code(name, request=Read(b"/node"), path=b"/node")
+    assert known(pickle.loads(pickle.dumps(error))) == known(error)
+
+
+class OurTimeout(TimedOut):
+    """What a user of the library may derive."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"nothing in {seconds} s", sent=True)
+        self.seconds = seconds
+
+
+def test_an_error_that_a_user_derived_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(OurTimeout(2.5)))
+    assert known(error) == known(OurTimeout(2.5))
+    assert isinstance(error, TimeoutError)

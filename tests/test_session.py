@@ -1,0 +1,532 @@
+"""Who reads next: every interleaving of a few callers of one `Session`, by a scheduler.
+
+No threads and no sleeping. Actors, each a little program, take their steps in every possible
+order; a state that was there before is not explored again. The bounds of the longer explorations
+fall with XSPROTO_EXHAUSTIVE=1 in the environment (minutes).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from itertools import permutations
+from types import FrameType
+from typing import Any
+
+import pytest
+from attrs import define, field, frozen
+
+import xsproto.client
+import xsproto.session
+import xsproto.watches
+from xsproto.errors import (
+    ConnectionClosed,
+    LocalProtocolError,
+    NotFound,
+    RemoteProtocolError,
+    XenStoreError,
+)
+from xsproto.requests import Read, Watch, Write
+from xsproto.session import Role, Session, Waiter
+from xsproto.watches import EventQueue, WatchEvent
+from xsproto.wire import HEADER, Op, Packet
+
+EXHAUSTIVE = os.environ.get("XSPROTO_EXHAUSTIVE") == "1"
+OK = b"OK\0"
+WATCHED = b"/watched"
+HUGE = HEADER.pack(Op.READ, 1, 0, 0xFFFFFFFF)
+
+Action = tuple[Any, ...]
+
+
+# -- the world: a session, its callers, and the peer
+
+
+@frozen
+class Plan:
+    """What takes part.
+
+    `actors` has a letter for each: ``r`` waits for a reply, ``e`` and ``f`` for an event; all
+    ``e`` share one queue, as do all ``f``.
+    """
+
+    actors: str
+    stuck: bool = False  # whether the peer may stop taking bytes, also within a message
+    half: bool = False  # whether packets may come in two portions
+    subsets: bool = True  # whether several answers may come at once, in any order
+    split: bool = False  # whether others may come in between a cancel and its leave
+    bound: int | None = None  # transitions
+
+
+@define(eq=False)
+class Actor:
+    index: int
+    kind: str
+    waiter: Waiter = field(factory=Waiter)
+    phase: str = "new"
+    woken: bool = False
+    outcome: str = ""
+
+
+class World:
+    """All state, made anew for each path through it. `steps` says what can happen now."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.session = Session()
+        self.actors = [Actor(index, kind) for index, kind in enumerate(plan.actors)]
+        self.to_peer = b""  # of a message that the peer does not have whole
+        self.begun: list[bytes] = []  # the paths of all requests of which the peer has a byte
+        self.pending: dict[bytes, int] = {}  # path -> id, unanswered
+        self.rest = b""  # of a packet that the session does not have whole
+        self.rest_of = b""  # the path that it answers
+        self.arrived: list[Any] = []  # what was put into the inbox since it was empty
+        self.stuck = False
+        self.events = {kind: plan.actors.count(kind) for kind in "ef" if kind in plan.actors}
+        self.nonsense = 1
+        self.closings = 1
+        self.run: Callable[[Callable[[], Any]], Any] = lambda call: call()
+        self.queues = {kind: EventQueue() for kind in self.events}
+        for kind, queue in self.queues.items():
+            self.session.listen(queue, WATCHED, kind.encode())
+            waiter = Waiter()
+            self.session.submit(waiter, [Watch(WATCHED, kind.encode())])
+            rq_id = waiter.exchanges[0].rq_id
+            data = self.session.connection.outgoing()
+            self.session.connection.written.append(len(data))
+            self.session.inbox.append(Packet(Op.WATCH, rq_id, 0, OK).encode())
+            self.session.received()
+            assert waiter.done
+
+    # The adapter's part
+
+    def wake(self) -> None:
+        wakeable = self.session.wakeable
+        while wakeable:
+            for actor in self.actors:
+                if actor.waiter is wakeable[-1]:
+                    actor.woken = True
+            wakeable.pop()
+
+    def write(self, limit: int | None = None) -> None:
+        """Hand `limit` bytes to the peer, or all."""
+        connection = self.session.connection
+        while (data := connection.outgoing()) and limit != 0:
+            some = bytes(data[:limit])
+            connection.written.append(len(some))
+            limit = None if limit is None else limit - len(some)
+            self.to_peer += some
+            self._peer_takes()
+
+    def _peer_takes(self) -> None:
+        data = self.to_peer
+        while len(data) >= HEADER.size:
+            op, rq_id, _, size = HEADER.unpack_from(data)
+            body = data[HEADER.size : HEADER.size + size]
+            if len(body) < size:
+                break
+            path = body.rstrip(b"\0")
+            if self.begun[-1:] != [path]:
+                self.begun.append(path)
+            assert op == Op.READ
+            assert path not in self.pending
+            self.pending[path] = rq_id
+            data = data[HEADER.size + size :]
+        self.to_peer = data
+        if data:
+            begun = _outbox_path(self.session, data)
+            if self.begun[-1:] != [begun]:
+                self.begun.append(begun)
+
+    # What can happen
+
+    def steps(self) -> list[Action]:
+        found: list[Action] = []
+        closed = self.session.closed is not None
+        for actor in self.actors:
+            index, phase = actor.index, actor.phase
+            if phase == "new":
+                if actor.kind == "r":
+                    found.append(("submit", index, "all"))
+                    if self.plan.stuck and not closed:
+                        found += [("submit", index, "none"), ("submit", index, "half")]
+                else:
+                    found.append(("enter", index))
+            elif phase == "submitted":
+                found.append(("enter", index))
+            elif phase == "leading":
+                found += [("recv", index, *what) for what in self._receivable(closed)]
+                if self.stuck and not closed:
+                    found.append(("flush", index))
+            elif phase == "got":
+                found.append(("process", index))
+            elif phase == "asleep" and actor.woken:
+                found.append(("awake", index))
+            elif phase == "took":
+                found.append(("take", index))
+            elif phase == "cancelled":
+                found.append(("leave", index))
+            if phase in ("submitted", "leading", "got", "asleep"):
+                found.append(("timeout", index))
+        if self.closings and not closed:
+            found.append(("close", -1))
+        return found
+
+    def _receivable(self, closed: bool) -> Iterator[tuple[Any, ...]]:
+        yield ("eof",)
+        if closed:
+            return
+        yield ("huge",)
+        yield ("reset",)
+        if self.rest:
+            yield ("rest",)
+        pending = sorted(self.pending)
+        for size in range(1, len(pending) + 1 if self.plan.subsets else 2):
+            for order in permutations(pending, size):
+                yield ("answers", order)
+        if self.plan.half:
+            for path in pending:
+                yield ("half", path)
+        for kind, left in self.events.items():
+            if left:
+                yield ("event", kind)
+                if pending and self.plan.subsets:
+                    yield ("both", kind, tuple(pending))
+        if self.nonsense:
+            yield ("nonsense",)
+
+    # Steps
+
+    def perform(self, action: Action) -> None:
+        name, index, *details = action
+        if name == "close":
+            self.closings -= 1
+            self.run(lambda: self.session.close(ConnectionClosed("closed by hand")))
+            self.wake()
+            return
+        actor = self.actors[index]
+        if name == "recv":
+            self._receive(actor, *details)
+        else:
+            getattr(self, f"_{name}")(actor, *details)
+        self.wake()
+
+    def _submit(self, actor: Actor, how: str) -> None:
+        session = self.session
+        actor.waiter = Waiter()
+        try:
+            self.run(lambda: session.submit(actor.waiter, [Read(_path(actor))]))
+        except ConnectionClosed as error:
+            assert not error.sent
+            assert session.closed is not None
+            self.end(actor, "closed")
+            return
+        self.stuck = self.stuck or how != "all"
+        if how == "half" and _path(actor) not in self.begun and not self.to_peer:
+            self.write(10)
+        elif not self.stuck:
+            self.write()
+        elif not self.to_peer:
+            session.connection.outgoing()
+        actor.phase = "submitted"
+
+    def _enter(self, actor: Actor) -> None:
+        if actor.kind != "r":
+            actor.waiter = Waiter(queue=self.queues[actor.kind])
+        role = self.run(lambda: self.session.enter(actor.waiter))
+        if role is Role.DONE:
+            self._done(actor)
+        else:
+            actor.phase = "leading" if role is Role.LEAD else "asleep"
+
+    def _receive(self, actor: Actor, what: str, *details: Any) -> None:
+        if not self.session.inbox:
+            self.arrived = []
+        self.arrived.append((self.rest_of, what, details))
+        data = self.rest
+        self.rest = self.rest_of = b""
+        if what == "eof":
+            data = b""
+        elif what == "huge":
+            data += HUGE
+        elif what == "nonsense":
+            self.nonsense -= 1
+            data += Packet(Op.READ, 999, 0, b"to nobody").encode()
+            data += Packet(Op.WATCH_EVENT, 0, 0, WATCHED + b"\0no such token\0").encode()
+        elif what == "answers":
+            data += b"".join([self._answer(path) for path in details[0]])
+        elif what == "half":
+            data += self._answer(details[0])
+            data, self.rest = data[:-5], data[-5:]
+            self.rest_of = details[0]
+        elif what == "event":
+            data += self._event(details[0])
+        elif what == "both":
+            data += self._event(details[0])
+            data += b"".join([self._answer(path) for path in details[1]])
+        if what == "reset":
+            error = ConnectionClosed("ECONNRESET")
+            self.run(lambda: self.session.close(error))
+        else:
+            self.session.inbox.append(data)
+        actor.phase = "got"
+
+    def _answer(self, path: bytes) -> bytes:
+        rq_id = self.pending.pop(path)
+        if int(path[-1:]) % 2:
+            return Packet(Op.ERROR, rq_id, 0, b"ENOENT\0").encode()
+        return Packet(Op.READ, rq_id, 0, b"value of " + path).encode()
+
+    def _event(self, kind: str) -> bytes:
+        self.events[kind] -= 1
+        path = WATCHED + b"/%d" % self.events[kind]
+        return Packet(Op.WATCH_EVENT, 0, 0, path + b"\0" + kind.encode() + b"\0").encode()
+
+    def _process(self, actor: Actor) -> None:
+        self.run(self.session.received)
+        if actor.waiter.done:
+            self._done(actor)
+        else:
+            actor.phase = "leading"
+
+    def _flush(self, actor: Actor) -> None:
+        self.stuck = False
+        self.write()
+
+    def _awake(self, actor: Actor) -> None:
+        actor.woken = False
+        if actor.waiter.done:
+            self._done(actor)
+        elif self.session.leads(actor.waiter):
+            actor.phase = "leading"
+
+    def _done(self, actor: Actor) -> None:
+        assert actor.waiter.done
+        self.run(lambda: self.session.leave(actor.waiter))
+        if actor.kind != "r":
+            actor.phase = "took"
+            return
+        (exchange,) = actor.waiter.exchanges
+        try:
+            assert exchange.value() == b"value of " + _path(actor)
+            assert actor.index % 2 == 0
+            self.end(actor, "answered")
+        except NotFound as error:
+            assert error.path == _path(actor)
+            assert actor.index % 2 == 1
+            self.end(actor, "refused")
+        except ConnectionClosed as error:
+            assert self.session.closed is not None
+            assert error.sent == (_path(actor) in self.begun)
+            assert error.path == _path(actor)
+            self.end(actor, "closed")
+
+    def _take(self, actor: Actor) -> None:
+        queue = self.queues[actor.kind]
+        if queue:
+            taken: list[WatchEvent] = []
+            queue.take(taken)
+            assert taken[0].token == actor.kind.encode()
+            self.end(actor, "told")
+        elif queue.ended is not None or self.session.closed is not None:
+            self.end(actor, "closed")
+        else:
+            actor.phase = "new"  # another one was faster
+
+    def _timeout(self, actor: Actor) -> None:
+        self.give_up(actor)
+        if self.plan.split:
+            actor.phase = "cancelled"
+        else:
+            self._leave(actor)
+
+    def give_up(self, actor: Actor) -> None:
+        sent = self.run(lambda: self.session.cancel(actor.waiter))
+        if actor.kind == "r" and actor.waiter.exchanges:
+            # Withdrawn or on its way, an answer that is there already being neither.
+            if actor.waiter.exchanges[0].answer is None:
+                assert sent == (_path(actor) in self.begun)
+        else:
+            assert not sent
+        if not self.stuck:
+            self.write()
+
+    def _leave(self, actor: Actor) -> None:
+        self.run(lambda: self.session.leave(actor.waiter))
+        self.end(actor, "timed out")
+
+    def end(self, actor: Actor, outcome: str) -> None:
+        assert actor.outcome == "", "it ended once"
+        actor.outcome = outcome
+        actor.phase = "ended"
+        actor.woken = False
+
+    # Judgement
+
+    def check(self) -> None:
+        """The invariant, and that nothing is where it should not be."""
+        session = self.session
+        inside = [actor for actor in self.actors if actor.phase in ("leading", "got", "asleep")]
+        waiting = [actor for actor in inside if not actor.waiter.done]
+        leaders = [
+            actor
+            for actor in self.actors
+            if session.leads(actor.waiter) and (actor.phase != "asleep" or actor.woken)
+        ]
+        assert not session.wakeable, "all were woken"
+        if waiting:
+            assert len(leaders) == 1, "somebody waits, and nobody reads"
+        for actor in inside:
+            if actor.phase == "asleep":
+                assert actor.woken or not actor.waiter.done, "it is done, and sleeps on"
+                assert actor.woken or actor.waiter in session._waiting, "nobody would wake it"
+            else:
+                assert session.leads(actor.waiter), "two read"
+            if actor.phase == "leading" and session.closed is None:
+                assert not actor.waiter.done, "it is done, and reads on"
+        assert session.waiting == len(session._waiting)
+        leaving = [actor for actor in self.actors if actor.phase == "cancelled"]
+        known = {id(actor.waiter) for actor in (*inside, *leaving)}
+        left_over = [waiter for waiter in session._waiting if id(waiter) not in known]
+        assert not left_over, "one who left is still waited for"
+        if session.leader is not None:
+            assert id(session.leader) in known, "a ghost leads"
+        if session.closed is not None:
+            assert not waiting, "after the end, all are done"
+        for queue in self.queues.values():
+            assert {id(waiter) for waiter in queue.waiters} <= known
+
+    def check_end(self) -> None:
+        assert all(actor.phase == "ended" for actor in self.actors)
+        assert self.session.leader is None
+        assert not self.session._waiting
+        assert not self.session.wakeable
+        for queue in self.queues.values():
+            assert not queue.waiters
+
+    def state(self) -> tuple[Any, ...]:
+        """All that the future depends on. Request ids are no part of it."""
+        session = self.session
+        number = {id(actor.waiter): actor.index for actor in self.actors}
+        closed = session.closed
+        return (
+            tuple(
+                (
+                    actor.phase,
+                    actor.woken,
+                    actor.waiter.done,
+                    [
+                        (exchange.answer is not None, exchange.abandoned, exchange.withdrawn)
+                        for exchange in actor.waiter.exchanges
+                    ],
+                    _path(actor) in self.begun,
+                )
+                if actor.phase != "ended"
+                else ()
+                for actor in self.actors
+            ),
+            None if session.leader is None else number.get(id(session.leader), -1),
+            [number.get(id(waiter), -1) for waiter in session._waiting],
+            self.arrived if session.inbox else (),
+            [
+                (list(queue._events), queue.ended is None, len(queue.waiters))
+                for queue in self.queues.values()
+            ],
+            (
+                self.rest_of,
+                _outbox_of(session),
+                sorted(self.pending),
+                self.stuck,
+                self.events,
+                self.nonsense,
+                self.closings,
+            )
+            if session.closed is None
+            else (),
+        )
+
+
+def _path(actor: Actor) -> bytes:
+    return b"/reply/%d" % actor.index
+
+
+def _outbox_of(session: Session) -> tuple[Any, ...]:
+    batch, _, written, queue, head = session.connection._outbox
+    return (
+        tuple(exchange.request.path for exchange in batch),
+        sum(written),
+        tuple((exchange.request.path, exchange.withdrawn) for exchange in queue[head:]),
+    )
+
+
+def _outbox_path(session: Session, data: bytes) -> bytes:
+    """The path of the message that begins with `data`."""
+    for exchange in session.connection._outbox[0]:
+        if exchange.message.startswith(data):
+            path: bytes = exchange.request.path
+            return path
+    raise AssertionError(f"{data!r} begins no message")
+
+
+# -- the scheduler
+
+
+@define
+class Explored:
+    states: int = 0
+    transitions: int = 0
+    outcomes: set[tuple[str, str]] = field(factory=set)  # kind of actor, how it ended
+
+
+def replay(plan: Plan, path: tuple[Action, ...]) -> World:
+    world = World(plan)
+    for action in path:
+        world.perform(action)
+    return world
+
+
+def explore(plan: Plan, visit: Callable[[tuple[Action, ...], World], None] | None = None) -> Explored:
+    """Take every path. `visit` is called with each new state and must not change it."""
+    explored = Explored()
+    seen: set[Any] = set()
+    paths: list[tuple[Action, ...]] = [()]
+    while paths:
+        path = paths.pop()
+        world = replay(plan, path[:-1])
+        if path:
+            take(world, path)
+        while True:
+            # Down the last branch without a replay; the others wait their turn.
+            explored.transitions += 1
+            state = repr(world.state())
+            explored.outcomes |= {(a.kind, a.outcome) for a in world.actors if a.outcome}
+            if state in seen:
+                break
+            seen.add(state)
+            steps = world.steps()
+            if visit is not None:
+                visit(path, world)
+            if all(actor.phase == "ended" for actor in world.actors):
+                world.check_end()
+                break
+            # Time-outs and a close do not count: who is forgotten has nothing else left.
+            live = [step for step in steps if step[0] not in ("timeout", "close")]
+            assert live, f"nobody can go on after {path}"
+            if plan.bound is not None and explored.transitions > plan.bound and not EXHAUSTIVE:
+                explored.states = len(seen)
+                return explored
+            paths += [(*path, step) for step in steps[:-1]]
+            path = (*path, steps[-1])
+            take(world, path)
+    explored.states = len(seen)
+    return explored
+
+
+def take(world: World, path: tuple[Action, ...]) -> None:
+    try:
+        world.perform(path[-1])
+        world.check()
+    except AssertionError as error:
+        steps = "\n".join(f"  {number}. {step}" for number, step in enumerate(path, 1))
+        raise AssertionError(f"{error}; after\n{steps}") from error

@@ -1,0 +1,636 @@
+"""Scenarios of nodes: values, children, permissions, paths, and arguments that are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from ..errors import (
+    InvalidArgument,
+    InvalidPath,
+    InvalidRequest,
+    InvalidType,
+    LocalProtocolError,
+    NotFound,
+    NotSupported,
+    TooBig,
+)
+from ..paths import ABS_PATH_MAX, REL_PATH_MAX
+from ..perms import Permission
+from ..wire import PAYLOAD_MAX
+from .harness import Client, Harness
+from .table import expect, expect_that, raises, scenario
+
+#: oxenstored takes no longer value, whoever writes it (docs/protocol: quota-maxsize).
+OXENSTORED_VALUE_MAX: Final = 2048
+
+
+# Values
+
+
+@scenario()
+async def reads_what_was_written(h: Harness) -> None:
+    """A value is read as it was written, by its writer and by another client."""
+    client, other = await h.open(), await h.open()
+    await client.write(b"/conf/name", b"value")
+    expect(await client.read(b"/conf/name"), b"value")
+    expect(await other.read(b"/conf/name"), b"value")
+    await other.write(b"/conf/name", b"another")
+    expect(await client.read(b"/conf/name"), b"another")
+
+
+@scenario()
+async def keeps_every_byte_of_a_value(h: Harness) -> None:
+    """A value may hold any bytes."""
+    client = await h.open()
+    every = bytes(range(256))
+    for value in (every, every[::-1], b"\0" + every, every * 7):
+        await client.write(b"/conf/value", value)
+        expect(await client.read(b"/conf/value"), value)
+    for byte in range(256):
+        await client.write(b"/conf/value", bytes([byte]))
+        expect(await client.read(b"/conf/value"), bytes([byte]))
+
+
+@scenario()
+async def keeps_trailing_nuls_of_a_value(h: Harness) -> None:
+    """NULs are bytes like others, at the end of a value as well."""
+    client = await h.open()
+    for value in (b"\0", b"\0\0\0", b"text\0", b"a\0b\0\0", b"\0text"):
+        await client.write(b"/conf/value", value)
+        expect(await client.read(b"/conf/value"), value)
+        expect(await client.read_many([b"/conf/value"]), [value])
+        expect([node.value async for node in client.walk(b"/conf/value")], [value])
+
+
+@scenario()
+async def keeps_values_of_every_boundary_size(h: Harness) -> None:
+    """A value may be empty, or as long as a packet takes beside its path, if the daemon does."""
+    client = await h.open()
+    path = b"/conf/value"
+    most = PAYLOAD_MAX - len(path + b"\0")
+    for size in (0, 1, 2, 2047, 2048, 2049, 4000, most - 1, most):
+        value = (bytes(range(256)) * 16)[:size]
+        if h.kind == "oxenstored" and size > OXENSTORED_VALUE_MAX:
+            with raises(TooBig, "E2BIG", f"{size} bytes"):
+                await client.write(path, value)
+            expect(len(await client.read(path)), OXENSTORED_VALUE_MAX)
+        else:
+            await client.write(path, value)
+            expect(await client.read(path), value, f"{size} bytes")
+
+
+@scenario(needs=["suspend"])
+async def refuses_too_long_a_value_itself(h: Harness) -> None:
+    """One byte more than fits a packet is refused by the client: a hung daemon is not asked."""
+    client = await h.open()
+    await client.write(b"/conf/value", b"before")
+    await h.suspend_daemon()
+    for size in (PAYLOAD_MAX - len(b"/conf/value"), PAYLOAD_MAX, 1_000_000):
+        with raises(InvalidArgument) as caught:
+            await client.write(b"/conf/value", bytes(size))
+        expect(caught[0].path, b"/conf/value")
+        expect_that("/conf/value" in str(caught[0]), f"the message names no path: {caught[0]}")
+    await h.resume_daemon()
+    expect(await client.read(b"/conf/value"), b"before")
+
+
+@scenario()
+async def reads_of_missing_nodes_raise_or_give_the_default(h: Harness) -> None:
+    """`read` raises `NotFound`, which is a `FileNotFoundError`, or gives its default."""
+    client = await h.open()
+    with raises(NotFound, "ENOENT") as caught:
+        await client.read(b"/no/such/node")
+    expect_that(isinstance(caught[0], FileNotFoundError), "NotFound is no FileNotFoundError")
+    expect(caught[0].path, b"/no/such/node")
+    expect_that("/no/such/node" in str(caught[0]), f"the message names no path: {caught[0]}")
+    for default in (None, b"", b"default", 5):
+        expect(await client.read(b"/no/such/node", default), default)
+    await client.write(b"/conf", b"")
+    expect(await client.read(b"/conf", b"default"), b"", "of a node that exists")
+
+
+@scenario()
+async def reads_many_values_at_once(h: Harness) -> None:
+    """`read_many` keeps the order, and a missing node does not hide the others."""
+    client = await h.open()
+    expect(await client.read_many([]), [])
+    for number in range(0, 300, 2):
+        await client.write(b"/conf/%d" % number, b"value %d" % number)
+    paths = [b"/conf/%d" % number for number in range(300)]
+    values = await client.read_many(paths)
+    expect(values[::2], [b"value %d" % number for number in range(0, 300, 2)])
+    for path, value in list(zip(paths, values, strict=True))[1::2]:
+        expect_that(isinstance(value, NotFound), f"{path!r} gave {value!r}, not NotFound")
+        expect(value.path, path)
+    expect((await client.read_many(paths, None))[1::2], [None] * 150)
+    expect(await client.read_many(iter(paths[:1] * 3)), [b"value 0"] * 3, "the same path thrice")
+
+
+@scenario()
+async def reads_more_at_once_than_any_buffer_holds(h: Harness) -> None:
+    """`read_many` of megabytes neither stops nor mixes anything up."""
+    client = await h.open()
+    size = OXENSTORED_VALUE_MAX
+    paths = [b"/conf/%d" % number for number in range(16)]
+    for number, path in enumerate(paths):
+        await client.write(path, bytes([number]) * size)
+    values = await client.read_many(paths * 100)
+    for at, value in enumerate(values):
+        expect(value, bytes([at % 16]) * size, f"value {at}")
+
+
+# Nodes
+
+
+@scenario()
+async def makes_parents(h: Harness) -> None:
+    """`write` and `mkdir` make the nodes above theirs, with empty values."""
+    client = await h.open()
+    await client.write(b"/a/b/c", b"value")
+    expect(await client.read_many([b"/a", b"/a/b", b"/a/b/c"]), [b"", b"", b"value"])
+    await client.mkdir(b"/d/e/f")
+    expect(await client.read_many([b"/d", b"/d/e", b"/d/e/f"]), [b"", b"", b""])
+    expect(await client.list(b"/d/e"), [b"f"])
+    await client.write(b"/a/b", b"now")
+    expect(await client.read_many([b"/a/b", b"/a/b/c"]), [b"now", b"value"])
+
+
+@scenario()
+async def parents_have_the_permissions_of_the_nearest_ancestor(h: Harness) -> None:
+    """A node that dom0 makes, on the way to another too, has its parent's permissions."""
+    client = await h.open()
+    await client.mkdir(b"/top")
+    await client.set_perms(b"/top", [b"n0", b"r1", b"b2"])
+    await client.write(b"/top/a/b", b"")
+    await client.mkdir(b"/top/c/d")
+    for path in (b"/top/a", b"/top/a/b", b"/top/c", b"/top/c/d"):
+        perms = [str(permission) for permission in await client.get_perms(path)]
+        expect(perms, ["n0", "r1", "b2"], f"of {path!r}")
+
+
+@scenario()
+async def mkdir_leaves_what_exists(h: Harness) -> None:
+    """`mkdir` of a node that exists changes nothing, and is no error."""
+    client = await h.open()
+    await client.write(b"/a/b", b"value")
+    await client.set_perms(b"/a", [b"n0", b"r3"])
+    await client.mkdir(b"/a")
+    await client.mkdir(b"/a/b")
+    await client.mkdir(b"/")
+    expect(await client.read(b"/a/b"), b"value")
+    expect(await client.list(b"/a"), [b"b"])
+    expect(await client.get_perms(b"/a"), [Permission(0), Permission(3, read=True)])
+
+
+@scenario()
+async def deletes_a_node_and_all_below_it(h: Harness) -> None:
+    """`delete` takes the whole tree below; the parent stays."""
+    client = await h.open()
+    for path in (b"/a/b", b"/a/b/c", b"/a/b/c/d", b"/a/e"):
+        await client.write(path, b"value")
+    await client.delete(b"/a/b")
+    gone = await client.read_many([b"/a/b", b"/a/b/c", b"/a/b/c/d"], None)
+    expect(gone, [None, None, None])
+    expect(await client.list(b"/a"), [b"e"])
+    await client.write(b"/a/b/c", b"new")
+    expect(await client.list(b"/a/b/c"), [], "the children of a node that was made again")
+
+
+@scenario()
+async def deletes_of_missing_nodes(h: Harness) -> None:
+    """`delete` of a missing node is no error if its parent exists, else `NotFound`."""
+    client = await h.open()
+    await client.mkdir(b"/a")
+    await client.delete(b"/a/missing")
+    await client.delete(b"/missing")
+    with raises(NotFound, "ENOENT"):
+        await client.delete(b"/missing/too")
+    expect(await client.exists(b"/a"), True)
+
+
+@scenario()
+async def delete_of_the_root(h: Harness) -> None:
+    """The root cannot be deleted, but in oxenstored it can be emptied."""
+    client = await h.open()
+    await client.write(b"/a/b", b"")
+    if h.kind == "oxenstored":
+        # It deletes all children of the root (docs/protocol).
+        await client.delete(b"/")
+        expect(await client.exists(b"/a"), False)
+    else:
+        with raises(InvalidRequest, "EINVAL"):
+            await client.delete(b"/")
+        expect(await client.exists(b"/a/b"), True)
+    expect(await client.exists(b"/"), True)
+
+
+@scenario()
+async def the_root_is_a_node(h: Harness) -> None:
+    """The root has a value and children."""
+    client = await h.open()
+    expect(await client.read(b"/"), b"")
+    # What a daemon starts with (docs/protocol): oxenstored keeps special paths as nodes.
+    first = [b"@introduceDomain", b"@releaseDomain", b"local", b"tool"]
+    expect(sorted(await client.list(b"/")), first if h.kind == "oxenstored" else [b"tool"])
+    await client.write(b"/", b"value")
+    expect(await client.read(b"/"), b"value")
+    await client.write(b"/new", b"")
+    expect_that(b"new" in await client.list(b"/"), "a new node is not in the root")
+
+
+@scenario()
+async def tells_whether_a_node_exists(h: Harness) -> None:
+    """`exists` is about nodes, not about values."""
+    client = await h.open()
+    await client.write(b"/a/b", b"")
+    for path, there in ((b"/", True), (b"/a", True), (b"/a/b", True), (b"/a/c", False)):
+        expect(await client.exists(path), there, f"{path!r} exists")
+    expect(await client.exists(b"/b/c/d"), False)
+
+
+@scenario()
+async def lists_children(h: Harness) -> None:
+    """`list` gives the names of children, in the daemon's order, and not of those below."""
+    client = await h.open()
+    await client.mkdir(b"/top")
+    expect(await client.list(b"/top"), [])
+    names = [b"z", b"a", b"m-1", b"@odd", b"0", b"B_c"]
+    for name in names:
+        await client.write(b"/top/" + name + b"/below", b"")
+    await client.delete(b"/top/z")
+    await client.mkdir(b"/top/z")
+    found = await client.list(b"/top")
+    if h.kind != "oxenstored":
+        # The order of creation; oxenstored promises none (docs/protocol).
+        expect(found, [*names[1:], b"z"])
+    expect(sorted(found), sorted(names))
+    with raises(NotFound, "ENOENT"):
+        await client.list(b"/missing")
+
+
+async def make_children(client: Client, top: bytes, number: int) -> list[bytes]:
+    """Make many children at once; return their names, sorted."""
+    names = [b"child-%05d" % at for at in range(number)]
+    async with client.transaction() as tx:
+        for name in names:
+            await tx.write(top + b"/" + name, name)
+    return names
+
+
+@scenario()
+async def lists_a_big_directory(h: Harness) -> None:
+    """2,000 children are listed, though their names do not fit a packet.
+
+    C xenstored gives them in parts (DIRECTORY_PART), oxenstored in one packet longer than the
+    specification allows.
+    """
+    client = await h.open()
+    names = await make_children(client, b"/top", 2000)
+    found = await client.list(b"/top")
+    expect(len(found), len(names))
+    expect(sorted(found), names)
+    expect(await client.exists(b"/top"), True)
+    async with client.transaction() as tx:
+        await tx.write(b"/top/one-more", b"")
+        expect(len(await tx.list(b"/top")), 2001, "in a transaction")
+        await tx.rollback()
+    await client.delete(b"/top")
+    expect(await client.exists(b"/top"), False)
+
+
+@scenario()
+async def lists_a_big_directory_that_changes(h: Harness) -> None:
+    """Children that stay are listed once each, whatever else comes and goes meanwhile."""
+    client, other = await h.open(), await h.open()
+    names = await make_children(client, b"/top", 800)
+
+    async def change() -> None:
+        for at in range(30):
+            await other.write(b"/top/a-%d" % at, b"")
+            await other.delete(b"/top/%b" % names[at])
+            await other.write(b"/top/%b" % names[at], b"")
+            await h.sleep(0.001)
+
+    task = h.spawn(change())
+    for _ in range(10):
+        found = await client.list(b"/top")
+        stayed = sorted(name for name in found if name in set(names[30:]))
+        expect(stayed, names[30:])
+        expect(len(set(found)), len(found), "children, each once")
+    await task.result()
+    expect(len(await client.list(b"/top")), 830)
+
+
+# Walking
+
+
+async def plant(client: Client) -> list[bytes]:
+    """Make a tree; return its paths."""
+    paths = [b"/tree"]
+    for one in (b"a", b"b", b"c"):
+        paths.append(b"/tree/" + one)
+        for two in (b"x", b"y"):
+            paths.append(b"/tree/%b/%b" % (one, two))
+            paths.append(b"/tree/%b/%b/leaf" % (one, two))
+    for path in paths:
+        await client.write(path, b"value of " + path)
+    return paths
+
+
+@scenario()
+async def walks_a_tree(h: Harness) -> None:
+    """A walk comes by each node once, parents first or last, with value and children."""
+    client = await h.open()
+    paths = await plant(client)
+    down = [node async for node in client.walk(b"/tree")]
+    expect(sorted(node.path for node in down), sorted(paths))
+    for node in down:
+        expect(node.value, b"value of " + node.path)
+        below = [path[len(node.path) + 1 :] for path in paths if path.startswith(node.path + b"/")]
+        expect(sorted(node.children), sorted(name for name in below if b"/" not in name))
+    seen: set[bytes] = set()
+    for node in down:
+        seen.add(node.path)
+        parent = node.path.rpartition(b"/")[0]
+        expect_that(not parent or parent in seen, f"{node.path!r} came before its parent")
+    up = [node async for node in client.walk(b"/tree", topdown=False)]
+    expect(sorted(up), sorted(down))
+    expect(up[-1].path, b"/tree")
+    left = {node.path for node in up}
+    for node in up:
+        left.remove(node.path)
+        above = any(path.startswith(node.path + b"/") for path in left)
+        expect_that(not above, f"{node.path!r} came before what is below it")
+
+
+@scenario()
+async def walks_what_the_user_leaves_in(h: Harness) -> None:
+    """Names that are removed from ``children`` are not walked; their order may be changed."""
+    client = await h.open()
+    await plant(client)
+    order = []
+    async for node in client.walk(b"/tree"):
+        order.append(node.path)
+        if node.path == b"/tree":
+            node.children[:] = [b"c", b"a"]
+        elif node.path == b"/tree/a":
+            node.children.clear()
+        elif b"y" in node.children:
+            node.children.remove(b"y")
+    expected = [b"/tree", b"/tree/c", b"/tree/c/x", b"/tree/c/x/leaf", b"/tree/a"]
+    expect(order, expected)
+
+
+@scenario()
+async def walks_over_what_vanishes(h: Harness) -> None:
+    """What vanishes during a walk is left out, and a missing top is `NotFound`."""
+    client, other = await h.open(), await h.open()
+    paths = await plant(client)
+    walked = []
+    async for node in client.walk(b"/tree"):
+        walked.append(node.path)
+        if node.path == b"/tree":
+            await other.delete(b"/tree/a")
+            await other.delete(b"/tree/b/x")
+    gone = (b"/tree/a", b"/tree/b/x")
+    expect(sorted(walked), sorted(path for path in paths if not path.startswith(gone)))
+    with raises(NotFound, "ENOENT"):
+        async for _ in client.walk(b"/tree/a"):
+            pass
+
+
+@scenario()
+async def walks_a_big_tree(h: Harness) -> None:
+    """A walk copes with a directory too big for a packet, and from the root."""
+    client = await h.open()
+    names = await make_children(client, b"/top/big", 1000)
+    walked = [node async for node in client.walk(b"/")]
+    big = {node.path for node in walked if node.path.startswith(b"/top/big/")}
+    expect(big, {b"/top/big/" + name for name in names})
+    expect(walked[0].path, b"/")
+    up = {node.path async for node in client.walk(b"/top", topdown=False)}
+    expect(len(up), 1002)
+
+
+# Permissions
+
+
+@scenario()
+async def sets_and_gets_permissions(h: Harness) -> None:
+    """Permissions are kept in their order, given as `Permission` or as text."""
+    client = await h.open()
+    await client.write(b"/a", b"")
+    # A new node has its parent's.
+    expect(await client.get_perms(b"/a"), await client.get_perms(b"/"))
+    letters = [
+        Permission(0),
+        Permission(3, read=True),
+        Permission(2, write=True),
+        Permission(1, read=True, write=True),
+    ]
+    await client.set_perms(b"/a", letters)
+    expect(await client.get_perms(b"/a"), letters)
+    for texts in ([b"b0"], [b"w0", b"r1"], [b"n0", b"r1", b"w1"], [b"r0", b"b32751"]):
+        await client.set_perms(b"/a", texts)
+        expect([text.encode() for text in await client.get_perms(b"/a")], texts)
+    await client.set_perms(b"/a", (Permission(0, read=True), b"w4"))
+    expect([str(permission) for permission in await client.get_perms(b"/a")], ["r0", "w4"])
+    await client.write(b"/a", b"value")
+    expect(len(await client.get_perms(b"/a")), 2, "a write changed them")
+    for path in (b"/missing", b"/missing/too"):
+        with raises(NotFound, "ENOENT"):
+            await client.get_perms(path)
+        with raises(NotFound, "ENOENT"):
+            await client.set_perms(path, [b"r0"])
+
+
+@scenario(needs=["guest"])
+async def gives_a_node_to_another_domain(h: Harness) -> None:
+    """The first permission names the owner, which may be a domain."""
+    client = await h.open()
+    await h.add_domain(5)
+    await client.write(b"/a", b"")
+    await client.set_perms(b"/a", [b"n5", b"r0"])
+    expect([str(permission) for permission in await client.get_perms(b"/a")], ["n5", "r0"])
+    await client.set_perms(b"/a", [b"r0", b"b5"])
+    expect([str(permission) for permission in await client.get_perms(b"/a")], ["r0", "b5"])
+
+
+@scenario()
+async def sets_permissions_of_special_paths(h: Harness) -> None:
+    """Who may watch for domains is said by the permissions of two special paths."""
+    client = await h.open()
+    for path in (b"@introduceDomain", b"@releaseDomain"):
+        if h.kind == "oxenstored" or h.version > (4, 17):
+            first = await client.get_perms(path)
+            expect(first[0], Permission(0))
+        else:
+            # C xenstored 4.17 has none before some are set (docs/protocol).
+            with raises(InvalidRequest, "EINVAL"):
+                await client.get_perms(path)
+        await client.set_perms(path, [b"n0", b"r3"])
+
+
+# Paths
+
+
+@scenario()
+async def relative_paths_are_the_domains_own(h: Harness) -> None:
+    """A relative path of dom0 is below /local/domain/0, in every operation."""
+    client = await h.open()
+    await client.write(b"conf/name", b"value")
+    own = await client.get_domain_path(0)
+    expect(own, b"/local/domain/0")
+    expect(await client.read(own + b"/conf/name"), b"value")
+    expect(await client.read(b"conf/name"), b"value")
+    await client.mkdir(b"conf/dir")
+    expect(sorted(await client.list(b"conf")), [b"dir", b"name"])
+    expect([node.path async for node in client.walk(b"conf/name")], [b"conf/name"])
+    await client.set_perms(b"conf", [b"r0"])
+    expect(await client.get_perms(own + b"/conf"), [Permission(0, read=True)])
+    await client.delete(b"conf/dir")
+    expect(await client.exists(own + b"/conf/dir"), False)
+
+
+@scenario()
+async def takes_paths_as_long_as_they_may_be(h: Harness) -> None:
+    """A path may be as long as the specification says, if the daemon agrees."""
+    client = await h.open()
+    # Newer C xenstored has no limit of its own for dom0. The others want at most as much below
+    # /local/domain/<domid> as a relative path may have, and no more elsewhere (docs/protocol).
+    limited = h.kind == "oxenstored" or h.version == (4, 17)
+    home = b"/local/domain/77"
+    for start, size, allowed in (
+        (b"", 255, True),
+        (b"", 1025, True),
+        (b"", REL_PATH_MAX, True),
+        (b"", REL_PATH_MAX + 1, not limited),
+        (b"", ABS_PATH_MAX, not limited),
+        (home, len(home) + 1 + REL_PATH_MAX, True),
+        (home, len(home) + 2 + REL_PATH_MAX, not limited),
+    ):
+        path = (start + (b"/" + b"a" * 50) * 61)[: size - 1].rstrip(b"/").ljust(size, b"b")
+        what = f"{size} bytes, {path[:20]!r}..."
+        if allowed:
+            await client.write(path, b"value")
+            expect(await client.read(path), b"value", what)
+        else:
+            with raises(InvalidRequest, "EINVAL", what):
+                await client.write(path, b"value")
+    await client.write(b"c" * REL_PATH_MAX, b"value")
+    expect(await client.read(b"c" * REL_PATH_MAX), b"value")
+    with raises(InvalidPath):
+        await client.read(b"/" + b"a" * ABS_PATH_MAX)
+    with raises(InvalidPath):
+        await client.read(b"a" * (REL_PATH_MAX + 1))
+
+
+# What is refused
+
+
+_Call = Callable[[Client], Awaitable[Any]]
+
+#: What is wrong, in words, the call, and the error.
+WRONG: Final[Sequence[tuple[_Call, type[LocalProtocolError], str]]] = (
+    (lambda c: c.read("/a"), InvalidType, "b'/a'"),  # type: ignore[arg-type]
+    (lambda c: c.read(None), InvalidType, "None"),  # type: ignore[arg-type]
+    (lambda c: c.read(b""), InvalidPath, "b''"),
+    (lambda c: c.read(b"/a/"), InvalidPath, "b'/a/'"),
+    (lambda c: c.read(b"//a"), InvalidPath, "b'//a'"),
+    (lambda c: c.read(b"/a b"), InvalidPath, "b' '"),
+    (lambda c: c.read(b"/a\n"), InvalidPath, r"b'/a\n'"),
+    (lambda c: c.read(b"/a\0"), InvalidPath, r"b'/a\x00'"),
+    (lambda c: c.read(b"/\xc3\xa4"), InvalidPath, r"\xc3"),
+    (lambda c: c.read(b"@releaseDomain"), InvalidPath, "@releaseDomain"),
+    (lambda c: c.read_many(b"/a"), InvalidType, "b'/a'"),  # type: ignore[arg-type]
+    (lambda c: c.read_many([b"/a", b"/a/"]), InvalidPath, "b'/a/'"),
+    (lambda c: c.write(b"/a/", b""), InvalidPath, "b'/a/'"),
+    (lambda c: c.write(b"/a", "text"), InvalidType, "b'text'"),  # type: ignore[arg-type]
+    (lambda c: c.write(b"/a", 5), InvalidType, "5"),  # type: ignore[arg-type]
+    (lambda c: c.write(b"/a", None), InvalidType, "None"),  # type: ignore[arg-type]
+    (lambda c: c.write(b"@foo", b""), InvalidPath, "@foo"),
+    (lambda c: c.mkdir(b"/a//b"), InvalidPath, "b'/a//b'"),
+    (lambda c: c.delete(b"a/"), InvalidPath, "b'a/'"),
+    (lambda c: c.list(b"/a?"), InvalidPath, "b'?'"),
+    (lambda c: c.exists(b"/a/"), InvalidPath, "b'/a/'"),
+    (lambda c: c.get_perms(b"@other"), InvalidPath, "@other"),
+    (lambda c: c.set_perms(b"/a", []), InvalidArgument, "permissions"),
+    (lambda c: c.set_perms(b"/a", b"r0"), InvalidType, "b'r0'"),  # type: ignore[arg-type]
+    (lambda c: c.set_perms(b"/a", [b"x0"]), InvalidArgument, "b'x0'"),
+    (lambda c: c.set_perms(b"/a", [b"r"]), InvalidArgument, "b'r'"),
+    (lambda c: c.set_perms(b"/a", [b"r0x5"]), InvalidArgument, "b'r0x5'"),
+    (lambda c: c.set_perms(b"/a", [b"r-1"]), InvalidArgument, "r-1"),
+    # C xenstored would end over this one (docs/protocol).
+    (lambda c: c.set_perms(b"/a", [b"r0", b"r32757"]), InvalidArgument, "r32757"),
+    (lambda c: c.set_perms(b"/a", ["r0"]), LocalProtocolError, "'r0'"),  # type: ignore[list-item]
+    (lambda c: c.get_domain_path(-1), InvalidArgument, "-1"),
+    (lambda c: c.get_domain_path(0x7FF0), InvalidArgument, "32752"),
+    (lambda c: c.get_domain_path(b"5"), InvalidType, "b'5'"),  # type: ignore[arg-type]
+    (lambda c: c.is_domain_introduced(True), InvalidType, "True"),
+    (lambda c: c.introduce_domain(5, 1, -1), InvalidArgument, "-1"),
+    (lambda c: c.introduce_domain(5, 1 << 64, 1), InvalidArgument, "18446744073709551616"),
+    (lambda c: c.release_domain(70000), InvalidArgument, "70000"),
+    (lambda c: c.resume_domain(1.5), InvalidType, "1.5"),  # type: ignore[arg-type]
+    (lambda c: c.set_target(5, 40000), InvalidArgument, "40000"),
+    (lambda c: c.control(b""), InvalidArgument, "b''"),
+    (lambda c: c.control("help"), InvalidType, "b'help'"),  # type: ignore[arg-type]
+    (lambda c: c.control(b"print", b"a\0b"), InvalidArgument, r"b'a\x00b'"),
+    (lambda c: c.set_feature(1, -1), InvalidArgument, "-1"),
+    (lambda c: c.get_quota(None, 5), InvalidArgument, "5"),
+    (lambda c: c.set_quota(b"nodes", 1 << 32), InvalidArgument, "4294967296"),
+    (lambda c: c.watch(b"/a/").__aenter__(), InvalidPath, "b'/a/'"),
+    (lambda c: c.watch(b"@foo").__aenter__(), InvalidPath, "@foo"),
+    (lambda c: c.watch(b"/a", token=b"a\0b").__aenter__(), InvalidArgument, r"b'a\x00b'"),
+    (lambda c: c.watch(b"/a", token=bytes(5000)).__aenter__(), InvalidArgument, "token"),
+    (lambda c: c.watch(b"/a", token=b"t" * 5000).__aenter__(), InvalidArgument, "5000"),
+    (lambda c: c.watch(b"/a", depth=-1).__aenter__(), InvalidArgument, "-1"),
+    (lambda c: c.transact(None, attempts=0), InvalidArgument, "0"),  # type: ignore[arg-type]
+)
+
+
+@scenario(needs=["suspend"])
+async def refuses_wrong_arguments_itself(h: Harness) -> None:
+    """A wrong argument is named in an error, nothing is sent, and the client stays usable."""
+    client = await h.open()
+    await client.write(b"/a", b"value")
+    await h.suspend_daemon()  # so that whatever is sent is never answered
+    for call, kind, named in WRONG:
+        with raises(kind, what=named) as caught:
+            await call(client)
+        expect_that(named in str(caught[0]), f"{named} is not in the message: {caught[0]}")
+    await h.resume_daemon()
+    expect(await client.read(b"/a"), b"value")
+    async with client.watch(b"/a", token=b"token") as watch:
+        expect((await watch.get()).path, b"/a")
+
+
+@scenario()
+async def features_and_quotas_need_a_newer_daemon(h: Harness) -> None:
+    """Requests of Xen 4.21 and 4.22 are `NotSupported` by a daemon that is older.
+
+    Asking for the daemon's own, which takes an empty payload, does not hang on oxenstored.
+    """
+    client = await h.open()
+    features = h.kind != "oxenstored" and h.version >= (4, 21)
+    quotas = h.kind != "oxenstored" and h.version >= (4, 22)
+    asks: list[tuple[bool, _Call]] = [
+        (features, lambda c: c.get_feature()),
+        (features, lambda c: c.get_feature(0)),
+        (quotas, lambda c: c.get_quota()),
+        (quotas, lambda c: c.get_quota(b"nodes")),
+        (quotas, lambda c: c.get_quota(b"nodes", 0)),
+        (quotas, lambda c: c.set_quota(b"nodes", 1000)),
+    ]
+    for known, ask in asks:
+        if known:
+            await ask(client)
+        else:
+            with raises(NotSupported, "ENOSYS"):
+                await ask(client)
+        expect(await client.read(b"/"), b"")
+    if quotas:
+        expect_that(b"nodes" in await client.get_quota(), "there is no quota on nodes")
+    if not features:
+        with raises(NotSupported, "ENOSYS"):
+            await client.set_feature(5, 0)
