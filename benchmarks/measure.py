@@ -69,9 +69,7 @@ class Result:
         return median(ours / theirs for ours, theirs in zip(self.cpu, other.cpu, strict=True))
 
 
-def compete(
-    contestants: Sequence[Contestant], rounds: int, slices: int = 1
-) -> dict[str, Result]:
+def compete(contestants: Sequence[Contestant], rounds: int, slices: int = 1) -> dict[str, Result]:
     """Run all contestants in turns; return their results by name."""
     results = {contestant.name: Result() for contestant in contestants}
     for contestant in contestants:  # caches, lazy imports, the specialising interpreter

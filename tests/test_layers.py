@@ -34,7 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "events": {"errors", "record", "wire", "requests"},
     "client": {"errors", "wire", "paths", "requests", "events"},
     "server": {"errors", "wire", "paths", "requests", "events"},
-    "watches": {"errors", "record"},
+    "watches": {"errors", "paths", "record"},
     "session": {"errors", "wire", "paths", "requests", "events", "client", "watches"},
     "operations": {"errors", "paths", "perms", "requests"},
     "blocking": {*FACADE},
@@ -42,6 +42,7 @@ LAYERS: dict[str, set[str]] = {
     "store": {"errors", "paths", "perms"},
     "daemon": {"errors", "wire", "paths", "perms", "requests", "events", "server", "store"},
     "testing": ANY,
+    "strategies": ANY,
     # The package only re-exports, and not `testing`: who wants that imports it by name.
     "__init__": {
         *("errors", "wire", "paths", "perms", "requests", "events", "client", "server"),
@@ -61,6 +62,7 @@ IMPURE = {
 THIRD_PARTY: dict[str, set[str]] = {
     "xsproto": {"attrs"},
     "xsproto.testing": {"attrs", "hypothesis"},
+    "xsproto.strategies": {"attrs", "hypothesis"},
     "xsproto_sync": {"attrs", "click"},
     "xsproto_gevent": {"attrs", "gevent"},
     "xsproto_trio": {"attrs", "trio"},

@@ -8,6 +8,7 @@ fall with XSPROTO_EXHAUSTIVE=1 in the environment (minutes).
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator
 from itertools import permutations
@@ -20,14 +21,12 @@ from attrs import define, field, frozen
 import xsproto.client
 import xsproto.session
 import xsproto.watches
+from xsproto.client import Exchange
 from xsproto.errors import (
     ConnectionClosed,
-    LocalProtocolError,
     NotFound,
-    RemoteProtocolError,
-    XenStoreError,
 )
-from xsproto.requests import Read, Watch, Write
+from xsproto.requests import Read, Watch
 from xsproto.session import Role, Session, Waiter
 from xsproto.watches import EventQueue, WatchEvent
 from xsproto.wire import HEADER, Op, Packet
@@ -409,7 +408,6 @@ class World:
         """All that the future depends on. Request ids are no part of it."""
         session = self.session
         number = {id(actor.waiter): actor.index for actor in self.actors}
-        closed = session.closed
         return (
             tuple(
                 (
@@ -451,12 +449,17 @@ def _path(actor: Actor) -> bytes:
     return b"/reply/%d" % actor.index
 
 
+def _path_of(exchange: Exchange) -> bytes:
+    path: bytes = getattr(exchange.request, "path")  # noqa: B009 - not every request has one
+    return path
+
+
 def _outbox_of(session: Session) -> tuple[Any, ...]:
     batch, _, written, queue, head = session.connection._outbox
     return (
-        tuple(exchange.request.path for exchange in batch),
+        tuple(_path_of(exchange) for exchange in batch),
         sum(written),
-        tuple((exchange.request.path, exchange.withdrawn) for exchange in queue[head:]),
+        tuple((_path_of(exchange), exchange.withdrawn) for exchange in queue[head:]),
     )
 
 
@@ -464,8 +467,7 @@ def _outbox_path(session: Session, data: bytes) -> bytes:
     """The path of the message that begins with `data`."""
     for exchange in session.connection._outbox[0]:
         if exchange.message.startswith(data):
-            path: bytes = exchange.request.path
-            return path
+            return _path_of(exchange)
     raise AssertionError(f"{data!r} begins no message")
 
 
@@ -486,12 +488,20 @@ def replay(plan: Plan, path: tuple[Action, ...]) -> World:
     return world
 
 
-def explore(plan: Plan, visit: Callable[[tuple[Action, ...], World], None] | None = None) -> Explored:
-    """Take every path. `visit` is called with each new state and must not change it."""
+Visit = Callable[[tuple[Action, ...], list[Action]], None]
+
+
+def explore(plan: Plan, visit: Visit | None = None) -> Explored:
+    """Take every path. `visit` is told of each new state how to get there, and what can follow."""
     explored = Explored()
-    seen: set[Any] = set()
+    seen: set[str] = set()
+    dice = random.Random(0)
     paths: list[tuple[Action, ...]] = [()]
     while paths:
+        if plan.bound is not None:
+            # What is left out is left out evenly.
+            chosen = dice.randrange(len(paths))
+            paths[chosen], paths[-1] = paths[-1], paths[chosen]
         path = paths.pop()
         world = replay(plan, path[:-1])
         if path:
@@ -505,8 +515,10 @@ def explore(plan: Plan, visit: Callable[[tuple[Action, ...], World], None] | Non
                 break
             seen.add(state)
             steps = world.steps()
+            if plan.bound is not None:
+                dice.shuffle(steps)
             if visit is not None:
-                visit(path, world)
+                visit(path, steps)
             if all(actor.phase == "ended" for actor in world.actors):
                 world.check_end()
                 break
@@ -530,3 +542,195 @@ def take(world: World, path: tuple[Action, ...]) -> None:
     except AssertionError as error:
         steps = "\n".join(f"  {number}. {step}" for number, step in enumerate(path, 1))
         raise AssertionError(f"{error}; after\n{steps}") from error
+
+
+# -- an exception at every line
+
+
+class Interrupt(BaseException):
+    """As a signal handler would raise."""
+
+
+FILES = {module.__file__ for module in (xsproto.session, xsproto.client, xsproto.watches)}
+
+
+def interrupted_at(nth: int, call: Callable[[], Any]) -> Any:
+    """Make a call, with an exception before the `nth` line of those files that it comes to."""
+    lines = 0
+
+    def on_line(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal lines
+        if event == "line":
+            lines += 1
+            if lines == nth:
+                raise Interrupt(f"at {frame.f_code.co_name}, line {frame.f_lineno}")
+        return on_line
+
+    def on_call(frame: FrameType, event: str, argument: Any) -> Any:
+        return on_line if frame.f_code.co_filename in FILES else None
+
+    before = sys.gettrace()
+    sys.settrace(on_call)
+    try:
+        return call()
+    finally:
+        sys.settrace(before)
+
+
+def finish(world: World, path: tuple[Action, ...], ending: str) -> None:
+    """Have the peer answer all, or end the connection, and see that everybody ends."""
+    wishes = ("rest", "answers", "event") if ending == "answers" else (ending,)
+
+    def rank(step: Action) -> tuple[int, int]:
+        what = step[2] if len(step) > 2 and step[0] == "recv" else None
+        if what is not None:
+            return (1 + wishes.index(what), -len(str(step))) if what in wishes else (99, 0)
+        return (99, 0) if step[0] in ("timeout", "close") else (0, 0)
+
+    while any(actor.phase != "ended" for actor in world.actors):
+        steps = sorted(world.steps(), key=rank)
+        if world.session.closed is not None:
+            steps = [step for step in steps if step[0] not in ("timeout", "close")]
+        elif not steps or rank(steps[0])[0] == 99:
+            pytest.fail(f"nobody can go on, after {path}")
+        path = (*path, steps[0])
+        take(world, path)
+    world.check_end()
+
+
+def interrupt_each(plan: Plan, every: int = 1, second: bool = False) -> int:
+    """Interrupt each step of every `every`-th state at each line; return how often that was.
+
+    With `second`, the clean-up is interrupted once as well, and done again.
+    """
+    count = 0
+    number = 0
+
+    def interrupt(path: tuple[Action, ...], step: Action) -> None:
+        nonlocal count
+        nth = 1
+        again = 1 if second else 0
+        while True:
+            for ending in ("answers", "eof"):
+                world = replay(plan, path)
+                hit, hit_again = interrupt_one(world, step, nth, again)
+                if not hit:
+                    return
+                where = (*path, (*step, f"interrupted {hit}, {hit_again}"))
+                try:
+                    world.check()
+                except AssertionError as error:
+                    raise AssertionError(f"{error}; after {where}") from error
+                over = world.session.closed is not None or step[0] == "close" or "reset" in step
+                finish(world, where, "eof" if over else ending)
+                count += 1
+            if hit_again:
+                again += 1
+            else:
+                nth += 1
+                again = 1 if second else 0
+
+    def visit(path: tuple[Action, ...], steps: list[Action]) -> None:
+        nonlocal number
+        for step in steps:
+            number += 1
+            if step[0] not in ("flush", "take") and (number % every == 0 or EXHAUSTIVE):
+                interrupt(path, step)
+
+    explore(plan, visit)
+    return count
+
+
+def interrupt_one(world: World, step: Action, nth: int, again: int) -> tuple[str, str]:
+    """Where the step was interrupted, and then its clean-up; empty if it was not."""
+    world.run = lambda call: interrupted_at(nth, call)
+    try:
+        world.perform(step)
+    except Interrupt as interrupt:
+        hit = str(interrupt)
+    else:
+        return "", ""
+    finally:
+        world.run = lambda call: call()
+    actor = world.actors[step[1]]
+    session = world.session
+    hit_again = ""
+
+    def clean_up() -> None:
+        if step[0] == "close":
+            session.close(ConnectionClosed("closed by hand"))
+        else:
+            session.cancel(actor.waiter)
+            session.leave(actor.waiter)
+
+    try:
+        interrupted_at(again, clean_up)
+    except Interrupt as interrupt:
+        hit_again = str(interrupt)
+        clean_up()
+    world.wake()
+    if not world.stuck:
+        world.write()
+    if step[0] != "close":
+        world.end(actor, "interrupted")
+    return hit, hit_again
+
+
+# -- the tests
+
+ALL = {"stuck": True, "half": True, "split": True}
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan("rr", **ALL),
+        Plan("re", **ALL),
+        Plan("ee", **ALL),
+        Plan("ef", **ALL),
+        Plan("rrr"),
+        Plan("rre"),
+        Plan("ref"),
+        Plan("ree"),
+        Plan("eee"),
+        Plan("eef"),
+        Plan("rrr", subsets=False, bound=8_000, **ALL),
+        Plan("ref", subsets=False, bound=8_000, **ALL),
+        Plan("rrrr", subsets=False, bound=6_000),
+        Plan("rref", subsets=False, bound=6_000),
+        Plan("rree", subsets=False, bound=6_000),
+        Plan("reee", subsets=False, bound=6_000),
+        Plan("eeff", subsets=False, bound=6_000),
+    ],
+    ids=str,
+)
+def test_every_order_of_steps_ends_well(plan: Plan) -> None:
+    explored = explore(plan)
+    ways = {"r": {"answered", "timed out", "closed"}, "e": {"told", "timed out", "closed"}}
+    for kind in set(plan.actors):
+        seen = {outcome for of, outcome in explored.outcomes if of == kind}
+        assert ways.get(kind, ways["e"]) <= seen, "the exploration came by every way to end"
+
+
+@pytest.mark.parametrize(
+    ("plan", "every"),
+    [
+        (Plan("rr"), 12),
+        (Plan("re"), 10),
+        (Plan("ee"), 5),
+        (Plan("rre", subsets=False, bound=3000), 60),
+        (Plan("rr", bound=3000, **ALL), 60),
+    ],
+    ids=str,
+)
+def test_an_interrupt_at_any_line_harms_nobody_else(plan: Plan, every: int) -> None:
+    assert interrupt_each(plan, every) > 1000
+
+
+@pytest.mark.parametrize(
+    ("plan", "every"),
+    [(Plan("rr"), 400), (Plan("re"), 250), (Plan("ee"), 200)],
+    ids=str,
+)
+def test_nor_does_one_upon_another(plan: Plan, every: int) -> None:
+    assert interrupt_each(plan, every, second=True) > 1000

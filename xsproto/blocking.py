@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, overload
 
 from . import operations
-from .client import Exchange
+from .client import TRANSACTION, Exchange, TransactionState
 from .errors import (
     ConflictError,
     LocalProtocolError,
@@ -504,7 +504,6 @@ class BlockingTransaction(BlockingOperations):
         except XenStoreError as error:
             if getattr(error, "sent", False):
                 raise operations.commit_unknown(error) from error
-            self._drop()
             raise
 
     def rollback(self, *, timeout: Timeout = DEFAULT) -> None:
@@ -514,12 +513,18 @@ class BlockingTransaction(BlockingOperations):
     def _end(self, *, commit: bool, timeout: Timeout) -> None:
         self._check()
         self.ended = True
-        self._client._exchange_in(self._id, (TransactionEnd(commit),), timeout)[0].value()
+        try:
+            self._client._exchange_in(self._id, (TransactionEnd(commit),), timeout)[0].value()
+        except BaseException:
+            self._drop()  # where it was refused, or given up before it went out
+            raise
 
     def _drop(self) -> None:
-        """Roll back without waiting for the answer."""
+        """Roll back without waiting for the answer, unless it ends or has ended already."""
         self.ended = True
-        if self._id and self._id in self._client._session.connection.transactions:
+        transactions = self._client._session.connection.transactions
+        state = transactions.get(self._id, TransactionState.ENDED)
+        if (state, "rollback") in TRANSACTION:
             self._client._post(TransactionEnd(commit=False), self._id)
 
     def _check(self) -> None:
@@ -572,6 +577,7 @@ class _Stream:
         Raises:
             TimedOut: there was none in time.
             ConnectionClosed: there will be none.
+            LocalProtocolError: nothing is watched, or no longer.
         """
         return self._client._take_event(self._queue, None if timeout is DEFAULT else timeout)
 

@@ -218,6 +218,7 @@ class ClientConnection:
         self._watches: dict[bytes, dict[bytes, WatchState]] = {}  # token -> path -> state
         #: Why the connection is over; None while it is not. To be read only.
         self.closed: XenStoreError | None = None
+        self._finished = False  # whether everyone was told
         #: The counts of what was written of the current batch: see `outgoing`. A list, so that
         #: ``written.extend(map(sock.send, (data,)))`` cannot lose one to an interrupt.
         self.written = self._outbox[2]
@@ -242,6 +243,10 @@ class ClientConnection:
             for token, paths in self._watches.items()
             for path, state in paths.items()
         }
+
+    def watch_state(self, path: bytes, token: bytes) -> WatchState:
+        """Where one watch is in its life."""
+        return self._watches.get(token, {}).get(path, _W.UNSET)
 
     @property
     def outstanding(self) -> int:
@@ -299,16 +304,17 @@ class ClientConnection:
                 raise LocalProtocolError(
                     f"{request!r} cannot be part of a transaction", request=request
                 )
-            state = self._transactions.get(tx_id, _T.ENDED)
-            if (state, _use_of(request)) not in TRANSACTION:
+            life = self._transactions.get(tx_id, _T.ENDED)
+            if (life, _use_of(request)) not in TRANSACTION:
                 raise TransactionEnded(
-                    f"{request!r}: transaction {tx_id} is {state.value}", request=request
+                    f"{request!r}: transaction {tx_id} is {life.value}", request=request
                 )
         elif isinstance(request, TransactionEnd):
             raise LocalProtocolError("TRANSACTION_END of no transaction", request=request)
-        elif isinstance(request, Watch | Unwatch):
-            # Of an unknown watch, UNWATCH goes out: the daemon says that there is none.
-            if isinstance(request, Watch) and (self._watch_state(request), "watch") not in WATCH:
+        elif isinstance(request, Watch):
+            # (An UNWATCH of no watch goes out: the daemon says that there is none.)
+            state = self.watch_state(request.path, request.token)
+            if (state, "watch") not in WATCH:
                 raise already_watched(request)
 
     def _begin(self, exchange: Exchange) -> None:
@@ -447,10 +453,10 @@ class ClientConnection:
     def process(self) -> None:
         """Act on what is in `inbox`."""
         inbox = self.inbox
-        if not inbox:
-            return
         if self.closed is not None:
+            self._finish(self.closed)
             inbox.clear()
+        if not inbox:
             return
         eof = not inbox[-1]
         data = inbox[0] if len(inbox) == 1 else b"".join(inbox)
@@ -557,18 +563,26 @@ class ClientConnection:
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection: every unanswered request fails with `reason`. Idempotent."""
-        if self.closed is not None:
+        if self.closed is None:
+            self.closed = reason
+        self._finish(self.closed)
+
+    def _finish(self, reason: XenStoreError) -> None:
+        """Tell everyone that the connection is over, unless that is done."""
+        if self._finished:
             return
         for exchange in _unbegun(self._outbox):
-            if exchange.answer is None and not exchange.withdrawn:
-                exchange.answer = self._not_sent(reason, exchange.request)
+            if not exchange.withdrawn:
+                if exchange.answer is None:
+                    exchange.answer = self._not_sent(reason, exchange.request)
                 self._happened.append(exchange)
+                self._outstanding.pop(exchange.rq_id, None)
         for exchange in self._outstanding.values():
             if exchange.answer is None:
                 exchange.answer = self._unanswered(reason, exchange.request)
-                self._happened.append(exchange)
+            self._happened.append(exchange)
         self._happened.append(Closed(reason))
-        self.closed = reason
+        self._finished = True
         self._outbox = ((), b"", [], [], 0)
         self._outstanding.clear()
         self._transactions.clear()
@@ -635,7 +649,7 @@ class ClientConnection:
                 return
         elif isinstance(request, Watch):
             cleanup, tx_id = Unwatch(request.path, request.token), 0
-            if self._watch_state(request) is not _W.SET:
+            if self.watch_state(request.path, request.token) is not _W.SET:
                 return
         else:
             return
@@ -648,11 +662,8 @@ class ClientConnection:
         else:
             self._transactions[tx_id] = state
 
-    def _watch_state(self, request: Watch | Unwatch) -> WatchState:
-        return self._watches.get(request.token, {}).get(request.path, _W.UNSET)
-
     def _move_watch(self, request: Watch | Unwatch, event: str) -> None:
-        state = WATCH.get((self._watch_state(request), event), _W.UNSET)
+        state = WATCH.get((self.watch_state(request.path, request.token), event), _W.UNSET)
         if state is not _W.UNSET:
             self._watches.setdefault(request.token, {})[request.path] = state
             return

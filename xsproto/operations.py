@@ -44,6 +44,7 @@ __all__ = [
     "is_watch",
     "list_children",
     "not_in_transaction",
+    "nothing_watched",
     "permissions_of",
     "read_many",
     "resume",
@@ -309,3 +310,11 @@ def watches_of(
     if not found:
         raise NotFound(f"{path!r} is not watched here", path=path)
     return found
+
+
+def nothing_watched() -> LocalProtocolError:
+    """The error of waiting for an event of no watch."""
+    return LocalProtocolError(
+        "nothing is watched here, so no event will come: a watch is set by 'with', and a path of a "
+        "monitor by 'watch'"
+    )

@@ -57,7 +57,7 @@ def check_path(path: bytes) -> bytes:
     Raises:
         InvalidPath, InvalidType: naming the path and the rule that it breaks.
     """
-    if path.__class__ is bytes and path[:1] == b"@":
+    if isinstance(path, bytes) and path[:1] == b"@":
         name, slash, domid = path.partition(b"/")
         if name not in SPECIAL_PATHS:
             known = " and ".join(special.decode() for special in SPECIAL_PATHS)

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 from attrs import define, frozen
 
 from .errors import InvalidArgument, InvalidRequest, InvalidType, RemoteProtocolError
-from .paths import DOMID_FIRST_RESERVED, check_node_path, check_path
+from .paths import ABS_PATH_MAX, DOMID_FIRST_RESERVED, check_node_path, check_path
 from .perms import Permission, check_permission
 from .record import Record
 from .wire import NUL, PAYLOAD_MAX, Op, op_name
@@ -260,6 +260,12 @@ def _keyword(value: bytes, what: str) -> bytes:
     return value
 
 
+def _several(values: Sequence[T], what: str) -> Sequence[T]:
+    if not isinstance(values, list | tuple):
+        raise InvalidType(f"{what} must be a list or a tuple, not {values!r}")
+    return values
+
+
 def _optional_domid(value: int | None) -> bytes:
     return b"" if value is None else _domid(value) + NUL
 
@@ -338,7 +344,7 @@ class Directory(_OnePath[list[bytes]]):
 
     def parse_reply(self, payload: bytes) -> list[bytes]:
         names = payload.split(NUL)
-        if names.pop():
+        if names.pop() or b"" in names:
             raise self._odd_reply(payload)
         return names
 
@@ -442,7 +448,8 @@ class SetPerms(_Acknowledged):
     transactional: ClassVar[bool] = True
 
     def payload(self) -> bytes:
-        texts = [check_permission(permission) for permission in self.permissions]
+        permissions = _several(self.permissions, "permissions")
+        texts = [check_permission(permission) for permission in permissions]
         if not texts:
             raise InvalidArgument(
                 "no permissions: at least the owner's must be given", path=self.path
@@ -464,15 +471,17 @@ class SetPerms(_Acknowledged):
 # Watches
 
 
+#: So that an event on the longest path fits a packet beside its token.
+TOKEN_MAX: Final = PAYLOAD_MAX - ABS_PATH_MAX - 2
+
+
 def _watch_names(path: bytes, token: bytes) -> bytes:
-    """``<wpath>|<token>|``, short enough for events to fit a packet beside the longest path."""
-    names = check_path(path) + NUL + _text(token, "token") + NUL
-    if len(names) > PAYLOAD_MAX - 32:
+    """``<wpath>|<token>|``."""
+    if len(_text(token, "token")) > TOKEN_MAX:
         raise InvalidArgument(
-            f"invalid token of {len(token)} bytes: events on {path[:40]!r} could not carry it",
-            path=path,
+            f"invalid token {token[:40]!r}...: its {len(token)} bytes exceed {TOKEN_MAX}", path=path
         )
-    return names
+    return check_path(path) + NUL + token + NUL
 
 
 @_register
@@ -561,7 +570,9 @@ class TransactionStart(_NoFields[int]):
     def parse_reply(self, payload: bytes) -> int:
         digits = payload[:-1]
         # An id of 0 would turn the transaction's requests into plain ones.
-        if payload[-1:] != NUL or not digits.isdigit() or not 0 < int(digits[:11]) <= UINT32_MAX:
+        if payload[-1:] != NUL or not digits.isdigit() or len(digits) > 10:
+            raise self._odd_reply(payload)
+        if not 0 < int(digits) <= UINT32_MAX:
             raise self._odd_reply(payload)
         return int(digits)
 
@@ -581,6 +592,8 @@ class TransactionEnd(_Acknowledged):
     moves_state: ClassVar[bool] = True
 
     def payload(self) -> bytes:
+        if self.commit.__class__ is not bool:
+            raise InvalidType(f"commit must be a bool, not {self.commit!r}")
         return b"T\0" if self.commit else b"F\0"
 
     @classmethod
@@ -816,7 +829,8 @@ class Control(Request[bytes]):
 
     def payload(self) -> bytes:
         texts = [_keyword(self.command, "control command")]
-        texts += [_text(parameter, "control parameter") for parameter in self.parameters]
+        parameters = _several(self.parameters, "control parameters")
+        texts += [_text(parameter, "control parameter") for parameter in parameters]
         return b"".join([text + NUL for text in texts])
 
     @classmethod
@@ -843,6 +857,7 @@ class Unknown(Request[bytes]):
     reply_syntax: ClassVar[str] = "??"
 
     def payload(self) -> bytes:
+        _integer(self.op, "message type", UINT32_MAX)
         return _bytes(self.data, "payload")
 
     def parse_reply(self, payload: bytes) -> bytes:

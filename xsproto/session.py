@@ -27,11 +27,11 @@ from typing import Any, Final
 
 from attrs import define
 
-from .client import ClientConnection, Exchange, already_watched
+from .client import ClientConnection, Exchange, WatchState, already_watched
 from .errors import ConnectionClosed, LocalProtocolError, XenStoreError
 from .events import Closed, Ignored, Reset, WatchFired
 from .paths import is_within
-from .requests import Request, Unwatch, Watch
+from .requests import Request, TransactionEnd, Unwatch, Watch
 from .watches import EventQueue
 
 __all__ = ["WINDOW", "Role", "Session", "Waiter"]
@@ -40,6 +40,9 @@ __all__ = ["WINDOW", "Role", "Session", "Waiter"]
 #: kernel's buffers (64 * 4112 bytes); a dead-lock of full buffers cannot be, as nobody waits to
 #: write without reading.
 WINDOW: Final = 64
+
+
+_ROLLBACK: Final = TransactionEnd(commit=False)
 
 
 class Role(Enum):
@@ -52,7 +55,7 @@ class Role(Enum):
 
 @define(eq=False, repr=False)
 class Waiter:
-    """One who waits for the answers to `exchanges`, or for an event in `queue`.
+    """One who waits for the answers to `exchanges`, for an event in `queue`, or for the end.
 
     Attributes:
         done: what was waited for is there, or will never come.
@@ -140,6 +143,8 @@ class Session:
         for path, token in watches:
             self._detach(queue, path, token)
         queue.drop(watches)
+        if not queue.watches:
+            self._wake_waiters(queue)
 
     def _detach(self, queue: EventQueue, path: bytes, token: bytes) -> None:
         others = [pair for pair in self._listeners.get(token, ()) if pair != (path, queue)]
@@ -154,15 +159,13 @@ class Session:
         self.unlisten(queue, watches)
         if self.closed is None:
             for path, token in watches:
-                if (path, token) in self.connection.watches:
+                if self.connection.watch_state(path, token) is not WatchState.UNSET:
                     self.post(Unwatch(path, token))
 
     @property
     def events_waiting(self) -> bool:
         """Whether any queue has an event to take, or has ended."""
-        return any(
-            queue or queue.ended for listeners in self._listeners.values() for _, queue in listeners
-        )
+        return any(queue.ready for listeners in self._listeners.values() for _, queue in listeners)
 
     # Who reads
 
@@ -171,7 +174,7 @@ class Session:
         if self.inbox:
             # Perhaps an interrupt left something undone there.
             self.received()
-        if waiter.queue is not None:
+        if waiter.queue is not None or self.connection.closed is not None:
             self._look(waiter)
         if waiter.done:
             return Role.DONE
@@ -216,9 +219,13 @@ class Session:
         for exchange in waiter.exchanges:
             if exchange.abandoned or exchange.withdrawn:
                 sent = sent or exchange.abandoned
-            elif exchange.answer is not None:
-                self.connection.abandon_exchange(exchange)
-            elif not self.connection.withdraw(exchange.rq_id):
+            elif (
+                exchange.answer is None
+                and exchange.request != _ROLLBACK  # which is wanted all the same
+                and self.connection.withdraw(exchange.rq_id)
+            ):
+                pass
+            else:
                 sent = True
                 self.connection.abandon_exchange(exchange)
         return sent
@@ -258,10 +265,12 @@ class Session:
         if not waiter.done:
             queue = waiter.queue
             if queue is None:
+                if not waiter.exchanges and self.closed is None:
+                    return
                 for exchange in waiter.exchanges:
                     if exchange.answer is None:
                         return
-            elif not queue and queue.ended is None and self.closed is None:
+            elif not queue.ready and self.closed is None:
                 queue.waiters.add(waiter)
                 return
         if waiter in self._waiting:
@@ -275,7 +284,7 @@ class Session:
         if isinstance(event, WatchFired):
             listeners = self._listeners.get(event.token, ())
             for path, queue in listeners:
-                if len(listeners) == 1 or is_within(event.path, path):
+                if is_within(event.path, path):
                     queue.put(event.path, event.token)
                     self.fired = True
                     self._wake_waiters(queue)

@@ -8,6 +8,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from .errors import XenStoreError
+from .paths import is_within
 from .record import Record
 
 __all__ = ["QUEUE_MAX", "EventQueue", "WatchEvent"]
@@ -48,6 +49,11 @@ class EventQueue:
         #: The waiters for an event; `Session` keeps them.
         self.waiters: set[Any] = set()
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is no point in waiting: an event is here, or none will ever come."""
+        return bool(self._events) or self.ended is not None or not self.watches
+
     def __len__(self) -> int:
         return len(self._events)
 
@@ -82,5 +88,8 @@ class EventQueue:
     def drop(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
         """Forget `watches`, and their events that wait."""
         self.watches.difference_update(watches)
-        tokens = {token for _, token in self.watches}
-        self._events = {key: event for key, event in self._events.items() if key[1] in tokens}
+        self._events = {
+            (path, token): event
+            for (path, token), event in self._events.items()
+            if any(token == of and is_within(path, top) for top, of in self.watches)
+        }

@@ -150,7 +150,8 @@ class PacketReader:
         """
         data = self._rest + data
         packets, used, too_long = split_packets(data, self._max_payload)
-        self._rest = data[used:]
+        # Behind a header that is refused, nothing can be found any more.
+        self._rest = data[used:] if too_long is None else data[used : used + HEADER_SIZE]
         if too_long is not None and not packets:
             raise RemoteProtocolError(
                 f"a packet of {too_long} bytes, more than the {self._max_payload} allowed"

@@ -29,6 +29,7 @@ from xsproto.errors import (
     TimedOut,
     XenStoreError,
 )
+from xsproto.operations import nothing_watched
 from xsproto.requests import Request
 from xsproto.session import Role, Session, Waiter
 from xsproto.watches import EventQueue, WatchEvent
@@ -186,6 +187,8 @@ class Client(BlockingClient):
                         return taken[0]
                     if (ended := queue.ended or self.closed) is not None:
                         raise ended.with_traceback(None)
+                    if not queue.watches:
+                        raise nothing_watched()
                 waiter = Waiter(queue=queue)  # another consumer was faster
         except BaseException as error:
             self._give_up(waiter)
@@ -341,7 +344,7 @@ class Client(BlockingClient):
         Take them with ``get(timeout=0)``. Raises nothing over the connection's end: the next
         call does.
         """
-        waiter = Waiter(queue=EventQueue())
+        waiter = Waiter()
         with suppress(TimedOut):
             try:
                 self._wait(waiter, monotonic())
@@ -350,7 +353,7 @@ class Client(BlockingClient):
                 raise
 
     def _read_for_all(self) -> None:
-        waiter = Waiter(queue=EventQueue())
+        waiter = Waiter()
         while self._session.closed is None:
             try:
                 self._wait(waiter, None)

@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from ..errors import ConnectFailed, ConnectionClosed, TransactionEnded, XenStoreError
-from .harness import Cancelled, Client, Harness, Stream, Task
+from .harness import Cancelled, Client, Harness, Stream, Task, Transaction
 from .table import expect, expect_that, raises, scenario
 
 #: Seconds that a task is given to send a request that a suspended daemon leaves unanswered.
@@ -289,6 +289,30 @@ async def a_commit_that_is_given_up_is_done_or_not(h: Harness) -> None:
     async with client.transaction() as tx:
         await tx.write(b"/c", b"")
     expect(await client.read(b"/c"), b"")
+
+
+@scenario(needs=["suspend", "guest"])
+async def a_rollback_that_is_given_up_takes_place(h: Harness) -> None:
+    """A transaction whose rollback was given up is ended, be it that nothing was sent yet."""
+    await h.add_domain(5)
+    client = await h.open(5)
+    for _ in range(3):
+        transactions = [client.transaction() for _ in range(6)]
+        for tx in transactions:
+            await tx.__aenter__()
+        await h.suspend_daemon()
+        # More than may be unanswered at once, so that what comes after is not even sent.
+        many = client.read_many([b"/"] * 200)
+        await give_up(h, many, *(leave(h, tx) for tx in transactions))
+        await h.resume_daemon()
+        await client.get_domain_path(5)
+        await client.get_domain_path(5)
+
+
+async def leave(h: Harness, transaction: Transaction) -> None:
+    """Roll back, in a moment."""
+    await h.sleep(0.01)
+    await transaction.rollback()
 
 
 @scenario(needs=["suspend"])
