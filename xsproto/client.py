@@ -340,13 +340,14 @@ class ClientConnection:
 
     def _withdraw(self, exchange: Exchange) -> None:
         request = exchange.request
-        exchange.withdrawn = True
+        self._outstanding.pop(exchange.rq_id, None)
         batch, _, written, queue, head = self._outbox
         if exchange in batch:
             batch = [other for other in batch if other is not exchange]
             data = b"".join([other.message for other in batch])
             self._outbox = (batch, data, written, queue, head)
-        self._outstanding.pop(exchange.rq_id, None)
+        # Only now: an interrupt before this has it all done once more.
+        exchange.withdrawn = True
         if isinstance(request, TransactionEnd):
             self._move_transaction(exchange.tx_id, "withdraw")
         elif isinstance(request, Watch):

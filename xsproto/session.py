@@ -60,12 +60,14 @@ class Waiter:
     Attributes:
         done: what was waited for is there, or will never come.
         handle: the adapter's own, to wake it with.
+        caller: the adapter's own, to know whose it is.
     """
 
     exchanges: Sequence[Exchange] = ()
     queue: EventQueue | None = None
     done: bool = False
     handle: Any = None
+    caller: Any = None
 
 
 class Session:
@@ -187,6 +189,11 @@ class Session:
     def leads(self, waiter: Waiter) -> bool:
         """Whether it is `waiter` that must receive."""
         return self.leader is waiter
+
+    def waiters_of(self, caller: Any) -> list[Waiter]:
+        """The leader and those who wait, as far as they are `caller`'s."""
+        leader = () if self.leader is None else (self.leader,)
+        return [waiter for waiter in (*leader, *self._waiting) if waiter.caller == caller]
 
     @property
     def waiting(self) -> int:

@@ -76,7 +76,6 @@ class Client(BlockingClient):
         self._session = Session()
         self._transport = UnixTransport(socket_path(unix_socket_path))
         self._readiness = Readiness()
-        self._leading = 0  # the ident of the leader's thread
         _clients.add(self)
         if reader:
             threading.Thread(target=self._read_for_all, name="xsproto reader", daemon=True).start()
@@ -147,7 +146,7 @@ class Client(BlockingClient):
             at = self._ends_at(timeout)
         else:
             at = None if self._timeout is None else monotonic() + self._timeout
-        waiter = Waiter()
+        waiter = Waiter(caller=threading.get_ident())
         session = self._session
         try:
             with self._lock:
@@ -176,7 +175,7 @@ class Client(BlockingClient):
     def _take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
         at = self._ends_at(timeout)
         taken: list[WatchEvent] = []
-        waiter = Waiter(queue=queue)
+        waiter = Waiter(queue=queue, caller=threading.get_ident())
         try:
             while True:
                 self._wait(waiter, at)
@@ -189,7 +188,9 @@ class Client(BlockingClient):
                         raise ended.with_traceback(None)
                     if not queue.watches:
                         raise nothing_watched()
-                waiter = Waiter(queue=queue)  # another consumer was faster
+                waiter = Waiter(
+                    queue=queue, caller=threading.get_ident()
+                )  # another consumer was faster
         except BaseException as error:
             self._give_up(waiter)
             with self._lock:
@@ -225,14 +226,13 @@ class Client(BlockingClient):
     def _enter(self, waiter: Waiter) -> Role:
         """Begin to wait; `_lock` is held."""
         session = self._session
-        if session.leader is not None and self._leading == threading.get_ident():
-            # This very thread leads, and yet is here: its call died of an interrupt upon an
-            # interrupt, before it could pass the lead on.
-            session.leave(session.leader)
+        if session.leader is not None:
+            # If this very thread waits, and yet is here, that call died of interrupts upon
+            # interrupts, before it could pass the lead on.
+            for dead in session.waiters_of(waiter.caller):
+                session.leave(dead)
         role = session.enter(waiter)
-        if role is Role.LEAD:
-            self._leading = threading.get_ident()
-        elif role is Role.WAIT:
+        if role is Role.WAIT:
             gate = threading.Lock()
             gate.acquire()
             waiter.handle = gate
@@ -251,7 +251,6 @@ class Client(BlockingClient):
                     self._wake()
                     return False
                 if self._session.leads(waiter):
-                    self._leading = threading.get_ident()
                     return True
             if left == 0:
                 raise TimedOut("not in time")
@@ -280,7 +279,6 @@ class Client(BlockingClient):
                 session.received()
                 if waiter.done:
                     session.leave(waiter)
-                    self._leading = 0
                 if self._stuck or session.connection.held_back:
                     self._flush()
                 if session.wakeable:
@@ -316,8 +314,6 @@ class Client(BlockingClient):
         session = self._session
         with self._lock:
             sent = session.cancel(waiter)
-            if session.leads(waiter):
-                self._leading = 0
             session.leave(waiter)
             self._flush()
             self._wake()
@@ -344,7 +340,7 @@ class Client(BlockingClient):
         Take them with ``get(timeout=0)``. Raises nothing over the connection's end: the next
         call does.
         """
-        waiter = Waiter()
+        waiter = Waiter(caller=threading.get_ident())
         with suppress(TimedOut):
             try:
                 self._wait(waiter, monotonic())
@@ -353,7 +349,7 @@ class Client(BlockingClient):
                 raise
 
     def _read_for_all(self) -> None:
-        waiter = Waiter()
+        waiter = Waiter(caller=threading.get_ident())
         while self._session.closed is None:
             try:
                 self._wait(waiter, None)

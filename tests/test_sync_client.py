@@ -1,0 +1,251 @@
+"""The blocking client: threads, time limits, fork, interrupts, a daemon that misbehaves."""
+
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import xsproto_sync
+from xsproto import ConnectFailed, ConnectionClosed, Forked, InvalidArgument, InvalidType, TimedOut
+from xsproto.wire import HEADER, Op
+
+from .daemons import Daemon, require
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    require("c")
+    with Daemon("c") as running:
+        yield running
+
+
+@contextmanager
+def scripted(path: Path, answer: bytes | None) -> Iterator[str]:
+    """A daemon that reads one request, sends `answer` and closes; None: it stays silent."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    over = threading.Event()
+
+    def serve() -> None:
+        with listener.accept()[0] as peer:
+            peer.recv(65536)
+            if answer is None:
+                over.wait(10)
+            else:
+                peer.sendall(answer)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield str(path)
+    finally:
+        over.set()
+        thread.join()
+        listener.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"garbage, and more of it, without any sense",
+        HEADER.pack(Op.READ, 1, 0, 0xFFFFFFFF),
+        HEADER.pack(Op.READ, 1, 0, 5) + b"hel",
+        HEADER.pack(Op.READ, 2, 0, 5) + b"hello",
+    ],
+    ids=["eof", "garbage", "4 GiB", "half a packet", "wrong id"],
+)
+def test_a_broken_daemon_ends_the_call(tmp_path: Path, answer: bytes) -> None:
+    with (
+        scripted(tmp_path / "s", answer) as path,
+        xsproto_sync.Client(path, timeout=5) as client,
+        pytest.raises(ConnectionClosed) as caught,
+    ):
+        client.read(b"/a")
+    assert caught.value.sent
+    assert caught.value.path == b"/a"
+
+
+def test_a_silent_daemon_is_not_waited_for(tmp_path: Path) -> None:
+    with scripted(tmp_path / "s", None) as path, xsproto_sync.Client(path) as client:
+        began = time.monotonic()
+        with pytest.raises(TimedOut) as caught:
+            client.read(b"/a", timeout=0.05)
+        assert caught.value.sent
+        with client.deadline(0.05), pytest.raises(TimedOut):
+            client.read(b"/a")
+        assert time.monotonic() - began < 5
+
+
+def test_signals_do_not_prolong_a_time_limit(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
+    try:
+        with scripted(tmp_path / "s", None) as path, xsproto_sync.Client(path) as client:
+            began = time.monotonic()
+            with pytest.raises(TimedOut):
+                client.read(b"/a", timeout=0.1)
+            assert time.monotonic() - began < 5
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_close_wakes_everyone_who_waits(daemon: Daemon) -> None:
+    client = xsproto_sync.Client(daemon.socket_path)
+    ended: list[Any] = []
+
+    def wait(number: int) -> None:
+        try:
+            with client.watch(b"/a/%d" % number) as watch:
+                for _ in watch:
+                    pass
+        except ConnectionClosed as error:
+            ended.append(error)
+
+    threads = [threading.Thread(target=wait, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    client.write(b"/a/1", b"")
+    client.close()
+    client.close()
+    for thread in threads:
+        thread.join(5)
+    assert len(ended) == 8
+    with pytest.raises(ConnectionClosed, match="not sent"):
+        client.read(b"/a")
+
+
+def test_threads_get_their_own_answers(daemon: Daemon) -> None:
+    wrong: list[bytes] = []
+    with xsproto_sync.Client(daemon.socket_path, timeout=20) as client:
+
+        def work(number: int) -> None:
+            path = b"/t/%d" % number
+            for turn in range(100):
+                value = b"%d of %d" % (turn, number)
+                client.write(path, value)
+                if client.read(path) != value:
+                    wrong.append(path)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert not wrong
+        assert len(client.list(b"/t")) == 20
+
+
+def test_a_dead_daemon_ends_calls_and_watches(daemon: Daemon) -> None:
+    with xsproto_sync.Client(daemon.socket_path) as client, client.watch(b"/a") as watch:
+        watch.get(timeout=5)
+        daemon.kill()
+        with pytest.raises(ConnectionClosed):
+            watch.get(timeout=5)
+        with pytest.raises(ConnectionClosed):
+            client.read(b"/a")
+
+
+def test_a_forked_child_cannot_use_it_and_harms_nothing(daemon: Daemon) -> None:
+    with xsproto_sync.Client(daemon.socket_path, timeout=5) as client:
+        client.write(b"/a", b"1")
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                with client:
+                    client.read(b"/a")
+            except Forked:
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert client.read(b"/a") == b"1"
+
+
+def test_a_foreign_loop_is_told_of_events(daemon: Daemon) -> None:
+    with xsproto_sync.Client(daemon.socket_path, timeout=5) as client, client.watch(b"/a") as watch:
+        watch.get()
+        poller = select.poll()
+        poller.register(client, select.POLLIN)
+        client.pump()
+        assert not poller.poll(0)
+        client.write(b"/a", b"1")  # C xenstored sends the event first: it is read with the reply
+        assert poller.poll(5000)
+        client.pump()
+        assert watch.get(timeout=0).path == b"/a"
+        client.pump()
+        assert not poller.poll(0)
+
+
+def test_an_interrupt_leaves_the_client_usable(daemon: Daemon) -> None:
+    class Interrupt(Exception):
+        pass
+
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        # In the library alone: the test itself is not made for it.
+        if frame is not None and frame.f_globals["__name__"].startswith("xsproto"):
+            raise Interrupt
+
+    interrupts = reads = 0
+    with xsproto_sync.Client(daemon.socket_path, timeout=10) as client:
+        for number in range(10):
+            client.write(b"/i/%d" % number, b"%d" % number)
+        before = signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+        try:
+            ends = time.monotonic() + 1
+            while time.monotonic() < ends:
+                number = reads % 10
+                try:
+                    assert client.read(b"/i/%d" % number) == b"%d" % number
+                    reads += 1
+                except Interrupt:
+                    interrupts += 1
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert interrupts > 10
+        assert reads > 10
+        assert client.read(b"/i/3") == b"3"
+
+
+@pytest.mark.parametrize("path", ["missing", "directory", "x" * 200])
+def test_no_connection_is_connect_failed(tmp_path: Path, path: str) -> None:
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(ConnectFailed) as caught:
+        xsproto_sync.Client(tmp_path / path)
+    assert not isinstance(caught.value, FileNotFoundError)
+    assert path in str(caught.value)
+
+
+def test_the_environment_names_the_socket(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XENSTORED_RUNDIR", str(tmp_path))
+    with pytest.raises(ConnectFailed, match=str(tmp_path / "socket")):
+        xsproto_sync.Client()
+    monkeypatch.setenv("XENSTORED_PATH", daemon.socket_path)
+    with xsproto_sync.Client() as client:
+        assert client.exists(b"/tool")
+
+
+@pytest.mark.parametrize("timeout", ["5", True, -1, float("nan")])
+def test_a_wrong_time_limit_is_refused(daemon: Daemon, timeout: Any) -> None:
+    with pytest.raises((InvalidType, InvalidArgument)):
+        xsproto_sync.Client(daemon.socket_path, timeout=timeout)
+    with xsproto_sync.Client(daemon.socket_path) as client:
+        with pytest.raises((InvalidType, InvalidArgument)):
+            client.read(b"/", timeout=timeout)
+        assert client.exists(b"/tool", timeout=float("inf"))
