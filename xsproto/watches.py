@@ -83,7 +83,8 @@ class EventQueue:
     def put_back(self, taken: list[WatchEvent]) -> None:
         """Undo `take`."""
         events = {(event.path, event.token): event for event in taken}
-        self._events = events | self._events
+        self._events = events | self._events | events
+        self._collapsed |= {event.token for event in taken if event.overflow}
 
     def drop(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
         """Forget `watches`, and their events that wait."""
@@ -93,3 +94,4 @@ class EventQueue:
             for (path, token), event in self._events.items()
             if any(token == of and is_within(path, top) for top, of in self.watches)
         }
+        self._collapsed = {token for (_, token), event in self._events.items() if event.overflow}

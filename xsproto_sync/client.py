@@ -55,7 +55,8 @@ class Client(BlockingClient):
         reader: have a background thread read, so that watch events are taken from the daemon even
             while nobody waits for one.
 
-    It is connected at once, and is a context manager that closes it.
+    It is connected at once, and is a context manager that closes it. Do not use it in a signal
+    handler that may interrupt a call of the same client: it would wait for itself, for ever.
 
     Raises:
         ConnectFailed: nobody listens there, or it may not be used.
