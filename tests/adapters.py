@@ -25,7 +25,7 @@ from .daemons import Daemon, GuestDomain, Op
 T = TypeVar("T")
 
 #: Seconds after which a wait in a cancellable task is given up.
-PATIENCE: Final = 0.2
+PATIENCE: Final = 0.15
 
 #: Seconds after which a scenario is ended by killing its daemon, which ends every wait.
 LIMIT: Final = 30.0

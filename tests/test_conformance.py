@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from xsproto.testing import SCENARIOS, run_scenario
+from xsproto.errors import NotFound, TooBig
+from xsproto.testing import SCENARIOS, ScenarioFailed, run_scenario, scenario, table
 
 from . import adapters, daemons
+
+if TYPE_CHECKING:
+    from xsproto.awaitable import AsyncClient
+    from xsproto.testing import Client, Harness
+
+    def fits(client: AsyncClient) -> Client:
+        """The kit asks of a client what the facade has."""
+        return client
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -23,3 +33,84 @@ def test_conformance(
         if reason := SCENARIOS[name].why_not(harness):
             pytest.skip(reason)
         adapters.run(run_scenario(name, harness))
+
+
+# How the kit tells what went wrong
+
+
+class NoHarness:
+    """What a scenario can be asked about without a daemon."""
+
+    kind = "c"
+    version = (4, 17)
+    can: frozenset[str] = frozenset({"guest"})
+
+
+@pytest.fixture
+def no_harness() -> Any:
+    return NoHarness()
+
+
+@pytest.fixture(autouse=True)
+def scenarios_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scenarios of a test's own are forgotten after it."""
+    monkeypatch.setattr(table, "_scenarios", dict(table._scenarios))
+    monkeypatch.setattr(table, "SCENARIOS", table._scenarios)
+
+
+def test_a_failure_is_explained(no_harness: Harness) -> None:
+    @scenario()
+    async def is_so(h: Harness) -> None:
+        """It is so."""
+        table.expect(b"x" * 1000, b"", "the value")
+
+    with pytest.raises(ScenarioFailed) as failure:
+        adapters.run(run_scenario("is_so", no_harness))
+    first, second, *_ = str(failure.value).splitlines()
+    assert first.startswith("is_so, on c 4.17: the value: got b'xxxx")
+    assert first.endswith("xxx' (1000 long), not b''")
+    assert second == "  what should hold: It is so."
+
+
+def test_an_unexpected_error_is_a_failure(no_harness: Harness) -> None:
+    @scenario()
+    async def is_found(h: Harness) -> None:
+        raise NotFound("nothing there")
+
+    with pytest.raises(ScenarioFailed, match=r"on c 4\.17: NotFound: nothing there") as failure:
+        adapters.run(run_scenario("is_found", no_harness))
+    assert isinstance(failure.value.__cause__, NotFound)
+
+
+def test_expected_errors() -> None:
+    with table.raises(NotFound, "ENOENT") as caught:
+        raise NotFound("nothing there", code="ENOENT")
+    assert caught[0].message == "nothing there"
+    wrong = r"there: no error came, not NotFound \(ENOENT\)"
+    with pytest.raises(AssertionError, match=wrong), table.raises(NotFound, "ENOENT", "there"):
+        pass
+    wrong = "ENOSPC came, not NotFound"
+    with pytest.raises(AssertionError, match=wrong), table.raises(NotFound, "ENOENT"):
+        raise NotFound("full", code="ENOSPC")
+    wrong = "TooBig came, not NotFound: too much"
+    with pytest.raises(AssertionError, match=wrong), table.raises(NotFound):
+        raise TooBig("too much")
+
+
+def test_what_is_not_to_be_run(no_harness: Harness) -> None:
+    async def nothing(h: Harness) -> None: ...
+
+    needy = table.Scenario("nothing", nothing, frozenset({"guest", "kill"}), {})
+    assert needy.why_not(no_harness) == "the harness has no kill"
+    odd = table.Scenario("nothing", nothing, frozenset({"guest"}), {"c": "it cannot be"})
+    assert odd.why_not(no_harness) == "it cannot be"
+    assert table.Scenario("nothing", nothing, frozenset(), {}).why_not(no_harness) is None
+
+
+def test_names_are_taken_once(no_harness: Harness) -> None:
+    @scenario(not_for={"oxenstored": "it does not"})
+    async def twice(h: Harness) -> None: ...
+
+    assert table.SCENARIOS["twice"].not_for == {"oxenstored": "it does not"}
+    with pytest.raises(ValueError, match="twice"):
+        scenario()(twice)

@@ -6,6 +6,7 @@ a reason are to be left out. It needs no test framework.
 """
 
 from . import (
+    scenarios_arguments,
     scenarios_connection,
     scenarios_domains,
     scenarios_nodes,
@@ -46,6 +47,7 @@ __all__ = [
 
 # They are imported for what they register.
 del (
+    scenarios_arguments,
     scenarios_connection,
     scenarios_domains,
     scenarios_nodes,
