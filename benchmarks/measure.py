@@ -26,7 +26,7 @@ class Plan:
         rounds: of each comparison.
         slices: of each contestant in a round, where an operation is short.
         imports: fresh interpreters for each import.
-        nodes: per level of the tree to walk, which has three.
+        nodes: of the tree to walk: so many below its top, and so many below each of those.
         replies: to decode.
     """
 
@@ -105,14 +105,22 @@ def _slice(contestant: Contestant) -> tuple[float, float]:
 
 
 @contextmanager
-def placed(daemon: int, cpus: set[int]) -> Iterator[None]:
-    """Within it, the process `daemon` and this thread, with those that it starts, run on `cpus`."""
+def placed(daemon: int, cpus: set[int], policy: int = os.SCHED_OTHER) -> Iterator[None]:
+    """Within it, the process `daemon` and this thread run on `cpus`.
+
+    So do the threads and processes that this thread starts within it.
+
+    Arguments:
+        policy: with ``SCHED_BATCH`` nobody is preempted because somebody else wakes up.
+    """
     before = os.sched_getaffinity(0)
-    tasks = [int(task.name) for task in Path(f"/proc/{daemon}/task").iterdir()]
+    tasks = [0, *(int(task.name) for task in Path(f"/proc/{daemon}/task").iterdir())]
     try:
-        for task in (0, *tasks):
+        for task in tasks:
             os.sched_setaffinity(task, cpus)
+            os.sched_setscheduler(task, policy, os.sched_param(0))
         yield
     finally:
-        for task in (0, *tasks):
+        for task in tasks:
             os.sched_setaffinity(task, before)
+            os.sched_setscheduler(task, os.SCHED_OTHER, os.sched_param(0))

@@ -54,10 +54,11 @@ class Row:
 
     Attributes:
         at_least: whether more is better.
-        pinned, free: the figure with daemon and client on one CPU, and wherever they may go.
+        pinned, batch, free: the figure with daemon and client on one CPU, the same with
+            ``SCHED_BATCH``, and wherever the kernel puts them.
         missing: why there are no figures.
-        cpu: microseconds of the client's own CPU time per operation when pinned, and what it is
-            compared with.
+        wall, cpu: microseconds of an operation when pinned, on the clock and of the client's own
+            CPU time; the client's, and those of what it is compared with.
     """
 
     what: str
@@ -66,8 +67,10 @@ class Row:
     at_least: bool = True
     unit: str = ""
     pinned: float | None = None
+    batch: float | None = None
     free: float | None = None
     missing: str | None = None
+    wall: tuple[float, float] | None = None
     cpu: tuple[float, float] | None = None
 
     @property
@@ -77,7 +80,7 @@ class Row:
         for mark, name in ((self.aim, "aim"), (self.must, "yes")):
             if self.pinned >= mark if self.at_least else self.pinned <= mark:
                 return name
-        return "NO"
+        return "no"
 
 
 def rows() -> dict[str, Row]:
@@ -104,19 +107,17 @@ class Report:
     """The rows, filled in run by run."""
 
     rows: dict[str, Row]
-    pinned: bool = True
+    placing: str = "pinned"
 
-    def put(self, key: str, figure: float, cpu: tuple[Result, Result] | None = None) -> None:
+    def put(self, key: str, figure: float, ours: Result, theirs: Result) -> None:
         row = self.rows[key]
-        if not self.pinned:
-            row.free = figure
-            return
-        row.pinned = figure
-        if cpu is not None:
-            row.cpu = (median(cpu[0].cpu) * 1e6, median(cpu[1].cpu) * 1e6)
+        setattr(row, self.placing, figure)
+        if self.placing == "pinned":
+            row.wall = (median(ours.wall) * 1e6, median(theirs.wall) * 1e6)
+            row.cpu = (median(ours.cpu) * 1e6, median(theirs.cpu) * 1e6)
 
     def compare(self, key: str, ours: Result, theirs: Result) -> None:
-        self.put(key, ours.speed_over(theirs), (ours, theirs))
+        self.put(key, ours.speed_over(theirs), ours, theirs)
 
     def lack(self, key: str, why: str) -> None:
         self.rows[key].missing = why
@@ -240,7 +241,7 @@ def reads(path: str, plan: Plan, report: Report) -> None:
     report.compare("read", results["read"], results["bare"])
     report.compare("read timeout", results["read timeout"], results["bare"])
     many, one = results["read_many"], results["read"]
-    report.put("read_many", many.cpu_over(one), (many, one))
+    report.put("read_many", many.cpu_over(one), many, one)
     for key in ("xs", "pyxs"):
         if key in results:
             report.compare(key, results["read"], results[key])
@@ -428,7 +429,7 @@ def imports(plan: Plan, report: Report) -> None:
         result.cpu.append(float(output[1]))
     # The first one may have compiled it.
     del result.wall[0], result.cpu[0]
-    report.put("import", median(result.wall) * 1e3, (result, result))
+    report.put("import", median(result.wall) * 1e3, result, result)
 
 
 # The whole
@@ -452,37 +453,39 @@ def run(plan: Plan) -> dict[str, Row]:
         path = os.environ["XENSTORED_PATH"] = daemon.socket_path
         fill(path, plan)
         cpus = os.sched_getaffinity(0)
-        for report.pinned, where in ((True, {max(cpus)}), (False, cpus)):
-            with placed(daemon.pid, where):
+        for report.placing, where, policy in (
+            ("pinned", {max(cpus)}, os.SCHED_OTHER),
+            ("batch", {max(cpus)}, os.SCHED_BATCH),
+            ("free", cpus, os.SCHED_OTHER),
+        ):
+            began = perf_counter()
+            with placed(daemon.pid, where, policy):
                 for part in (reads, others, walks, threads):
-                    began = perf_counter()
                     part(path, plan, report)
-                    _progress(part.__name__, report.pinned, began)
-                for alone in (decoding, imports):
-                    began = perf_counter()
-                    alone(plan, report)
-                    _progress(alone.__name__, report.pinned, began)
+                if policy != os.SCHED_BATCH:  # no daemon takes part in these
+                    decoding(plan, report)
+                    imports(plan, report)
+            print(f"{report.placing}: {perf_counter() - began:.0f} s", file=sys.stderr)
     return report.rows
-
-
-def _progress(name: str, pinned: bool, began: float) -> None:
-    placing = "pinned" if pinned else "free"
-    print(f"{name}, {placing}: {perf_counter() - began:.1f} s", file=sys.stderr)
 
 
 def _number(figure: float | None, unit: str = "") -> str:
     return "" if figure is None else f"{figure:.2f}{unit}"
 
 
+def _both(microseconds: tuple[float, float] | None, unit: str) -> str:
+    if microseconds is None:
+        return ""
+    ours, theirs = microseconds
+    return f"{ours:.0f}" if unit else f"{ours:.2f} ({theirs:.2f})"
+
+
 def table(found: dict[str, Row]) -> str:
     """The rows as a table in Markdown."""
-    lines = [("what", "pinned", "must", "aim", "met?", "free", "own CPU, µs (other's)")]
+    heads = ("what", "pinned", "must", "aim", "met?", "batch", "free", "µs (other's)", "CPU µs")
+    lines = [heads]
     for row in found.values():
         sign = ">=" if row.at_least else "<="
-        cpu = ""
-        if row.cpu is not None:
-            ours, theirs = row.cpu
-            cpu = f"{ours:.2f}" if row.unit else f"{ours:.2f} ({theirs:.2f})"
         lines.append(
             (
                 row.what,
@@ -490,8 +493,10 @@ def table(found: dict[str, Row]) -> str:
                 f"{sign} {row.must:g}{row.unit}",
                 f"{row.aim:g}{row.unit}",
                 row.met,
+                _number(row.batch, row.unit),
                 _number(row.free, row.unit),
-                row.missing or cpu,
+                row.missing or _both(row.wall, row.unit),
+                _both(row.cpu, row.unit),
             )
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -397,6 +397,26 @@ def test_transact_of_a_function_that_ends_it(
     assert_whole(client)
 
 
+def test_transact_does_not_repeat_a_commit_that_is_refused_otherwise() -> None:
+    daemon, client = opened()
+    daemon.script[rq.TransactionEnd] = "ENOSPC"
+    with pytest.raises(QuotaExceeded):
+        run(client.transact(lambda tx: tx.write(b"/a", b"1")))
+    assert ends(daemon) == [COMMIT]
+
+
+def test_transact_does_not_repeat_an_unknown_commit() -> None:
+    daemon, client = opened()
+    daemon.script[rq.TransactionEnd] = DROP
+    task = Task(client.transact(lambda tx: tx.write(b"/a", b"1")))
+    settle(task)
+    daemon.dead = True
+    settle(task)
+    with pytest.raises(CommitUnknown):
+        task.result()
+    assert ends(daemon) == [COMMIT]
+
+
 # Watches
 
 
@@ -449,7 +469,11 @@ async def watched(client: AsyncMemory, path: Any, token: Any = None) -> None:
 
 @pytest.mark.parametrize(
     ("path", "token", "error"),
-    [("/a", None, InvalidType), (b"/a/", None, InvalidPath), (b"/a", "mine", InvalidType)],
+    [
+        ("/a", None, InvalidType),
+        (b"/a/", None, InvalidPath),
+        (b"/a", bytearray(b"mine"), InvalidType),
+    ],
 )
 def test_a_watch_with_wrong_arguments(path: Any, token: Any, error: type[Exception]) -> None:
     daemon, client = opened()
@@ -503,6 +527,18 @@ def test_a_monitor_joins_watches() -> None:
         assert monitor.watched == frozenset()
 
     run(main())
+    assert_whole(client)
+
+
+def test_a_watch_is_taken_back_at_once() -> None:
+    daemon, client = opened()
+
+    async def main() -> None:
+        async with client.watch(b"/a", token=b"mine"):
+            pass
+
+    run(main())
+    assert daemon.seen[-1][0] == rq.Unwatch(b"/a", b"mine")
     assert_whole(client)
 
 
@@ -620,6 +656,14 @@ SCENARIOS = [
 Scenario = Callable[[AsyncMemory], Coroutine[Any, Any, None]]
 
 
+def prepared() -> tuple[Daemon, AsyncMemory]:
+    """What the scenarios find. The daemon delays its answers."""
+    daemon, client = opened(a=b"1", b=b"2", wide=b"")
+    daemon.nodes |= {b"/a/x": b"", **{b"/wide/" + name: b"" for name in WIDE}}
+    daemon.delays = True
+    return daemon, client
+
+
 def explore(scenario: Scenario, at: int, role: str, how: str) -> bool:
     """Cancel the scenario at its suspension number `at`; return whether it came that far.
 
@@ -628,9 +672,7 @@ def explore(scenario: Scenario, at: int, role: str, how: str) -> bool:
         how: "unsent", "half sent" and "unanswered": that far was what it waits for; "answered":
             the answer is there, and it has not run yet.
     """
-    daemon, client = opened(a=b"1", b=b"2", wide=b"")
-    daemon.nodes |= {b"/a/x": b"", **{b"/wide/" + name: b"" for name in WIDE}}
-    daemon.delays = True
+    daemon, client = prepared()
     victim = Task(scenario(client))
     others: list[Task[Any]] = [Task(client.read(path)) for path in (b"/b", b"/none", b"/wide")]
     tasks: list[Task[Any]] = {
@@ -639,7 +681,7 @@ def explore(scenario: Scenario, at: int, role: str, how: str) -> bool:
         "follows": [*others, victim],
     }[role]
     suspensions = -1
-    while not victim.done:
+    for _ in range(1000):
         for task in tasks:
             if task is not victim:
                 task.step()
@@ -652,7 +694,9 @@ def explore(scenario: Scenario, at: int, role: str, how: str) -> bool:
             suspensions += task.step()
             if suspensions == at and how != "answered" and not victim.done:
                 victim.cancel()
-        daemon.deliver(1)
+        if victim.done:
+            break
+        daemon.deliver(9 if scenario is many else 1)
     assert victim.done  # so nothing was awaited on the way out
     try:
         victim.result()
@@ -744,15 +788,14 @@ def test_a_coroutine_that_is_dropped_is_cancelled() -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_suspension_may_find_the_connection_closed(scenario: Scenario) -> None:
     for at in count():
-        daemon, client = opened(a=b"1", b=b"2", wide=b"")
-        daemon.delays = True
+        daemon, client = prepared()
         task = Task(scenario(client))
         for _ in range(at):
             task.step()
             daemon.deliver(1)
         daemon.dead = True
         settle(task)
-        with suppress(ConnectionClosed, CommitUnknown, NotFound, AssertionError):
+        with suppress(ConnectionClosed, CommitUnknown):
             task.result()
         session = client._session
         assert task.done

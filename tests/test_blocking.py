@@ -9,14 +9,15 @@ once it never will, and the wait ends with `TimedOut`, or with an interrupt.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 
 from xsproto import requests as rq
-from xsproto.blocking import DEFAULT, BlockingTransaction
+from xsproto.blocking import DEFAULT, BlockingTransaction, BlockingWatch
+from xsproto.client import Exchange
 from xsproto.errors import (
     AlreadyExists,
     CommitUnknown,
@@ -376,6 +377,13 @@ def test_transact_does_not_repeat_an_unknown_commit() -> None:
     assert_whole(client, left=True)
 
 
+def test_transact_does_not_repeat_a_commit_that_is_refused_otherwise() -> None:
+    daemon, client = opened()
+    with lost(daemon, rq.TransactionEnd, "ENOSPC"), pytest.raises(QuotaExceeded):
+        client.transact(lambda tx: tx.write(b"/a", b"1"))
+    assert ends(daemon) == [COMMIT]
+
+
 # Watches
 
 
@@ -424,7 +432,11 @@ def test_a_watch_with_all_its_arguments() -> None:
 
 @pytest.mark.parametrize(
     ("path", "token", "error"),
-    [("/a", None, InvalidType), (b"/a/", None, InvalidPath), (b"/a", "mine", InvalidType)],
+    [
+        ("/a", None, InvalidType),
+        (b"/a/", None, InvalidPath),
+        (b"/a", bytearray(b"mine"), InvalidType),
+    ],
 )
 def test_a_watch_with_wrong_arguments(path: Any, token: Any, error: type[Exception]) -> None:
     daemon, client = opened()
@@ -498,6 +510,25 @@ def test_a_monitor_joins_watches() -> None:
         with pytest.raises(TimedOut):
             monitor.get(timeout=0)
     assert monitor.watched == frozenset()
+    assert_whole(client)
+
+
+def test_a_monitor_forgets_a_watch_without_an_answer() -> None:
+    daemon, client = opened()
+    with client.monitor() as monitor:
+        daemon.delays = True
+        with pytest.raises(TimedOut):
+            monitor.watch(b"/a", b"mine")
+        assert monitor.watched == frozenset()
+        assert daemon.seen[-1][0] == rq.Unwatch(b"/a", b"mine")
+    assert_whole(client)
+
+
+def test_a_watch_is_taken_back_at_once() -> None:
+    daemon, client = opened()
+    with client.watch(b"/a", token=b"mine"):
+        pass
+    assert daemon.seen[-1][0] == rq.Unwatch(b"/a", b"mine")
     assert_whole(client)
 
 
@@ -619,6 +650,38 @@ def test_every_wait_may_find_the_connection_closed(
         assert session.closed is None or session.connection.outstanding == 0
 
 
+def test_an_interrupt_between_the_start_and_its_end() -> None:
+    class Answers(list[Exchange]):
+        def __getitem__(self, index: Any) -> Any:
+            raise Interrupt
+
+    class Interrupted(BlockingMemory):
+        def _exchange_in(self, tx_id: int, requests: Any, timeout: Any) -> Sequence[Exchange]:
+            exchanges = super()._exchange_in(tx_id, requests, timeout)
+            starts = isinstance(requests[0], rq.TransactionStart)
+            return Answers(exchanges) if starts else exchanges
+
+    daemon = Daemon()
+    client = Interrupted(daemon)
+    with pytest.raises(Interrupt), client.transaction():
+        pytest.fail("it was interrupted")
+    assert ends(daemon) == [ROLLBACK]
+    assert_whole(client)
+
+
+def test_an_interrupt_between_the_watch_and_its_end() -> None:
+    class Interrupted(BlockingWatch):
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "token" and value is not None:
+                raise Interrupt
+            super().__setattr__(name, value)
+
+    _, client = opened()
+    with pytest.raises(Interrupt), Interrupted(client, b"/a", None, None, 5, DEFAULT):
+        pytest.fail("it was interrupted")
+    assert_whole(client)
+
+
 def test_an_interrupted_get_leaves_nobody_waiting() -> None:
     _, client = opened()
     with client.monitor() as monitor:
@@ -631,7 +694,7 @@ def test_an_interrupted_get_leaves_nobody_waiting() -> None:
     assert_whole(client)
 
 
-# What was found, and waits to be mended
+# What tests have found before
 
 
 def test_an_answer_that_comes_while_time_is_up_was_sent() -> None:

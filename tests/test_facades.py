@@ -14,7 +14,7 @@ import pytest
 from xsproto import awaitable, blocking
 from xsproto import requests as rq
 from xsproto.errors import InvalidArgument, InvalidPath, InvalidType, NotFound, XenStoreError
-from xsproto.operations import TRANSACT_ATTEMPTS, Node
+from xsproto.operations import Node
 from xsproto.perms import Permission
 
 from .memory import AsyncMemory, BlockingMemory, Daemon, run
@@ -84,10 +84,9 @@ def test_the_public_methods_are_the_same(one: type, other: type) -> None:
 
 
 def test_the_public_classes_are_the_same() -> None:
-    words = {"DEFAULT", "TRANSACT_ATTEMPTS", "Timeout"}  # of the blocking side, about timeouts
+    words = {"DEFAULT", "Timeout"}  # of the blocking side, about timeouts
     names = {name.replace("Blocking", "Async") for name in set(blocking.__all__) - words}
     assert names == set(awaitable.__all__)
-    assert blocking.TRANSACT_ATTEMPTS == TRANSACT_ATTEMPTS
 
 
 def test_an_adapter_provides_the_same() -> None:

@@ -47,7 +47,7 @@ class Plan:
     """What takes part.
 
     `actors` has a letter for each: ``r`` waits for a reply, ``e`` and ``f`` for an event; all
-    ``e`` share one queue, as do all ``f``.
+    ``e`` share one queue, as do all ``f``. ``p`` waits for nothing, as `pump` and a reader do.
     """
 
     actors: str
@@ -86,6 +86,7 @@ class World:
         self.nonsense = 1
         self.closings = 1
         self.run: Callable[[Callable[[], Any]], Any] = lambda call: call()
+        self.told = dict.fromkeys(self.events, 0)
         self.queues = {kind: EventQueue() for kind in self.events}
         for kind, queue in self.queues.items():
             self.session.listen(queue, WATCHED, kind.encode())
@@ -231,7 +232,9 @@ class World:
         actor.phase = "submitted"
 
     def _enter(self, actor: Actor) -> None:
-        if actor.kind != "r":
+        if actor.kind == "p":
+            actor.waiter = Waiter()
+        elif actor.kind != "r":
             actor.waiter = Waiter(queue=self.queues[actor.kind])
         role = self.run(lambda: self.session.enter(actor.waiter))
         if role is Role.DONE:
@@ -303,6 +306,10 @@ class World:
     def _done(self, actor: Actor) -> None:
         assert actor.waiter.done
         self.run(lambda: self.session.leave(actor.waiter))
+        if actor.kind == "p":
+            assert self.session.closed is not None
+            self.end(actor, "closed")
+            return
         if actor.kind != "r":
             actor.phase = "took"
             return
@@ -327,6 +334,7 @@ class World:
             taken: list[WatchEvent] = []
             queue.take(taken)
             assert taken[0].token == actor.kind.encode()
+            self.told[actor.kind] += 1
             self.end(actor, "told")
         elif queue.ended is not None or self.session.closed is not None:
             self.end(actor, "closed")
@@ -342,6 +350,8 @@ class World:
 
     def give_up(self, actor: Actor) -> None:
         sent = self.run(lambda: self.session.cancel(actor.waiter))
+        for exchange in actor.waiter.exchanges:
+            assert exchange.answer is not None or exchange.withdrawn or exchange.abandoned
         if actor.kind == "r" and actor.waiter.exchanges:
             # Withdrawn or on its way, an answer that is there already being neither.
             if actor.waiter.exchanges[0].answer is None:
@@ -391,10 +401,15 @@ class World:
         assert not left_over, "one who left is still waited for"
         if session.leader is not None:
             assert id(session.leader) in known, "a ghost leads"
+            assert session.leader not in session._waiting, "the leader waits as well"
         if session.closed is not None:
             assert not waiting, "after the end, all are done"
-        for queue in self.queues.values():
+        for kind, queue in self.queues.items():
             assert {id(waiter) for waiter in queue.waiters} <= known
+            if session.closed is None and not session.inbox:
+                fired = self.plan.actors.count(kind) - self.events[kind]
+                # (Twice the same after an interrupt.)
+                assert self.told[kind] + len(queue) >= fired, "an event was lost"
 
     def check_end(self) -> None:
         assert all(actor.phase == "ended" for actor in self.actors)
@@ -437,6 +452,7 @@ class World:
                 sorted(self.pending),
                 self.stuck,
                 self.events,
+                self.told,
                 self.nonsense,
                 self.closings,
             )
@@ -536,8 +552,12 @@ def explore(plan: Plan, visit: Visit | None = None) -> Explored:
 
 
 def take(world: World, path: tuple[Action, ...]) -> None:
+    world.perform(path[-1])
+    check(world, path)
+
+
+def check(world: World, path: tuple[Action, ...]) -> None:
     try:
-        world.perform(path[-1])
         world.check()
     except AssertionError as error:
         steps = "\n".join(f"  {number}. {step}" for number, step in enumerate(path, 1))
@@ -579,7 +599,7 @@ def interrupted_at(nth: int, call: Callable[[], Any]) -> Any:
 
 def finish(world: World, path: tuple[Action, ...], ending: str) -> None:
     """Have the peer answer all, or end the connection, and see that everybody ends."""
-    wishes = ("rest", "answers", "event") if ending == "answers" else (ending,)
+    wishes: tuple[str, ...] = ("rest", "answers", "event") if ending == "answers" else ("eof",)
 
     def rank(step: Action) -> tuple[int, int]:
         what = step[2] if len(step) > 2 and step[0] == "recv" else None
@@ -591,8 +611,11 @@ def finish(world: World, path: tuple[Action, ...], ending: str) -> None:
         steps = sorted(world.steps(), key=rank)
         if world.session.closed is not None:
             steps = [step for step in steps if step[0] not in ("timeout", "close")]
-        elif not steps or rank(steps[0])[0] == 99:
-            pytest.fail(f"nobody can go on, after {path}")
+        elif rank(steps[0])[0] == 99:
+            # Only those who wait for nothing are left.
+            assert {a.kind for a in world.actors if a.phase != "ended"} == {"p"}, path
+            wishes = ("eof",)
+            continue
         path = (*path, steps[0])
         take(world, path)
     world.check_end()
@@ -604,26 +627,29 @@ def interrupt_each(plan: Plan, every: int = 1, second: bool = False) -> int:
     With `second`, the clean-up is interrupted once as well, and done again.
     """
     count = 0
-    number = 0
+    dice = random.Random(0)
+    finished: set[str] = set()
 
     def interrupt(path: tuple[Action, ...], step: Action) -> None:
         nonlocal count
         nth = 1
         again = 1 if second else 0
         while True:
-            for ending in ("answers", "eof"):
-                world = replay(plan, path)
-                hit, hit_again = interrupt_one(world, step, nth, again)
-                if not hit:
-                    return
-                where = (*path, (*step, f"interrupted {hit}, {hit_again}"))
-                try:
-                    world.check()
-                except AssertionError as error:
-                    raise AssertionError(f"{error}; after {where}") from error
-                over = world.session.closed is not None or step[0] == "close" or "reset" in step
-                finish(world, where, "eof" if over else ending)
-                count += 1
+            world = replay(plan, path)
+            hit, hit_again = interrupt_one(world, step, nth, again)
+            if not hit:
+                return
+            count += 1
+            where = (*path, (*step, f"interrupted {hit}, {hit_again}"))
+            check(world, where)
+            state = repr(world.state())
+            if state not in finished:
+                finished.add(state)
+                finish(world, where, "eof")
+                if step[0] != "close" and "reset" not in step:
+                    world = replay(plan, path)
+                    interrupt_one(world, step, nth, again)
+                    finish(world, where, "answers")
             if hit_again:
                 again += 1
             else:
@@ -631,10 +657,8 @@ def interrupt_each(plan: Plan, every: int = 1, second: bool = False) -> int:
                 again = 1 if second else 0
 
     def visit(path: tuple[Action, ...], steps: list[Action]) -> None:
-        nonlocal number
         for step in steps:
-            number += 1
-            if step[0] not in ("flush", "take") and (number % every == 0 or EXHAUSTIVE):
+            if step[0] not in ("flush", "take") and (EXHAUSTIVE or not dice.randrange(every)):
                 interrupt(path, step)
 
     explore(plan, visit)
@@ -685,52 +709,55 @@ ALL = {"stuck": True, "half": True, "split": True}
     "plan",
     [
         Plan("rr", **ALL),
+        Plan("rp", **ALL),
         Plan("re", **ALL),
         Plan("ee", **ALL),
         Plan("ef", **ALL),
-        Plan("rrr"),
-        Plan("rre"),
-        Plan("ref"),
+        Plan("rrr", subsets=False),
+        Plan("rre", subsets=False),
+        Plan("ref", subsets=False),
         Plan("ree"),
+        Plan("rep", subsets=False),
         Plan("eee"),
         Plan("eef"),
-        Plan("rrr", subsets=False, bound=8_000, **ALL),
-        Plan("ref", subsets=False, bound=8_000, **ALL),
-        Plan("rrrr", subsets=False, bound=6_000),
-        Plan("rref", subsets=False, bound=6_000),
-        Plan("rree", subsets=False, bound=6_000),
-        Plan("reee", subsets=False, bound=6_000),
-        Plan("eeff", subsets=False, bound=6_000),
+        Plan("rrr", subsets=False, bound=5_000, **ALL),
+        Plan("ref", subsets=False, bound=5_000, **ALL),
+        Plan("rrrr", subsets=False, bound=4_000),
+        Plan("rref", subsets=False, bound=4_000),
+        Plan("rree", subsets=False, bound=4_000),
+        Plan("reee", subsets=False, bound=4_000),
+        Plan("eeff", subsets=False, bound=4_000),
     ],
     ids=str,
 )
 def test_every_order_of_steps_ends_well(plan: Plan) -> None:
     explored = explore(plan)
-    ways = {"r": {"answered", "timed out", "closed"}, "e": {"told", "timed out", "closed"}}
+    success = {"r": {"answered"}, "e": {"told"}, "f": {"told"}, "p": set()}
     for kind in set(plan.actors):
         seen = {outcome for of, outcome in explored.outcomes if of == kind}
-        assert ways.get(kind, ways["e"]) <= seen, "the exploration came by every way to end"
+        assert success[kind] | {"timed out", "closed"} <= seen, "there is no other way to end"
 
 
 @pytest.mark.parametrize(
     ("plan", "every"),
     [
         (Plan("rr"), 12),
-        (Plan("re"), 10),
+        (Plan("re"), 8),
         (Plan("ee"), 5),
-        (Plan("rre", subsets=False, bound=3000), 60),
-        (Plan("rr", bound=3000, **ALL), 60),
+        (Plan("rrp", subsets=False, bound=2_000), 40),
+        (Plan("ree", subsets=False, bound=2_000), 40),
+        (Plan("rr", bound=2_000, **ALL), 40),
     ],
     ids=str,
 )
 def test_an_interrupt_at_any_line_harms_nobody_else(plan: Plan, every: int) -> None:
-    assert interrupt_each(plan, every) > 1000
+    assert interrupt_each(plan, every) > 300
 
 
 @pytest.mark.parametrize(
     ("plan", "every"),
-    [(Plan("rr"), 400), (Plan("re"), 250), (Plan("ee"), 200)],
+    [(Plan("rr"), 1_000), (Plan("re"), 600), (Plan("ee"), 400)],
     ids=str,
 )
 def test_nor_does_one_upon_another(plan: Plan, every: int) -> None:
-    assert interrupt_each(plan, every, second=True) > 1000
+    assert interrupt_each(plan, every, second=True) > 300

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from xsproto.errors import ConnectionClosed
 from xsproto.paths import is_within
 from xsproto.watches import QUEUE_MAX, EventQueue, WatchEvent
 
@@ -97,9 +98,7 @@ def test_one_event_more_collapses_all_to_one_of_every_watch() -> None:
     ]
 
 
-def test_after_an_overflow_was_taken_changes_of_its_watch_count_again_and_of_others_not_yet() -> (
-    None
-):
+def test_once_an_overflow_is_taken_its_watchs_changes_count_again_and_others_not_yet() -> None:
     queue = queue_of(A, B, limit=3)
     put(queue, [(b"/a/%d" % number, b"token-a") for number in range(4)])
     taken: list[WatchEvent] = []
@@ -165,6 +164,18 @@ def test_nothing_can_be_taken_from_an_empty_queue() -> None:
         EventQueue().take([])
 
 
+def test_there_is_no_point_in_waiting_if_an_event_is_here_or_none_will_ever_come() -> None:
+    queue = queue_of(A)
+    assert not queue.ready
+    queue.put(*A)
+    assert queue.ready
+    take_all(queue)
+    assert not queue.ready
+    queue.ended = ConnectionClosed("gone")
+    assert queue.ready
+    assert EventQueue().ready  # it has no watch
+
+
 # Nothing is lost silently: whatever happens, in any order
 
 
@@ -181,7 +192,7 @@ class Queues(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.limit = 3
+        self.limit = 1  # so that much overflows
         self.queue = queue_of(*WATCHES[:2], limit=self.limit)
         self.untold: set[Change] = set()
         self.last: list[WatchEvent] = []

@@ -29,7 +29,7 @@ from .errors import (
     NotFound,
     XenStoreError,
 )
-from .operations import MISSING, Node, Operation, Walk, resume
+from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk, resume
 from .perms import Permission
 from .requests import (
     Control,
@@ -58,7 +58,6 @@ from .watches import QUEUE_MAX, EventQueue, WatchEvent
 
 __all__ = [
     "DEFAULT",
-    "TRANSACT_ATTEMPTS",
     "BlockingClient",
     "BlockingMonitor",
     "BlockingTransaction",
@@ -68,9 +67,6 @@ __all__ = [
 
 T = TypeVar("T")
 D = TypeVar("D")
-
-#: How often `transact` tries, if not told.
-TRANSACT_ATTEMPTS: Final = 16
 
 
 class Default(Enum):
@@ -663,7 +659,4 @@ class BlockingMonitor(_Stream):
         Raises:
             NotFound: it is not watched.
         """
-        found = [watch for watch in self._queue.watches if operations.is_watch(watch, path, token)]
-        if not found:
-            raise NotFound(f"{path!r} is not watched here", path=path)
-        self._unset(found)
+        self._unset(operations.watches_of(self._queue.watches, path, token))

@@ -98,8 +98,8 @@ def list_children(path: bytes) -> Operation[list[bytes]]:
                 part: Part = yield from DirectoryPart(path, offset)
             except NotSupported:
                 raise too_big from None
-            if generation not in (None, part.generation):
-                break
+            if generation not in (None, part.generation) or b"" in part.names:
+                break  # it has changed, and the offset is another list's
             generation = part.generation
             names += part.names
             offset += part.size
