@@ -1,4 +1,4 @@
-"""What `ClientConnection.events_received` yields."""
+"""What the connections yield: `ClientConnection.events_received`, `ServerConnection.next_event`."""
 
 from typing import Any
 
@@ -9,7 +9,16 @@ from .record import Record
 from .requests import Request
 from .wire import Packet
 
-__all__ = ["Closed", "ErrorReply", "Event", "Ignored", "Reply", "Reset", "WatchFired"]
+__all__ = [
+    "Closed",
+    "ErrorReply",
+    "Event",
+    "Ignored",
+    "Reply",
+    "RequestReceived",
+    "Reset",
+    "WatchFired",
+]
 
 
 @define(eq=False, repr=False)
@@ -57,6 +66,20 @@ class Ignored(Record):
 
     packet: Packet
     why: str
+
+
+@define(eq=False, repr=False)
+class RequestReceived(Record):
+    """A client asks.
+
+    What the payload says is for `requests.parse_request` to read: daemons answer an unknown type,
+    a missing right or a missing transaction before they look into it.
+    """
+
+    op: int
+    rq_id: int
+    tx_id: int
+    payload: bytes
 
 
 @define(eq=False, repr=False)

@@ -1,0 +1,209 @@
+"""The daemon's end of a connection, as a pure state machine.
+
+Bytes in (`receive_data`), requests out (`next_event`); answers in (`reply`, `error`, `fire`), bytes
+out (`data_to_send`). The rules, each of them a property in ``tests/test_server.py``:
+
+1. Chunking never changes the events, and `Closed` is the last of them, once.
+2. No byte of the peer makes `receive_data` raise. A header that announces more than `max_payload`
+   ends the connection, after the requests before it.
+3. Requests come out as they came, one by one, and answers go out in the order they were given.
+4. While more than `max_output` bytes of answers wait to be sent, no request comes out and no more
+   data is wanted. Answers are never dropped.
+5. An event like one that still waits is not sent again (special paths: it is), nor is one that
+   does not fit a packet. With more than `max_events` bytes of events waiting, the connection ends.
+6. An answer too long for a packet becomes the error E2BIG.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final
+
+from attrs import define
+
+from .errors import ConnectionClosed, RemoteProtocolError
+from .events import Closed, RequestReceived
+from .requests import Request
+from .wire import HEADER, HEADER_SIZE, NUL, PAYLOAD_MAX, Op
+
+__all__ = ["MAX_EVENTS", "MAX_OUTPUT", "ServerConnection"]
+
+#: Bytes of answers waiting beyond which a connection's requests are left alone.
+MAX_OUTPUT: Final = 256 * 1024
+
+#: Bytes of events waiting beyond which a connection is given up.
+MAX_EVENTS: Final = 4 * 1024 * 1024
+
+_unpack: Final = HEADER.unpack_from
+_pack: Final = HEADER.pack
+_ERROR: Final = Op.ERROR.value
+_WATCH_EVENT: Final = Op.WATCH_EVENT.value
+
+
+@define(eq=False, repr=False, slots=True)
+class _Waiting:
+    """What waits to be sent: messages, their bytes, and the events among them."""
+
+    messages: deque[bytes]
+    events: set[bytes]
+    answer_bytes: int = 0
+    event_bytes: int = 0
+
+
+class ServerConnection:
+    """A daemon's connection. Never blocks, knows no clock, is not thread-safe.
+
+    Arguments:
+        max_payload: the most bytes of a request's payload; a longer one ends the connection.
+        max_output, max_events: bounds in bytes of what waits to be sent (rules 4 and 5).
+    """
+
+    def __init__(
+        self,
+        *,
+        max_payload: int = PAYLOAD_MAX,
+        max_output: int = MAX_OUTPUT,
+        max_events: int = MAX_EVENTS,
+    ) -> None:
+        self._max_payload = max_payload
+        self._max_output = max_output
+        self._max_events = max_events
+        self._data = b""
+        self._at = 0
+        self._out = _Waiting(deque(), set())
+        #: Why the connection is over; None while it is not. To be read only.
+        self.closed: ConnectionClosed | RemoteProtocolError | None = None
+        self._ended = False  # whether the peer said that no more will come
+        self._finished = False  # whether everyone was told
+
+    # Bytes in, events out
+
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
+        """Take bytes from the peer; none at all is the end of the stream."""
+        if not data:
+            self._ended = True
+        elif self.closed is None:
+            self._data = self._data[self._at :] + data
+            self._at = 0
+
+    def next_event(self) -> RequestReceived | Closed | None:
+        """The next request, or the end; None while there is nothing to be done."""
+        raw = self.next_raw()
+        if raw is not None:
+            return RequestReceived(*raw)
+        if self.closed is not None and not self._finished:
+            self._finished = True
+            return Closed(self.closed)
+        return None
+
+    def next_raw(self) -> tuple[int, int, int, bytes] | None:
+        """As `next_event`, of requests alone: (type, request id, transaction id, payload)."""
+        if self.closed is not None or self._out.answer_bytes > self._max_output:
+            return None
+        data, at = self._data, self._at
+        body = at + HEADER_SIZE
+        if body <= len(data):
+            op, rq_id, tx_id, size = _unpack(data, at)
+            if size > self._max_payload:
+                self._close(
+                    RemoteProtocolError(
+                        f"a request of {size} bytes, more than the {self._max_payload} allowed"
+                    )
+                )
+                return None
+            stop = body + size
+            if stop <= len(data):
+                self._at = stop
+                return op, rq_id, tx_id, data[body:stop]
+        if self._ended:
+            self._close(ConnectionClosed("the client has closed the connection"))
+        return None
+
+    def close(self, why: str = "the daemon has closed the connection") -> None:
+        """End the connection from this side."""
+        self._close(ConnectionClosed(why))
+
+    def _close(self, reason: ConnectionClosed | RemoteProtocolError) -> None:
+        if self.closed is None:
+            self.closed = reason
+            self._data, self._at = b"", 0
+
+    @property
+    def wants_data(self) -> bool:
+        """Whether it makes sense to read from the peer now (rule 4)."""
+        return (
+            self.closed is None
+            and not self._ended
+            and self._out.answer_bytes <= self._max_output
+            and len(self._data) - self._at <= self._max_payload + HEADER_SIZE
+        )
+
+    # Answers
+
+    def reply(self, received: RequestReceived, request: Request[Any], value: Any = None) -> None:
+        """Answer a request with success; `value` is what `Request.encode_reply` takes."""
+        self.answer(received.op, received.rq_id, received.tx_id, request.encode_reply(value))
+
+    def error(self, received: RequestReceived, code: str) -> None:
+        """Answer a request with an error name, such as ``"ENOENT"``."""
+        payload = code.encode("ascii") + NUL
+        self.answer(_ERROR, received.rq_id, received.tx_id, payload)
+
+    def answer(self, op: int, rq_id: int, tx_id: int, payload: bytes) -> None:
+        """Answer with a payload that is encoded already."""
+        if self.closed is not None:
+            return
+        if len(payload) > PAYLOAD_MAX:
+            op, payload = _ERROR, b"E2BIG\0"
+        message = _pack(op, rq_id, tx_id, len(payload)) + payload
+        self._out.messages.append(message)
+        self._out.answer_bytes += len(message)
+
+    def fire(self, path: bytes, token: bytes) -> None:
+        """Send a watch event (rule 5)."""
+        size = len(path) + len(token) + 2
+        if self.closed is not None or size > PAYLOAD_MAX:
+            return
+        message = b"%b%b\0%b\0" % (_pack(_WATCH_EVENT, 0, 0, size), path, token)
+        out = self._out
+        if path[:1] != b"@":
+            if message in out.events:
+                return
+            out.events.add(message)
+        out.messages.append(message)
+        out.event_bytes += size + HEADER_SIZE
+        if out.event_bytes > self._max_events:
+            self.close("the client does not read its events")
+            self._out = _Waiting(deque(), set())
+
+    # Bytes out
+
+    @property
+    def pending(self) -> int:
+        """How many bytes wait to be sent."""
+        return self._out.answer_bytes + self._out.event_bytes
+
+    def data_to_send(self, size: int | None = None) -> bytes:
+        """Hand out what waits to be sent: whole messages, once.
+
+        Arguments:
+            size: stop when that many bytes are reached. What is not handed out can still be
+                merged with events to come.
+        """
+        out = self._out
+        if size is None or self.pending <= size:
+            data = b"".join(out.messages)
+            if data:
+                self._out = _Waiting(deque(), set())
+            return data
+        taken: list[bytes] = []
+        while size > 0:
+            message = out.messages.popleft()
+            taken.append(message)
+            size -= len(message)
+            if _unpack(message)[0] == _WATCH_EVENT:
+                out.events.discard(message)
+                out.event_bytes -= len(message)
+            else:
+                out.answer_bytes -= len(message)
+        return b"".join(taken)
