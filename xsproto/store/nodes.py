@@ -1,0 +1,194 @@
+"""What the store is made of, and permissions as the C daemon reads them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from attrs import define, field
+
+__all__ = [
+    "DOMID_ANY",
+    "IGNORE",
+    "OWNER",
+    "READ",
+    "WRITE",
+    "Access",
+    "Caller",
+    "Domain",
+    "Node",
+    "Perms",
+    "Refused",
+    "Transaction",
+    "Watched",
+    "format_perms",
+    "parse_perms",
+]
+
+READ: Final = 1
+WRITE: Final = 2
+OWNER: Final = 4  # what only a check asks for
+IGNORE: Final = 8  # an entry whose domain was gone, or not there yet
+
+#: In an entry: every domain (newest C xenstored).
+DOMID_ANY: Final = 32757
+
+#: (domain id, bits) each; the first is the owner's and the default.
+Perms = tuple[tuple[int, int], ...]
+
+_LETTERS: Final = b"nrwb"
+_NUMBER: Final = re.compile(rb"[ \t-\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
+
+
+class Refused(Exception):
+    """The daemon's answer is this error name."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def parse_perms(texts: list[bytes]) -> Perms:
+    """Read permissions as the daemon does: numbers as strtol() takes them, 32 bits of them.
+
+    Raises:
+        Refused: EINVAL.
+    """
+    perms = []
+    for text in texts:
+        found = _NUMBER.fullmatch(text, 1)
+        bits = _LETTERS.find(text[:1])
+        if not text or bits < 0 or found is None:
+            raise Refused("EINVAL")
+        digits = found[2]
+        base = 16 if digits[1:2] in b"xX" and len(digits) > 1 else 8 if digits[:1] == b"0" else 10
+        number = int(digits, base)
+        number = -min(number, 1 << 63) if found[1] == b"-" else min(number, (1 << 63) - 1)
+        number &= 0xFFFFFFFF
+        perms.append((number - (1 << 32) if number >> 31 else number, bits))
+    return tuple(perms)
+
+
+def format_perms(perms: Perms) -> bytes:
+    """The payload of a GET_PERMS reply."""
+    return b"".join([b"%c%d\0" % (_LETTERS[bits & 3], domid) for domid, bits in perms])
+
+
+@define(eq=False)
+class Node:
+    """A node.
+
+    Attributes:
+        generation: which change of the store it was last changed by.
+        children: names in the order of creation; None stands for none.
+        names_size: the bytes that they take, each with its NUL.
+        shared: whether a transaction looks at this object, so that a change needs another.
+    """
+
+    value: bytes
+    perms: Perms
+    generation: int
+    children: dict[bytes, None] | None = None
+    names_size: int = 0
+    shared: bool = False
+
+    def copy(self) -> Node:
+        """The same, to be changed on its own."""
+        children = None if self.children is None else dict(self.children)
+        return Node(self.value, self.perms, self.generation, children, self.names_size)
+
+    def add(self, name: bytes) -> None:
+        """Append a child's name."""
+        if self.children is None:
+            self.children = {}
+        self.children[name] = None
+        self.names_size += len(name) + 1
+
+    def remove(self, name: bytes) -> None:
+        """Drop a child's name."""
+        assert self.children is not None
+        del self.children[name]
+        self.names_size -= len(name) + 1
+
+    @property
+    def size(self) -> int:
+        """What the C daemon counts against the quota."""
+        return node_size(len(self.perms), len(self.value), self.names_size)
+
+
+def node_size(perms: int, value: int, names: int) -> int:
+    """Bytes of a node's record in the C daemon's database."""
+    return 24 + 8 * perms + value + names
+
+
+@define(eq=False)
+class Access:
+    """What a transaction knows of a node since it touched it first.
+
+    Attributes:
+        generation: as first seen; None if the node was missing.
+        perms: the same of its permissions.
+        node: as the transaction sees it.
+        fire: the watch event to fire at commit: None for none, else whether for this path alone.
+    """
+
+    generation: int | None
+    perms: Perms | None
+    node: Node | None
+    modified: bool = False
+    fire: bool | None = None
+
+
+@define(eq=False)
+class Transaction:
+    """An overlay over the store, by path, in the order of the first touch."""
+
+    number: int
+    accessed: dict[bytes, Access] = field(factory=dict)
+    owned: dict[int, int] = field(factory=dict)  # domain id -> by how much its nodes change
+    created: bool = False
+    failed: bool = False
+
+
+@define(eq=False)
+class Domain:
+    """A domain that the store knows; `introduced` ones are served."""
+
+    domid: int
+    generation: int
+    introduced: bool = False
+    shutdown: bool = False
+    nodes: int = 0
+    watches: int = 0
+    transactions: int = 0
+    target: int | None = None
+
+
+@define(eq=False)
+class Watched:
+    """A watch."""
+
+    caller: Caller
+    path: bytes
+    token: bytes
+    cut: int  # how many bytes of the path the event leaves out
+    depth: int | None
+    serial: int
+
+
+@define(eq=False)
+class Caller:
+    """One connection's identity and what it holds.
+
+    Attributes:
+        fire: takes (path, token) of an event.
+    """
+
+    domain: Domain
+    fire: Callable[[bytes, bytes], None]
+    prefix: bytes
+    privileged: bool
+    transactions: dict[int, Transaction] = field(factory=dict)
+    next_id: int = 1
+    watches: dict[tuple[bytes, bytes], Watched] = field(factory=dict)
