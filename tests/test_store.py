@@ -1,0 +1,158 @@
+"""The store against a plain model, and what PROTOCOL rows say of single requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from xsproto.store import C_4_17, C, Caller, Profile, Refused, Store
+
+paths = st.lists(st.sampled_from([b"a", b"b", b"c"]), min_size=1, max_size=3).map(
+    lambda parts: b"/" + b"/".join(parts)
+)
+
+
+def nobody(path: bytes, token: bytes) -> None:
+    """Hear no event."""
+
+
+def guest(store: Store, domid: int = 7) -> Caller:
+    store.existing.add(domid)
+    store.introduce(domid)
+    return store.caller(domid, nobody)
+
+
+class AgainstADict(RuleBasedStateMachine):
+    """dom0 and one transaction at a time; the model is a dict, a transaction a copy of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Store()
+        self.root = self.store.caller(0, nobody)
+        self.model = {b"/": b"", b"/tool": b"", b"/tool/xenstored": b""}
+        self.tx: Any = None
+        self.view = self.model
+
+    @rule(path=paths, value=st.binary(max_size=3))
+    def write(self, path: bytes, value: bytes) -> None:
+        self.store.write(self.root, self.tx, path, value)
+        for end in range(1, len(path)):
+            if path[end : end + 1] == b"/":
+                self.view.setdefault(path[:end], b"")
+        self.view[path] = value
+
+    @rule(path=paths)
+    def rm(self, path: bytes) -> None:
+        parent = path[: path.rindex(b"/")] or b"/"
+        if path not in self.view and parent not in self.view:
+            with pytest.raises(Refused, match="ENOENT"):
+                self.store.rm(self.root, self.tx, path)
+            return
+        self.store.rm(self.root, self.tx, path)
+        for other in list(self.view):
+            if other == path or other.startswith(path + b"/"):
+                del self.view[other]
+
+    @rule()
+    def start(self) -> None:
+        if self.tx is None:
+            self.tx = self.root.transactions[self.store.start(self.root)]
+            self.view = dict(self.model)
+
+    @rule(commit=st.booleans())
+    def end(self, commit: bool) -> None:
+        if self.tx is not None:
+            self.store.end(self.root, self.tx, commit=commit)
+            if commit:
+                self.model = self.view
+            self.view, self.tx = self.model, None
+
+    @invariant()
+    def outside_nothing_shows_before_the_commit(self) -> None:
+        found = {}
+        stack = [b"/"]
+        while stack:
+            path = stack.pop()
+            node = self.store.node(self.root, None, path)
+            found[path] = node.value
+            names = list(node.children or ())
+            assert node.names_size == sum(len(name) + 1 for name in names)
+            stack += [path.rstrip(b"/") + b"/" + name for name in names]
+        assert found == self.model
+
+
+TestAgainstADict = AgainstADict.TestCase
+
+
+@pytest.mark.parametrize("profile", [C, C_4_17], ids=lambda profile: profile.name)
+def test_limits_admit_what_the_profile_says(profile: Profile) -> None:
+    store = Store(profile)
+    caller, root = guest(store), store.caller(0, nobody)
+    store.write(root, None, b"/home", b"")
+    store.set_perms(root, None, b"/home", [b"n7"])
+    for _ in range(profile.max_transactions):
+        store.start(caller)
+    with pytest.raises(Refused, match="ENOSPC"):
+        store.start(caller)
+    for number in range(profile.max_watches):
+        store.watch(caller, b"/home", b"%d" % number)
+    with pytest.raises(Refused, match=profile.watch_quota_code):
+        store.watch(caller, b"/home", b"more")
+    with pytest.raises(Refused, match="ENOSPC"):
+        store.write(caller, None, b"/home/x", b"v" * 2048)
+    store.write(caller, None, b"/home/x", b"v" * 2015)
+    store.reset(caller)
+    assert caller.domain.watches == caller.domain.transactions == 0
+
+
+def test_a_domain_owns_at_most_its_quota_of_nodes_and_takes_them_with_it() -> None:
+    store = Store(C_4_17)
+    caller, root = guest(store), store.caller(0, nobody)
+    store.set_perms(root, None, b"/", [b"b0"])
+    for number in range(1000):
+        store.write(caller, None, b"/dir%d/%d" % (number // 500, number), b"")
+        if caller.domain.nodes == 1000:
+            break
+    with pytest.raises(Refused, match="ENOSPC"):
+        store.mkdir(caller, None, b"/more")
+    store.release(7)
+    assert list(store.node(root, None, b"/").children or ()) == [b"tool"]
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "code"),
+    [
+        ("read /a", "write /a", "EAGAIN"),
+        ("read /missing", "write /missing", "EAGAIN"),
+        ("write /a", "write /a", "EAGAIN"),
+        ("write /a/x", "write /a/y", "EAGAIN"),
+        ("read /a", "write /b", None),
+    ],
+)
+def test_conflicts_are_those_of_single_nodes(inside: str, outside: str, code: str | None) -> None:
+    store = Store()
+    root = store.caller(0, nobody)
+    store.write(root, None, b"/a", b"")
+    store.write(root, None, b"/b", b"")
+    tx = root.transactions[store.start(root)]
+
+    def act(what: str, within: Any) -> None:
+        verb, path = what.encode().split()
+        if verb == b"write":
+            store.write(root, within, path, b"v")
+        else:
+            try:
+                store.node(root, within, path)
+            except Refused as refused:
+                assert refused.code == "ENOENT"
+
+    act(inside, tx)
+    act(outside, None)
+    if code is None:
+        store.end(root, tx, commit=True)
+    else:
+        with pytest.raises(Refused, match=code):
+            store.end(root, tx, commit=True)
