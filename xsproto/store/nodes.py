@@ -102,8 +102,9 @@ class Node:
         """Append a child's name."""
         if self.children is None:
             self.children = {}
-        self.children[name] = None
-        self.names_size += len(name) + 1
+        if name not in self.children:  # as it may be in a transaction that will fail
+            self.children[name] = None
+            self.names_size += len(name) + 1
 
     def remove(self, name: bytes) -> None:
         """Drop a child's name."""

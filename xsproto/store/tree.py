@@ -135,10 +135,11 @@ class Store:
         if node is None:
             self._check(caller, path)
             node = self._see(caller, tx, path)
-        if caller.privileged:
+        if caller.privileged and (node is not None or tx is None):
             return node
         if node is not None and self._rights(caller, node.perms, node.generation) & need == need:
             return node
+        # The nearest parent decides what may be told. (A transaction has then seen it, dom0's too.)
         up = path
         while True:
             up = _parent(up)
@@ -265,19 +266,35 @@ class Store:
         top = _parent(path)
         above = self._see(caller, tx, top)
         assert above is not None
-        order: list[tuple[bytes, Node]] = []  # parents first, last children first
-        stack = [path]
+        # Children first, in their order. A transaction reads lazily, so that it may have seen a
+        # child as missing before it saw a parent that lists it, or the other way round: then
+        # the C daemon stops half-way with EIO, and the commit will find the conflict.
+        node = self._see(caller, tx, path)
+        assert node is not None
+        stack = [(path, node, iter(list(node.children or ())))]
         while stack:
-            each = stack.pop()
-            node = self._see(caller, tx, each)
-            assert node is not None
-            order.append((each, node))
-            stack += [each + b"/" + name for name in node.children or ()]
-        for each, node in reversed(order):
+            each, node, names = stack[-1]
+            name = next(names, None)
+            if name is not None:
+                each += b"/" + name
+                child = self._see(caller, tx, each)
+                if child is None:
+                    raise Refused("EIO")
+                stack.append((each, child, iter(list(child.children or ()))))
+                continue
+            stack.pop()
             self._put(tx, each, None)
             self._fire(tx, each, node, exact=each != path)
             self._count(tx, node.perms[0][0], -1)
-        self._changed(tx, top, above).remove(path[path.rindex(b"/") + 1 :])
+            if stack and tx is not None:
+                up, within, names = stack[-1]
+                within = self._changed(tx, up, within)
+                within.remove(each[len(up) + 1 :])
+                stack[-1] = up, within, names
+        name = path[path.rindex(b"/") + 1 :]
+        if above.children is None or name not in above.children:
+            raise Refused("EIO")
+        self._changed(tx, top, above).remove(name)
 
     def set_perms(
         self, caller: Caller, tx: Transaction | None, path: bytes, texts: list[bytes]
