@@ -173,7 +173,7 @@ class Script:
         elif op == 9999:
             body = b"\0"
         self.count += 1
-        return actor, Packet(op, self.count, tx, body)
+        return actor, Packet(op, self.count, tx, body[:4096])
 
     def rare(self) -> int:
         return self.random.choice(
@@ -201,8 +201,9 @@ class Script:
 def normal(got: list[list[Packet]]) -> list[list[Packet]]:
     """What arrived, without what may differ.
 
-    Generations count differently; a transaction that must fail may list a child twice in C; and a guest's kernel gives each watch a token of its own on the
-    ring, so that the C daemon does not see that events are identical and merge them.
+    Generations count differently; a transaction that must fail may list a child twice in C; and a
+    guest's kernel gives each watch a token of its own on the ring, so that the C daemon does not
+    see that events are identical and merge them.
     """
     result = []
     for (_, domid), packets in zip(ACTORS, got, strict=True):

@@ -147,6 +147,7 @@ def test_every_module_keeps_the_layers(module: str, path: Path) -> None:
 def test_the_engine_is_looked_at() -> None:
     names = {name for name, _ in modules()}
     assert {"xsproto.errors", "xsproto.wire", "xsproto.client", "xsproto.session"} <= names
+    assert {"xsproto.server", "xsproto.store.tree", "xsproto.daemon"} <= names
 
 
 def test_the_table_has_no_cycle_and_no_unknown_name() -> None:
