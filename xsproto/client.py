@@ -75,6 +75,7 @@ class WatchState(StrEnum):
     UNSET = "unset"
 
 
+_pack: Final = HEADER.pack
 _unpack: Final = HEADER.unpack_from
 _T = TransactionState
 _W = WatchState
@@ -152,7 +153,7 @@ class Exchange:
         try:
             return self.value()
         except XenStoreError as error:
-            return error
+            return error.with_traceback(None)  # which would keep every caller's frame alive
 
     def _error(self) -> XenStoreError:
         answer = self.answer
@@ -174,17 +175,6 @@ class _Refusal(bytes):
 # how many of them it took, and a queue with the index of its first element. One tuple, so that one
 # assignment replaces it whole.
 _Outbox = tuple[Sequence[Exchange], bytes, list[int], list[Exchange], int]
-
-
-def _unbegun(outbox: _Outbox) -> list[Exchange]:
-    """Those of which not one byte is out, of the batch and of the queue."""
-    batch, _, written, queue, head = outbox
-    done, at, rest = sum(written), 0, []
-    for exchange in batch:
-        if at >= done:
-            rest.append(exchange)
-        at += len(exchange.message)
-    return rest + queue[head:]
 
 
 class ClientConnection:
@@ -213,7 +203,8 @@ class ClientConnection:
         self._next_id = first_id
         self._outbox: _Outbox = ((), b"", [], [], 0)
         self._outstanding: dict[int, Exchange] = {}  # handed out and unanswered
-        self._happened: list[Exchange | Event] = []
+        #: What `events_received` will say, as exchanges; `Session` takes from it and clears it.
+        self.happened: list[Exchange | Event] = []
         self._transactions: dict[int, TransactionState] = {}
         self._watches: dict[bytes, dict[bytes, WatchState]] = {}  # token -> path -> state
         #: Why the connection is over; None while it is not. To be read only.
@@ -222,6 +213,9 @@ class ClientConnection:
         #: The counts of what was written of the current batch: see `outgoing`. A list, so that
         #: ``written.extend(map(sock.send, (data,)))`` cannot lose one to an interrupt.
         self.written = self._outbox[2]
+        #: Set while a transport may be taking bytes of `outgoing` at this very moment, in another
+        #: thread: then nothing that was handed out can be withdrawn.
+        self.writing = False
         #: Whether requests wait because `max_outstanding` is reached.
         self.held_back = False
         #: Bytes received and not used up. An adapter may append to it and call `process`; an
@@ -280,8 +274,9 @@ class ClientConnection:
         if self.closed is not None:
             raise self._not_sent(self.closed, request)
         payload = request.payload()
-        if len(payload) > self._max_payload:
-            raise _too_long(request, len(payload), self._max_payload)
+        size = len(payload)
+        if size > self._max_payload:
+            raise _too_long(request, size, self._max_payload)
         if tx_id or request.moves_state:
             self._check_state(request, tx_id)
         rq_id = self._next_id
@@ -289,7 +284,7 @@ class ClientConnection:
             rq_id = rq_id % UINT32_MAX + 1
         self._next_id = rq_id + 1 if rq_id < UINT32_MAX else 1
         op = request.op
-        message = HEADER.pack(op, rq_id, tx_id, len(payload)) + payload
+        message = _pack(op, rq_id, tx_id, size) + payload
         return Exchange(request, op, rq_id, tx_id, message, owner)
 
     def enqueue(self, exchange: Exchange) -> None:
@@ -332,11 +327,21 @@ class ClientConnection:
         Returns:
             whether it is gone. If not, it is on its way: `abandon` it.
         """
-        for exchange in _unbegun(self._outbox):
+        for exchange in self._unbegun():
             if exchange.rq_id == rq_id and not exchange.withdrawn:
                 self._withdraw(exchange)
                 return True
         return False
+
+    def _unbegun(self) -> list[Exchange]:
+        """Those of which not one byte is out, of the batch and of the queue."""
+        batch, data, written, queue, head = self._outbox
+        done, at, rest = len(data) if self.writing else sum(written), 0, []
+        for exchange in batch:
+            if at >= done:
+                rest.append(exchange)
+            at += len(exchange.message)
+        return rest + queue[head:]
 
     def _withdraw(self, exchange: Exchange) -> None:
         request = exchange.request
@@ -361,7 +366,7 @@ class ClientConnection:
         Its id stays taken until the answer comes. If the request was part of a transaction, that
         one is doomed, for nobody knows what it holds.
         """
-        for exchange in (*self._outstanding.values(), *_unbegun(self._outbox)):
+        for exchange in (*self._outstanding.values(), *self._unbegun()):
             if exchange.rq_id == rq_id and not exchange.abandoned:
                 self.abandon_exchange(exchange)
 
@@ -382,26 +387,27 @@ class ClientConnection:
         that is needless after the whole of a ``bytes``, which is all that may be sent now: what is
         left from earlier comes as a memoryview. Use either this or `data_to_send`.
         """
-        _, data, self.written, queue, head = self._outbox
+        _, data, written, queue, head = self._outbox
         if data:
-            done = sum(self.written)
+            done = sum(written)
             if done < len(data):
+                self.written = written
                 return memoryview(data)[done:]
-        if head == len(queue):
+        waiting = len(queue) - head
+        if not waiting:
             return b""
         outstanding = self._outstanding
         room = self._max_outstanding - len(outstanding)
-        if self.held_back and room * 2 < self._max_outstanding:
-            return b""  # not one by one: half of what is allowed in one go
-        if room > 0 and head + 1 == len(queue) and not queue[head].withdrawn:
+        if waiting == 1 and room > 0 and not self.held_back:
             # One message, as nearly always: the same as below in fewer steps.
             exchange = queue[head]
-            data = exchange.message
-            outstanding[exchange.rq_id] = exchange
-            self.held_back = False
-            self._outbox = ((exchange,), data, [], [], 0)
-            self.written = self._outbox[2]
-            return data
+            if not exchange.withdrawn:
+                outstanding[exchange.rq_id] = exchange
+                self.written = written = []
+                self._outbox = ((exchange,), exchange.message, written, [], 0)
+                return exchange.message
+        if self.held_back and room * 2 < self._max_outstanding:
+            return b""  # not one by one: half of what is allowed in one go
         batch: list[Exchange] = []
         for exchange in islice(queue, head, None):
             if len(batch) == room:
@@ -462,7 +468,7 @@ class ClientConnection:
         eof = not inbox[-1]
         data = inbox[0] if len(inbox) == 1 else b"".join(inbox)
         outstanding = self._outstanding
-        happened = self._happened
+        happened = self.happened
         most = self._max_reply
         too_long = None
         used = 0
@@ -508,15 +514,15 @@ class ClientConnection:
         op = packet.op
         if op == Op.WATCH_EVENT:
             # The device leaves the ids of events as they were in memory: the type alone counts.
-            self._happened.append(self._fired(packet))
+            self.happened.append(self._fired(packet))
             return
         if exchange is None and self._max_outstanding == 1 and len(self._outstanding) == 1:
             (only,) = self._outstanding.values()
             if op in (only.op, Op.ERROR):
-                self._happened.append(Ignored(packet, f"taken as the answer to {only.rq_id}"))
+                self.happened.append(Ignored(packet, f"taken as the answer to {only.rq_id}"))
                 exchange = only
         if exchange is None:
-            self._happened.append(Ignored(packet, "nobody waits for this request id"))
+            self.happened.append(Ignored(packet, "nobody waits for this request id"))
             return
         if op == Op.ERROR:
             exchange.answer = _Refusal(packet.payload)
@@ -534,7 +540,7 @@ class ClientConnection:
             self._succeed(exchange)
         else:
             self._fail(exchange)
-        self._happened.append(exchange)
+        self.happened.append(exchange)
         del self._outstanding[exchange.rq_id]
 
     def _fired(self, packet: Packet) -> WatchFired | Ignored:
@@ -559,7 +565,7 @@ class ClientConnection:
         exchange.answer = error
         if exchange.request.moves_state:
             self._fail(exchange)
-        self._happened.append(exchange)
+        self.happened.append(exchange)
         del self._outstanding[rq_id]
 
     def close(self, reason: XenStoreError) -> None:
@@ -572,17 +578,17 @@ class ClientConnection:
         """Tell everyone that the connection is over, unless that is done."""
         if self._finished:
             return
-        for exchange in _unbegun(self._outbox):
+        for exchange in self._unbegun():
             if not exchange.withdrawn:
                 if exchange.answer is None:
                     exchange.answer = self._not_sent(reason, exchange.request)
-                self._happened.append(exchange)
+                self.happened.append(exchange)
                 self._outstanding.pop(exchange.rq_id, None)
         for exchange in self._outstanding.values():
             if exchange.answer is None:
                 exchange.answer = self._unanswered(reason, exchange.request)
-            self._happened.append(exchange)
-        self._happened.append(Closed(reason))
+            self.happened.append(exchange)
+        self.happened.append(Closed(reason))
         self._finished = True
         self._outbox = ((), b"", [], [], 0)
         self._outstanding.clear()
@@ -677,7 +683,7 @@ class ClientConnection:
         # Daemons answer in order: a WATCH still unanswered came after the RESET_WATCHES.
         live = self.watches
         gone = tuple(key for key, state in live.items() if state is not _W.SETTING)
-        self._happened.append(Reset(gone, tuple(self._transactions)))
+        self.happened.append(Reset(gone, tuple(self._transactions)))
         for path, token in gone:
             self._move_watch(Unwatch(path, token), "reset")
         self._transactions.clear()
@@ -686,8 +692,8 @@ class ClientConnection:
 
     def events_received(self) -> list[Event]:
         """What happened since the last call, in order."""
-        happened = self._happened[:]
-        del self._happened[: len(happened)]
+        happened = self.happened[:]
+        del self.happened[: len(happened)]
         events: list[Event] = []
         for item in happened:
             if not isinstance(item, Exchange):
@@ -703,11 +709,6 @@ class ClientConnection:
                 except XenStoreError as error:
                     events.append(ErrorReply(item.rq_id, request, error))
         return events
-
-    @property
-    def happened(self) -> list[Exchange | Event]:
-        """As `events_received`, unconverted, and to be cleared by the caller: for `Session`."""
-        return self._happened
 
 
 def already_watched(request: Watch) -> AlreadyExists:

@@ -58,16 +58,16 @@ class Waiter:
     """One who waits for the answers to `exchanges`, for an event in `queue`, or for the end.
 
     Attributes:
-        done: what was waited for is there, or will never come.
-        handle: the adapter's own, to wake it with.
         caller: the adapter's own, to know whose it is.
+        handle: the adapter's own, to wake it with.
+        done: what was waited for is there, or will never come.
     """
 
-    exchanges: Sequence[Exchange] = ()
-    queue: EventQueue | None = None
-    done: bool = False
-    handle: Any = None
     caller: Any = None
+    queue: EventQueue | None = None
+    exchanges: Sequence[Exchange] = ()
+    handle: Any = None
+    done: bool = False
 
 
 class Session:
@@ -247,12 +247,15 @@ class Session:
         for item in happened:
             if item.__class__ is Exchange:
                 waiter: Waiter | None = item.owner
+                if waiter is None:
+                    continue
                 # The last answer is nearly always the last to come.
-                if waiter is not None and waiter.exchanges[-1].answer is not None:
+                if waiter.exchanges[-1].answer is not None:
                     if waiter is self.leader and len(waiter.exchanges) == 1:
                         waiter.done = True
                     else:
                         self._look(waiter)
+                item.owner = None  # else every request would be a cycle for the collector
             else:
                 self._take(item)
         happened.clear()

@@ -2,7 +2,9 @@
 
 There is no background thread. Of the threads that wait for something, one, the leader, reads for
 all (see `xsproto.session`); the others sleep, each on a lock of its own. `_lock` guards the session
-and is held over nothing that waits; a write is under it, as it never does.
+and is held over nothing that waits; a write is under it, as it never does. But where several
+threads are at work, one, the writer, writes for all, outside of the lock: else each would run into
+the lock of the one that is writing.
 
 Every wait is in a ``try`` whose end, `_give_up`, leaves the session whole: an exception may come
 out of a signal handler at any point, even a second time while the first is dealt with.
@@ -74,6 +76,7 @@ class Client(BlockingClient):
         self._deadlines = False  # whether `deadline` was ever used
         self._stuck = False  # whether the daemon did not take all that there was to write
         self._lock = self._guard = threading.Lock()
+        self._writer: Waiter | None = None
         self._session = Session()
         self._transport = UnixTransport(socket_path(unix_socket_path))
         self._readiness = Readiness()
@@ -147,13 +150,18 @@ class Client(BlockingClient):
             at = self._ends_at(timeout)
         else:
             at = None if self._timeout is None else monotonic() + self._timeout
-        waiter = Waiter(caller=threading.get_ident())
+        waiter = Waiter(threading.get_ident())
         session = self._session
         try:
             with self._lock:
                 session.submit(waiter, requests, tx_id)
-                self._flush()
+                if session.leader is None:
+                    self._flush()
+                elif self._writer is None or self._writer.caller == waiter.caller:
+                    self._writer = waiter
                 role = self._enter(waiter)
+            if self._writer is waiter:
+                self._write_for_all()
             if role is Role.LEAD or (role is Role.WAIT and self._follow(waiter, at)):
                 self._lead(waiter, at)
             return waiter.exchanges
@@ -176,7 +184,7 @@ class Client(BlockingClient):
     def _take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
         at = self._ends_at(timeout)
         taken: list[WatchEvent] = []
-        waiter = Waiter(queue=queue, caller=threading.get_ident())
+        waiter = Waiter(threading.get_ident(), queue)
         try:
             while True:
                 self._wait(waiter, at)
@@ -189,9 +197,7 @@ class Client(BlockingClient):
                         raise ended.with_traceback(None)
                     if not queue.watches:
                         raise nothing_watched()
-                waiter = Waiter(
-                    queue=queue, caller=threading.get_ident()
-                )  # another consumer was faster
+                waiter = Waiter(threading.get_ident(), queue)  # another consumer was faster
         except BaseException as error:
             self._give_up(waiter)
             with self._lock:
@@ -201,9 +207,33 @@ class Client(BlockingClient):
                 raise TimedOut(f"no event in time of {watched or 'no watch'}") from None
             raise
 
+    def _write_for_all(self) -> None:
+        """Write, and then what others have added meanwhile; be the writer no more."""
+        connection = self._session.connection
+        with self._lock:
+            data = connection.outgoing()
+            written = connection.written
+            connection.writing = True
+        try:
+            if data:
+                self._transport.write(data, written)
+        except OSError:
+            pass  # as `_flush` will find out
+        with self._lock:
+            self._writer = None
+            self._flush()
+            if connection.closed is not None:
+                self._dispose()
+
     def _flush(self) -> None:
-        """Write what the daemon takes now; `_lock` is held."""
+        """Write what the daemon takes now, unless a writer does; `_lock` is held."""
+        if self._writer is not None:
+            if self._writer.caller != threading.get_ident():
+                return
+            # That call of this thread died of interrupts upon interrupts.
+            self._writer = None
         connection, write = self._session.connection, self._transport.write
+        connection.writing = False
         while data := connection.outgoing():
             written = connection.written
             try:
@@ -246,10 +276,11 @@ class Client(BlockingClient):
         while True:
             left = -1 if at is None else max(0, at - monotonic())
             waiter.handle.acquire(timeout=left)
+            if waiter.done and waiter.queue is None and not self._session.leads(waiter):
+                return False  # whoever woke it has seen to the rest
             with self._lock:
                 if waiter.done:
-                    self._session.leave(waiter)
-                    self._wake()
+                    self._leave(waiter)
                     return False
                 if self._session.leads(waiter):
                     return True
@@ -259,8 +290,12 @@ class Client(BlockingClient):
     def _lead(self, waiter: Waiter, at: float | None) -> None:
         """Receive for all until `waiter` is done."""
         session, transport = self._session, self._transport
+        connection = session.connection
         while True:
             try:
+                if connection.outstanding > 1:
+                    # Else each answer would interrupt the daemon in giving the next one.
+                    os.sched_yield()
                 if at is None and not self._stuck:
                     transport.read(session.inbox)
                     in_time = True
@@ -280,13 +315,13 @@ class Client(BlockingClient):
                 session.received()
                 if waiter.done:
                     session.leave(waiter)
-                if self._stuck or session.connection.held_back:
+                if self._stuck or connection.held_back:
                     self._flush()
                 if session.wakeable:
                     self._wake()
                 if session.fired:
                     self._readiness.update(session)
-                if session.connection.closed is not None:
+                if connection.closed is not None:
                     self._dispose()
             if waiter.done:
                 return
@@ -314,13 +349,20 @@ class Client(BlockingClient):
     def _cancel(self, waiter: Waiter) -> bool:
         session = self._session
         with self._lock:
+            if self._writer is waiter:
+                self._writer = None
+                session.connection.writing = False
             sent = session.cancel(waiter)
-            session.leave(waiter)
             self._flush()
-            self._wake()
-            if session.closed is not None:
-                self._dispose()
+            self._leave(waiter)
         return sent
+
+    def _leave(self, waiter: Waiter) -> None:
+        """Wait no more; `_lock` is held."""
+        self._session.leave(waiter)
+        self._wake()
+        if self._session.closed is not None:
+            self._dispose()
 
     # For foreign loops
 
@@ -341,7 +383,7 @@ class Client(BlockingClient):
         Take them with ``get(timeout=0)``. Raises nothing over the connection's end: the next
         call does.
         """
-        waiter = Waiter(caller=threading.get_ident())
+        waiter = Waiter(threading.get_ident())
         with suppress(TimedOut):
             try:
                 self._wait(waiter, monotonic())
@@ -350,7 +392,7 @@ class Client(BlockingClient):
                 raise
 
     def _read_for_all(self) -> None:
-        waiter = Waiter(caller=threading.get_ident())
+        waiter = Waiter(threading.get_ident())
         while self._session.closed is None:
             try:
                 self._wait(waiter, None)
@@ -368,14 +410,15 @@ class Client(BlockingClient):
             self._dispose()
 
     def _dispose(self) -> None:
-        """Close the descriptor once nobody reads from it; `_lock` is held."""
-        if self._session.leader is None:
+        """Close the descriptor once nobody uses it; `_lock` is held."""
+        if self._session.leader is None and self._writer is None:
             self._readiness.close()
             self._transport.close()
 
     def _forget(self) -> None:
         """Become useless, in a forked child: the connection is the parent's."""
         self._lock = self._guard = threading.Lock()
+        self._writer = None
         self._session = Session()
         self._session.close(
             Forked(
