@@ -53,6 +53,10 @@ class Role(Enum):
     DONE = "nothing: it is there already"
 
 
+# To look a member up in its class costs as much as a call.
+_LEAD: Final = Role.LEAD
+
+
 @define(eq=False, repr=False)
 class Waiter:
     """One who waits for the answers to `exchanges`, for an event in `queue`, or for the end.
@@ -182,7 +186,7 @@ class Session:
             return Role.DONE
         if self.leader is None:
             self.leader = waiter
-            return Role.LEAD
+            return _LEAD
         self._waiting[waiter] = None
         return Role.WAIT
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 from weakref import WeakSet
 
 from xsproto.blocking import DEFAULT, BlockingClient, Timeout
@@ -40,6 +40,10 @@ from .readiness import Readiness
 from .unix import WAIT_MAX, UnixTransport, socket_path
 
 __all__ = ["Client"]
+
+# To look a member up in its class costs as much as a call.
+_LEAD: Final = Role.LEAD
+_WAIT: Final = Role.WAIT
 
 
 class _Deadline(threading.local):
@@ -157,12 +161,16 @@ class Client(BlockingClient):
                 session.submit(waiter, requests, tx_id)
                 if session.leader is None:
                     self._flush()
-                elif self._writer is None or self._writer.caller == waiter.caller:
-                    self._writer = waiter
-                role = self._enter(waiter)
+                    role = session.enter(waiter)
+                    if session.wakeable:
+                        self._wake()
+                else:
+                    if self._writer is None or self._writer.caller == waiter.caller:
+                        self._writer = waiter
+                    role = self._enter(waiter)
             if self._writer is waiter:
                 self._write_for_all()
-            if role is Role.LEAD or (role is Role.WAIT and self._follow(waiter, at)):
+            if role is _LEAD or (role is _WAIT and self._follow(waiter, at)):
                 self._lead(waiter, at)
             return waiter.exchanges
         except BaseException as error:
@@ -251,7 +259,7 @@ class Client(BlockingClient):
         """Wait until `waiter` is done; `TimedOut` if it is not by `at`."""
         with self._lock:
             role = self._enter(waiter)
-        if role is Role.LEAD or (role is Role.WAIT and self._follow(waiter, at)):
+        if role is _LEAD or (role is _WAIT and self._follow(waiter, at)):
             self._lead(waiter, at)
 
     def _enter(self, waiter: Waiter) -> Role:
@@ -263,7 +271,7 @@ class Client(BlockingClient):
             for dead in session.waiters_of(waiter.caller):
                 session.leave(dead)
         role = session.enter(waiter)
-        if role is Role.WAIT:
+        if role is _WAIT:
             gate = threading.Lock()
             gate.acquire()
             waiter.handle = gate
