@@ -54,7 +54,7 @@ from .events import Closed, ErrorReply, Event, Ignored, Reply, Reset, WatchFired
 from .requests import UINT32_MAX, Request, TransactionEnd, TransactionStart, Unwatch, Watch
 from .wire import HEADER, HEADER_SIZE, NUL, PAYLOAD_MAX, REPLY_MAX, Op, Packet, op_name
 
-__all__ = ["TRANSACTION", "WATCH", "ClientConnection", "Exchange", "TransactionState", "WatchState"]
+__all__ = ["TRANSACTION", "ClientConnection", "Exchange", "TransactionState", "WatchState"]
 
 
 class TransactionState(StrEnum):
@@ -89,30 +89,11 @@ TRANSACTION: Final[Mapping[tuple[TransactionState, str], TransactionState]] = Ma
         (_T.STARTED, "abandon"): _T.DOOMED,
         (_T.DOOMED, "rollback"): _T.ENDING,
         (_T.DOOMED, "abandon"): _T.DOOMED,
+        (_T.STARTED, "withdraw"): _T.DOOMED,  # of an end that was never begun, or is undone again
+        (_T.DOOMED, "withdraw"): _T.DOOMED,
         (_T.ENDING, "withdraw"): _T.DOOMED,
         (_T.ENDING, "abandon"): _T.ENDING,
         (_T.ENDING, "answer"): _T.ENDED,
-    }
-)
-
-#: The life of a watch: (state, what happens) -> state. "answer" is that of UNWATCH; what is not
-#: here leads to UNSET.
-WATCH: Final[Mapping[tuple[WatchState, str], WatchState]] = MappingProxyType(
-    {
-        (_W.UNSET, "watch"): _W.SETTING,
-        (_W.SETTING, "success"): _W.SET,
-        (_W.SETTING, "failure"): _W.UNSET,
-        (_W.SETTING, "unwatch"): _W.UNSETTING,
-        (_W.SET, "unwatch"): _W.UNSETTING,
-        (_W.UNSETTING, "success"): _W.UNSETTING,  # of the WATCH before it
-        (_W.UNSETTING, "failure"): _W.UNSETTING,
-        (_W.UNSETTING, "withdraw"): _W.SET,
-        (_W.UNSETTING, "answer"): _W.UNSET,
-        (_W.UNSETTING, "watch"): _W.SETTING,  # daemons act in order
-        (_W.SETTING, "answer"): _W.SETTING,  # of the UNWATCH before it
-        (_W.SET, "answer"): _W.SET,
-        (_W.SET, "success"): _W.SET,
-        (_W.UNSET, "success"): _W.SET,
     }
 )
 
@@ -171,6 +152,35 @@ class _Refusal(bytes):
     __slots__ = ()
 
 
+class _Watched:
+    """A watch: whether it is set, and those of its requests that have not taken effect yet.
+
+    Daemons act in order. So an answer counts once those before it have come, and what was asked
+    last, and not withdrawn, says where the watch is in its life.
+    """
+
+    __slots__ = ("is_set", "requests")
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self.requests: list[Exchange] = []  # WATCH and UNWATCH
+
+    @property
+    def state(self) -> WatchState:
+        requests = self.requests
+        while requests and (requests[0].answer is not None or requests[0].withdrawn):
+            first = requests[0]
+            if first.op == Op.UNWATCH and not first.withdrawn:
+                self.is_set = False  # if it was refused, there was none
+            elif first.answer.__class__ is bytes:
+                self.is_set = True
+            del requests[0]
+        for last in reversed(requests):
+            if not last.withdrawn:
+                return _W.SETTING if last.op == Op.WATCH else _W.UNSETTING
+        return _W.SET if self.is_set else _W.UNSET
+
+
 # What has to go out: the batch that the transport is taking, its bytes, the transport's count of
 # how many of them it took, and a queue with the index of its first element. One tuple, so that one
 # assignment replaces it whole.
@@ -206,7 +216,7 @@ class ClientConnection:
         #: What `events_received` will say, as exchanges; `Session` takes from it and clears it.
         self.happened: list[Exchange | Event] = []
         self._transactions: dict[int, TransactionState] = {}
-        self._watches: dict[bytes, dict[bytes, WatchState]] = {}  # token -> path -> state
+        self._watches: dict[bytes, dict[bytes, _Watched]] = {}  # token -> path -> watch
         #: Why the connection is over; None while it is not. To be read only.
         self.closed: XenStoreError | None = None
         self._finished = False  # whether everyone was told
@@ -235,12 +245,14 @@ class ClientConnection:
         return {
             (path, token): state
             for token, paths in self._watches.items()
-            for path, state in paths.items()
+            for path, watched in paths.items()
+            if (state := watched.state) is not _W.UNSET
         }
 
     def watch_state(self, path: bytes, token: bytes) -> WatchState:
         """Where one watch is in its life."""
-        return self._watches.get(token, {}).get(path, _W.UNSET)
+        watched = self._watches.get(token, {}).get(path)
+        return _W.UNSET if watched is None else watched.state
 
     @property
     def outstanding(self) -> int:
@@ -289,9 +301,9 @@ class ClientConnection:
 
     def enqueue(self, exchange: Exchange) -> None:
         """Queue what `prepare` made."""
+        self._outbox[3].append(exchange)
         if exchange.request.moves_state:
             self._begin(exchange)
-        self._outbox[3].append(exchange)
 
     def _check_state(self, request: Request[Any], tx_id: int) -> None:
         if tx_id:
@@ -306,20 +318,21 @@ class ClientConnection:
                 )
         elif isinstance(request, TransactionEnd):
             raise LocalProtocolError("TRANSACTION_END of no transaction", request=request)
-        elif isinstance(request, Watch):
-            # (An UNWATCH of no watch goes out: the daemon says that there is none.)
-            state = self.watch_state(request.path, request.token)
-            if (state, "watch") not in WATCH:
-                raise already_watched(request)
+        # (An UNWATCH of no watch goes out: the daemon says that there is none.)
+        elif isinstance(request, Watch) and (
+            self.watch_state(request.path, request.token) in (_W.SETTING, _W.SET)
+        ):
+            raise already_watched(request)
 
     def _begin(self, exchange: Exchange) -> None:
         request = exchange.request
         if isinstance(request, TransactionEnd):
             self._move_transaction(exchange.tx_id, _use_of(request))
-        elif isinstance(request, Watch):
-            self._move_watch(request, "watch")
-        elif isinstance(request, Unwatch):
-            self._move_watch(request, "unwatch")
+        elif isinstance(request, Watch | Unwatch):
+            watched = self._watches.setdefault(request.token, {}).setdefault(
+                request.path, _Watched()
+            )
+            watched.requests.append(exchange)
 
     def withdraw(self, rq_id: int) -> bool:
         """Take a request back, if not one byte of it was handed out.
@@ -351,14 +364,12 @@ class ClientConnection:
             batch = [other for other in batch if other is not exchange]
             data = b"".join([other.message for other in batch])
             self._outbox = (batch, data, written, queue, head)
-        # Only now: an interrupt before this has it all done once more.
-        exchange.withdrawn = True
         if isinstance(request, TransactionEnd):
             self._move_transaction(exchange.tx_id, "withdraw")
-        elif isinstance(request, Watch):
-            self._move_watch(request, "failure")
-        elif isinstance(request, Unwatch):
-            self._move_watch(request, "withdraw")
+        # Only now: an interrupt before this has it all done once more.
+        exchange.withdrawn = True
+        if isinstance(request, Watch | Unwatch):
+            self._settle(request)
 
     def abandon(self, rq_id: int) -> None:
         """Say that nobody waits for a request's answer any more. It is sent all the same.
@@ -549,8 +560,8 @@ class ClientConnection:
         if len(fields) < 3 or fields[-1]:
             return Ignored(packet, "a watch event without a path and a token")
         path, token = fields[:2]
-        states = self._watches.get(token, {}).values()
-        return WatchFired(path, token, stale=not ({_W.SETTING, _W.SET} & set(states)))
+        states = {watched.state for watched in self._watches.get(token, {}).values()}
+        return WatchFired(path, token, stale=not ({_W.SETTING, _W.SET} & states))
 
     def send_failed(self, rq_id: int, errno: int) -> None:
         """Take a refusal that came as the errno of ``write()``, as the XenBus device's do."""
@@ -628,10 +639,8 @@ class ClientConnection:
             self._transactions[value] = _T.STARTED
         elif isinstance(request, TransactionEnd):
             self._move_transaction(exchange.tx_id, "answer")
-        elif isinstance(request, Watch):
-            self._move_watch(request, "success")
-        elif isinstance(request, Unwatch):
-            self._move_watch(request, "answer")
+        elif isinstance(request, Watch | Unwatch):
+            self._settle(request)
         else:
             self._reset()
         if exchange.abandoned:
@@ -641,10 +650,8 @@ class ClientConnection:
         request = exchange.request
         if isinstance(request, TransactionEnd):
             self._move_transaction(exchange.tx_id, "answer")
-        elif isinstance(request, Watch):
-            self._move_watch(request, "failure")
-        elif isinstance(request, Unwatch):
-            self._move_watch(request, "answer")
+        elif isinstance(request, Watch | Unwatch):
+            self._settle(request)
 
     def _undo(self, exchange: Exchange) -> None:
         """End what an abandoned request began."""
@@ -669,23 +676,25 @@ class ClientConnection:
         else:
             self._transactions[tx_id] = state
 
-    def _move_watch(self, request: Watch | Unwatch, event: str) -> None:
-        state = WATCH.get((self.watch_state(request.path, request.token), event), _W.UNSET)
-        if state is not _W.UNSET:
-            self._watches.setdefault(request.token, {})[request.path] = state
-            return
-        paths = self._watches.get(request.token, {})
-        paths.pop(request.path, None)
-        if not paths:
-            self._watches.pop(request.token, None)
+    def _settle(self, request: Watch | Unwatch) -> None:
+        """Forget a watch that is none any more."""
+        if self.watch_state(request.path, request.token) is _W.UNSET:
+            paths = self._watches.get(request.token, {})
+            paths.pop(request.path, None)
+            if not paths:
+                self._watches.pop(request.token, None)
 
     def _reset(self) -> None:
-        # Daemons answer in order: a WATCH still unanswered came after the RESET_WATCHES.
-        live = self.watches
-        gone = tuple(key for key, state in live.items() if state is not _W.SETTING)
-        self.happened.append(Reset(gone, tuple(self._transactions)))
+        # What is unanswered of a watch was asked later, and takes effect later.
+        gone = []
+        for path, token in self.watches:
+            watched = self._watches[token][path]
+            if watched.is_set:
+                gone.append((path, token))
+        self.happened.append(Reset(tuple(gone), tuple(self._transactions)))
         for path, token in gone:
-            self._move_watch(Unwatch(path, token), "reset")
+            self._watches[token][path].is_set = False
+            self._settle(Unwatch(path, token))
         self._transactions.clear()
 
     # Events
