@@ -201,6 +201,17 @@ def test_a_broken_packet_does_not_swallow_the_good_ones_before_it() -> None:
     assert "65537 bytes, more than the 65536 allowed" in str(last.reason)
 
 
+def test_a_request_ends_once_even_if_it_is_answered_before_it_is_sent() -> None:
+    client = ClientConnection()
+    rq_id = client.send(Read(b"/a"))
+    assert client.outgoing()  # and nothing of it is written
+    client.receive_data(bytes_of(Op.READ, rq_id, b"a guess"))
+    client.receive_eof()
+    first, last = client.events_received()
+    assert first == Reply(rq_id, Read(b"/a"), b"a guess")
+    assert isinstance(last, Closed)
+
+
 @pytest.mark.parametrize("rest", [b"", b"\1", bytes_of(Op.READ, 1, b"value")[:-1]])
 def test_the_end_of_the_stream_says_how_far_into_a_packet_it_came(rest: bytes) -> None:
     client = ClientConnection()
@@ -420,6 +431,15 @@ def test_at_a_limit_of_one_an_answer_may_have_any_id(op: Op, rq_id: int) -> None
     assert result.rq_id == mine
 
 
+def test_at_a_limit_of_one_a_watch_may_be_acknowledged_with_id_0() -> None:
+    # As Linux before 4.11 does it.
+    client = ClientConnection(max_outstanding=1)
+    rq_id = ask(client, WATCHED)
+    client.receive_data(bytes_of(Op.WATCH, 0, OK))
+    assert client.events_received()[1] == Reply(rq_id, WATCHED, None)
+    assert client.watches == {(b"/a", b"token"): WatchState.SET}
+
+
 def test_at_a_limit_of_one_an_answer_of_another_type_and_id_is_still_ignored() -> None:
     client = ClientConnection(max_outstanding=1)
     ask(client, Read(b"/a"))
@@ -525,6 +545,15 @@ def test_a_request_is_withdrawn_if_not_one_byte_of_it_was_handed_out(
     if withdrawn:
         assert not client.withdraw(rq_id), "it is gone"
         assert (client.watches, client.outstanding, client.outgoing()) == ({}, 1, b"")
+
+
+def test_what_was_withdrawn_does_not_wait_to_be_written() -> None:
+    client = ClientConnection()
+    assert client.withdraw(client.send(Read(b"/a")))
+    assert not client.unsent
+    assert client.outgoing() == b""
+    assert ask(client, Read(b"/b"))
+    assert not client.unsent
 
 
 def test_what_another_thread_may_be_writing_cannot_be_withdrawn() -> None:

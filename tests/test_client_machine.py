@@ -319,7 +319,10 @@ class Clients(RuleBasedStateMachine):
         """Answer all, and see that both sides agree."""
         if not hasattr(self, "client") or self.over:
             return
+        steps = 0
         while self.client.unsent or self.daemon.waiting:
+            steps += 1
+            assert steps < 10_000, "nothing goes on"
             self.write(share=1)
             if self.daemon.waiting:
                 packet, request = self.daemon.answerable()[0]

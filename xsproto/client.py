@@ -429,6 +429,8 @@ class ClientConnection:
                 batch.append(exchange)
         self.held_back = head < len(queue)
         if not batch:
+            self._outbox = ((), b"", [], queue[head:], 0)  # without those withdrawn
+            self.written = self._outbox[2]
             return b""
         data = batch[0].message if len(batch) == 1 else b"".join([x.message for x in batch])
         if head * 2 > len(queue):
@@ -441,7 +443,8 @@ class ClientConnection:
     def unsent(self) -> bool:
         """Whether anything waits to be written, be it that the limit is reached."""
         _, data, written, queue, head = self._outbox
-        return head != len(queue) or sum(written) != len(data)
+        waiting = islice(queue, head, None)
+        return sum(written) != len(data) or any(not exchange.withdrawn for exchange in waiting)
 
     def sent(self, count: int) -> None:
         """Tell that `count` bytes of `outgoing` were written."""
@@ -590,11 +593,11 @@ class ClientConnection:
         if self._finished:
             return
         for exchange in self._unbegun():
-            if not exchange.withdrawn:
-                if exchange.answer is None:
-                    exchange.answer = self._not_sent(reason, exchange.request)
-                self.happened.append(exchange)
-                self._outstanding.pop(exchange.rq_id, None)
+            if exchange.withdrawn or exchange.answer is not None:
+                continue  # (a hostile peer can answer what it has not been sent)
+            self.happened.append(exchange)
+            exchange.answer = self._not_sent(reason, exchange.request)
+            self._outstanding.pop(exchange.rq_id, None)
         for exchange in self._outstanding.values():
             if exchange.answer is None:
                 exchange.answer = self._unanswered(reason, exchange.request)

@@ -14,8 +14,9 @@ After each of these, whoever is in `wakeable` must be woken.
 
 The invariant: if a waiter has entered and is not done, there is a leader, or one about to wake.
 
-Interrupts: `received`, `cancel` and `leave` may be left by an exception between any two lines and
-be called again; they then complete what was begun. A wake-up may come twice, and for nothing.
+Interrupts: `received`, `cancel`, `leave` and `unwatch` may be left by an exception between any
+two lines and be called again; they then complete what was begun. A wake-up may come twice, and for
+nothing.
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ class Session:
         self.unlisten(queue, watches)
         if self.closed is None:
             for path, token in watches:
-                if self.connection.watch_state(path, token) is not WatchState.UNSET:
+                if self.connection.watch_state(path, token) in (WatchState.SETTING, WatchState.SET):
                     self.post(Unwatch(path, token))
 
     @property
@@ -228,17 +229,17 @@ class Session:
         self.received()
         sent = False
         for exchange in waiter.exchanges:
-            if exchange.abandoned or exchange.withdrawn:
-                sent = sent or exchange.abandoned
-            elif (
+            if exchange.withdrawn:
+                continue
+            if (
                 exchange.answer is None
+                and not exchange.abandoned
                 and exchange.request != _ROLLBACK  # which is wanted all the same
                 and self.connection.withdraw(exchange.rq_id)
             ):
-                pass
-            else:
-                sent = True
-                self.connection.abandon_exchange(exchange)
+                continue
+            sent = True
+            self.connection.abandon_exchange(exchange)  # again, if it was cut short
         return sent
 
     # In
@@ -264,11 +265,6 @@ class Session:
                 self._take(item)
         happened.clear()
 
-    def received_eof(self) -> None:
-        """Take the end of the stream."""
-        self.inbox.append(b"")
-        self.received()
-
     def close(self, reason: XenStoreError) -> None:
         """End the connection: every waiter and every watch ends with `reason`."""
         self.connection.close(reason)
@@ -279,8 +275,6 @@ class Session:
         if not waiter.done:
             queue = waiter.queue
             if queue is None:
-                if not waiter.exchanges and self.closed is None:
-                    return
                 for exchange in waiter.exchanges:
                     if exchange.answer is None:
                         return
@@ -318,7 +312,7 @@ class Session:
             for waiter in (*self._waiting, self.leader):
                 if waiter is not None:
                     self._look(waiter)
-        elif isinstance(event, Ignored):
+        else:
             self.ignored.append(event)
 
     def _wake_waiters(self, queue: EventQueue) -> None:

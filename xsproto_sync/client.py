@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 from weakref import WeakSet
 
-from xsproto.blocking import DEFAULT, BlockingClient, Timeout
+from xsproto.blocking import DEFAULT, BlockingClient, Timeout, insist
 from xsproto.client import Exchange
 from xsproto.errors import (
     ConnectionClosed,
@@ -207,13 +207,16 @@ class Client(BlockingClient):
                         raise nothing_watched()
                 waiter = Waiter(threading.get_ident(), queue)  # another consumer was faster
         except BaseException as error:
-            self._give_up(waiter)
-            with self._lock:
-                queue.put_back(taken)
+            insist(self._put_back, queue, taken, waiter)
             if isinstance(error, TimedOut):
                 watched = ", ".join(sorted(str(path) for path, _ in queue.watches))
                 raise TimedOut(f"no event in time of {watched or 'no watch'}") from None
             raise
+
+    def _put_back(self, queue: EventQueue, taken: list[WatchEvent], waiter: Waiter) -> None:
+        with self._lock:
+            queue.put_back(taken)
+        self._cancel(waiter)
 
     def _write_for_all(self) -> None:
         """Write, and then what others have added meanwhile; be the writer no more."""
@@ -269,6 +272,7 @@ class Client(BlockingClient):
             # If this very thread waits, and yet is here, that call died of interrupts upon
             # interrupts, before it could pass the lead on.
             for dead in session.waiters_of(waiter.caller):
+                session.cancel(dead)
                 session.leave(dead)
         role = session.enter(waiter)
         if role is _WAIT:
@@ -347,12 +351,7 @@ class Client(BlockingClient):
 
     def _give_up(self, waiter: Waiter) -> bool:
         """Make the session whole after an exception; say whether anything was sent."""
-        try:
-            return self._cancel(waiter)
-        except BaseException:
-            # Interrupted in the midst of it. What has been done stays done.
-            self._cancel(waiter)
-            raise
+        return insist(self._cancel, waiter)
 
     def _cancel(self, waiter: Waiter) -> bool:
         session = self._session
