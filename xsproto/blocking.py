@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, overload
 
@@ -77,6 +78,15 @@ class Default(Enum):
 
 DEFAULT: Final = Default.DEFAULT
 Timeout = float | None | Literal[Default.DEFAULT]
+
+
+def persist(clean_up: Callable[[], T]) -> T:
+    """Clean up, and once more if an interrupt comes in between; `clean_up` must bear that."""
+    try:
+        return clean_up()
+    except BaseException:
+        clean_up()
+        raise
 
 
 class BlockingOperations(ABC):
@@ -394,14 +404,18 @@ class BlockingClient(BlockingOperations):
         operations.check_attempts(attempts)
         for _ in range(attempts):
             transaction = BlockingTransaction(self, timeout)
-            with transaction:
-                result = function(transaction)
-                try:
-                    if not transaction.ended:
-                        transaction.commit(timeout=timeout)
-                except ConflictError:
-                    continue
-                return result
+            try:
+                with transaction:
+                    result = function(transaction)
+                    try:
+                        if not transaction.ended:
+                            transaction.commit(timeout=timeout)
+                    except ConflictError:
+                        continue
+                    return result
+            except BaseException:
+                transaction._roll_back()  # if an interrupt was faster than ``__exit__``
+                raise
         raise operations.exhausted(attempts)
 
     # Watches
@@ -438,6 +452,8 @@ class BlockingClient(BlockingOperations):
 class BlockingTransaction(BlockingOperations):
     """A transaction of a client. The node operations on it are part of it."""
 
+    _entered = True  # until it is made: one that an interrupt kept from that does not complain
+
     def __init__(self, client: BlockingClient, timeout: Timeout = DEFAULT) -> None:
         self._client = client
         self._timeout: Timeout = timeout
@@ -464,7 +480,7 @@ class BlockingTransaction(BlockingOperations):
             return self
         except BaseException:
             for exchanges in started:
-                self._client._disown(exchanges)
+                persist(partial(self._client._disown, exchanges))
             raise
 
     def __exit__(
@@ -517,6 +533,9 @@ class BlockingTransaction(BlockingOperations):
 
     def _drop(self) -> None:
         """Roll back without waiting for the answer, unless it ends or has ended already."""
+        persist(self._roll_back)
+
+    def _roll_back(self) -> None:
         self.ended = True
         transactions = self._client._session.connection.transactions
         state = transactions.get(self._id, TransactionState.ENDED)
@@ -559,6 +578,10 @@ class _Stream:
             raise
 
     def _unset(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
+        watches = [*watches]
+        persist(lambda: self._take_back(watches))
+
+    def _take_back(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
         client = self._client
         with client._guard:
             client._session.unwatch(self._queue, watches)

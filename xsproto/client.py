@@ -86,6 +86,7 @@ TRANSACTION: Final[Mapping[tuple[TransactionState, str], TransactionState]] = Ma
         (_T.STARTED, "commit"): _T.ENDING,
         (_T.STARTED, "rollback"): _T.ENDING,
         (_T.STARTED, "abandon"): _T.DOOMED,
+        (_T.STARTED, "withdraw"): _T.DOOMED,  # an interrupt came before it was "ending"
         (_T.DOOMED, "rollback"): _T.ENDING,
         (_T.DOOMED, "abandon"): _T.DOOMED,
         (_T.ENDING, "withdraw"): _T.DOOMED,
@@ -294,9 +295,10 @@ class ClientConnection:
 
     def enqueue(self, exchange: Exchange) -> None:
         """Queue what `prepare` made."""
+        # In this order: what an interrupt in between leaves queued can be withdrawn, or sent twice.
+        self._outbox[3].append(exchange)
         if exchange.request.moves_state:
             self._begin(exchange)
-        self._outbox[3].append(exchange)
 
     def _check_state(self, request: Request[Any], tx_id: int) -> None:
         if tx_id:
