@@ -250,6 +250,8 @@ class Client(BlockingClient):
                 if waiter.done:
                     self._session.leave(waiter)
                     self._wake()
+                    if self._session.connection.closed is not None:
+                        self._dispose()  # it may have been the heir, when nobody else could
                     return False
                 if self._session.leads(waiter):
                     return True
@@ -318,6 +320,8 @@ class Client(BlockingClient):
             session.leave(waiter)
             self._flush()
             self._wake()
+            if session.fired:
+                self._readiness.update(session)
             if session.closed is not None:
                 self._dispose()
         return sent
