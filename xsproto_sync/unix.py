@@ -144,9 +144,9 @@ class UnixTransport:
             found = select.select(fd, fd if write else [], [], timeout)
             return bool(found[0] or found[1])
         if poll is not self._poll:
-            self._poll = poll
             self._poll_read = self._poller(select.POLLIN)
             self._poll_both = self._poller(select.POLLIN | select.POLLOUT)
+            self._poll = poll  # last: an interrupt before it has it all done again
         wait = self._poll_both if write else self._poll_read
         # Milliseconds, which it rounds up.
         return bool(wait(timeout if timeout is None else timeout * 1000))
