@@ -2,6 +2,7 @@
 
 import os
 import select
+from io import FileIO
 
 from xsproto.errors import NotSupported
 from xsproto.session import Session
@@ -18,7 +19,7 @@ class Readiness:
 
     def __init__(self) -> None:
         self._epoll: select.epoll | None = None
-        self._eventfd: list[int] = []  # filled and emptied in C, which no interrupt cuts in two
+        self._eventfd: list[FileIO] = []  # filled in C: an interrupt cannot lose it
 
     def fileno(self, session: Session, connection: int) -> int:
         """The descriptor; -1 if the `connection`'s is closed.
@@ -33,7 +34,7 @@ class Readiness:
                 raise NotSupported("fileno() needs epoll, which this system does not have")
             if not self._eventfd:
                 flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
-                self._eventfd.extend(map(os.eventfd, (0,), (flags,)))
+                self._eventfd.extend(map(FileIO, map(os.eventfd, (0,), (flags,)), ("r+",)))
             self.update(session)
             epoll = select.epoll()
             epoll.register(connection, select.EPOLLIN)
@@ -45,10 +46,10 @@ class Readiness:
         """Look at the queues again."""
         if self._eventfd:
             if session.events_waiting:
-                os.eventfd_write(self._eventfd[0], 1)
+                os.eventfd_write(self._eventfd[0].fileno(), 1)
             else:
                 try:
-                    os.eventfd_read(self._eventfd[0])
+                    os.eventfd_read(self._eventfd[0].fileno())
                 except BlockingIOError:
                     pass
         # Last: after an interrupt it is done again.
@@ -59,5 +60,6 @@ class Readiness:
         if self._epoll is not None:
             self._epoll.close()
             self._epoll = None
-        for _ in map(os.close, map(self._eventfd.pop, range(len(self._eventfd)))):
-            pass
+        while self._eventfd:
+            self._eventfd[0].close()
+            self._eventfd.clear()
