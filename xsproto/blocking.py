@@ -64,6 +64,7 @@ __all__ = [
     "BlockingTransaction",
     "BlockingWatch",
     "Timeout",
+    "persist",
 ]
 
 T = TypeVar("T")

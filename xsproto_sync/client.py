@@ -14,12 +14,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
 
-from xsproto.blocking import DEFAULT, BlockingClient, Timeout
+from xsproto.blocking import DEFAULT, BlockingClient, Timeout, persist
 from xsproto.client import Exchange
 from xsproto.errors import (
     ConnectionClosed,
@@ -79,7 +80,12 @@ class Client(BlockingClient):
         self._readiness = Readiness()
         _clients.add(self)
         if reader:
-            threading.Thread(target=self._read_for_all, name="xsproto reader", daemon=True).start()
+            thread = threading.Thread(target=self._read_for_all, name="xsproto reader", daemon=True)
+            try:
+                thread.start()
+            except BaseException:
+                self.close()  # it may be running already
+                raise
 
     def __repr__(self) -> str:
         closed = f", closed: {self._session.closed}" if self._session.closed else ""
@@ -193,9 +199,7 @@ class Client(BlockingClient):
                     queue=queue, caller=threading.get_ident()
                 )  # another consumer was faster
         except BaseException as error:
-            self._give_up(waiter)
-            with self._lock:
-                queue.put_back(taken)
+            persist(partial(self._cancel_take, waiter, queue, taken))
             if isinstance(error, TimedOut):
                 watched = ", ".join(sorted(str(path) for path, _ in queue.watches))
                 raise TimedOut(f"no event in time of {watched or 'no watch'}") from None
@@ -306,12 +310,7 @@ class Client(BlockingClient):
 
     def _give_up(self, waiter: Waiter) -> bool:
         """Make the session whole after an exception; say whether anything was sent."""
-        try:
-            return self._cancel(waiter)
-        except BaseException:
-            # Interrupted in the midst of it. What has been done stays done.
-            self._cancel(waiter)
-            raise
+        return persist(partial(self._cancel, waiter))
 
     def _cancel(self, waiter: Waiter) -> bool:
         session = self._session
@@ -325,6 +324,12 @@ class Client(BlockingClient):
             if session.closed is not None:
                 self._dispose()
         return sent
+
+    def _cancel_take(self, waiter: Waiter, queue: EventQueue, taken: list[WatchEvent]) -> None:
+        with self._lock:
+            queue.put_back(taken)
+            self._session.fired = True
+        self._cancel(waiter)
 
     # For foreign loops
 
