@@ -64,7 +64,6 @@ __all__ = [
     "BlockingTransaction",
     "BlockingWatch",
     "Timeout",
-    "persist",
 ]
 
 T = TypeVar("T")
