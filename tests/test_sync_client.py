@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -359,38 +358,6 @@ def test_a_foreign_loop_is_told_of_events(daemon: Daemon) -> None:
         assert watch.get(timeout=0).path == b"/a"
         client.pump()
         assert not poller.poll(0)
-
-
-def test_an_interrupt_leaves_the_client_usable(daemon: Daemon) -> None:
-    class Interrupt(Exception):
-        pass
-
-    def interrupt(_: int, frame: FrameType | None) -> None:
-        # In the library alone: the test itself is not made for it.
-        if frame is not None and frame.f_globals["__name__"].startswith("xsproto"):
-            raise Interrupt
-
-    interrupts = reads = 0
-    with xsproto_sync.Client(daemon.socket_path, timeout=10) as client:
-        for number in range(10):
-            client.write(b"/i/%d" % number, b"%d" % number)
-        before = signal.signal(signal.SIGALRM, interrupt)
-        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
-        try:
-            ends = time.monotonic() + 1
-            while time.monotonic() < ends:
-                number = reads % 10
-                try:
-                    assert client.read(b"/i/%d" % number) == b"%d" % number
-                    reads += 1
-                except Interrupt:
-                    interrupts += 1
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-        assert interrupts > 10
-        assert reads > 10
-        assert client.read(b"/i/3") == b"3"
 
 
 @pytest.mark.parametrize("path", ["missing", "directory", "x" * 200])

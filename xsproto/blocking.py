@@ -422,7 +422,7 @@ class BlockingClient(BlockingOperations):
                         continue
                     return result
             except BaseException:
-                transaction._drop()  # if an interrupt hit the begin of its `__exit__`
+                insist(transaction._drop)  # if an interrupt was faster than `__exit__`
                 raise
         raise operations.exhausted(attempts)
 

@@ -301,6 +301,7 @@ class ClientConnection:
 
     def enqueue(self, exchange: Exchange) -> None:
         """Queue what `prepare` made."""
+        # In this order: what an interrupt in between leaves queued can be withdrawn, or sent twice.
         self._outbox[3].append(exchange)
         if exchange.request.moves_state:
             self._begin(exchange)

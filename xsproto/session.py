@@ -163,11 +163,12 @@ class Session:
     def unwatch(self, queue: EventQueue, watches: Iterable[tuple[bytes, bytes]]) -> None:
         """Take watches back without waiting for the answers."""
         watches = list(watches)
-        self.unlisten(queue, watches)
+        # First: what `queue` still lists can be taken back once more after an interrupt.
         if self.closed is None:
             for path, token in watches:
                 if self.connection.watch_state(path, token) in (WatchState.SETTING, WatchState.SET):
                     self.post(Unwatch(path, token))
+        self.unlisten(queue, watches)
 
     @property
     def events_waiting(self) -> bool:

@@ -6,7 +6,7 @@ and is held over nothing that waits; a write is under it, as it never does. But 
 threads are at work, one, the writer, writes for all, outside of the lock: else each would run into
 the lock of the one that is writing.
 
-Every wait is in a ``try`` whose end, `_give_up`, leaves the session whole: an exception may come
+Every wait is in a ``try`` whose end, `_cancel`, leaves the session whole: an exception may come
 out of a signal handler at any point, even a second time while the first is dealt with.
 """
 
@@ -86,7 +86,12 @@ class Client(BlockingClient):
         self._readiness = Readiness()
         _clients.add(self)
         if reader:
-            threading.Thread(target=self._read_for_all, name="xsproto reader", daemon=True).start()
+            thread = threading.Thread(target=self._read_for_all, name="xsproto reader", daemon=True)
+            try:
+                thread.start()
+            except BaseException:
+                self.close()  # it may be running already
+                raise
 
     def __repr__(self) -> str:
         closed = f", closed: {self._session.closed}" if self._session.closed else ""
@@ -174,7 +179,13 @@ class Client(BlockingClient):
                 self._lead(waiter, at)
             return waiter.exchanges
         except BaseException as error:
-            sent = self._give_up(waiter)
+            # As `insist` does, but without a call before the `try`: another interrupt might hit it,
+            # and leave a dead leader.
+            try:
+                sent = self._cancel(waiter)
+            except BaseException:
+                self._cancel(waiter)
+                raise
             if isinstance(error, TimedOut):
                 raise self._timed_out(requests, sent) from None
             raise
@@ -216,6 +227,7 @@ class Client(BlockingClient):
     def _put_back(self, queue: EventQueue, taken: list[WatchEvent], waiter: Waiter) -> None:
         with self._lock:
             queue.put_back(taken)
+            self._session.fired = True
         self._cancel(waiter)
 
     def _write_for_all(self) -> None:
@@ -349,11 +361,8 @@ class Client(BlockingClient):
                 gate.release()
             wakeable.pop()
 
-    def _give_up(self, waiter: Waiter) -> bool:
-        """Make the session whole after an exception; say whether anything was sent."""
-        return insist(self._cancel, waiter)
-
     def _cancel(self, waiter: Waiter) -> bool:
+        """Make the session whole after an exception; say whether anything was sent."""
         session = self._session
         with self._lock:
             if self._writer is waiter:
@@ -366,9 +375,12 @@ class Client(BlockingClient):
 
     def _leave(self, waiter: Waiter) -> None:
         """Wait no more; `_lock` is held."""
-        self._session.leave(waiter)
+        session = self._session
+        session.leave(waiter)
         self._wake()
-        if self._session.closed is not None:
+        if session.fired:
+            self._readiness.update(session)
+        if session.closed is not None:
             self._dispose()
 
     # For foreign loops
@@ -395,7 +407,7 @@ class Client(BlockingClient):
             try:
                 self._wait(waiter, monotonic())
             except BaseException:
-                self._give_up(waiter)
+                insist(self._cancel, waiter)
                 raise
 
     def _read_for_all(self) -> None:
@@ -404,7 +416,7 @@ class Client(BlockingClient):
             try:
                 self._wait(waiter, None)
             except BaseException:
-                self._give_up(waiter)
+                insist(self._cancel, waiter)
                 raise
 
     # The end
