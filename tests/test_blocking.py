@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from xsproto import requests as rq
-from xsproto.blocking import DEFAULT, BlockingTransaction, BlockingWatch
+from xsproto.blocking import DEFAULT, BlockingTransaction, BlockingWatch, insist
 from xsproto.client import Exchange
 from xsproto.errors import (
     AlreadyExists,
@@ -692,6 +692,21 @@ def test_an_interrupted_get_leaves_nobody_waiting() -> None:
             monitor.get()
         assert monitor._queue.waiters == set()
     assert_whole(client)
+
+
+def test_a_clean_up_that_is_interrupted_is_done_again() -> None:
+    done: list[str] = []
+
+    def clean_up(what: str) -> str:
+        done.append(what)
+        if len(done) == 1:
+            raise Interrupt
+        return what
+
+    with pytest.raises(Interrupt):
+        insist(clean_up, "this")
+    assert done == ["this", "this"]
+    assert insist(clean_up, "that") == "that"
 
 
 # What tests have found before

@@ -97,6 +97,12 @@ def test_expected_errors() -> None:
         raise TooBig("too much")
 
 
+def test_expected_truths() -> None:
+    table.expect_that(True, "it is so")
+    with pytest.raises(AssertionError, match="it is so"):
+        table.expect_that(False, "it is so")
+
+
 def test_what_is_not_to_be_run(no_harness: Harness) -> None:
     async def nothing(h: Harness) -> None: ...
 

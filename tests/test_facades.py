@@ -84,7 +84,7 @@ def test_the_public_methods_are_the_same(one: type, other: type) -> None:
 
 
 def test_the_public_classes_are_the_same() -> None:
-    words = {"DEFAULT", "Timeout"}  # of the blocking side, about timeouts
+    words = {"DEFAULT", "Timeout", "insist"}  # of the blocking side: timeouts and interrupts
     names = {name.replace("Blocking", "Async") for name in set(blocking.__all__) - words}
     assert names == set(awaitable.__all__)
 

@@ -22,11 +22,9 @@ import xsproto.client
 import xsproto.session
 import xsproto.watches
 from xsproto.client import Exchange
-from xsproto.errors import (
-    ConnectionClosed,
-    NotFound,
-)
-from xsproto.requests import Read, Watch
+from xsproto.errors import ConnectionClosed, LocalProtocolError, NotFound
+from xsproto.events import Reset
+from xsproto.requests import Read, Request, TransactionStart, Watch
 from xsproto.session import Role, Session, Waiter
 from xsproto.watches import EventQueue, WatchEvent
 from xsproto.wire import HEADER, Op, Packet
@@ -761,3 +759,43 @@ def test_an_interrupt_at_any_line_harms_nobody_else(plan: Plan, every: int) -> N
 )
 def test_nor_does_one_upon_another(plan: Plan, every: int) -> None:
     assert interrupt_each(plan, every, second=True) > 300
+
+
+# -- single cases
+
+
+def test_what_moves_the_state_of_the_connection_cannot_be_part_of_a_batch() -> None:
+    session = Session()
+    movers: list[Request[Any]] = [TransactionStart(), Watch(b"/a", b"token")]
+    for request in movers:
+        with pytest.raises(LocalProtocolError, match="cannot be part of a batch"):
+            session.submit(Waiter(), [Read(b"/a"), request])
+    assert not session.connection.unsent
+
+
+def test_what_is_cancelled_twice_is_withdrawn_once() -> None:
+    session, waiter = Session(), Waiter()
+    session.submit(waiter, [Read(b"/a"), Read(b"/b")])
+    assert not session.cancel(waiter)
+    assert not session.cancel(waiter)
+    assert not session.connection.unsent
+
+
+def test_events_of_one_token_go_to_whoever_watches_their_path() -> None:
+    session = Session()
+    queues = {path: EventQueue() for path in (b"/a", b"/b")}
+    for path, queue in queues.items():
+        session.listen(queue, path, b"token")
+    session.inbox.append(Packet(Op.WATCH_EVENT, 0, 0, b"/b/c\0token\0").encode())
+    session.received()
+    assert [len(queue) for queue in queues.values()] == [0, 1]
+
+
+def test_a_reset_ends_every_watch_that_was_set_and_no_other() -> None:
+    session = Session()
+    queues = {path: EventQueue() for path in (b"/a", b"/b")}
+    for path, queue in queues.items():
+        session.listen(queue, path, b"token")
+    session._take(Reset(((b"/b", b"token"),), ()))
+    assert queues[b"/a"].ended is None
+    assert isinstance(queues[b"/b"].ended, ConnectionClosed)

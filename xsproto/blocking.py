@@ -63,6 +63,7 @@ __all__ = [
     "BlockingTransaction",
     "BlockingWatch",
     "Timeout",
+    "insist",
 ]
 
 T = TypeVar("T")
@@ -77,6 +78,18 @@ class Default(Enum):
 
 DEFAULT: Final = Default.DEFAULT
 Timeout = float | None | Literal[Default.DEFAULT]
+
+
+def insist(step: Callable[..., T], *arguments: Any) -> T:
+    """Do `step`, a piece of cleaning up that may be done again, in spite of an interrupt.
+
+    An exception out of a signal handler may cut it short: then it is done once more.
+    """
+    try:
+        return step(*arguments)
+    except BaseException:
+        step(*arguments)
+        raise
 
 
 class BlockingOperations(ABC):
@@ -265,6 +278,11 @@ class BlockingClient(BlockingOperations):
                 self._session.post(request, tx_id)
                 self._flush()
 
+    def _unwatch(self, queue: EventQueue, watches: Sequence[tuple[bytes, bytes]]) -> None:
+        with self._guard:
+            self._session.unwatch(queue, watches)
+            self._flush()
+
     def _disown(self, exchanges: Sequence[Exchange]) -> None:
         """Have what came of `exchanges` undone."""
         with self._guard:
@@ -394,14 +412,18 @@ class BlockingClient(BlockingOperations):
         operations.check_attempts(attempts)
         for _ in range(attempts):
             transaction = BlockingTransaction(self, timeout)
-            with transaction:
-                result = function(transaction)
-                try:
-                    if not transaction.ended:
-                        transaction.commit(timeout=timeout)
-                except ConflictError:
-                    continue
-                return result
+            try:
+                with transaction:
+                    result = function(transaction)
+                    try:
+                        if not transaction.ended:
+                            transaction.commit(timeout=timeout)
+                    except ConflictError:
+                        continue
+                    return result
+            except BaseException:
+                insist(transaction._drop)  # if an interrupt was faster than `__exit__`
+                raise
         raise operations.exhausted(attempts)
 
     # Watches
@@ -438,6 +460,8 @@ class BlockingClient(BlockingOperations):
 class BlockingTransaction(BlockingOperations):
     """A transaction of a client. The node operations on it are part of it."""
 
+    _entered = True  # of one that an interrupt kept from being made
+
     def __init__(self, client: BlockingClient, timeout: Timeout = DEFAULT) -> None:
         self._client = client
         self._timeout: Timeout = timeout
@@ -464,7 +488,7 @@ class BlockingTransaction(BlockingOperations):
             return self
         except BaseException:
             for exchanges in started:
-                self._client._disown(exchanges)
+                insist(self._client._disown, exchanges)
             raise
 
     def __exit__(
@@ -478,7 +502,7 @@ class BlockingTransaction(BlockingOperations):
         if kind is None:
             self.commit(timeout=self._timeout)
         else:
-            self._drop()
+            insist(self._drop)
 
     def __del__(self) -> None:
         if not self._entered:
@@ -512,7 +536,7 @@ class BlockingTransaction(BlockingOperations):
         try:
             self._client._exchange_in(self._id, (TransactionEnd(commit),), timeout)[0].value()
         except BaseException:
-            self._drop()  # where it was refused, or given up before it went out
+            insist(self._drop)  # where it was refused, or given up before it went out
             raise
 
     def _drop(self) -> None:
@@ -559,10 +583,7 @@ class _Stream:
             raise
 
     def _unset(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
-        client = self._client
-        with client._guard:
-            client._session.unwatch(self._queue, watches)
-            client._flush()
+        insist(self._client._unwatch, self._queue, list(watches))
 
     def get(self, *, timeout: Timeout = DEFAULT) -> WatchEvent:
         """Wait for the next event.

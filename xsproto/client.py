@@ -54,7 +54,7 @@ from .events import Closed, ErrorReply, Event, Ignored, Reply, Reset, WatchFired
 from .requests import UINT32_MAX, Request, TransactionEnd, TransactionStart, Unwatch, Watch
 from .wire import HEADER, HEADER_SIZE, NUL, PAYLOAD_MAX, REPLY_MAX, Op, Packet, op_name
 
-__all__ = ["TRANSACTION", "WATCH", "ClientConnection", "Exchange", "TransactionState", "WatchState"]
+__all__ = ["TRANSACTION", "ClientConnection", "Exchange", "TransactionState", "WatchState"]
 
 
 class TransactionState(StrEnum):
@@ -75,6 +75,7 @@ class WatchState(StrEnum):
     UNSET = "unset"
 
 
+_pack: Final = HEADER.pack
 _unpack: Final = HEADER.unpack_from
 _T = TransactionState
 _W = WatchState
@@ -88,30 +89,11 @@ TRANSACTION: Final[Mapping[tuple[TransactionState, str], TransactionState]] = Ma
         (_T.STARTED, "abandon"): _T.DOOMED,
         (_T.DOOMED, "rollback"): _T.ENDING,
         (_T.DOOMED, "abandon"): _T.DOOMED,
+        (_T.STARTED, "withdraw"): _T.DOOMED,  # of an end that was never begun, or is undone again
+        (_T.DOOMED, "withdraw"): _T.DOOMED,
         (_T.ENDING, "withdraw"): _T.DOOMED,
         (_T.ENDING, "abandon"): _T.ENDING,
         (_T.ENDING, "answer"): _T.ENDED,
-    }
-)
-
-#: The life of a watch: (state, what happens) -> state. "answer" is that of UNWATCH; what is not
-#: here leads to UNSET.
-WATCH: Final[Mapping[tuple[WatchState, str], WatchState]] = MappingProxyType(
-    {
-        (_W.UNSET, "watch"): _W.SETTING,
-        (_W.SETTING, "success"): _W.SET,
-        (_W.SETTING, "failure"): _W.UNSET,
-        (_W.SETTING, "unwatch"): _W.UNSETTING,
-        (_W.SET, "unwatch"): _W.UNSETTING,
-        (_W.UNSETTING, "success"): _W.UNSETTING,  # of the WATCH before it
-        (_W.UNSETTING, "failure"): _W.UNSETTING,
-        (_W.UNSETTING, "withdraw"): _W.SET,
-        (_W.UNSETTING, "answer"): _W.UNSET,
-        (_W.UNSETTING, "watch"): _W.SETTING,  # daemons act in order
-        (_W.SETTING, "answer"): _W.SETTING,  # of the UNWATCH before it
-        (_W.SET, "answer"): _W.SET,
-        (_W.SET, "success"): _W.SET,
-        (_W.UNSET, "success"): _W.SET,
     }
 )
 
@@ -152,7 +134,7 @@ class Exchange:
         try:
             return self.value()
         except XenStoreError as error:
-            return error
+            return error.with_traceback(None)  # which would keep every caller's frame alive
 
     def _error(self) -> XenStoreError:
         answer = self.answer
@@ -170,21 +152,39 @@ class _Refusal(bytes):
     __slots__ = ()
 
 
+class _Watched:
+    """A watch: whether it is set, and those of its requests that have not taken effect yet.
+
+    Daemons act in order. So an answer counts once those before it have come, and what was asked
+    last, and not withdrawn, says where the watch is in its life.
+    """
+
+    __slots__ = ("is_set", "requests")
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self.requests: list[Exchange] = []  # WATCH and UNWATCH
+
+    @property
+    def state(self) -> WatchState:
+        requests = self.requests
+        while requests and (requests[0].answer is not None or requests[0].withdrawn):
+            first = requests[0]
+            if first.op == Op.UNWATCH and not first.withdrawn:
+                self.is_set = False  # if it was refused, there was none
+            elif first.answer.__class__ is bytes:
+                self.is_set = True
+            del requests[0]
+        for last in reversed(requests):
+            if not last.withdrawn:
+                return _W.SETTING if last.op == Op.WATCH else _W.UNSETTING
+        return _W.SET if self.is_set else _W.UNSET
+
+
 # What has to go out: the batch that the transport is taking, its bytes, the transport's count of
 # how many of them it took, and a queue with the index of its first element. One tuple, so that one
 # assignment replaces it whole.
 _Outbox = tuple[Sequence[Exchange], bytes, list[int], list[Exchange], int]
-
-
-def _unbegun(outbox: _Outbox) -> list[Exchange]:
-    """Those of which not one byte is out, of the batch and of the queue."""
-    batch, _, written, queue, head = outbox
-    done, at, rest = sum(written), 0, []
-    for exchange in batch:
-        if at >= done:
-            rest.append(exchange)
-        at += len(exchange.message)
-    return rest + queue[head:]
 
 
 class ClientConnection:
@@ -213,15 +213,19 @@ class ClientConnection:
         self._next_id = first_id
         self._outbox: _Outbox = ((), b"", [], [], 0)
         self._outstanding: dict[int, Exchange] = {}  # handed out and unanswered
-        self._happened: list[Exchange | Event] = []
+        #: What `events_received` will say, as exchanges; `Session` takes from it and clears it.
+        self.happened: list[Exchange | Event] = []
         self._transactions: dict[int, TransactionState] = {}
-        self._watches: dict[bytes, dict[bytes, WatchState]] = {}  # token -> path -> state
+        self._watches: dict[bytes, dict[bytes, _Watched]] = {}  # token -> path -> watch
         #: Why the connection is over; None while it is not. To be read only.
         self.closed: XenStoreError | None = None
         self._finished = False  # whether everyone was told
         #: The counts of what was written of the current batch: see `outgoing`. A list, so that
         #: ``written.extend(map(sock.send, (data,)))`` cannot lose one to an interrupt.
         self.written = self._outbox[2]
+        #: Set while a transport may be taking bytes of `outgoing` at this very moment, in another
+        #: thread: then nothing that was handed out can be withdrawn.
+        self.writing = False
         #: Whether requests wait because `max_outstanding` is reached.
         self.held_back = False
         #: Bytes received and not used up. An adapter may append to it and call `process`; an
@@ -241,12 +245,14 @@ class ClientConnection:
         return {
             (path, token): state
             for token, paths in self._watches.items()
-            for path, state in paths.items()
+            for path, watched in paths.items()
+            if (state := watched.state) is not _W.UNSET
         }
 
     def watch_state(self, path: bytes, token: bytes) -> WatchState:
         """Where one watch is in its life."""
-        return self._watches.get(token, {}).get(path, _W.UNSET)
+        watched = self._watches.get(token, {}).get(path)
+        return _W.UNSET if watched is None else watched.state
 
     @property
     def outstanding(self) -> int:
@@ -280,8 +286,9 @@ class ClientConnection:
         if self.closed is not None:
             raise self._not_sent(self.closed, request)
         payload = request.payload()
-        if len(payload) > self._max_payload:
-            raise _too_long(request, len(payload), self._max_payload)
+        size = len(payload)
+        if size > self._max_payload:
+            raise _too_long(request, size, self._max_payload)
         if tx_id or request.moves_state:
             self._check_state(request, tx_id)
         rq_id = self._next_id
@@ -289,14 +296,15 @@ class ClientConnection:
             rq_id = rq_id % UINT32_MAX + 1
         self._next_id = rq_id + 1 if rq_id < UINT32_MAX else 1
         op = request.op
-        message = HEADER.pack(op, rq_id, tx_id, len(payload)) + payload
+        message = _pack(op, rq_id, tx_id, size) + payload
         return Exchange(request, op, rq_id, tx_id, message, owner)
 
     def enqueue(self, exchange: Exchange) -> None:
         """Queue what `prepare` made."""
+        # In this order: what an interrupt in between leaves queued can be withdrawn, or sent twice.
+        self._outbox[3].append(exchange)
         if exchange.request.moves_state:
             self._begin(exchange)
-        self._outbox[3].append(exchange)
 
     def _check_state(self, request: Request[Any], tx_id: int) -> None:
         if tx_id:
@@ -311,20 +319,21 @@ class ClientConnection:
                 )
         elif isinstance(request, TransactionEnd):
             raise LocalProtocolError("TRANSACTION_END of no transaction", request=request)
-        elif isinstance(request, Watch):
-            # (An UNWATCH of no watch goes out: the daemon says that there is none.)
-            state = self.watch_state(request.path, request.token)
-            if (state, "watch") not in WATCH:
-                raise already_watched(request)
+        # (An UNWATCH of no watch goes out: the daemon says that there is none.)
+        elif isinstance(request, Watch) and (
+            self.watch_state(request.path, request.token) in (_W.SETTING, _W.SET)
+        ):
+            raise already_watched(request)
 
     def _begin(self, exchange: Exchange) -> None:
         request = exchange.request
         if isinstance(request, TransactionEnd):
             self._move_transaction(exchange.tx_id, _use_of(request))
-        elif isinstance(request, Watch):
-            self._move_watch(request, "watch")
-        elif isinstance(request, Unwatch):
-            self._move_watch(request, "unwatch")
+        elif isinstance(request, Watch | Unwatch):
+            watched = self._watches.setdefault(request.token, {}).setdefault(
+                request.path, _Watched()
+            )
+            watched.requests.append(exchange)
 
     def withdraw(self, rq_id: int) -> bool:
         """Take a request back, if not one byte of it was handed out.
@@ -332,11 +341,21 @@ class ClientConnection:
         Returns:
             whether it is gone. If not, it is on its way: `abandon` it.
         """
-        for exchange in _unbegun(self._outbox):
+        for exchange in self._unbegun():
             if exchange.rq_id == rq_id and not exchange.withdrawn:
                 self._withdraw(exchange)
                 return True
         return False
+
+    def _unbegun(self) -> list[Exchange]:
+        """Those of which not one byte is out, of the batch and of the queue."""
+        batch, data, written, queue, head = self._outbox
+        done, at, rest = len(data) if self.writing else sum(written), 0, []
+        for exchange in batch:
+            if at >= done:
+                rest.append(exchange)
+            at += len(exchange.message)
+        return rest + queue[head:]
 
     def _withdraw(self, exchange: Exchange) -> None:
         request = exchange.request
@@ -346,14 +365,12 @@ class ClientConnection:
             batch = [other for other in batch if other is not exchange]
             data = b"".join([other.message for other in batch])
             self._outbox = (batch, data, written, queue, head)
-        # Only now: an interrupt before this has it all done once more.
-        exchange.withdrawn = True
         if isinstance(request, TransactionEnd):
             self._move_transaction(exchange.tx_id, "withdraw")
-        elif isinstance(request, Watch):
-            self._move_watch(request, "failure")
-        elif isinstance(request, Unwatch):
-            self._move_watch(request, "withdraw")
+        # Only now: an interrupt before this has it all done once more.
+        exchange.withdrawn = True
+        if isinstance(request, Watch | Unwatch):
+            self._settle(request)
 
     def abandon(self, rq_id: int) -> None:
         """Say that nobody waits for a request's answer any more. It is sent all the same.
@@ -361,7 +378,7 @@ class ClientConnection:
         Its id stays taken until the answer comes. If the request was part of a transaction, that
         one is doomed, for nobody knows what it holds.
         """
-        for exchange in (*self._outstanding.values(), *_unbegun(self._outbox)):
+        for exchange in (*self._outstanding.values(), *self._unbegun()):
             if exchange.rq_id == rq_id and not exchange.abandoned:
                 self.abandon_exchange(exchange)
 
@@ -382,26 +399,27 @@ class ClientConnection:
         that is needless after the whole of a ``bytes``, which is all that may be sent now: what is
         left from earlier comes as a memoryview. Use either this or `data_to_send`.
         """
-        _, data, self.written, queue, head = self._outbox
+        _, data, written, queue, head = self._outbox
         if data:
-            done = sum(self.written)
+            done = sum(written)
             if done < len(data):
+                self.written = written
                 return memoryview(data)[done:]
-        if head == len(queue):
+        waiting = len(queue) - head
+        if not waiting:
             return b""
         outstanding = self._outstanding
         room = self._max_outstanding - len(outstanding)
-        if self.held_back and room * 2 < self._max_outstanding:
-            return b""  # not one by one: half of what is allowed in one go
-        if room > 0 and head + 1 == len(queue) and not queue[head].withdrawn:
+        if waiting == 1 and room > 0 and not self.held_back:
             # One message, as nearly always: the same as below in fewer steps.
             exchange = queue[head]
-            data = exchange.message
-            outstanding[exchange.rq_id] = exchange
-            self.held_back = False
-            self._outbox = ((exchange,), data, [], [], 0)
-            self.written = self._outbox[2]
-            return data
+            if not exchange.withdrawn:
+                outstanding[exchange.rq_id] = exchange
+                self.written = written = []
+                self._outbox = ((exchange,), exchange.message, written, [], 0)
+                return exchange.message
+        if self.held_back and room * 2 < self._max_outstanding:
+            return b""  # not one by one: half of what is allowed in one go
         batch: list[Exchange] = []
         for exchange in islice(queue, head, None):
             if len(batch) == room:
@@ -412,6 +430,8 @@ class ClientConnection:
                 batch.append(exchange)
         self.held_back = head < len(queue)
         if not batch:
+            self._outbox = ((), b"", [], queue[head:], 0)  # without those withdrawn
+            self.written = self._outbox[2]
             return b""
         data = batch[0].message if len(batch) == 1 else b"".join([x.message for x in batch])
         if head * 2 > len(queue):
@@ -424,7 +444,8 @@ class ClientConnection:
     def unsent(self) -> bool:
         """Whether anything waits to be written, be it that the limit is reached."""
         _, data, written, queue, head = self._outbox
-        return head != len(queue) or sum(written) != len(data)
+        waiting = islice(queue, head, None)
+        return sum(written) != len(data) or any(not exchange.withdrawn for exchange in waiting)
 
     def sent(self, count: int) -> None:
         """Tell that `count` bytes of `outgoing` were written."""
@@ -462,7 +483,7 @@ class ClientConnection:
         eof = not inbox[-1]
         data = inbox[0] if len(inbox) == 1 else b"".join(inbox)
         outstanding = self._outstanding
-        happened = self._happened
+        happened = self.happened
         most = self._max_reply
         too_long = None
         used = 0
@@ -508,15 +529,15 @@ class ClientConnection:
         op = packet.op
         if op == Op.WATCH_EVENT:
             # The device leaves the ids of events as they were in memory: the type alone counts.
-            self._happened.append(self._fired(packet))
+            self.happened.append(self._fired(packet))
             return
         if exchange is None and self._max_outstanding == 1 and len(self._outstanding) == 1:
             (only,) = self._outstanding.values()
             if op in (only.op, Op.ERROR):
-                self._happened.append(Ignored(packet, f"taken as the answer to {only.rq_id}"))
+                self.happened.append(Ignored(packet, f"taken as the answer to {only.rq_id}"))
                 exchange = only
         if exchange is None:
-            self._happened.append(Ignored(packet, "nobody waits for this request id"))
+            self.happened.append(Ignored(packet, "nobody waits for this request id"))
             return
         if op == Op.ERROR:
             exchange.answer = _Refusal(packet.payload)
@@ -534,7 +555,7 @@ class ClientConnection:
             self._succeed(exchange)
         else:
             self._fail(exchange)
-        self._happened.append(exchange)
+        self.happened.append(exchange)
         del self._outstanding[exchange.rq_id]
 
     def _fired(self, packet: Packet) -> WatchFired | Ignored:
@@ -543,8 +564,8 @@ class ClientConnection:
         if len(fields) < 3 or fields[-1]:
             return Ignored(packet, "a watch event without a path and a token")
         path, token = fields[:2]
-        states = self._watches.get(token, {}).values()
-        return WatchFired(path, token, stale=not ({_W.SETTING, _W.SET} & set(states)))
+        states = {watched.state for watched in self._watches.get(token, {}).values()}
+        return WatchFired(path, token, stale=not ({_W.SETTING, _W.SET} & states))
 
     def send_failed(self, rq_id: int, errno: int) -> None:
         """Take a refusal that came as the errno of ``write()``, as the XenBus device's do."""
@@ -559,7 +580,7 @@ class ClientConnection:
         exchange.answer = error
         if exchange.request.moves_state:
             self._fail(exchange)
-        self._happened.append(exchange)
+        self.happened.append(exchange)
         del self._outstanding[rq_id]
 
     def close(self, reason: XenStoreError) -> None:
@@ -572,17 +593,17 @@ class ClientConnection:
         """Tell everyone that the connection is over, unless that is done."""
         if self._finished:
             return
-        for exchange in _unbegun(self._outbox):
-            if not exchange.withdrawn:
-                if exchange.answer is None:
-                    exchange.answer = self._not_sent(reason, exchange.request)
-                self._happened.append(exchange)
-                self._outstanding.pop(exchange.rq_id, None)
+        for exchange in self._unbegun():
+            if exchange.withdrawn or exchange.answer is not None:
+                continue  # (a hostile peer can answer what it has not been sent)
+            self.happened.append(exchange)
+            exchange.answer = self._not_sent(reason, exchange.request)
+            self._outstanding.pop(exchange.rq_id, None)
         for exchange in self._outstanding.values():
             if exchange.answer is None:
                 exchange.answer = self._unanswered(reason, exchange.request)
-            self._happened.append(exchange)
-        self._happened.append(Closed(reason))
+            self.happened.append(exchange)
+        self.happened.append(Closed(reason))
         self._finished = True
         self._outbox = ((), b"", [], [], 0)
         self._outstanding.clear()
@@ -622,10 +643,8 @@ class ClientConnection:
             self._transactions[value] = _T.STARTED
         elif isinstance(request, TransactionEnd):
             self._move_transaction(exchange.tx_id, "answer")
-        elif isinstance(request, Watch):
-            self._move_watch(request, "success")
-        elif isinstance(request, Unwatch):
-            self._move_watch(request, "answer")
+        elif isinstance(request, Watch | Unwatch):
+            self._settle(request)
         else:
             self._reset()
         if exchange.abandoned:
@@ -635,10 +654,8 @@ class ClientConnection:
         request = exchange.request
         if isinstance(request, TransactionEnd):
             self._move_transaction(exchange.tx_id, "answer")
-        elif isinstance(request, Watch):
-            self._move_watch(request, "failure")
-        elif isinstance(request, Unwatch):
-            self._move_watch(request, "answer")
+        elif isinstance(request, Watch | Unwatch):
+            self._settle(request)
 
     def _undo(self, exchange: Exchange) -> None:
         """End what an abandoned request began."""
@@ -663,31 +680,33 @@ class ClientConnection:
         else:
             self._transactions[tx_id] = state
 
-    def _move_watch(self, request: Watch | Unwatch, event: str) -> None:
-        state = WATCH.get((self.watch_state(request.path, request.token), event), _W.UNSET)
-        if state is not _W.UNSET:
-            self._watches.setdefault(request.token, {})[request.path] = state
-            return
-        paths = self._watches.get(request.token, {})
-        paths.pop(request.path, None)
-        if not paths:
-            self._watches.pop(request.token, None)
+    def _settle(self, request: Watch | Unwatch) -> None:
+        """Forget a watch that is none any more."""
+        if self.watch_state(request.path, request.token) is _W.UNSET:
+            paths = self._watches.get(request.token, {})
+            paths.pop(request.path, None)
+            if not paths:
+                self._watches.pop(request.token, None)
 
     def _reset(self) -> None:
-        # Daemons answer in order: a WATCH still unanswered came after the RESET_WATCHES.
-        live = self.watches
-        gone = tuple(key for key, state in live.items() if state is not _W.SETTING)
-        self._happened.append(Reset(gone, tuple(self._transactions)))
+        # What is unanswered of a watch was asked later, and takes effect later.
+        gone = []
+        for path, token in self.watches:
+            watched = self._watches[token][path]
+            if watched.is_set:
+                gone.append((path, token))
+        self.happened.append(Reset(tuple(gone), tuple(self._transactions)))
         for path, token in gone:
-            self._move_watch(Unwatch(path, token), "reset")
+            self._watches[token][path].is_set = False
+            self._settle(Unwatch(path, token))
         self._transactions.clear()
 
     # Events
 
     def events_received(self) -> list[Event]:
         """What happened since the last call, in order."""
-        happened = self._happened[:]
-        del self._happened[: len(happened)]
+        happened = self.happened[:]
+        del self.happened[: len(happened)]
         events: list[Event] = []
         for item in happened:
             if not isinstance(item, Exchange):
@@ -703,11 +722,6 @@ class ClientConnection:
                 except XenStoreError as error:
                     events.append(ErrorReply(item.rq_id, request, error))
         return events
-
-    @property
-    def happened(self) -> list[Exchange | Event]:
-        """As `events_received`, unconverted, and to be cleared by the caller: for `Session`."""
-        return self._happened
 
 
 def already_watched(request: Watch) -> AlreadyExists:

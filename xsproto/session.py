@@ -14,8 +14,9 @@ After each of these, whoever is in `wakeable` must be woken.
 
 The invariant: if a waiter has entered and is not done, there is a leader, or one about to wake.
 
-Interrupts: `received`, `cancel` and `leave` may be left by an exception between any two lines and
-be called again; they then complete what was begun. A wake-up may come twice, and for nothing.
+Interrupts: `received`, `cancel`, `leave` and `unwatch` may be left by an exception between any
+two lines and be called again; they then complete what was begun. A wake-up may come twice, and for
+nothing.
 """
 
 from __future__ import annotations
@@ -53,21 +54,25 @@ class Role(Enum):
     DONE = "nothing: it is there already"
 
 
+# To look a member up in its class costs as much as a call.
+_LEAD: Final = Role.LEAD
+
+
 @define(eq=False, repr=False)
 class Waiter:
     """One who waits for the answers to `exchanges`, for an event in `queue`, or for the end.
 
     Attributes:
-        done: what was waited for is there, or will never come.
-        handle: the adapter's own, to wake it with.
         caller: the adapter's own, to know whose it is.
+        handle: the adapter's own, to wake it with.
+        done: what was waited for is there, or will never come.
     """
 
-    exchanges: Sequence[Exchange] = ()
-    queue: EventQueue | None = None
-    done: bool = False
-    handle: Any = None
     caller: Any = None
+    queue: EventQueue | None = None
+    exchanges: Sequence[Exchange] = ()
+    handle: Any = None
+    done: bool = False
 
 
 class Session:
@@ -158,11 +163,12 @@ class Session:
     def unwatch(self, queue: EventQueue, watches: Iterable[tuple[bytes, bytes]]) -> None:
         """Take watches back without waiting for the answers."""
         watches = list(watches)
-        self.unlisten(queue, watches)
+        # First: what `queue` still lists can be taken back once more after an interrupt.
         if self.closed is None:
             for path, token in watches:
-                if self.connection.watch_state(path, token) is not WatchState.UNSET:
+                if self.connection.watch_state(path, token) in (WatchState.SETTING, WatchState.SET):
                     self.post(Unwatch(path, token))
+        self.unlisten(queue, watches)
 
     @property
     def events_waiting(self) -> bool:
@@ -182,7 +188,7 @@ class Session:
             return Role.DONE
         if self.leader is None:
             self.leader = waiter
-            return Role.LEAD
+            return _LEAD
         self._waiting[waiter] = None
         return Role.WAIT
 
@@ -224,17 +230,17 @@ class Session:
         self.received()
         sent = False
         for exchange in waiter.exchanges:
-            if exchange.abandoned or exchange.withdrawn:
-                sent = sent or exchange.abandoned
-            elif (
+            if exchange.withdrawn:
+                continue
+            if (
                 exchange.answer is None
+                and not exchange.abandoned
                 and exchange.request != _ROLLBACK  # which is wanted all the same
                 and self.connection.withdraw(exchange.rq_id)
             ):
-                pass
-            else:
-                sent = True
-                self.connection.abandon_exchange(exchange)
+                continue
+            sent = True
+            self.connection.abandon_exchange(exchange)  # again, if it was cut short
         return sent
 
     # In
@@ -247,20 +253,18 @@ class Session:
         for item in happened:
             if item.__class__ is Exchange:
                 waiter: Waiter | None = item.owner
+                if waiter is None:
+                    continue
                 # The last answer is nearly always the last to come.
-                if waiter is not None and waiter.exchanges[-1].answer is not None:
+                if waiter.exchanges[-1].answer is not None:
                     if waiter is self.leader and len(waiter.exchanges) == 1:
                         waiter.done = True
                     else:
                         self._look(waiter)
+                item.owner = None  # else every request would be a cycle for the collector
             else:
                 self._take(item)
         happened.clear()
-
-    def received_eof(self) -> None:
-        """Take the end of the stream."""
-        self.inbox.append(b"")
-        self.received()
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection: every waiter and every watch ends with `reason`."""
@@ -272,8 +276,6 @@ class Session:
         if not waiter.done:
             queue = waiter.queue
             if queue is None:
-                if not waiter.exchanges and self.closed is None:
-                    return
                 for exchange in waiter.exchanges:
                     if exchange.answer is None:
                         return
@@ -311,7 +313,7 @@ class Session:
             for waiter in (*self._waiting, self.leader):
                 if waiter is not None:
                     self._look(waiter)
-        elif isinstance(event, Ignored):
+        else:
             self.ignored.append(event)
 
     def _wake_waiters(self, queue: EventQueue) -> None:

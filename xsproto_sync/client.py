@@ -2,9 +2,11 @@
 
 There is no background thread. Of the threads that wait for something, one, the leader, reads for
 all (see `xsproto.session`); the others sleep, each on a lock of its own. `_lock` guards the session
-and is held over nothing that waits; a write is under it, as it never does.
+and is held over nothing that waits; a write is under it, as it never does. But where several
+threads are at work, one, the writer, writes for all, outside of the lock: else each would run into
+the lock of the one that is writing.
 
-Every wait is in a ``try`` whose end, `_give_up`, leaves the session whole: an exception may come
+Every wait is in a ``try`` whose end, `_cancel`, leaves the session whole: an exception may come
 out of a signal handler at any point, even a second time while the first is dealt with.
 """
 
@@ -16,10 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 from weakref import WeakSet
 
-from xsproto.blocking import DEFAULT, BlockingClient, Timeout
+from xsproto.blocking import DEFAULT, BlockingClient, Timeout, insist
 from xsproto.client import Exchange
 from xsproto.errors import (
     ConnectionClosed,
@@ -38,6 +40,10 @@ from .readiness import Readiness
 from .unix import WAIT_MAX, UnixTransport, socket_path
 
 __all__ = ["Client"]
+
+# To look a member up in its class costs as much as a call.
+_LEAD: Final = Role.LEAD
+_WAIT: Final = Role.WAIT
 
 
 class _Deadline(threading.local):
@@ -74,12 +80,18 @@ class Client(BlockingClient):
         self._deadlines = False  # whether `deadline` was ever used
         self._stuck = False  # whether the daemon did not take all that there was to write
         self._lock = self._guard = threading.Lock()
+        self._writer: Waiter | None = None
         self._session = Session()
         self._transport = UnixTransport(socket_path(unix_socket_path))
         self._readiness = Readiness()
         _clients.add(self)
         if reader:
-            threading.Thread(target=self._read_for_all, name="xsproto reader", daemon=True).start()
+            thread = threading.Thread(target=self._read_for_all, name="xsproto reader", daemon=True)
+            try:
+                thread.start()
+            except BaseException:
+                self.close()  # it may be running already
+                raise
 
     def __repr__(self) -> str:
         closed = f", closed: {self._session.closed}" if self._session.closed else ""
@@ -147,18 +159,33 @@ class Client(BlockingClient):
             at = self._ends_at(timeout)
         else:
             at = None if self._timeout is None else monotonic() + self._timeout
-        waiter = Waiter(caller=threading.get_ident())
+        waiter = Waiter(threading.get_ident())
         session = self._session
         try:
             with self._lock:
                 session.submit(waiter, requests, tx_id)
-                self._flush()
-                role = self._enter(waiter)
-            if role is Role.LEAD or (role is Role.WAIT and self._follow(waiter, at)):
+                if session.leader is None:
+                    self._flush()
+                    role = session.enter(waiter)
+                    if session.wakeable:
+                        self._wake()
+                else:
+                    if self._writer is None or self._writer.caller == waiter.caller:
+                        self._writer = waiter
+                    role = self._enter(waiter)
+            if self._writer is waiter:
+                self._write_for_all()
+            if role is _LEAD or (role is _WAIT and self._follow(waiter, at)):
                 self._lead(waiter, at)
             return waiter.exchanges
         except BaseException as error:
-            sent = self._give_up(waiter)
+            # As `insist` does, but without a call before the `try`: another interrupt might hit it,
+            # and leave a dead leader.
+            try:
+                sent = self._cancel(waiter)
+            except BaseException:
+                self._cancel(waiter)
+                raise
             if isinstance(error, TimedOut):
                 raise self._timed_out(requests, sent) from None
             raise
@@ -176,7 +203,7 @@ class Client(BlockingClient):
     def _take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
         at = self._ends_at(timeout)
         taken: list[WatchEvent] = []
-        waiter = Waiter(queue=queue, caller=threading.get_ident())
+        waiter = Waiter(threading.get_ident(), queue)
         try:
             while True:
                 self._wait(waiter, at)
@@ -189,21 +216,47 @@ class Client(BlockingClient):
                         raise ended.with_traceback(None)
                     if not queue.watches:
                         raise nothing_watched()
-                waiter = Waiter(
-                    queue=queue, caller=threading.get_ident()
-                )  # another consumer was faster
+                waiter = Waiter(threading.get_ident(), queue)  # another consumer was faster
         except BaseException as error:
-            self._give_up(waiter)
-            with self._lock:
-                queue.put_back(taken)
+            insist(self._put_back, queue, taken, waiter)
             if isinstance(error, TimedOut):
                 watched = ", ".join(sorted(str(path) for path, _ in queue.watches))
                 raise TimedOut(f"no event in time of {watched or 'no watch'}") from None
             raise
 
+    def _put_back(self, queue: EventQueue, taken: list[WatchEvent], waiter: Waiter) -> None:
+        with self._lock:
+            queue.put_back(taken)
+            self._session.fired = True
+        self._cancel(waiter)
+
+    def _write_for_all(self) -> None:
+        """Write, and then what others have added meanwhile; be the writer no more."""
+        connection = self._session.connection
+        with self._lock:
+            data = connection.outgoing()
+            written = connection.written
+            connection.writing = True
+        try:
+            if data:
+                self._transport.write(data, written)
+        except OSError:
+            pass  # as `_flush` will find out
+        with self._lock:
+            self._writer = None
+            self._flush()
+            if connection.closed is not None:
+                self._dispose()
+
     def _flush(self) -> None:
-        """Write what the daemon takes now; `_lock` is held."""
+        """Write what the daemon takes now, unless a writer does; `_lock` is held."""
+        if self._writer is not None:
+            if self._writer.caller != threading.get_ident():
+                return
+            # That call of this thread died of interrupts upon interrupts.
+            self._writer = None
         connection, write = self._session.connection, self._transport.write
+        connection.writing = False
         while data := connection.outgoing():
             written = connection.written
             try:
@@ -221,7 +274,7 @@ class Client(BlockingClient):
         """Wait until `waiter` is done; `TimedOut` if it is not by `at`."""
         with self._lock:
             role = self._enter(waiter)
-        if role is Role.LEAD or (role is Role.WAIT and self._follow(waiter, at)):
+        if role is _LEAD or (role is _WAIT and self._follow(waiter, at)):
             self._lead(waiter, at)
 
     def _enter(self, waiter: Waiter) -> Role:
@@ -231,9 +284,10 @@ class Client(BlockingClient):
             # If this very thread waits, and yet is here, that call died of interrupts upon
             # interrupts, before it could pass the lead on.
             for dead in session.waiters_of(waiter.caller):
+                session.cancel(dead)
                 session.leave(dead)
         role = session.enter(waiter)
-        if role is Role.WAIT:
+        if role is _WAIT:
             gate = threading.Lock()
             gate.acquire()
             waiter.handle = gate
@@ -246,10 +300,11 @@ class Client(BlockingClient):
         while True:
             left = -1 if at is None else max(0, at - monotonic())
             waiter.handle.acquire(timeout=left)
+            if waiter.done and waiter.queue is None and not self._session.leads(waiter):
+                return False  # whoever woke it has seen to the rest
             with self._lock:
                 if waiter.done:
-                    self._session.leave(waiter)
-                    self._wake()
+                    self._leave(waiter)
                     return False
                 if self._session.leads(waiter):
                     return True
@@ -259,8 +314,12 @@ class Client(BlockingClient):
     def _lead(self, waiter: Waiter, at: float | None) -> None:
         """Receive for all until `waiter` is done."""
         session, transport = self._session, self._transport
+        connection = session.connection
         while True:
             try:
+                if connection.outstanding > 1:
+                    # Else each answer would interrupt the daemon in giving the next one.
+                    os.sched_yield()
                 if at is None and not self._stuck:
                     transport.read(session.inbox)
                     in_time = True
@@ -280,13 +339,13 @@ class Client(BlockingClient):
                 session.received()
                 if waiter.done:
                     session.leave(waiter)
-                if self._stuck or session.connection.held_back:
+                if self._stuck or connection.held_back:
                     self._flush()
                 if session.wakeable:
                     self._wake()
                 if session.fired:
                     self._readiness.update(session)
-                if session.connection.closed is not None:
+                if connection.closed is not None:
                     self._dispose()
             if waiter.done:
                 return
@@ -302,25 +361,27 @@ class Client(BlockingClient):
                 gate.release()
             wakeable.pop()
 
-    def _give_up(self, waiter: Waiter) -> bool:
-        """Make the session whole after an exception; say whether anything was sent."""
-        try:
-            return self._cancel(waiter)
-        except BaseException:
-            # Interrupted in the midst of it. What has been done stays done.
-            self._cancel(waiter)
-            raise
-
     def _cancel(self, waiter: Waiter) -> bool:
+        """Make the session whole after an exception; say whether anything was sent."""
         session = self._session
         with self._lock:
+            if self._writer is waiter:
+                self._writer = None
+                session.connection.writing = False
             sent = session.cancel(waiter)
-            session.leave(waiter)
             self._flush()
-            self._wake()
-            if session.closed is not None:
-                self._dispose()
+            self._leave(waiter)
         return sent
+
+    def _leave(self, waiter: Waiter) -> None:
+        """Wait no more; `_lock` is held."""
+        session = self._session
+        session.leave(waiter)
+        self._wake()
+        if session.fired:
+            self._readiness.update(session)
+        if session.closed is not None:
+            self._dispose()
 
     # For foreign loops
 
@@ -341,21 +402,21 @@ class Client(BlockingClient):
         Take them with ``get(timeout=0)``. Raises nothing over the connection's end: the next
         call does.
         """
-        waiter = Waiter(caller=threading.get_ident())
+        waiter = Waiter(threading.get_ident())
         with suppress(TimedOut):
             try:
                 self._wait(waiter, monotonic())
             except BaseException:
-                self._give_up(waiter)
+                insist(self._cancel, waiter)
                 raise
 
     def _read_for_all(self) -> None:
-        waiter = Waiter(caller=threading.get_ident())
+        waiter = Waiter(threading.get_ident())
         while self._session.closed is None:
             try:
                 self._wait(waiter, None)
             except BaseException:
-                self._give_up(waiter)
+                insist(self._cancel, waiter)
                 raise
 
     # The end
@@ -368,14 +429,15 @@ class Client(BlockingClient):
             self._dispose()
 
     def _dispose(self) -> None:
-        """Close the descriptor once nobody reads from it; `_lock` is held."""
-        if self._session.leader is None:
+        """Close the descriptor once nobody uses it; `_lock` is held."""
+        if self._session.leader is None and self._writer is None:
             self._readiness.close()
             self._transport.close()
 
     def _forget(self) -> None:
         """Become useless, in a forked child: the connection is the parent's."""
         self._lock = self._guard = threading.Lock()
+        self._writer = None
         self._session = Session()
         self._session.close(
             Forked(

@@ -2,6 +2,7 @@
 
 import os
 import select
+from io import FileIO
 
 from xsproto.errors import NotSupported
 from xsproto.session import Session
@@ -18,7 +19,7 @@ class Readiness:
 
     def __init__(self) -> None:
         self._epoll: select.epoll | None = None
-        self._eventfd = -1
+        self._eventfd: list[FileIO] = []  # filled in C: an interrupt cannot lose it
 
     def fileno(self, session: Session, connection: int) -> int:
         """The descriptor; -1 if the `connection`'s is closed.
@@ -31,28 +32,34 @@ class Readiness:
         if self._epoll is None:
             if not hasattr(select, "epoll"):
                 raise NotSupported("fileno() needs epoll, which this system does not have")
-            self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            self._epoll = select.epoll()
-            self._epoll.register(connection, select.EPOLLIN)
-            self._epoll.register(self._eventfd, select.EPOLLIN)
+            if not self._eventfd:
+                flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
+                self._eventfd.extend(map(FileIO, map(os.eventfd, (0,), (flags,)), ("r+",)))
             self.update(session)
+            epoll = select.epoll()
+            epoll.register(connection, select.EPOLLIN)
+            epoll.register(self._eventfd[0], select.EPOLLIN)
+            self._epoll = epoll
         return self._epoll.fileno()
 
     def update(self, session: Session) -> None:
         """Look at the queues again."""
+        if self._eventfd:
+            if session.events_waiting:
+                os.eventfd_write(self._eventfd[0].fileno(), 1)
+            else:
+                try:
+                    os.eventfd_read(self._eventfd[0].fileno())
+                except BlockingIOError:
+                    pass
+        # Last: after an interrupt it is done again.
         session.fired = False
-        if self._epoll is None:
-            return
-        try:
-            os.eventfd_read(self._eventfd)
-        except BlockingIOError:
-            pass
-        if session.events_waiting:
-            os.eventfd_write(self._eventfd, 1)
 
     def close(self) -> None:
         """Give the descriptors back."""
         if self._epoll is not None:
             self._epoll.close()
-            os.close(self._eventfd)
             self._epoll = None
+        while self._eventfd:
+            self._eventfd[0].close()
+            self._eventfd.clear()

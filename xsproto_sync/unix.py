@@ -15,13 +15,14 @@ __all__ = ["DEFAULT_PATHS", "WAIT_MAX", "UnixTransport", "socket_path"]
 #: Where the daemon's socket is, if the environment does not say.
 DEFAULT_PATHS: Final = ("/var/run/xenstored/socket", "/run/xenstored/socket")
 
-READ_SIZE: Final = 65536
+_READ_SIZE: Final = (65536,)
 
 #: The longest time limit, in seconds: ``poll`` takes 32 bits of milliseconds.
 WAIT_MAX: Final = 1_000_000.0
 # What waits for the whole thread, if it is not patched already.
 _native_select: Final = select.select if isinstance(select.select, BuiltinFunctionType) else None
-_SEND_FLAGS: Final = MSG_DONTWAIT | MSG_NOSIGNAL
+_SEND_FLAGS: Final = (MSG_DONTWAIT | MSG_NOSIGNAL,)
+_RECV_NOW: Final = (MSG_DONTWAIT,)
 
 
 def socket_path(path: str | os.PathLike[str] | None = None) -> str:
@@ -106,7 +107,7 @@ class UnixTransport:
             BlockingIOError: nothing can be written now.
             OSError: the connection is gone.
         """
-        written.extend(map(self._send, (data,), (_SEND_FLAGS,)))
+        written += map(self._send, (data,), _SEND_FLAGS)
 
     def read(self, inbox: list[bytes]) -> None:
         """Wait for bytes and add them to `inbox`; an empty element is the end of the stream.
@@ -117,7 +118,7 @@ class UnixTransport:
         if select.select is not _native_select:
             # Threads may be greenlets: only the patched primitive lets the others run.
             self.wait(None, False)
-        inbox.extend(map(self._recv, (READ_SIZE,)))
+        inbox += map(self._recv, _READ_SIZE)
 
     def read_now(self, inbox: list[bytes]) -> None:
         """As `read`, without waiting.
@@ -125,7 +126,7 @@ class UnixTransport:
         Raises:
             BlockingIOError: there is nothing to read.
         """
-        inbox.extend(map(self._recv, (READ_SIZE,), (MSG_DONTWAIT,)))
+        inbox += map(self._recv, _READ_SIZE, _RECV_NOW)
 
     def wait(self, timeout: float | None, write: bool) -> bool:
         """Wait until there is something to read or, with `write`, room to write.
@@ -144,9 +145,9 @@ class UnixTransport:
             found = select.select(fd, fd if write else [], [], timeout)
             return bool(found[0] or found[1])
         if poll is not self._poll:
-            self._poll = poll
             self._poll_read = self._poller(select.POLLIN)
             self._poll_both = self._poller(select.POLLIN | select.POLLOUT)
+            self._poll = poll  # last, since an interrupt may come in between
         wait = self._poll_both if write else self._poll_read
         # Milliseconds, which it rounds up.
         return bool(wait(timeout if timeout is None else timeout * 1000))

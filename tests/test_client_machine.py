@@ -1,0 +1,337 @@
+"""The engine's client role against a plain daemon, with everything that can happen in any order.
+
+The daemon here keeps a set of watches and a set of transactions, and acts on requests in the
+order in which they come, as real ones do. In the end both sides must agree about them, and each
+request must have come to exactly one end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from attrs import define, field
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from xsproto.client import ClientConnection, WatchState
+from xsproto.errors import AlreadyExists, ConnectionClosed, TransactionEnded
+from xsproto.events import Closed, ErrorReply, Ignored, Reply, Reset, WatchFired
+from xsproto.requests import (
+    UINT32_MAX,
+    Directory,
+    Read,
+    Request,
+    ResetWatches,
+    TransactionEnd,
+    TransactionStart,
+    Unwatch,
+    Watch,
+    Write,
+    parse_request,
+)
+from xsproto.wire import HEADER, Op, Packet, PacketReader
+
+PATHS = st.sampled_from([b"/a", b"/b"])
+TOKENS = st.sampled_from([b"1", b"2"])
+PLAIN = (
+    st.builds(Read, PATHS) | st.builds(Write, PATHS, st.just(b"v")) | st.builds(Directory, PATHS)
+)
+
+
+@define(eq=False)
+class Asked:
+    """A request as the user knows it."""
+
+    rq_id: int
+    request: Request[Any]
+    given_up: bool = False  # withdrawn, or abandoned
+    withdrawn: bool = False
+    ended: bool = False
+
+
+@define
+class PlainDaemon:
+    """What a daemon makes of the bytes."""
+
+    reader: PacketReader = field(factory=PacketReader)
+    waiting: list[tuple[Packet, Request[Any]]] = field(factory=list)
+    watches: set[tuple[bytes, bytes]] = field(factory=set)
+    transactions: set[int] = field(factory=set)
+    last: int = 0
+
+    def receive(self, data: bytes) -> None:
+        for packet in self.reader.receive_data(data):
+            self.waiting.append((packet, parse_request(packet.op, packet.payload)))
+
+    def answerable(self) -> list[tuple[Packet, Request[Any]]]:
+        """Plain requests in any order; of those that move its state, the first."""
+        movers = [one for one in self.waiting if one[1].moves_state]
+        return [one for one in self.waiting if not one[1].moves_state or one is movers[0]]
+
+    def act(self, packet: Packet, request: Request[Any]) -> bytes:
+        """Do what is asked; return the payload of the answer."""
+        key = (getattr(request, "path", b""), getattr(request, "token", b""))
+        match request:
+            case Watch():
+                self.watches.add(key)
+            case Unwatch():
+                self.watches.discard(key)
+            case TransactionStart():
+                self.last += 1
+                self.transactions.add(self.last)
+                return request.encode_reply(self.last)
+            case TransactionEnd():
+                self.transactions.discard(packet.tx_id)
+            case ResetWatches():
+                self.watches.clear()
+                self.transactions.clear()
+            case Directory():
+                return request.encode_reply([b"child"])
+            case Read():
+                return b"value"
+        return b"OK\0"
+
+
+class Clients(RuleBasedStateMachine):
+    """One connection, a user, a daemon, and the bytes between them."""
+
+    @initialize(
+        limit=st.sampled_from([None, 1, 2, 3, 64]),
+        first_id=st.integers(1, 3) | st.integers(UINT32_MAX - 3, UINT32_MAX),
+    )
+    def open(self, limit: int | None, first_id: int) -> None:
+        self.limit = limit or UINT32_MAX
+        self.client = ClientConnection(max_outstanding=limit, first_id=first_id)
+        self.daemon = PlainDaemon()
+        self.asked: list[Asked] = []
+        self.written: list[int] = []  # ids, in the order of their messages
+        self.rest = b""  # what is out of a message that is not out whole
+        self.partly: set[int] = set()  # and its id
+        self.over = False
+
+    # The user
+
+    def send(self, request: Request[Any], tx_id: int = 0) -> None:
+        rq_id = self.client.send(request, tx_id)
+        assert rq_id not in {one.rq_id for one in self.asked if not one.ended and not one.withdrawn}
+        self.asked.append(Asked(rq_id, request))
+
+    @property
+    def pending(self) -> list[Asked]:
+        return [one for one in self.asked if not (one.ended or one.given_up)]
+
+    @precondition(lambda self: not self.over)
+    @rule(request=PLAIN | st.just(TransactionStart()) | st.just(ResetWatches()))
+    def ask(self, request: Request[Any]) -> None:
+        self.send(request)
+
+    @precondition(lambda self: not self.over)
+    @rule(path=PATHS, token=TOKENS)
+    def watch(self, path: bytes, token: bytes) -> None:
+        state = self.client.watch_state(path, token)
+        try:
+            self.send(Watch(path, token))
+            assert state in (WatchState.UNSET, WatchState.UNSETTING)
+        except AlreadyExists:
+            assert state in (WatchState.SETTING, WatchState.SET)
+
+    @precondition(lambda self: not self.over)
+    @rule(path=PATHS, token=TOKENS)
+    def unwatch(self, path: bytes, token: bytes) -> None:
+        self.send(Unwatch(path, token))
+
+    @precondition(lambda self: not self.over and self.client.transactions)
+    @rule(data=st.data(), request=PLAIN | st.builds(TransactionEnd, st.booleans()))
+    def in_transaction(self, data: st.DataObject, request: Request[Any]) -> None:
+        tx_id = data.draw(st.sampled_from(sorted(self.client.transactions)))
+        before = dict(self.client.transactions)
+        try:
+            self.send(request, tx_id)
+        except TransactionEnded:
+            assert before[tx_id] in ("doomed", "ending")
+            assert dict(self.client.transactions) == before
+
+    @precondition(lambda self: self.pending)
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        one = data.draw(st.sampled_from(self.pending))
+        begun = one.rq_id in self.begun()
+        one.withdrawn = self.client.withdraw(one.rq_id)
+        assert one.withdrawn == (not begun and not self.over)
+        one.given_up = one.withdrawn
+
+    @precondition(lambda self: self.pending)
+    @rule(data=st.data())
+    def abandon(self, data: st.DataObject) -> None:
+        one = data.draw(st.sampled_from(self.pending))
+        self.client.abandon(one.rq_id)
+        one.given_up = not self.over
+
+    # The transport
+
+    def begun(self) -> set[int]:
+        """The ids of which at least a byte is out."""
+        return {packet.rq_id for packet, _ in self.daemon.waiting} | self.partly
+
+    @precondition(lambda self: self.client.unsent)
+    @rule(share=st.floats(0, 1))
+    def write(self, share: float) -> None:
+        data = bytes(self.client.outgoing())
+        count = round(len(data) * share)
+        self.client.sent(count)
+        before = len(self.daemon.waiting)
+        self.daemon.receive(data[:count])
+        self.written += [packet.rq_id for packet, _ in self.daemon.waiting[before:]]
+        ahead, out = self.rest + data, len(self.rest) + count
+        start = out - self.daemon.reader.pending
+        self.rest = ahead[start:out]
+        self.partly = {HEADER.unpack_from(ahead, start)[1]} if self.rest else set()
+
+    @precondition(lambda self: self.daemon.waiting and not self.over)
+    @rule(data=st.data(), refuse=st.booleans(), cut=st.integers(0, 20))
+    def answer(self, data: st.DataObject, refuse: bool, cut: int) -> None:
+        packet, request = data.draw(st.sampled_from(self.daemon.answerable()))
+        self.answer_one(packet, request, refuse=refuse and not self.cleans_up(packet), cut=cut)
+
+    def cleans_up(self, packet: Packet) -> bool:
+        """Whether the connection itself sent it."""
+        return packet.rq_id not in {one.rq_id for one in self.asked if not one.ended}
+
+    def answer_one(self, packet: Packet, request: Request[Any], *, refuse: bool, cut: int) -> None:
+        self.daemon.waiting.remove((packet, request))
+        if refuse:
+            if isinstance(request, TransactionEnd):
+                self.daemon.transactions.discard(packet.tx_id)  # EAGAIN ends it as well
+            if isinstance(request, Unwatch):
+                self.daemon.act(packet, request)  # it is refused where there is none
+            reply = Packet(Op.ERROR, packet.rq_id, 0, b"EAGAIN\0").encode()
+        else:
+            payload = self.daemon.act(packet, request)
+            reply = Packet(packet.op, packet.rq_id, packet.tx_id, payload).encode()
+        self.client.receive_data(reply[:cut])
+        self.client.receive_data(reply[cut:])
+        self.take(packet.rq_id, refuse=refuse)
+
+    def take(self, rq_id: int, *, refuse: bool) -> None:
+        """Look at the events of one answer."""
+        outcomes = []
+        for event in self.client.events_received():
+            assert isinstance(event, Reply | ErrorReply | Reset)
+            if not isinstance(event, Reset):
+                outcomes.append(event)
+        of = [one for one in self.asked if one.rq_id == rq_id and not one.ended]
+        of = [one for one in of if not one.withdrawn]
+        if not of:
+            assert not outcomes, "nobody waits for what the connection asked itself"
+            return
+        (one,) = of
+        one.ended = True
+        if one.given_up:
+            assert not outcomes
+            return
+        (outcome,) = outcomes
+        assert (outcome.rq_id, outcome.request) == (rq_id, one.request)
+        assert isinstance(outcome, ErrorReply if refuse else Reply)
+
+    @precondition(lambda self: not self.over)
+    @rule(path=PATHS, token=TOKENS)
+    def fire(self, path: bytes, token: bytes) -> None:
+        packet = Packet(Op.WATCH_EVENT, 0, 0, path + b"\0" + token + b"\0")
+        states = {self.client.watch_state(p, token) for p in (b"/a", b"/b")}
+        self.client.receive_data(packet.encode())
+        stale = not states & {WatchState.SETTING, WatchState.SET}
+        assert self.client.events_received() == [WatchFired(path, token, stale)]
+
+    @precondition(lambda self: not self.over)
+    @rule(rq_id=st.integers(1000, 2000))
+    def nobodys(self, rq_id: int) -> None:
+        packet = Packet(Op.READ, rq_id, 0, b"")
+        before = self.client.outstanding
+        self.client.receive_data(packet.encode())
+        events = self.client.events_received()
+        if self.limit == 1 and before and not self.client.outstanding:
+            # It answered whatever was unanswered, being of its type.
+            taken = self.daemon_took()
+            assert isinstance(events[0], Ignored)
+            for one in self.asked:
+                if one.rq_id == taken and not one.ended and not one.withdrawn:
+                    one.ended = True
+                    assert len(events) == 2 - one.given_up
+        else:
+            assert events == [Ignored(packet, "nobody waits for this request id")]
+
+    def daemon_took(self) -> int:
+        """Forget the one request that the daemon has, answered by accident; its id."""
+        ids = {packet.rq_id for packet, _ in self.daemon.waiting} | self.partly
+        self.daemon.waiting.clear()
+        (rq_id,) = ids
+        return rq_id
+
+    @precondition(lambda self: not self.over)
+    @rule(certain=st.sampled_from([False, False, False, True]))
+    def eof(self, certain: bool) -> None:
+        if not certain:
+            return
+        self.over = True
+        begun = self.begun()
+        self.client.receive_eof()
+        *events, closed = self.client.events_received()
+        assert isinstance(closed, Closed)
+        lost = {}
+        for event in events:
+            assert isinstance(event, ErrorReply)
+            assert isinstance(event.error, ConnectionClosed)
+            lost[event.rq_id] = event.error.sent
+        assert lost == {one.rq_id: one.rq_id in begun for one in self.pending}
+        for one in self.pending:
+            one.ended = True
+
+    @precondition(lambda self: self.over)
+    @rule(request=PLAIN, data=st.binary(max_size=30))
+    def afterwards(self, request: Request[Any], data: bytes) -> None:
+        with pytest.raises(ConnectionClosed, match="not sent"):
+            self.client.send(request)
+        self.client.receive_data(data)
+        self.client.receive_eof()
+        assert self.client.events_received() == []
+        assert (self.client.unsent, self.client.outstanding) == (False, 0)
+
+    # What always holds
+
+    @invariant()
+    def the_limit_holds(self) -> None:
+        assert self.client.outstanding <= self.limit
+
+    @invariant()
+    def messages_go_out_whole_in_order_and_once(self) -> None:
+        mine = [one.rq_id for one in self.asked if not one.withdrawn]
+        mine_written = [rq_id for rq_id in self.written if rq_id in set(mine)]
+        assert mine_written == mine[: len(mine_written)]
+
+    def teardown(self) -> None:
+        """Answer all, and see that both sides agree."""
+        if not hasattr(self, "client") or self.over:
+            return
+        steps = 0
+        while self.client.unsent or self.daemon.waiting:
+            steps += 1
+            assert steps < 10_000, "nothing goes on"
+            self.write(share=1)
+            if self.daemon.waiting:
+                packet, request = self.daemon.answerable()[0]
+                self.answer_one(packet, request, refuse=False, cut=7)
+        assert not self.pending
+        assert self.client.outstanding == 0
+        assert set(self.client.transactions) == self.daemon.transactions
+        assert self.client.watches == dict.fromkeys(self.daemon.watches, WatchState.SET)
+        assert self.client.inbox == []
+
+
+TestClients = Clients.TestCase
