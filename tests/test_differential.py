@@ -261,7 +261,7 @@ def compare(seed: int, steps: int, histogram: Counter[tuple[str, str]]) -> None:
             for op in (Op.READ, Op.GET_PERMS, Op.DIRECTORY):
                 request = Packet(op, 1, 0, path + b"\0")
                 theirs, ours = real.step(0, request), embedded.step(0, request)
-                assert ours == theirs
+                assert ours == theirs, f"seed {seed}: the trees differ at {request}"
             names = ours[0][0].body.split(b"\0")[:-1]
             stack_of_paths += [path.rstrip(b"/") + b"/" + name for name in names]
 
@@ -271,6 +271,7 @@ def test_the_embedded_daemon_answers_as_the_real_one() -> None:
     histogram: Counter[tuple[str, str]] = Counter()
     first = int(os.environ.get("XSPROTO_DIFFERENTIAL_SEED", "1"))
     for seed in range(first, first + max(1, STEPS // RUN)):
+        print(f"seed {seed}")
         compare(seed, min(RUN, STEPS), histogram)
     if "XSPROTO_DIFFERENTIAL" in os.environ:
         for (op, outcome), count in sorted(histogram.items()):
