@@ -20,7 +20,9 @@ import xsproto_sync
 from xsproto.errors import CommitUnknown, TimedOut
 from xsproto.testing import Cancelled, Client, DomainState, Harness
 
+from . import embedded
 from .daemons import Daemon, GuestDomain, Op
+from .embedded import EmbeddedDaemon, EmbeddedGuest
 
 T = TypeVar("T")
 
@@ -153,8 +155,10 @@ class _AwaitableClient(_Awaitable):
 # The harness
 
 
-def version_of(daemon: Daemon) -> tuple[int, ...]:
+def version_of(daemon: Daemon | EmbeddedDaemon) -> tuple[int, ...]:
     """The version of Xen that the daemon is of, as far as it shows."""
+    if isinstance(daemon, EmbeddedDaemon):
+        return daemon.version
     if daemon.kind == "oxenstored":
         return (4, 17)  # does not answer the empty requests below
     get_feature, get_quota = 23, 25
@@ -173,14 +177,14 @@ class SyncHarness:
 
     can = frozenset({"guest", "kill", "suspend"})
 
-    def __init__(self, daemon: Daemon, **options: Any) -> None:
+    def __init__(self, daemon: Daemon | EmbeddedDaemon, **options: Any) -> None:
         self.kind = daemon.kind
         self.version = version_of(daemon)
         self._daemon = daemon
         self._options = options
         self._clients: list[xsproto_sync.Client] = []
         self._tasks: list[_Task[Any]] = []
-        self._guests: dict[int, GuestDomain] = {}
+        self._guests: dict[int, GuestDomain | EmbeddedGuest] = {}
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
         path = self._guests[domid].socket_path if domid else self._daemon.socket_path
@@ -231,7 +235,7 @@ class SyncHarness:
 
 @contextlib.contextmanager
 def _sync(kind: str, **options: Any) -> Iterator[SyncHarness]:
-    with Daemon(kind) as daemon:
+    with EmbeddedDaemon(kind) if kind in embedded.KINDS else Daemon(kind) as daemon:
         harness = SyncHarness(daemon, **options)
         watchdog = threading.Timer(LIMIT, daemon.kill)
         watchdog.daemon = True

@@ -10,7 +10,7 @@ import pytest
 from xsproto.errors import NotFound, TooBig
 from xsproto.testing import SCENARIOS, ScenarioFailed, run_scenario, scenario, table
 
-from . import adapters, daemons
+from . import adapters, daemons, embedded
 
 if TYPE_CHECKING:
     from xsproto.awaitable import AsyncClient
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-@pytest.mark.parametrize("kind", daemons.KINDS)
+@pytest.mark.parametrize("kind", [*daemons.KINDS, *embedded.KINDS])
 @pytest.mark.parametrize("adapter", adapters.ADAPTERS)
 def test_conformance(
     adapter: str, kind: str, name: str, record_property: Callable[[str, object], None]
 ) -> None:
     record_property("conformance", (name, adapter, kind))
-    daemons.require(kind)
+    if kind in daemons.KINDS:
+        daemons.require(kind)
     with adapters.ADAPTERS[adapter](kind) as harness:
         if reason := SCENARIOS[name].why_not(harness):
             pytest.skip(reason)

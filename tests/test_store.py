@@ -93,11 +93,11 @@ def test_limits_admit_what_the_profile_says(profile: Profile) -> None:
     caller, root = guest(store), store.caller(0, nobody)
     store.write(root, None, b"/home", b"")
     store.set_perms(root, None, b"/home", [b"n7"])
-    for _ in range(profile.max_transactions):
+    for _ in range(profile.limits[b"transactions"]):
         store.start(caller)
     with pytest.raises(Refused, match="ENOSPC"):
         store.start(caller)
-    for number in range(profile.max_watches):
+    for number in range(profile.limits[b"watches"]):
         store.watch(caller, b"/home", b"%d" % number)
     with pytest.raises(Refused, match=profile.watch_quota_code):
         store.watch(caller, b"/home", b"more")

@@ -346,6 +346,41 @@ class Daemon:
         domid = self._one_domid(payload)
         return b"T\0" if domid == _DOMID_SELF or self.store.introduced(domid) else b"F\0"
 
+    def _get_feature(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
+        texts = payload.split(NUL)[:-1]
+        if not texts:
+            return b"%d\0" % connection._caller.domain.features
+        if not connection._caller.privileged:
+            raise Refused("EACCES")
+        if len(texts) > 1:
+            raise Refused("EINVAL")
+        return b"%d\0" % self.store.known(self._domid(texts[0])).features
+
+    def _set_feature(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
+        domid, bits = _exactly(payload, 2)
+        domain = self.store.known(self._domid(domid))
+        if domain.introduced:
+            raise Refused("EBUSY")
+        if _atoi(bits) & ~self._profile.features:
+            raise Refused("EINVAL")
+        domain.features = _atoi(bits)
+
+    def _get_quota(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
+        texts = payload.split(NUL)[:-1]
+        if not texts:
+            return b" ".join(self.store.limits) + NUL
+        if len(texts) > 2:
+            raise Refused("EINVAL")
+        domid = self._domid(texts[0]) if len(texts) == 2 else None
+        return b"%d\0" % self.store.quota(texts[-1], domid)
+
+    def _set_quota(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
+        texts = payload.split(NUL)[:-1]
+        if len(texts) not in (2, 3):
+            raise Refused("EINVAL")
+        domid = self._domid(texts[0]) if len(texts) == 3 else None
+        self.store.set_quota(texts[-2], _atoi(texts[-1]) & 0xFFFFFFFF, domid)
+
     def _control(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
         command = payload.partition(NUL)[0]
         if NUL not in payload or command not in _CONTROLS:
@@ -387,8 +422,22 @@ _HANDLERS: Final[dict[int, _Handler]] = {
     Op.SET_TARGET.value: Daemon._set_target,
     Op.RESET_WATCHES.value: Daemon._reset,
     Op.DIRECTORY_PART.value: Daemon._directory_part,
+    Op.GET_FEATURE.value: Daemon._get_feature,
+    Op.SET_FEATURE.value: Daemon._set_feature,
+    Op.GET_QUOTA.value: Daemon._get_quota,
+    Op.SET_QUOTA.value: Daemon._set_quota,
 }
 _PRIVILEGED: Final = frozenset(
-    {Op.CONTROL, Op.INTRODUCE, Op.RELEASE, Op.IS_DOMAIN_INTRODUCED, Op.RESUME, Op.SET_TARGET}
+    {
+        Op.CONTROL,
+        Op.INTRODUCE,
+        Op.RELEASE,
+        Op.IS_DOMAIN_INTRODUCED,
+        Op.RESUME,
+        Op.SET_TARGET,
+        Op.SET_FEATURE,
+        Op.GET_QUOTA,
+        Op.SET_QUOTA,
+    }
 )
 _NO_TRANSACTION: Final = frozenset({Op.WATCH, Op.UNWATCH})

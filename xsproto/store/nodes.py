@@ -154,10 +154,16 @@ class Transaction:
 
 @define(eq=False)
 class Domain:
-    """A domain that the store knows; `introduced` ones are served."""
+    """A domain that the store knows; `introduced` ones are served.
+
+    Attributes:
+        limits: how much of what it may have, by the names of GET_QUOTA.
+    """
 
     domid: int
     generation: int
+    limits: dict[bytes, int]
+    features: int
     introduced: bool = False
     shutdown: bool = False
     nodes: int = 0

@@ -19,13 +19,10 @@ class Profile:
     """A daemon's limits and habits.
 
     Attributes:
-        max_nodes, max_watches, max_transactions: of a domain.
-        max_perms: entries of one node's permissions.
-        max_node_size: bytes that a node may take, its header, permissions and children's names
-            included.
-        max_touched: nodes that one transaction may touch.
-        max_path: bytes of a path, behind ``/local/domain/<domid>/``.
-        limits_privileged_paths: whether `max_path` is for dom0, too.
+        limits: of a new domain, by the names of GET_QUOTA.
+        spare: by how much a quota, as GET_QUOTA tells it, is more than what it admits.
+        features: the bits of GET_FEATURE.
+        limits_privileged_paths: whether ``path-max`` is for dom0, too.
         watch_quota_code: the error of a watch too many.
         special_perms: whether GET_PERMS knows the special paths, and DOMID_ANY means everyone.
         watch_depth: whether WATCH takes a depth.
@@ -34,13 +31,9 @@ class Profile:
     """
 
     name: str
-    max_nodes: int
-    max_watches: int
-    max_transactions: int
-    max_perms: int
-    max_node_size: int
-    max_touched: int
-    max_path: int
+    limits: Mapping[bytes, int]
+    spare: Mapping[bytes, int]
+    features: int
     limits_privileged_paths: bool
     watch_quota_code: str
     special_perms: bool
@@ -49,15 +42,33 @@ class Profile:
     newest_op: int
 
 
+_REFUSES_THE_NTH: Final = (
+    b"nodes",
+    b"watches",
+    b"transactions",
+    b"node-permissions",
+    b"path-max",
+    b"node-size",
+)
+
 C: Final = Profile(
     name="c",
-    max_nodes=999,
-    max_watches=127,
-    max_transactions=9,
-    max_perms=4,
-    max_node_size=2047,
-    max_touched=1024,
-    max_path=2047,
+    limits=MappingProxyType(
+        {
+            b"nodes": 999,
+            b"watches": 127,
+            b"outstanding": 20,
+            b"memory": 2621440,
+            b"soft-memory": 2097152,
+            b"transactions": 9,
+            b"transaction-nodes": 1024,
+            b"node-permissions": 4,
+            b"path-max": 2047,
+            b"node-size": 2047,
+        }
+    ),
+    spare=MappingProxyType(dict.fromkeys(_REFUSES_THE_NTH, 1)),
+    features=14,
     limits_privileged_paths=False,
     watch_quota_code="ENOSPC",
     special_perms=True,
@@ -68,13 +79,19 @@ C: Final = Profile(
 
 C_4_17: Final = Profile(
     name="c-4.17",
-    max_nodes=1000,
-    max_watches=129,
-    max_transactions=11,
-    max_perms=5,
-    max_node_size=2047,
-    max_touched=1024,
-    max_path=2048,
+    limits=MappingProxyType(
+        {
+            b"nodes": 1000,
+            b"watches": 129,
+            b"transactions": 11,
+            b"transaction-nodes": 1024,
+            b"node-permissions": 5,
+            b"path-max": 2048,
+            b"node-size": 2047,
+        }
+    ),
+    spare=MappingProxyType({}),
+    features=0,
     limits_privileged_paths=True,
     watch_quota_code="E2BIG",
     special_perms=False,

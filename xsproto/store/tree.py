@@ -37,6 +37,7 @@ _HOME: Final = re.compile(rb"/local/domain/[0-9]{1,5}/")
 _ALL: Final = READ | WRITE | OWNER
 _SPECIAL: Final = (b"@introduceDomain", b"@releaseDomain")
 _UINT32: Final = 0xFFFFFFFF
+_NO_LIMIT: Final = 1 << 64
 
 
 def _parent(path: bytes) -> bytes:
@@ -54,13 +55,21 @@ class Store:
         self._watches: dict[bytes, dict[Watched, None]] = {}
         #: The domains that there are, known to the store or not.
         self.existing: set[int] = {0}
-        self._domains: dict[int, Domain] = {0: Domain(0, 0, introduced=True)}
+        #: What new domains may have, by the names of GET_QUOTA.
+        self.limits = dict(profile.limits)
+        self._domains: dict[int, Domain] = {}
+        self._new_domain(0).introduced = True
         everyone: Perms = ((DOMID_ANY, READ),) if profile.special_perms else ()
         release = ((0, 0), *everyone)
         self._special: dict[bytes, Perms] = {_SPECIAL[0]: ((0, 0),), _SPECIAL[1]: release}
         self._nodes[b"/"] = Node(b"", ((0, 0),), self._next())
         root = self.caller(0, lambda path, token: None)
         self.write(root, None, b"/tool/xenstored", b"")
+
+    def _new_domain(self, domid: int) -> Domain:
+        domain = Domain(domid, self._generation, dict(self.limits), self.profile.features)
+        self._domains[domid] = domain
+        return domain
 
     def _next(self) -> int:
         self._generation += 1
@@ -75,11 +84,10 @@ class Store:
     def _check(self, caller: Caller, path: bytes) -> None:
         if _VALID.fullmatch(path) is None:
             raise Refused("EINVAL")
-        if len(path) > self.profile.max_path and (
-            self.profile.limits_privileged_paths or not caller.privileged
-        ):
+        longest = caller.domain.limits[b"path-max"]
+        if len(path) > longest and (self.profile.limits_privileged_paths or not caller.privileged):
             home = _HOME.match(path)
-            if len(path) > self.profile.max_path + (home.end() if home else 0):
+            if len(path) > longest + (home.end() if home else 0):
                 raise Refused("EINVAL")
 
     def _rights(self, caller: Caller, perms: Perms, generation: int) -> int:
@@ -117,7 +125,10 @@ class Store:
             return self._nodes.get(path)
         access = tx.accessed.get(path)
         if access is None:
-            if not caller.privileged and len(tx.accessed) >= self.profile.max_touched:
+            if (
+                not caller.privileged
+                and len(tx.accessed) >= caller.domain.limits[b"transaction-nodes"]
+            ):
                 tx.failed = True
                 raise Refused("ENOSPC")
             node = self._nodes.get(path)
@@ -182,7 +193,7 @@ class Store:
                 domain.nodes += by
 
     def _fits(self, caller: Caller, tx: Transaction | None, *sizes: int) -> None:
-        if not caller.privileged and max(sizes) > self.profile.max_node_size:
+        if not caller.privileged and max(sizes) > caller.domain.limits[b"node-size"]:
             if tx is not None:
                 tx.failed = True
             raise Refused("ENOSPC")
@@ -234,7 +245,7 @@ class Store:
             tx.created = True
         if not caller.privileged:
             perms = ((caller.domain.domid, perms[0][1]), *perms[1:])
-            room = self.profile.max_nodes - caller.domain.nodes
+            room = caller.domain.limits[b"nodes"] - caller.domain.nodes
             if room < (len(missing) if tx is None else 1):
                 if tx is not None:
                     tx.failed = True
@@ -302,7 +313,7 @@ class Store:
         """Set permissions, of a canonical path or a special one."""
         if not texts:
             raise Refused("EINVAL")
-        if not caller.privileged and len(texts) > self.profile.max_perms:
+        if not caller.privileged and len(texts) > caller.domain.limits[b"node-permissions"]:
             raise Refused("ENOSPC")
         perms = tuple([self._referred(*entry) for entry in parse_perms(texts)])
         if perms[0][1] & IGNORE:
@@ -335,14 +346,15 @@ class Store:
         if domid not in self._domains:
             if domid not in self.existing:
                 return domid, bits | IGNORE
-            self._domains[domid] = Domain(domid, self._generation)
+            self._new_domain(domid)
         return domid, bits
 
     # Transactions
 
     def start(self, caller: Caller) -> int:
         """Start a transaction; return its id."""
-        if not caller.privileged and (caller.domain.transactions >= self.profile.max_transactions):
+        domain = caller.domain
+        if not caller.privileged and domain.transactions >= domain.limits[b"transactions"]:
             raise Refused("ENOSPC")
         self._next()
         number = caller.next_id
@@ -366,7 +378,7 @@ class Store:
             if domain is None:
                 raise Refused("ENOMEM")
             guest = tx.created and not caller.privileged and domid != 0
-            if guest and domain.nodes + by > self.profile.max_nodes:
+            if guest and domain.nodes + by > domain.limits[b"nodes"]:
                 raise Refused("ENOSPC")
         nodes = self._nodes
         for path, access in tx.accessed.items():
@@ -397,7 +409,8 @@ class Store:
             raise Refused("EINVAL")
         if (full, token) in caller.watches:
             raise Refused("EEXIST")
-        if not caller.privileged and caller.domain.watches >= self.profile.max_watches:
+        domain = caller.domain
+        if not caller.privileged and domain.watches >= domain.limits[b"watches"]:
             raise Refused(self.profile.watch_quota_code)
         self._serial += 1
         cut = len(full) - len(path)
@@ -504,12 +517,36 @@ class Store:
             raise Refused("EINVAL")
         domain = self._domains.get(domid)
         if domain is None:
-            domain = self._domains[domid] = Domain(domid, self._generation)
+            domain = self._new_domain(domid)
         if domain.introduced:
             return False
         domain.introduced = True
         self._fire_special(_SPECIAL[0], domid)
         return True
+
+    def known(self, domid: int) -> Domain:
+        """A domain that exists, served or not."""
+        domain = self._domains.get(domid)
+        if domain is not None:
+            return domain
+        if domid not in self.existing:
+            raise Refused("ENOENT")
+        return self._new_domain(domid)
+
+    def quota(self, name: bytes, domid: int | None) -> int:
+        """A domain's quota, or that of new domains; 0 is no limit."""
+        limits = self.limits if domid is None else self.known(domid).limits
+        if name not in limits:
+            raise Refused("EINVAL")
+        limit = limits[name]
+        return 0 if limit == _NO_LIMIT else limit + self.profile.spare.get(name, 0)
+
+    def set_quota(self, name: bytes, value: int, domid: int | None) -> None:
+        """Set a domain's quota, or that of new domains."""
+        limits = self.limits if domid is None else self.known(domid).limits
+        if name not in limits:
+            raise Refused("EINVAL")
+        limits[name] = value - self.profile.spare.get(name, 0) if value else _NO_LIMIT
 
     def served(self, domid: int) -> Domain:
         """A domain that is served."""

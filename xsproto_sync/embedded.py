@@ -1,0 +1,120 @@
+"""A XenStore in one line, for tests, development and a first look."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from xsproto.daemon import Daemon
+from xsproto.errors import InvalidType
+from xsproto.store import C, Profile
+from xsproto.wire import HEADER, NUL, Op
+
+from .client import Client
+from .server import Server
+
+__all__ = ["EmbeddedXenStore"]
+
+
+class EmbeddedXenStore:
+    """A daemon in this process, with sockets in a directory of its own.
+
+        with EmbeddedXenStore() as xs, xs.client() as client, xs.client(domid=7) as guest:
+            ...
+
+    It starts at once; the context manager ends it and all clients that it made.
+
+    Arguments:
+        contents: nodes to begin with: values by path.
+        profile: which C xenstored to be.
+    """
+
+    def __init__(
+        self, contents: Mapping[bytes, bytes] | None = None, *, profile: Profile = C
+    ) -> None:
+        self._daemon = Daemon(profile)
+        if contents is not None:
+            _fill(self._daemon, contents)
+        self._directory = tempfile.mkdtemp(prefix="xsproto-")
+        self._clients: list[Client] = []
+        self._paths: dict[int, str] = {}
+        self._server = Server(self._daemon).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the daemon and the clients that `client` made. Idempotent."""
+        for client in self._clients:
+            client.close()
+        self.kill()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def kill(self) -> None:
+        """End the daemon as a crash would: every connection is cut, and nobody listens."""
+        self._server.close()
+
+    def socket_path(self, domid: int = 0) -> str:
+        """The path of a socket whose clients act as domain `domid`; it is served from now on."""
+        path = self._paths.get(domid)
+        if path is None:
+            with self._server.lock:
+                self._daemon.add_domain(domid)
+            path = os.path.join(self._directory, f"domain-{domid}")
+            self._server.listen(path, domid)
+            self._paths[domid] = path
+        return path
+
+    def client(self, domid: int = 0, **options: Any) -> Client:
+        """A client that acts as domain `domid`.
+
+        Arguments:
+            options: of `Client`.
+        """
+        client = Client(self.socket_path(domid), **options)
+        self._clients.append(client)
+        return client
+
+    # What a hypervisor would do
+
+    def add_domain(self, domid: int) -> None:
+        """Have a domain exist; INTRODUCE, or its first client, has it served."""
+        with self._server.lock:
+            self._daemon.add_domain(domid)
+
+    def shutdown_domain(self, domid: int) -> None:
+        """A domain shuts down, or crashes: ``@releaseDomain`` tells of it."""
+        with self._server.lock:
+            self._daemon.shutdown(domid)
+        self._server.wake()
+
+    def remove_domain(self, domid: int) -> None:
+        """A domain dies: its connections end, and its nodes are removed."""
+        with self._server.lock:
+            self._daemon.remove_domain(domid)
+        self._server.wake()
+
+
+def _fill(daemon: Daemon, contents: Mapping[bytes, bytes]) -> None:
+    """Write `contents` as dom0 would."""
+    connection = daemon.connect()
+    for path, value in contents.items():
+        if not isinstance(path, bytes) or not isinstance(value, bytes):
+            raise InvalidType(f"contents must be values by path, both bytes: {path!r}: {value!r}")
+        payload = path + NUL + value
+        message = HEADER.pack(Op.WRITE, 0, 0, len(payload)) + payload
+        daemon.receive_data(connection, message)
+    daemon.disconnect(connection)
+    daemon.data_to_send()
