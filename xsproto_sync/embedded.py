@@ -10,9 +10,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from xsproto.daemon import Daemon
-from xsproto.errors import InvalidType
+from xsproto.requests import Write
 from xsproto.store import C, Profile
-from xsproto.wire import HEADER, NUL, Op
 
 from .client import Client
 from .server import Server
@@ -31,6 +30,9 @@ class EmbeddedXenStore:
     Arguments:
         contents: nodes to begin with: values by path.
         profile: which C xenstored to be.
+
+    Raises:
+        InvalidArgument, InvalidType: `contents` has what cannot be written.
     """
 
     def __init__(
@@ -109,12 +111,7 @@ class EmbeddedXenStore:
 
 def _fill(daemon: Daemon, contents: Mapping[bytes, bytes]) -> None:
     """Write `contents` as dom0 would."""
-    connection = daemon.connect()
+    dom0 = daemon.store.caller(0, lambda path, token: None)
     for path, value in contents.items():
-        if not isinstance(path, bytes) or not isinstance(value, bytes):
-            raise InvalidType(f"contents must be values by path, both bytes: {path!r}: {value!r}")
-        payload = path + NUL + value
-        message = HEADER.pack(Op.WRITE, 0, 0, len(payload)) + payload
-        daemon.receive_data(connection, message)
-    daemon.disconnect(connection)
-    daemon.data_to_send()
+        Write(path, value).payload()  # wrong arguments end here
+        daemon.store.write(dom0, None, daemon.store.canonical(dom0, path), value)

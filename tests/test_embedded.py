@@ -1,0 +1,301 @@
+"""`Server` and `EmbeddedXenStore`: sockets, domains, crashes, and clients that misbehave."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xsproto.daemon import Daemon
+from xsproto.errors import (
+    AccessDenied,
+    ConnectFailed,
+    ConnectionClosed,
+    InvalidArgument,
+    InvalidType,
+    LocalProtocolError,
+    NotFound,
+)
+from xsproto.store import C_4_17
+from xsproto.wire import HEADER, Op
+from xsproto_sync import EmbeddedXenStore, Server
+
+from .daemons import Connection, Packet
+
+
+@pytest.fixture
+def store() -> Iterator[EmbeddedXenStore]:
+    with EmbeddedXenStore() as store:
+        yield store
+
+
+def read_request(rq_id: int, path: bytes = b"/tool") -> bytes:
+    return HEADER.pack(Op.READ, rq_id, 0, len(path) + 1) + path + b"\0"
+
+
+def raw(store: EmbeddedXenStore) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(store.socket_path())
+    sock.settimeout(10)
+    return sock
+
+
+# Domains
+
+
+def test_each_domain_has_a_socket_of_its_own(store: EmbeddedXenStore) -> None:
+    dom0, guest = store.client(), store.client(domid=7)
+    dom0.write(b"/secret", b"")
+    dom0.write(b"/local/domain/7/name", b"seven")
+    dom0.set_perms(b"/local/domain/7/name", [b"n0", b"r7"])
+    with pytest.raises(AccessDenied):
+        guest.read(b"/secret")
+    assert guest.read(b"name") == b"seven"
+    assert dom0.is_domain_introduced(7)
+    assert store.socket_path(7) == store.socket_path(7) != store.socket_path()
+
+
+def test_a_domain_that_shuts_down_and_dies_is_told_of_and_its_nodes_go(
+    store: EmbeddedXenStore,
+) -> None:
+    dom0, guest = store.client(), store.client(domid=7)
+    dom0.write(b"/guest", b"")
+    dom0.set_perms(b"/guest", [b"b7"])
+    with dom0.watch(b"@releaseDomain") as watch:
+        watch.get(timeout=5)
+        store.shutdown_domain(7)
+        assert watch.get(timeout=5).path == b"@releaseDomain"
+        assert guest.read(b"/guest") == b""
+        store.remove_domain(7)
+        assert watch.get(timeout=5).path == b"@releaseDomain"
+    with pytest.raises(NotFound):
+        dom0.read(b"/guest")
+    with pytest.raises(ConnectionClosed):
+        guest.read(b"/guest")
+
+
+def test_a_domain_may_exist_before_it_is_introduced(store: EmbeddedXenStore) -> None:
+    dom0 = store.client()
+    store.add_domain(5)
+    assert not dom0.is_domain_introduced(5)
+    dom0.introduce_domain(5, 1, 1)
+    assert dom0.is_domain_introduced(5)
+
+
+def test_a_domid_that_is_none_is_refused(store: EmbeddedXenStore) -> None:
+    with pytest.raises(ValueError, match="40000"):
+        store.socket_path(40000)
+
+
+# Contents and profiles
+
+
+def test_it_may_begin_with_contents() -> None:
+    with EmbeddedXenStore({b"/a/b": b"1\0", b"/c": b""}) as store, store.client() as client:
+        assert client.read(b"/a/b") == b"1\0"
+        assert client.list(b"/") == [b"tool", b"a", b"c"]
+
+
+@pytest.mark.parametrize("contents", [{"/a": b""}, {b"/a": ""}])
+def test_contents_are_bytes(contents: Any) -> None:
+    with pytest.raises(InvalidType, match="must be bytes"):
+        EmbeddedXenStore(contents)
+
+
+def test_contents_that_are_refused_are_an_error() -> None:
+    with pytest.raises(InvalidArgument, match="b'//'"):
+        EmbeddedXenStore({b"//": b""})
+
+
+def test_it_may_be_an_older_daemon() -> None:
+    with EmbeddedXenStore(profile=C_4_17) as store, store.client() as client:
+        assert client.read(b"/tool/xenstored") == b""
+
+
+# The end
+
+
+def test_killed_it_cuts_every_connection_and_nobody_listens(store: EmbeddedXenStore) -> None:
+    client, path = store.client(), store.socket_path()
+    with client.watch(b"/a") as watch:
+        watch.get(timeout=5)
+        store.kill()
+        with pytest.raises(ConnectionClosed):
+            watch.get(timeout=5)
+    with pytest.raises(ConnectFailed):
+        store.client()
+    assert not os.path.exists(path)
+
+
+def test_closed_it_leaves_nothing_behind() -> None:
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    store = EmbeddedXenStore()
+    directory = os.path.dirname(store.socket_path())
+    client = store.client()
+    store.close()
+    store.close()
+    assert client.closed
+    assert not os.path.exists(directory)
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+
+
+# The server's sockets
+
+
+def test_a_socket_is_its_users_alone_and_goes_with_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    old = os.umask(0)
+    try:
+        with Server() as server:
+            server.listen(path)
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            with pytest.raises(FileExistsError, match="a daemon listens there"):
+                server.listen(path)
+    finally:
+        os.umask(old)
+    assert not path.exists()
+    with pytest.raises(LocalProtocolError, match="is closed"):
+        server.listen(path)
+    assert not path.exists()
+
+
+def test_a_dead_daemons_socket_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with Server() as server:
+        server.listen(path)
+        with Connection(path) as client:
+            assert client.request(Op.READ, b"/tool\0") == (Op.READ, b"")
+    path.write_text("not a socket")
+    with Server() as server, pytest.raises(FileExistsError, match="no socket"):
+        server.listen(path)
+    assert path.read_text() == "not a socket"
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_a_path_that_is_none_is_refused(path: str) -> None:
+    with Server() as server, pytest.raises(InvalidArgument):
+        server.listen(path)
+
+
+def test_it_may_serve_in_the_calling_thread_until_it_is_closed(tmp_path: Path) -> None:
+    server = Server(Daemon())
+    server.listen(tmp_path / "socket")
+
+    def use() -> None:
+        with Connection(tmp_path / "socket") as client:
+            client.request(Op.WRITE, b"/a\0value")
+        server.close()
+
+    user = threading.Thread(target=use)
+    user.start()
+    server.serve()
+    user.join(10)
+    assert not (tmp_path / "socket").exists()
+
+
+def test_a_server_that_never_served_can_be_closed(tmp_path: Path) -> None:
+    server = Server()
+    server.listen(tmp_path / "socket")
+    server.close()
+    server.close()
+    assert not (tmp_path / "socket").exists()
+
+
+# Clients that are broken or hostile: the others are served
+
+
+def test_half_a_packet_for_ever_and_a_header_that_lies_harm_nobody(
+    store: EmbeddedXenStore,
+) -> None:
+    client = store.client()
+    with raw(store) as half, raw(store) as liar:
+        half.sendall(read_request(1)[:-1])
+        liar.sendall(HEADER.pack(Op.READ, 1, 0, 0xFFFFFFFF))
+        assert liar.recv(1) == b"", "it is cut off"
+        assert client.read(b"/tool", timeout=10) == b""
+        half.sendall(read_request(1)[-1:])
+        assert half.recv(100) == HEADER.pack(Op.READ, 1, 0, 0)
+
+
+def test_garbage_ends_at_most_its_own_connection(store: EmbeddedXenStore) -> None:
+    client = store.client()
+    for seed in range(20):
+        with raw(store) as sock:
+            try:
+                sock.sendall(bytes((seed * 7 + number * number) % 256 for number in range(5000)))
+            except OSError:
+                pass  # cut off already
+    assert client.read(b"/tool", timeout=10) == b""
+
+
+def test_a_client_that_pipelines_without_reading_is_stopped_and_loses_nothing(
+    store: EmbeddedXenStore,
+) -> None:
+    client = store.client()
+    client.write(b"/big", b"x" * 2000)
+    count = 100_000
+    requests = b"".join(read_request(number, b"/big") for number in range(count))
+    with raw(store) as sock:
+        sock.settimeout(0.5)
+        sent = 0
+        try:
+            while sent < len(requests):
+                sent += sock.send(requests[sent:])
+            pytest.fail("it took 100,000 requests whose answers nobody reads")
+        except TimeoutError:
+            pass  # it reads no more
+        assert client.read(b"/tool", timeout=10) == b"", "others are served"
+        with store._server.lock:
+            waiting = sum(peer.connection._server.pending for peer in store._server._peers.values())
+        assert waiting < 1_000_000
+        sock.settimeout(20)
+        got, answers = b"", 0
+        whole = sent // len(read_request(0, b"/big"))
+        while answers < whole:
+            got += sock.recv(1 << 20)
+            done = len(got) // 2016
+            for at in range(done):
+                op, rq_id, _, size = HEADER.unpack_from(got, at * 2016)
+                assert (op, rq_id, size) == (Op.READ, answers, 2000)
+                answers += 1
+            got = got[done * 2016 :]
+
+
+def test_ten_thousand_watches_and_open_transactions_go_with_their_client(
+    store: EmbeddedXenStore,
+) -> None:
+    client = store.client()
+    with Connection(store.socket_path()) as other:
+        for number in range(10_000):
+            other.send(Packet(Op.WATCH, number, 0, b"/w/%d\0t\0" % number))
+            other.receive()  # the answer, and
+            other.receive()  # the first event
+        for number in range(100):
+            assert other.request(Op.TRANSACTION_START, b"\0") == (6, b"%d\0" % (number + 1))
+    client.write(b"/w/5", b"")
+    deadline = time.monotonic() + 10
+    while store._daemon.store._watches and time.monotonic() < deadline:
+        client.read(b"/tool")
+    assert not store._daemon.store._watches
+
+
+def test_thousands_of_connects_are_served(store: EmbeddedXenStore) -> None:
+    client = store.client()
+    for _ in range(2_000):
+        raw(store).close()
+    socks = [raw(store) for _ in range(200)]
+    for number, sock in enumerate(socks):
+        sock.sendall(read_request(number))
+    for number, sock in enumerate(socks):
+        assert sock.recv(100) == HEADER.pack(Op.READ, number, 0, 0)
+        sock.close()
+    assert client.read(b"/tool", timeout=10) == b""
