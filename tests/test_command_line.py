@@ -1,0 +1,179 @@
+"""The command ``xsproto``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from xsproto.errors import AccessDenied, InvalidArgument
+from xsproto.perms import Permission
+from xsproto_sync import Client, EmbeddedXenStore, trees
+from xsproto_sync.command_line import commands
+
+COMMAND = [sys.executable, "-c", "from xsproto_sync.command_line import main; main()"]
+
+
+def run(*arguments: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(commands, arguments, input=stdin, catch_exceptions=False)
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([*COMMAND, "serve", *arguments], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        assert process.stderr.readline().startswith("serving on ")
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
+        process.stderr.close()
+
+
+# A first look
+
+
+def test_the_demo_tells_its_story_to_the_end() -> None:
+    result = run("demo")
+    assert result.exit_code == 0
+    for told in (
+        "another client's   /local/domain/7/device/vif/0/state is now b'4'",
+        "attempts saw [1024, 2048]; in the end the target is 2560",
+        "domain 7 writes    AccessDenied: EACCES",
+        "NotFound is a FileNotFoundError: ENOENT",
+    ):
+        assert told in result.output
+
+
+# Serving
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_and_its_sockets(tmp_path: Path, number: signal.Signals) -> None:
+    path, guest = tmp_path / "socket", tmp_path / "guest"
+    with serving("--socket", str(path), "--guest", f"7:{guest}") as process:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with Client(path) as dom0, Client(guest) as seven:
+            dom0.write(b"/secret", b"")
+            with pytest.raises(AccessDenied):
+                seven.read(b"/secret")
+            process.send_signal(number)
+            assert process.wait(10) == 0
+    assert not path.exists()
+    assert not guest.exists()
+
+
+def test_it_refuses_the_socket_of_another_and_leaves_it(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with serving("--socket", str(path)):
+        second = subprocess.run(
+            [*COMMAND, "serve", "--socket", str(path)], capture_output=True, text=True, timeout=20
+        )
+        assert second.returncode == 1
+        assert "a daemon listens there" in second.stderr
+        with Client(path) as client:
+            assert client.read(b"/tool") == b""
+
+
+def test_it_is_the_daemon_that_the_profile_says(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with serving("--socket", str(path), "--profile", "c-4.17"), Client(path) as client:
+        assert client.control(b"help")
+
+
+@pytest.mark.parametrize("value", ["7", "7:", ":/tmp/x", "seven:/tmp/x"])
+def test_a_guest_is_a_domid_and_a_path(value: str) -> None:
+    result = run("serve", "--guest", value)
+    assert result.exit_code == 2
+    assert f"{value!r} is no DOMID:PATH" in result.output
+
+
+# Trees as JSON
+
+
+def test_a_tree_comes_back_byte_for_byte(tmp_path: Path) -> None:
+    every_byte = bytes(range(256))
+    with EmbeddedXenStore() as one, one.client() as client:
+        one.add_domain(7)
+        client.write(b"/a/b", every_byte)
+        client.set_perms(b"/a/b", [b"b7", b"r0"])
+        dumped = run("dump", "--socket", one.socket_path(), "/a").output
+        whole = trees.dump(client)
+        assert {node["path"] for node in whole} == {"/", "/tool", "/tool/xenstored", "/a", "/a/b"}
+    file = tmp_path / "tree.json"
+    file.write_text(dumped)
+    with EmbeddedXenStore() as two, two.client() as client:
+        two.add_domain(7)
+        assert run("load", "--socket", two.socket_path(), str(file)).exit_code == 0
+        assert client.read(b"/a/b") == every_byte
+        assert client.get_perms(b"/a/b") == [Permission(7, True, True), Permission(0, True)]
+        assert run("load", "--socket", two.socket_path(), stdin=dumped).exit_code == 0
+        assert run("dump", "--socket", two.socket_path(), "/a").output == dumped
+    path = tmp_path / "socket"
+    with serving("--socket", str(path), "--load", str(file)), Client(path) as client:
+        assert client.read(b"/a/b") == every_byte
+        assert client.get_perms(b"/a/b") == [Permission(7, True, True), Permission(0, True)]
+
+
+def test_what_the_client_may_not_read_is_left_out() -> None:
+    with EmbeddedXenStore({b"/a": b"1", b"/b": b"2"}) as store:
+        dom0, guest = store.client(), store.client(domid=7)
+        for path in (b"/", b"/a"):
+            dom0.set_perms(path, [b"n0", b"r7"])
+        assert [node["path"] for node in trees.dump(guest)] == ["/", "/a"]
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {},
+        5,
+        {"path": "/a", "value": 5, "perms": ["n0"]},
+        {"path": "/a", "value": "\u0100", "perms": ["n0"]},
+        {"path": "/\u00e4", "value": "", "perms": ["n0"]},
+        {"path": "//", "value": "", "perms": ["n0"]},
+        {"path": "/a", "value": "", "perms": []},
+        {"path": "/a", "value": "", "perms": ["x0"]},
+    ],
+)
+def test_of_what_is_no_tree_nothing_is_written(node: Any) -> None:
+    good = {"path": "/good", "value": "", "perms": ["n0"]}
+    with EmbeddedXenStore() as store, store.client() as client:
+        with pytest.raises(InvalidArgument):
+            trees.load(client, [good, node])
+        assert not client.exists(b"/good")
+
+
+@pytest.mark.parametrize(("text", "says"), [("{", "is no JSON"), ("{}", "is no list of nodes")])
+def test_a_file_that_is_no_tree_is_told(text: str, says: str) -> None:
+    result = run("load", stdin=text)
+    assert result.exit_code == 1
+    assert says in result.output
+
+
+def test_an_error_is_told_in_a_line() -> None:
+    environment = {**os.environ, "XENSTORED_PATH": "/nowhere/socket"}
+    result = subprocess.run(
+        [*COMMAND, "dump"], capture_output=True, text=True, env=environment, timeout=20
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("xsproto: cannot connect to XenStore at /nowhere/socket")
+    assert json.dumps(result.stdout) == '""'
+
+
+def test_without_click_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['click'] = None; import xsproto_sync.command_line"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "pip install 'xsproto[cli]'" in result.stderr
