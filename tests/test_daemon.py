@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from xsproto.daemon import Connection, Daemon
 from xsproto.wire import HEADER, Op, Packet, PacketReader
 
@@ -81,3 +83,113 @@ def test_privileged_requests_of_a_guest_and_unknown_types_are_refused() -> None:
     for op in (Op.CONTROL, Op.INTRODUCE, Op.RELEASE, Op.IS_DOMAIN_INTRODUCED, Op.SET_TARGET):
         assert ask(daemon, guest, op, b"7\0")[0].payload == b"EACCES\0"
     assert ask(daemon, guest, 9999, b"\0")[0].payload == b"ENOSYS\0"
+
+
+# What each request answers, as the C daemon does
+
+
+def outcome(daemon: Daemon, client: Connection, op: int, payload: bytes, tx_id: int = 0) -> bytes:
+    """The payload of the answer, or the error name."""
+    daemon.receive_data(client, Packet(op, 1, tx_id, payload).encode())
+    return [p.payload for p in received(daemon, client) if p.op in (op, Op.ERROR)][-1][:-1]
+
+
+@pytest.mark.parametrize(
+    ("domid", "op", "payload", "expected"),
+    [
+        (0, Op.READ, b"/tool", b"EINVAL"),
+        (0, Op.READ, b"/tool\0x\0", b"EINVAL"),
+        (0, Op.WRITE, b"/a", b"EINVAL"),
+        (0, Op.WATCH, b"/a\0t\0x\0", b"EINVAL"),
+        (0, Op.WATCH, b"/a\0", b"EINVAL"),
+        (0, Op.WATCH, b"@" + b"a" * 2100 + b"\0t\0", b"EINVAL"),
+        (0, Op.SET_PERMS, b"@nobody\0r0\0", b"EINVAL"),
+        (0, Op.SET_PERMS, b"/tool\0n0\0r32757\0", b"OK"),
+        (0, Op.SET_PERMS, b"/tool\0n30\0", b"OK"),  # it exists, and is not introduced
+        (0, Op.SET_PERMS, b"/tool\0n31\0", b"ENOENT"),
+        (7, Op.SET_PERMS, b"@releaseDomain\0b7\0", b"EACCES"),
+        (0, Op.GET_DOMAIN_PATH, b"abc\0", b"EINVAL"),
+        (0, Op.GET_DOMAIN_PATH, b"70000\0", b"EINVAL"),
+        (0, Op.GET_DOMAIN_PATH, b"5", b"EINVAL"),
+        (0, Op.GET_DOMAIN_PATH, b"5\0", b"/local/domain/5"),
+        (0, Op.INTRODUCE, b"30\x001\0", b"EINVAL"),
+        (0, Op.INTRODUCE, b"30\x001\x000\0", b"EINVAL"),
+        (0, Op.INTRODUCE, b"31\x001\x001\0", b"EINVAL"),
+        (0, Op.INTRODUCE, b"30\x001\x001\0", b"OK"),
+        (0, Op.RELEASE, b"0\0", b"EINVAL"),
+        (0, Op.RELEASE, b"31\0", b"ENOENT"),
+        (0, Op.SET_TARGET, b"7\0", b"EINVAL"),
+        (0, Op.GET_FEATURE, b"", b"14"),
+        (7, Op.GET_FEATURE, b"", b"14"),
+        (7, Op.GET_FEATURE, b"0\0", b"EACCES"),
+        (0, Op.GET_FEATURE, b"7\x000\0", b"EINVAL"),
+        (0, Op.GET_FEATURE, b"31\0", b"ENOENT"),
+        (0, Op.SET_FEATURE, b"7\x002\0", b"EBUSY"),
+        (0, Op.SET_FEATURE, b"30\x0016\0", b"EINVAL"),
+        (0, Op.SET_FEATURE, b"30\x002\0", b"OK"),
+        (7, Op.GET_QUOTA, b"", b"EACCES"),
+        (0, Op.GET_QUOTA, b"nodes\0", b"1000"),
+        (0, Op.GET_QUOTA, b"7\0watches\0", b"128"),
+        (0, Op.GET_QUOTA, b"permissions\0", b"EINVAL"),
+        (0, Op.GET_QUOTA, b"7\0nodes\0x\0", b"EINVAL"),
+        (0, Op.SET_QUOTA, b"nodes\0", b"EINVAL"),
+        (0, Op.SET_QUOTA, b"nonsense\x001\0", b"EINVAL"),
+        (0, Op.SET_QUOTA, b"31\0nodes\x001\0", b"ENOENT"),
+        (0, Op.TRANSACTION_END, b"T\0", b"ENOENT"),
+        (0, Op.TRANSACTION_END, b"X\0", b"EINVAL"),
+    ],
+    ids=repr,
+)
+def test_what_a_request_answers(domid: int, op: Op, payload: bytes, expected: bytes) -> None:
+    daemon = Daemon()
+    daemon.connect(7)
+    daemon.add_domain(30)
+    assert outcome(daemon, daemon.connect(domid), op, payload) == expected
+
+
+def test_a_domain_that_is_referred_to_and_not_introduced_is_not_served() -> None:
+    daemon = Daemon()
+    dom0 = daemon.connect()
+    daemon.add_domain(30)
+    assert outcome(daemon, dom0, Op.SET_PERMS, b"/tool\0n30\0") == b"OK"
+    assert outcome(daemon, dom0, Op.RESUME, b"30\0") == b"EINVAL"
+    daemon.shutdown(30)
+    daemon.remove_domain(30)
+    daemon.unblock(dom0)
+    assert daemon.data_to_send() == [], "nobody was told of it"
+
+
+def test_an_unknown_transaction_is_refused_but_for_watches() -> None:
+    daemon = Daemon()
+    client = daemon.connect()
+    assert outcome(daemon, client, Op.READ, b"/tool\0", tx_id=9) == b"ENOENT"
+    assert outcome(daemon, client, Op.WATCH, b"/tool\0t\0", tx_id=9) == b"OK"
+
+
+def test_quotas_hold_once_they_are_set_and_0_is_no_limit() -> None:
+    daemon = Daemon()
+    dom0, guest = daemon.connect(), daemon.connect(7)
+    outcome(daemon, dom0, Op.WRITE, b"/g\0")
+    outcome(daemon, dom0, Op.SET_PERMS, b"/g\0b7\0")
+    assert outcome(daemon, dom0, Op.SET_QUOTA, b"7\0nodes\x003\0") == b"OK"
+    assert outcome(daemon, dom0, Op.GET_QUOTA, b"7\0nodes\0") == b"3"
+    assert outcome(daemon, guest, Op.WRITE, b"/g/1\0") == b"OK"
+    assert outcome(daemon, guest, Op.WRITE, b"/g/2\0") == b"ENOSPC"
+    assert outcome(daemon, dom0, Op.SET_QUOTA, b"7\0nodes\x000\0") == b"OK"
+    assert outcome(daemon, dom0, Op.GET_QUOTA, b"7\0nodes\0") == b"0"
+    for number in range(2, 300):
+        assert outcome(daemon, guest, Op.WRITE, b"/g/%d\0" % number) == b"OK"
+    assert outcome(daemon, dom0, Op.SET_QUOTA, b"nodes\x005\0") == b"OK"
+    daemon.connect(8)
+    assert outcome(daemon, dom0, Op.GET_QUOTA, b"8\0nodes\0") == b"5", "those of new domains"
+
+
+def test_a_special_watch_tells_only_those_who_may_know() -> None:
+    daemon = Daemon()
+    guest = daemon.connect(7)
+    ask(daemon, guest, Op.WATCH, b"@introduceDomain\0t\0")
+    daemon.connect(8)
+    assert received(daemon, guest) == []
+    ask(daemon, guest, Op.WATCH, b"@releaseDomain\0t\0")
+    daemon.remove_domain(8)
+    assert [packet.op for packet in received(daemon, guest)] == [Op.WATCH_EVENT]

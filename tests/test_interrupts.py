@@ -461,7 +461,13 @@ def test_in_a_storm_of_signals_the_other_threads_notice_nothing(daemon: Daemon) 
         signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
         try:
             ends = time.monotonic() + STORM
-            while time.monotonic() < ends:
+
+            def enough() -> bool:
+                late = time.monotonic() - ends
+                # On a busy machine few calls come through: then it lasts longer.
+                return late > 30 or (late > 0 and min(done["read"], done["write"], *turns) > 10)
+
+            while not enough():
                 for name, call in calls.items():
                     try:
                         armed = True

@@ -152,3 +152,15 @@ def test_client_and_server_joined_understand_each_other(asked: list[Request[Any]
     replies = [event.value for event in events if isinstance(event, Reply)]
     assert replies == [*[values[type(request)] for request in asked], None]
     assert [e for e in events if isinstance(e, WatchFired)] == [WatchFired(b"/w", b"t")]
+
+
+def test_an_answer_may_be_an_error_and_none_comes_after_the_end() -> None:
+    server = ServerConnection()
+    server.receive_data(Packet(Op.READ, 7, 3, b"/a\0").encode() * 2)
+    first, second = server.next_event(), server.next_event()
+    assert isinstance(first, RequestReceived)
+    assert isinstance(second, RequestReceived)
+    server.error(first, "ENOENT")
+    server.close()
+    server.error(second, "ENOENT")
+    assert server.data_to_send() == Packet(Op.ERROR, 7, 3, b"ENOENT\0").encode()

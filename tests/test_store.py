@@ -156,3 +156,118 @@ def test_conflicts_are_those_of_single_nodes(inside: str, outside: str, code: st
     else:
         with pytest.raises(Refused, match=code):
             store.end(root, tx, commit=True)
+
+
+# What a transaction may not do, and when it is told
+
+
+def with_guest(profile: Profile = C) -> tuple[Store, Caller, Caller]:
+    """A store in which domain 7 may do everything below /g."""
+    store = Store(profile)
+    domain_7 = guest(store)
+    dom0 = store.caller(0, nobody)
+    store.write(dom0, None, b"/g", b"")
+    store.set_perms(dom0, None, b"/g", [b"b7"])
+    return store, dom0, domain_7
+
+
+def test_a_transaction_that_touches_too_much_fails_at_its_end() -> None:
+    store, _, seven = with_guest()
+    store.set_quota(b"transaction-nodes", 3, 7)
+    tx = seven.transactions[store.start(seven)]
+    for number in range(2):
+        store.write(seven, tx, b"/g/%d" % number, b"")
+    with pytest.raises(Refused, match="ENOSPC"):
+        store.write(seven, tx, b"/g/9", b"")
+    with pytest.raises(Refused, match="ENOMEM"):
+        store.end(seven, tx, commit=True)
+
+
+def test_a_transaction_makes_no_more_nodes_than_its_domain_may_have() -> None:
+    store, _, seven = with_guest()
+    store.set_quota(b"nodes", 4, 7)
+    tx = seven.transactions[store.start(seven)]
+    for number in range(3):
+        store.write(seven, tx, b"/g/%d" % number, b"")
+    with pytest.raises(Refused, match="ENOSPC"):
+        store.end(seven, tx, commit=True)
+    for number in range(2):
+        store.write(seven, None, b"/g/%d" % number, b"")
+    tx = seven.transactions[store.start(seven)]
+    with pytest.raises(Refused, match="ENOSPC"):
+        store.write(seven, tx, b"/g/9", b"")
+    with pytest.raises(Refused, match="ENOMEM"):
+        store.end(seven, tx, commit=True)
+
+
+def test_a_domain_that_goes_while_a_transaction_makes_nodes_for_it_fails_the_commit() -> None:
+    store, dom0, seven = with_guest()
+    tx = dom0.transactions[store.start(dom0)]
+    store.write(dom0, tx, b"/g/a", b"")
+    store.reset(seven)
+    store.existing.discard(7)
+    store.release(7)
+    with pytest.raises(Refused, match="ENOMEM"):
+        store.end(dom0, tx, commit=True)
+
+
+def test_transaction_ids_wrap_and_skip_those_in_use() -> None:
+    store, dom0, _ = with_guest()
+    first = store.start(dom0)
+    dom0.next_id = 0xFFFFFFFF
+    assert [store.start(dom0) for _ in range(2)] == [0xFFFFFFFF, first + 1]
+
+
+@pytest.mark.parametrize("removed", [b"/p", b"/p/c"])
+def test_a_lazy_view_that_contradicts_itself_ends_rm_half_way(removed: bytes) -> None:
+    store, dom0, _ = with_guest()
+    store.write(dom0, None, b"/p/c", b"")
+    tx = dom0.transactions[store.start(dom0)]
+    store.node(dom0, tx, removed)
+    store.rm(dom0, None, b"/p/c")
+    # /p was seen with a child that is seen as missing; or the child, and then /p without it.
+    with pytest.raises(Refused, match="EIO"):
+        store.rm(dom0, tx, removed)
+    with pytest.raises(Refused, match="EAGAIN"):
+        store.end(dom0, tx, commit=True)
+
+
+def test_a_child_that_is_made_where_it_is_listed_already_is_listed_once() -> None:
+    store, dom0, _ = with_guest()
+    store.write(dom0, None, b"/p/c", b"")
+    tx = dom0.transactions[store.start(dom0)]
+    store.node(dom0, tx, b"/p")
+    store.rm(dom0, None, b"/p/c")
+    store.write(dom0, tx, b"/p/c", b"")
+    assert list(store.node(dom0, tx, b"/p").children or ()) == [b"c"]
+
+
+def test_what_nobody_owns_counts_for_nobody() -> None:
+    store, dom0, _ = with_guest()
+    store.write(dom0, None, b"/a", b"")
+    store.set_perms(dom0, None, b"/a", [b"n32757"])
+    store.rm(dom0, None, b"/a")
+
+
+def test_what_a_permission_says_of_a_domain_that_came_later_does_not_count() -> None:
+    store, dom0, _ = with_guest()
+    store.write(dom0, None, b"/a", b"")
+    store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
+    store.existing.add(8)
+    store.write(dom0, None, b"/b", b"")  # the store moves on
+    store.introduce(8)
+    late = store.caller(8, nobody)
+    with pytest.raises(Refused, match="EACCES"):
+        store.node(late, None, b"/a")
+
+
+def test_domid_any_means_everyone_where_the_profile_has_that() -> None:
+    for profile, allowed in ((C, True), (C_4_17, False)):
+        store, dom0, seven = with_guest(profile)
+        store.write(dom0, None, b"/a", b"value")
+        store.set_perms(dom0, None, b"/a", [b"n0", b"r32757"])
+        if allowed:
+            assert store.node(seven, None, b"/a").value == b"value"
+        else:
+            with pytest.raises(Refused, match="EACCES"):
+                store.node(seven, None, b"/a")
