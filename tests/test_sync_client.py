@@ -388,3 +388,14 @@ def test_a_wrong_time_limit_is_refused(daemon: Daemon, timeout: Any) -> None:
         with pytest.raises((InvalidType, InvalidArgument)):
             client.read(b"/", timeout=timeout)
         assert client.exists(b"/tool", timeout=float("inf"))
+
+
+def test_the_default_timeout_of_sockets_does_not_hold_here(daemon: Daemon) -> None:
+    # It would end the connection wherever no answer comes in time, and have writes wait.
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(5)
+    try:
+        with xsproto_sync.Client(daemon.socket_path) as client:
+            assert client._transport._sock.gettimeout() is None
+    finally:
+        socket.setdefaulttimeout(before)

@@ -70,6 +70,7 @@ class UnixTransport:
         """
         self.path = path
         sock = socket(AF_UNIX, SOCK_STREAM)
+        sock.setblocking(True)  # whatever `socket.setdefaulttimeout` says
         try:
             sock.connect(path)
         except OSError as error:
