@@ -399,3 +399,19 @@ def test_the_default_timeout_of_sockets_does_not_hold_here(daemon: Daemon) -> No
             assert client._transport._sock.gettimeout() is None
     finally:
         socket.setdefaulttimeout(before)
+
+
+def test_watches_may_be_set_while_another_thread_runs_out_of_time(daemon: Daemon) -> None:
+    with xsproto_sync.Client(daemon.socket_path) as client, client.monitor() as monitor:
+
+        class Path(bytes):
+            def __repr__(self) -> str:
+                # As another thread might at any point.
+                monitor._queue.watches.add((b"/b", b"token"))
+                return "/a"
+
+            __str__ = __repr__
+
+        monitor._queue.watches.add((Path(b"/a"), b"token"))
+        with pytest.raises(TimedOut, match="no event in time of /a"):
+            monitor.get(timeout=0)

@@ -220,7 +220,8 @@ class Client(BlockingClient):
         except BaseException as error:
             insist(self._put_back, queue, taken, waiter)
             if isinstance(error, TimedOut):
-                watched = ", ".join(sorted(str(path) for path, _ in queue.watches))
+                # In a copy: other threads may set watches meanwhile.
+                watched = ", ".join(sorted(repr(path) for path, _ in list(queue.watches)))
                 raise TimedOut(f"no event in time of {watched or 'no watch'}") from None
             raise
 
