@@ -415,3 +415,20 @@ def test_watches_may_be_set_while_another_thread_runs_out_of_time(daemon: Daemon
         monitor._queue.watches.add((Path(b"/a"), b"token"))
         with pytest.raises(TimedOut, match="no event in time of /a"):
             monitor.get(timeout=0)
+
+
+def test_a_daemon_that_never_stops_sending_cannot_prolong_a_call(daemon: Daemon) -> None:
+    with xsproto_sync.Client(daemon.socket_path) as client:
+        reads = 0
+
+        def read_now(inbox: list[bytes]) -> None:
+            nonlocal reads
+            reads += 1
+            assert reads < 1000
+            inbox.append(HEADER.pack(Op.WATCH_EVENT, 0, 0, 5) + b"/a\0t\0")
+
+        client._transport.read_now = read_now  # type: ignore[method-assign]
+        client._transport.wait = lambda timeout, write: True  # type: ignore[method-assign]
+        with pytest.raises(TimedOut):
+            client.read(b"/a", timeout=0)
+        client.pump()

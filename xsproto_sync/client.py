@@ -45,6 +45,10 @@ __all__ = ["Client"]
 _LEAD: Final = Role.LEAD
 _WAIT: Final = Role.WAIT
 
+# Once its time is over, a call takes what is there already. More is what a daemon sends without
+# end: a socket's buffer is a fraction of this many reads.
+_LATE_READS: Final = 16
+
 
 class _Deadline(threading.local):
     """When the calls of this thread must be over: the innermost `Client.deadline`."""
@@ -316,6 +320,7 @@ class Client(BlockingClient):
         """Receive for all until `waiter` is done."""
         session, transport = self._session, self._transport
         connection = session.connection
+        late = 0
         while True:
             try:
                 if connection.outstanding > 1:
@@ -326,9 +331,11 @@ class Client(BlockingClient):
                     in_time = True
                 else:
                     left = None if at is None else at - monotonic()
-                    if left is not None and left < 0:
+                    if left is not None and left <= 0:
                         left = 0.0
-                    in_time = transport.wait(left, self._stuck) or left != 0
+                        late += 1
+                    ready = transport.wait(left, self._stuck)
+                    in_time = left != 0 or (ready and late < _LATE_READS)
                     transport.read_now(session.inbox)
             except BlockingIOError:
                 pass
