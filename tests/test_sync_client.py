@@ -432,3 +432,21 @@ def test_a_daemon_that_never_stops_sending_cannot_prolong_a_call(daemon: Daemon)
         with pytest.raises(TimedOut):
             client.read(b"/a", timeout=0)
         client.pump()
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01])
+def test_a_daemon_that_accepts_no_connection_is_not_waited_for(
+    tmp_path: Path, timeout: float
+) -> None:
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+    signal.alarm(10)
+    try:
+        with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+            listener.bind(str(tmp_path / "s"))
+            listener.listen(0)
+            first.connect(str(tmp_path / "s"))
+            with pytest.raises(ConnectFailed, match="has not accepted"):
+                xsproto_sync.Client(tmp_path / "s", timeout=timeout)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

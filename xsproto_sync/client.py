@@ -61,7 +61,8 @@ class Client(BlockingClient):
 
     Arguments:
         unix_socket_path: the daemon's socket; None: see `xsproto_sync.unix.socket_path`.
-        timeout: seconds that each call may take, if it is not told otherwise; None for ever.
+        timeout: seconds that each call may take, if it is not told otherwise, and connecting;
+            None for ever.
         reader: have a background thread read, so that watch events are taken from the daemon even
             while nobody waits for one.
 
@@ -86,7 +87,7 @@ class Client(BlockingClient):
         self._lock = self._guard = threading.Lock()
         self._writer: Waiter | None = None
         self._session = Session()
-        self._transport = UnixTransport(socket_path(unix_socket_path))
+        self._transport = UnixTransport(socket_path(unix_socket_path), self._timeout)
         self._readiness = Readiness()
         _clients.add(self)
         if reader:
