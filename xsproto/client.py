@@ -229,7 +229,8 @@ class ClientConnection:
         #: Whether requests wait because `max_outstanding` is reached.
         self.held_back = False
         #: Bytes received and not used up. An adapter may append to it and call `process`; an
-        #: empty element is the end of the stream.
+        #: empty element is the end of the stream. It may append while `process` runs in another
+        #: thread.
         self.inbox: list[bytes] = []
 
     # What the connection knows
