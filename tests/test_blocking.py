@@ -344,6 +344,8 @@ def test_transact_gives_up() -> None:
     assert ends(daemon) == [COMMIT] * 3
     with pytest.raises(InvalidArgument, match="attempts 0"):
         client.transact(function, attempts=0)
+    with pytest.raises(InvalidType, match="'3'"):
+        client.transact(function, attempts="3")  # type: ignore[arg-type]
     assert_whole(client)
 
 

@@ -222,6 +222,26 @@ def test_the_end_of_the_stream_says_how_far_into_a_packet_it_came(rest: bytes) -
     assert str(client.closed) == f"the daemon closed the connection{says}"
 
 
+def test_what_another_thread_adds_to_the_inbox_meanwhile_is_not_lost() -> None:
+    client = ClientConnection()
+    ids = [ask(client, Read(path)) for path in (b"/a", b"/b", b"/c")]
+    first, second, third = (bytes_of(Op.READ, rq_id, b"value") for rq_id in ids)
+
+    class Happened(list[Any]):
+        """The leader's `recv` returns while some other thread is in `process`."""
+
+        def append(self, item: Any) -> None:
+            super().append(item)
+            if arriving:
+                client.inbox.append(arriving.pop())
+
+    arriving = [second[5:] + third[:5]]
+    client.happened = Happened()
+    client.receive_data(first + second[:5])
+    client.receive_data(third[5:])
+    assert [event.rq_id for event in client.events_received() if isinstance(event, Reply)] == ids
+
+
 # 2. No byte of the peer makes `receive_data` raise, or it hold more than one packet
 
 

@@ -388,3 +388,65 @@ def test_a_wrong_time_limit_is_refused(daemon: Daemon, timeout: Any) -> None:
         with pytest.raises((InvalidType, InvalidArgument)):
             client.read(b"/", timeout=timeout)
         assert client.exists(b"/tool", timeout=float("inf"))
+
+
+def test_the_default_timeout_of_sockets_does_not_hold_here(daemon: Daemon) -> None:
+    # It would end the connection wherever no answer comes in time, and have writes wait.
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(5)
+    try:
+        with xsproto_sync.Client(daemon.socket_path) as client:
+            assert client._transport._sock.gettimeout() is None
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def test_watches_may_be_set_while_another_thread_runs_out_of_time(daemon: Daemon) -> None:
+    with xsproto_sync.Client(daemon.socket_path) as client, client.monitor() as monitor:
+
+        class Path(bytes):
+            def __repr__(self) -> str:
+                # As another thread might at any point.
+                monitor._queue.watches.add((b"/b", b"token"))
+                return "/a"
+
+            __str__ = __repr__
+
+        monitor._queue.watches.add((Path(b"/a"), b"token"))
+        with pytest.raises(TimedOut, match="no event in time of /a"):
+            monitor.get(timeout=0)
+
+
+def test_a_daemon_that_never_stops_sending_cannot_prolong_a_call(daemon: Daemon) -> None:
+    with xsproto_sync.Client(daemon.socket_path) as client:
+        reads = 0
+
+        def read_now(inbox: list[bytes]) -> None:
+            nonlocal reads
+            reads += 1
+            assert reads < 1000
+            inbox.append(HEADER.pack(Op.WATCH_EVENT, 0, 0, 5) + b"/a\0t\0")
+
+        client._transport.read_now = read_now  # type: ignore[method-assign]
+        client._transport.wait = lambda timeout, write: True  # type: ignore[method-assign]
+        with pytest.raises(TimedOut):
+            client.read(b"/a", timeout=0)
+        client.pump()
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01])
+def test_a_daemon_that_accepts_no_connection_is_not_waited_for(
+    tmp_path: Path, timeout: float
+) -> None:
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+    signal.alarm(10)
+    try:
+        with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+            listener.bind(str(tmp_path / "s"))
+            listener.listen(0)
+            first.connect(str(tmp_path / "s"))
+            with pytest.raises(ConnectFailed, match="has not accepted"):
+                xsproto_sync.Client(tmp_path / "s", timeout=timeout)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

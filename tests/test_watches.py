@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from xsproto.errors import ConnectionClosed
+from xsproto.errors import ConnectionClosed, InvalidArgument, InvalidType
 from xsproto.paths import is_within
 from xsproto.watches import QUEUE_MAX, EventQueue, WatchEvent
 
@@ -49,6 +49,12 @@ def tells(event: WatchEvent, change: Change) -> bool:
 
 
 # Merged: an event that waits already is not added again
+
+
+@pytest.mark.parametrize("limit", ["5", None, 1.5, True, 0, -1])
+def test_a_wrong_limit_is_refused_before_the_first_event(limit: Any) -> None:
+    with pytest.raises((InvalidType, InvalidArgument), match=str(limit)):
+        EventQueue(limit)
 
 
 def test_events_come_in_the_order_of_their_changes() -> None:

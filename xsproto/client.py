@@ -229,7 +229,8 @@ class ClientConnection:
         #: Whether requests wait because `max_outstanding` is reached.
         self.held_back = False
         #: Bytes received and not used up. An adapter may append to it and call `process`; an
-        #: empty element is the end of the stream.
+        #: empty element is the end of the stream. It may append while `process` runs in another
+        #: thread.
         self.inbox: list[bytes] = []
 
     # What the connection knows
@@ -480,8 +481,10 @@ class ClientConnection:
             inbox.clear()
         if not inbox:
             return
-        eof = not inbox[-1]
-        data = inbox[0] if len(inbox) == 1 else b"".join(inbox)
+        # Another thread may be adding to it at this very moment: what comes behind these stays.
+        count = len(inbox)
+        eof = not inbox[count - 1]
+        data = inbox[0] if count == 1 else b"".join(inbox[:count])
         outstanding = self._outstanding
         happened = self.happened
         most = self._max_reply
@@ -519,10 +522,7 @@ class ClientConnection:
         elif eof:
             rest = f", {len(data) - used} bytes into a packet" if used < len(data) else ""
             self.close(ConnectionClosed(f"the daemon closed the connection{rest}"))
-        if used == len(data):
-            inbox.clear()
-        else:
-            inbox[:] = [data[used:]]
+        inbox[:count] = (data[used:],) if used < len(data) else ()
 
     def _receive_other(self, packet: Packet, exchange: Exchange | None) -> None:
         """Take what is no plain reply to a request of its type and id."""

@@ -269,7 +269,9 @@ def permissions_of(permissions: Iterable[Permission | bytes]) -> tuple[Permissio
 
 
 def check_attempts(attempts: int) -> None:
-    """`InvalidArgument` unless there is at least one attempt."""
+    """`InvalidArgument` unless there is at least one attempt; `InvalidType` for no number."""
+    if not isinstance(attempts, int) or isinstance(attempts, bool):
+        raise InvalidType(f"attempts must be a number, not {attempts!r}")
     if attempts < 1:
         raise InvalidArgument(f"invalid attempts {attempts!r}: there must be at least 1")
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from .errors import XenStoreError
+from .errors import InvalidArgument, InvalidType, XenStoreError
 from .paths import is_within
 from .record import Record
 
@@ -36,9 +36,17 @@ class EventQueue:
     Since an event says no more than "look here", one that is waiting already is not added again.
     Beyond `limit`, all of them collapse to one event a watch, on the watched path, with
     `overflow`.
+
+    Raises:
+        InvalidType, InvalidArgument: `limit` is no number of at least 1.
     """
 
     def __init__(self, limit: int = QUEUE_MAX) -> None:
+        # Found out only at an event, it would hit whichever thread reads then.
+        if not isinstance(limit, int) or isinstance(limit, bool):
+            raise InvalidType(f"limit must be a number of events, not {limit!r}")
+        if limit < 1:
+            raise InvalidArgument(f"invalid limit {limit!r}: there must be room for an event")
         self._limit = limit
         self._events: dict[tuple[bytes, bytes], WatchEvent] = {}
         self._collapsed: set[bytes] = set()

@@ -133,8 +133,8 @@ def split_packets(data: bytes, max_payload: int) -> tuple[list[RawPacket], int, 
 class PacketReader:
     """Bytes in, in any portions; packets out. What is left never exceeds one packet.
 
-    For programs that want packets and no more, such as a dissector. (`ClientConnection` and
-    `ServerConnection` have one of their own inside.)
+    For programs that want packets and no more, such as a dissector. (`ClientConnection` finds
+    its packets itself: see `split_packets`.)
     """
 
     def __init__(self, *, max_payload: int = REPLY_MAX) -> None:

@@ -45,6 +45,10 @@ __all__ = ["Client"]
 _LEAD: Final = Role.LEAD
 _WAIT: Final = Role.WAIT
 
+# Once its time is over, a call takes what is there already. More is what a daemon sends without
+# end: a socket's buffer is a fraction of this many reads.
+_LATE_READS: Final = 16
+
 
 class _Deadline(threading.local):
     """When the calls of this thread must be over: the innermost `Client.deadline`."""
@@ -57,7 +61,8 @@ class Client(BlockingClient):
 
     Arguments:
         unix_socket_path: the daemon's socket; None: see `xsproto_sync.unix.socket_path`.
-        timeout: seconds that each call may take, if it is not told otherwise; None for ever.
+        timeout: seconds that each call may take, if it is not told otherwise, and connecting;
+            None for ever.
         reader: have a background thread read, so that watch events are taken from the daemon even
             while nobody waits for one.
 
@@ -82,7 +87,7 @@ class Client(BlockingClient):
         self._lock = self._guard = threading.Lock()
         self._writer: Waiter | None = None
         self._session = Session()
-        self._transport = UnixTransport(socket_path(unix_socket_path))
+        self._transport = UnixTransport(socket_path(unix_socket_path), self._timeout)
         self._readiness = Readiness()
         _clients.add(self)
         if reader:
@@ -220,7 +225,8 @@ class Client(BlockingClient):
         except BaseException as error:
             insist(self._put_back, queue, taken, waiter)
             if isinstance(error, TimedOut):
-                watched = ", ".join(sorted(str(path) for path, _ in queue.watches))
+                # In a copy: other threads may set watches meanwhile.
+                watched = ", ".join(sorted(repr(path) for path, _ in list(queue.watches)))
                 raise TimedOut(f"no event in time of {watched or 'no watch'}") from None
             raise
 
@@ -315,6 +321,7 @@ class Client(BlockingClient):
         """Receive for all until `waiter` is done."""
         session, transport = self._session, self._transport
         connection = session.connection
+        late = 0
         while True:
             try:
                 if connection.outstanding > 1:
@@ -325,9 +332,11 @@ class Client(BlockingClient):
                     in_time = True
                 else:
                     left = None if at is None else at - monotonic()
-                    if left is not None and left < 0:
+                    if left is not None and left <= 0:
                         left = 0.0
-                    in_time = transport.wait(left, self._stuck) or left != 0
+                        late += 1
+                    ready = transport.wait(left, self._stuck)
+                    in_time = left != 0 or (ready and late < _LATE_READS)
                     transport.read_now(session.inbox)
             except BlockingIOError:
                 pass

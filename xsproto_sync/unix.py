@@ -4,7 +4,16 @@ import os
 import select
 from _socket import socket  # not that of `socket`, which monkey-patching replaces
 from collections.abc import Callable
-from socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, SOCK_STREAM
+from socket import (
+    AF_UNIX,
+    MSG_DONTWAIT,
+    MSG_NOSIGNAL,
+    SHUT_RDWR,
+    SO_SNDTIMEO,
+    SOCK_STREAM,
+    SOL_SOCKET,
+)
+from struct import Struct
 from types import BuiltinFunctionType
 from typing import Any, Final
 
@@ -14,6 +23,8 @@ __all__ = ["DEFAULT_PATHS", "WAIT_MAX", "UnixTransport", "socket_path"]
 
 #: Where the daemon's socket is, if the environment does not say.
 DEFAULT_PATHS: Final = ("/var/run/xenstored/socket", "/run/xenstored/socket")
+
+_TIMEVAL: Final = Struct("@ll")
 
 _READ_SIZE: Final = (65536,)
 
@@ -62,15 +73,24 @@ class UnixTransport:
     and ends a `read`.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, timeout: float | None = None) -> None:
         """Connect to the socket at `path`.
 
+        Arguments:
+            timeout: seconds to wait for a daemon that does not accept connections; None for ever.
+
         Raises:
-            ConnectFailed: nobody listens there, or it may not be used.
+            ConnectFailed: nobody listens there, or accepts in time, or it may not be used.
         """
         self.path = path
         sock = socket(AF_UNIX, SOCK_STREAM)
+        sock.setblocking(True)  # whatever `socket.setdefaulttimeout` says
         try:
+            if timeout is not None:
+                # Of a Unix socket, this alone limits `connect` (0 would be for ever). All that is
+                # written later has `MSG_DONTWAIT`.
+                seconds, rest = divmod(max(1, round(timeout * 1_000_000)), 1_000_000)
+                sock.setsockopt(SOL_SOCKET, SO_SNDTIMEO, _TIMEVAL.pack(seconds, rest))
             sock.connect(path)
         except OSError as error:
             sock.close()
@@ -81,6 +101,8 @@ class UnixTransport:
                 hint = "; it is usually root's alone"
             elif isinstance(error, ConnectionRefusedError):
                 hint = "; the daemon that made it is gone"
+            elif isinstance(error, BlockingIOError):
+                hint = "; the daemon has not accepted the connection in time"
             failed = ConnectFailed(
                 f"cannot connect to XenStore at {path}: {error.strerror or error}{hint}"
             )
