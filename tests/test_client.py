@@ -212,6 +212,18 @@ def test_a_request_ends_once_even_if_it_is_answered_before_it_is_sent() -> None:
     assert isinstance(last, Closed)
 
 
+@pytest.mark.parametrize("payload", [b"0\0", b"7\0"])
+@pytest.mark.parametrize("op", [Op.TRANSACTION_START, Op.ERROR])
+def test_what_is_answered_before_it_is_sent_cannot_be_withdrawn(op: int, payload: bytes) -> None:
+    client = ClientConnection()
+    rq_id = client.send(TransactionStart())
+    message = client.outgoing()  # and nothing of it is written
+    client.receive_data(bytes_of(op, rq_id, payload))
+    assert not client.withdraw(rq_id), "it has its outcome"
+    assert [one.rq_id for one in client.events_received()] == [rq_id]  # type: ignore[union-attr]
+    assert bytes(client.outgoing()) == message, "and goes out all the same"
+
+
 @pytest.mark.parametrize("rest", [b"", b"\1", bytes_of(Op.READ, 1, b"value")[:-1]])
 def test_the_end_of_the_stream_says_how_far_into_a_packet_it_came(rest: bytes) -> None:
     client = ClientConnection()
@@ -576,6 +588,21 @@ def test_what_was_withdrawn_does_not_wait_to_be_written() -> None:
     assert not client.unsent
 
 
+def test_with_one_outstanding_a_wrong_id_answers_nothing_that_is_not_out_whole() -> None:
+    client = ClientConnection(max_outstanding=1)
+    first, second = client.send(Read(b"/a")), client.send(Read(b"/b"))
+    client.outgoing()
+    client.sent(8)
+    client.receive_data(bytes_of(Op.READ, 1000, b"stray"))
+    client.sent(len(client.outgoing()))
+    assert not client.outgoing(), "the first is unanswered"
+    client.receive_data(bytes_of(Op.READ, first, b"a"))
+    client.data_to_send()
+    client.receive_data(bytes_of(Op.READ, second, b"b"))
+    replies = [one for one in client.events_received() if isinstance(one, Reply)]
+    assert replies == [Reply(first, Read(b"/a"), b"a"), Reply(second, Read(b"/b"), b"b")]
+
+
 def test_what_another_thread_may_be_writing_cannot_be_withdrawn() -> None:
     client = ClientConnection()
     first = client.send(Read(b"/a"))
@@ -870,6 +897,16 @@ def test_a_payload_may_be_as_long_as_the_bound(limit: int) -> None:
     client.send(Write(b"/a", b"x" * (limit - 3)))
     with pytest.raises(InvalidArgument, match=f"which takes {limit} "):
         client.send(Write(b"/a", b"x" * (limit - 2)))
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_data_may_be_any_kind_of_bytes(kind: Any) -> None:
+    client = ClientConnection()
+    rq_id = ask(client, Read(b"/a"))
+    data = bytearray(bytes_of(Op.READ, rq_id, b"value"))
+    client.receive_data(kind(data))
+    data[:] = b"-" * len(data)  # a buffer that is used again
+    assert client.events_received() == [Reply(rq_id, Read(b"/a"), b"value")]
 
 
 def test_after_the_end_nothing_can_be_sent_and_the_reason_is_told() -> None:

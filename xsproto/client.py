@@ -343,7 +343,7 @@ class ClientConnection:
             whether it is gone. If not, it is on its way: `abandon` it.
         """
         for exchange in self._unbegun():
-            if exchange.rq_id == rq_id and not exchange.withdrawn:
+            if exchange.rq_id == rq_id and not (exchange.withdrawn or exchange.answer is not None):
                 self._withdraw(exchange)
                 return True
         return False
@@ -462,10 +462,10 @@ class ClientConnection:
 
     # In
 
-    def receive_data(self, data: bytes) -> None:
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes from the peer, in any portions. Never raises over what they are."""
         if data:
-            self.inbox.append(data)
+            self.inbox.append(bytes(data))
             self.process()
 
     def receive_eof(self) -> None:
@@ -533,7 +533,10 @@ class ClientConnection:
             return
         if exchange is None and self._max_outstanding == 1 and len(self._outstanding) == 1:
             (only,) = self._outstanding.values()
-            if op in (only.op, Op.ERROR):
+            # What is not out whole cannot have been answered; its own answer is still to come.
+            _, data, written, _, _ = self._outbox
+            out = self.writing or sum(written) == len(data)
+            if out and op in (only.op, Op.ERROR):
                 self.happened.append(Ignored(packet, f"taken as the answer to {only.rq_id}"))
                 exchange = only
         if exchange is None:
