@@ -360,6 +360,21 @@ def test_a_foreign_loop_is_told_of_events(daemon: Daemon) -> None:
         assert not poller.poll(0)
 
 
+def test_a_foreign_loop_is_told_of_the_end_that_a_call_found(daemon: Daemon) -> None:
+    with xsproto_sync.Client(daemon.socket_path, timeout=5) as client:
+        with select.epoll() as loop:  # (it forgets a descriptor that is closed)
+            loop.register(client.fileno(), select.EPOLLIN)
+            daemon.kill()
+            with pytest.raises(ConnectionClosed):
+                client.read(b"/a")
+            assert loop.poll(0)
+            client.pump()
+            assert client.closed is not None
+            assert loop.poll(0)
+        client.close()
+        assert client.fileno() == -1
+
+
 @pytest.mark.parametrize("path", ["missing", "directory", "x" * 200])
 def test_no_connection_is_connect_failed(tmp_path: Path, path: str) -> None:
     (tmp_path / "directory").mkdir()

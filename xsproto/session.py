@@ -90,7 +90,7 @@ class Session:
         self.inbox = self.connection.inbox
         #: Those to wake now. Take each off only when it is woken.
         self.wakeable: list[Waiter] = []
-        #: Whether events were queued since this was last set to False.
+        #: Whether events were queued, or the connection ended, since this was last set to False.
         self.fired = False
         #: The last packets that nobody waited for, and why they were ignored.
         self.ignored: deque[Ignored] = deque(maxlen=64)
@@ -306,6 +306,7 @@ class Session:
                         self._wake_waiters(queue)
                         self._detach(queue, path, token)
         elif isinstance(event, Closed):
+            self.fired = True
             for listeners in self._listeners.values():
                 for _, queue in listeners:
                     queue.ended = event.reason

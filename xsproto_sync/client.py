@@ -84,6 +84,7 @@ class Client(BlockingClient):
         self._deadline = _Deadline()
         self._deadlines = False  # whether `deadline` was ever used
         self._stuck = False  # whether the daemon did not take all that there was to write
+        self._ended = False  # whether `close` was called
         self._lock = self._guard = threading.Lock()
         self._writer: Waiter | None = None
         self._session = Session()
@@ -397,7 +398,8 @@ class Client(BlockingClient):
     def fileno(self) -> int:
         """A descriptor to poll: readable while there is something to `pump`, or an event to get.
 
-        It stays the same, and is not the connection's own. -1 once closed.
+        It stays the same until `close`, and is not the connection's own; where the daemon ends the
+        connection, it stays readable (see `closed`). -1 after `close`.
 
         Raises:
             NotSupported: this system has no epoll.
@@ -432,6 +434,7 @@ class Client(BlockingClient):
 
     def _end(self, reason: XenStoreError) -> None:
         with self._lock:
+            self._ended = True
             self._session.close(reason)
             self._transport.shutdown()
             self._wake()
@@ -440,7 +443,9 @@ class Client(BlockingClient):
     def _dispose(self) -> None:
         """Close the descriptor once nobody uses it; `_lock` is held."""
         if self._session.leader is None and self._writer is None:
-            self._readiness.close()
+            # A foreign loop that polls it would not be told of its own descriptor's end.
+            if self._ended:
+                self._readiness.close()
             self._transport.close()
 
     def _forget(self) -> None:

@@ -11,7 +11,7 @@ __all__ = ["Readiness"]
 
 
 class Readiness:
-    """Readable while the connection is, or an event waits in a queue that has been read already.
+    """Readable while the connection is, or has ended, or an event waits in a queue.
 
     Made of an eventfd and the connection, in an epoll, and only once it is asked for. All calls
     are under the client's lock.
@@ -22,14 +22,14 @@ class Readiness:
         self._eventfd: list[FileIO] = []  # filled in C: an interrupt cannot lose it
 
     def fileno(self, session: Session, connection: int) -> int:
-        """The descriptor; -1 if the `connection`'s is closed.
+        """The descriptor; -1 if there is none, and the `connection`'s is closed.
 
         Raises:
             NotSupported: this system has no epoll.
         """
-        if connection < 0:
-            return -1
         if self._epoll is None:
+            if connection < 0:
+                return -1
             if not hasattr(select, "epoll"):
                 raise NotSupported("fileno() needs epoll, which this system does not have")
             if not self._eventfd:
@@ -45,7 +45,7 @@ class Readiness:
     def update(self, session: Session) -> None:
         """Look at the queues again."""
         if self._eventfd:
-            if session.events_waiting:
+            if session.events_waiting or session.closed is not None:
                 os.eventfd_write(self._eventfd[0].fileno(), 1)
             else:
                 try:
