@@ -49,6 +49,18 @@ def test_a_blocked_reader_is_bounded_loses_no_answer_and_delays_nobody() -> None
     assert slow.wants_data
 
 
+def test_a_client_that_says_no_more_still_gets_every_answer() -> None:
+    daemon = Daemon(max_output=1000)
+    client = daemon.connect()
+    daemon.receive_data(client, Packet(Op.READ, 1, 0, b"/tool\0").encode() * 500)
+    daemon.receive_data(client, b"")
+    answers = b""
+    while batch := daemon.data_to_send():
+        answers += batch[0][1]
+    assert len(PacketReader().receive_data(answers)) == 500
+    assert client.closed
+
+
 def test_a_broken_client_is_told_to_go_and_forgotten() -> None:
     daemon = Daemon()
     client, other = daemon.connect(), daemon.connect()

@@ -261,6 +261,19 @@ def test_what_a_permission_says_of_a_domain_that_came_later_does_not_count() -> 
         store.node(late, None, b"/a")
 
 
+def test_nor_does_what_it_says_of_one_that_is_gone_and_came_again() -> None:
+    store, dom0, _ = with_guest()
+    first = guest(store, 8)
+    store.write(dom0, None, b"/a", b"")
+    store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
+    assert store.node(first, None, b"/a")
+    store.existing.discard(8)
+    store.release(8)
+    store.write(dom0, None, b"/b", b"")  # the store moves on
+    with pytest.raises(Refused, match="EACCES"):
+        store.node(guest(store, 8), None, b"/a")
+
+
 def test_domid_any_means_everyone_where_the_profile_has_that() -> None:
     for profile, allowed in ((C, True), (C_4_17, False)):
         store, dom0, seven = with_guest(profile)
