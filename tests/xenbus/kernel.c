@@ -2,6 +2,7 @@
 #undef _FORTIFY_SOURCE
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -9,6 +10,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <time.h>
@@ -26,7 +28,13 @@ unsigned int modes;
 
 void violation(int rule, const char *what)
 {
+	const char *report = getenv("XENBUS_REPORT");
+	int fd = report ? syscall(SYS_openat, AT_FDCWD, report, O_WRONLY | O_CREAT | O_APPEND, 0600)
+			: -1;
+
 	dprintf(2, "xenbus stand-in: rule %d: %s\n", rule, what);
+	if (fd >= 0)
+		dprintf(fd, "xenbus stand-in: rule %d: %s\n", rule, what);
 	abort();
 }
 
@@ -538,11 +546,12 @@ struct kernel *find_kernel(const char *path)
 	struct kernel *k;
 	pthread_t thread;
 	sigset_t all, old;
+	struct stat st;
 
 	for (k = kernels; k; k = k->next)
 		if (!strcmp(k->socket, path))
 			return k;
-	if (access(path, F_OK))
+	if (stat(path, &st) || !S_ISSOCK(st.st_mode))
 		return NULL;
 	k = allocate(sizeof(*k));
 	k->socket = strdup(path);

@@ -13,8 +13,8 @@
  * documentation of this directory's __init__.py.
  *
  * What would take a real machine's kernel with it, and an answer that no test
- * could wait for, is reported on stderr, "xenbus stand-in: rule N: ...", and
- * ends the process with SIGABRT:
+ * could wait for, is reported on stderr and in the file $XENBUS_REPORT, if that
+ * is set, as "xenbus stand-in: rule N: ...", and ends the process with SIGABRT:
  *   rule 10  WATCH, or UNWATCH of a set watch, with a request outstanding
  *   rule 11  read() of 0 bytes with data queued
  *   rule 15  RESET_WATCHES

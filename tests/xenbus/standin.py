@@ -98,16 +98,17 @@ class Preload:
         *,
         modes: str = "",
         variables: Mapping[str, str] = {},
+        directory: Path = ROOT,
         timeout: float = 60,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program, with the repository as its directory; its output is kept.
+        """Run a program in `directory`, by default the repository; its output is kept.
 
         After `timeout` seconds it is killed, and subprocess.TimeoutExpired is raised.
         """
         return subprocess.run(
             command,
             env=self.environment(modes, variables),
-            cwd=ROOT,
+            cwd=directory,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -116,30 +117,43 @@ class Preload:
         )
 
     def run_tests(
-        self, arguments: Sequence[str], *, modes: str = "", timeout: float = 600
+        self,
+        arguments: Sequence[str],
+        *,
+        modes: str = "",
+        directory: Path = ROOT,
+        timeout: float = 600,
     ) -> dict[str, Outcome]:
         """Run a pytest with the stand-in; return what came of each test, by its node id.
 
+        `directory` is to be pytest's root directory, from which node ids are.
         A test that ends the process does not end the run: the tests after it run in a new one.
         `timeout` is that of each process, in seconds.
         """
         outcomes: dict[str, Outcome] = {}
         record = Path(self._directory.name) / "record"
+        report = Path(self._directory.name) / "report"
         to_run = list(arguments)
         while to_run:
             record.write_bytes(b"")
+            # As pytest's capture has what is written to stderr when the process ends.
+            report.write_bytes(b"")
             command = [sys.executable, "-m", "pytest", "-p", f"{__package__}.recorder", "-q"]
             ended = self.run(
                 [*command, *to_run],
                 modes=modes,
-                variables={"XSPROTO_RECORD": str(record)},
+                variables={
+                    "XSPROTO_RECORD": str(record),
+                    "XENBUS_REPORT": str(report),
+                    "PYTHONPATH": str(ROOT),
+                },
+                directory=directory,
                 timeout=timeout,
             )
             collected, running, outcomes_here = _read(record)
             outcomes |= outcomes_here
             if running:
-                how = f"ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}"
-                outcomes[running] = Outcome("aborted", how)
+                outcomes[running] = Outcome("aborted", report.read_text() + ended.stderr)
             elif len(outcomes_here) < len(collected) or not collected:
                 raise RuntimeError(f"pytest did not run:\n{ended.stdout}{ended.stderr}")
             to_run = [test for test in collected if test not in outcomes]

@@ -214,7 +214,7 @@ def test_tests_run_on_it(device: str, preload: Preload, tmp_path: Path) -> None:
                     suspend("/nowhere")
         """)
     )
-    outcomes = preload.run_tests([str(tmp_path)])
+    outcomes = preload.run_tests(["test_it.py"], directory=tmp_path)
     assert {test.partition("::")[2]: outcome.outcome for test, outcome in outcomes.items()} == {
         "test_passes": "passed",
         "test_fails": "failed",
@@ -227,7 +227,7 @@ def test_tests_run_on_it(device: str, preload: Preload, tmp_path: Path) -> None:
     assert "as it should" in details["test_fails"]
     assert "rule 10: " in details["test_violates_a_rule[1]"]
     with pytest.raises(RuntimeError, match="did not run"):
-        preload.run_tests([str(tmp_path / "test_none.py")])
+        preload.run_tests(["test_none.py"], directory=tmp_path)
 
 
 def test_this_process_has_no_stand_in() -> None:
