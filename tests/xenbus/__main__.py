@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from . import LIBRARY, Preload
+from . import LIBRARY, Preload, device_of
 
 
 def main() -> int:
@@ -23,11 +23,12 @@ def main() -> int:
     if reason := LIBRARY.missing():
         print(reason, file=sys.stderr)
         return 1
-    variables = {"XENBUS_SOCKET": options.socket} if options.socket else {}
+    variables = {}
+    if options.socket:
+        # xenstore-ls and others take the latter, if it exists, for a socket or for a device.
+        variables = {"XENBUS_SOCKET": options.socket, "XENSTORED_PATH": device_of(options.socket)}
     with Preload() as preload:
         environment = preload.environment(options.modes, variables)
-        # As the daemon's socket would be the first choice of many programs.
-        environment.pop("XENSTORED_PATH", None)
         status = subprocess.run(options.command, env=environment, check=False).returncode
     return 128 - status if status < 0 else status
 

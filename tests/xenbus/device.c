@@ -83,20 +83,22 @@ static int open_device(const char *socket, int flags)
 {
 	struct kernel *k;
 	struct file *f;
-	int fd, ends[2];
+	int fd = -1, ends[2];
 
 	pthread_mutex_lock(&lock);
 	k = find_kernel(socket);
-	if (!k) {
-		pthread_mutex_unlock(&lock);
-		errno = ENOENT;
-		return -1;
-	}
-	if (pipe2(ends, O_CLOEXEC | (flags & O_NONBLOCK)))
-		abort();
+	if (!k || pipe2(ends, O_CLOEXEC | (flags & O_NONBLOCK)))
+		goto out;
 	fd = syscall(SYS_fcntl, ends[0], flags & O_CLOEXEC ? F_DUPFD_CLOEXEC : F_DUPFD, 0);
-	if (fd < 0 || fd >= NFILES)
-		abort();
+	if (fd < 0 || fd >= NFILES) {
+		syscall(SYS_close, ends[0]);
+		syscall(SYS_close, ends[1]);
+		if (fd >= 0)
+			syscall(SYS_close, fd);
+		fd = -1;
+		errno = EMFILE;
+		goto out;
+	}
 	f = allocate(sizeof(*f));
 	f->kernel = k;
 	f->users = f->refs = 1;
@@ -105,6 +107,7 @@ static int open_device(const char *socket, int flags)
 	f->tail = &f->head;
 	k->nfiles++;
 	files[fd] = f;
+out:
 	pthread_mutex_unlock(&lock);
 	return fd;
 }

@@ -439,7 +439,7 @@ static int connect_to(const char *path)
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
-		return -1;
+		return fd;
 	strncpy(un.sun_path, path, sizeof(un.sun_path) - 1);
 	if (!connect(fd, (struct sockaddr *)&un, sizeof(un)))
 		return fd;
@@ -541,22 +541,34 @@ static void *run(void *kernel)
 	return NULL;
 }
 
+/* NULL, with errno: there is no such socket, or no descriptor for it is left. */
 struct kernel *find_kernel(const char *path)
 {
 	struct kernel *k;
 	pthread_t thread;
 	sigset_t all, old;
 	struct stat st;
+	int daemon, wake;
 
 	for (k = kernels; k; k = k->next)
 		if (!strcmp(k->socket, path))
 			return k;
+	errno = ENOENT;
 	if (stat(path, &st) || !S_ISSOCK(st.st_mode))
 		return NULL;
+	wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (wake < 0)
+		return NULL;
+	daemon = connect_to(path);	/* if there is none, it has died (rule 16) */
+	if (daemon < 0 && errno == EMFILE) {
+		syscall(SYS_close, wake);
+		errno = EMFILE;
+		return NULL;
+	}
 	k = allocate(sizeof(*k));
 	k->socket = strdup(path);
-	k->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	k->daemon = connect_to(path);
+	k->wake = wake;
+	k->daemon = daemon;
 	k->queued.tail = &k->queued.head;
 	k->sent.tail = &k->sent.head;
 	k->next = kernels;
@@ -565,7 +577,7 @@ struct kernel *find_kernel(const char *path)
 	/* Signals are for the program's threads. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
-	if (k->wake < 0 || pthread_create(&thread, NULL, run, k))
+	if (pthread_create(&thread, NULL, run, k))
 		abort();
 	pthread_detach(thread);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

@@ -167,6 +167,26 @@ def test_other_files_are_as_ever(preload: Preload, tmp_path: Path) -> None:
     assert (ended.returncode, ended.stdout) == (0, f"{tmp_path}/file.xenbus\n"), ended.stderr
 
 
+def test_descriptors_run_out_as_usual(device: str, preload: Preload) -> None:
+    program = """
+        import errno, os, resource, sys
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        for limit in 4, 64:  # with too few for the first, and for more
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, 64))
+            opened = []
+            try:
+                while True:
+                    opened.append(os.open(sys.argv[1], os.O_RDWR))
+            except OSError as error:
+                assert error.errno == errno.EMFILE, error
+            for file in opened:
+                os.close(file)
+            print(len(opened) > 5)
+    """
+    ended = preload.run([sys.executable, "-c", textwrap.dedent(program), device])
+    assert (ended.returncode, ended.stdout) == (0, "False\nTrue\n"), ended.stderr
+
+
 def test_a_wrong_mode_is_told(preload: Preload) -> None:
     ended = preload.run(["true"], modes="slow,fast")
     assert ended.returncode == 1
