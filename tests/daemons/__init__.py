@@ -13,7 +13,7 @@ Events go through FIFOs in place of hypercalls: timings over rings mean little.
 """
 
 from .guest import GuestDomain, State
-from .launcher import KINDS, Daemon, DaemonError, missing, require
+from .launcher import KINDS, Daemon, DaemonError, missing, require, skip
 from .wire import Connection, Op, Packet
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "State",
     "missing",
     "require",
+    "skip",
 ]

@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, NoReturn, Self
 
-from . import fakexen
+from .fakexen import FAKEXEN
 from .guest import GuestDomain
 from .wire import TIMEOUT, Connection, Op
 
@@ -51,7 +51,7 @@ _JANITOR = f"""\
 directory=$1
 shift
 if read -r _; then
-    setpriv --pdeathsig KILL env LD_PRELOAD=./{fakexen.LIBRARY} \\
+    setpriv --pdeathsig KILL env LD_PRELOAD=./{FAKEXEN.name} \\
         XENSTORED_RUNDIR=. XENSTORED_ROOTDIR=. "$@" </dev/null >output 2>&1 &
     echo "$!"
     read -r _
@@ -83,7 +83,7 @@ def missing(kind: str) -> str | None:
             f"the daemon {program} is missing: install Debian's xen-utils-4.17, "
             f"or set {_PROGRAMS[kind].variable}."
         )
-    return fakexen.missing()
+    return FAKEXEN.missing()
 
 
 def require(kind: str) -> None:
@@ -91,12 +91,15 @@ def require(kind: str) -> None:
 
     With XSPROTO_REQUIRE_DAEMONS=1 in the environment, fail it.
     """
+    if reason := missing(kind):
+        skip(reason)
+
+
+def skip(reason: str) -> NoReturn:
+    """Skip the running test; with XSPROTO_REQUIRE_DAEMONS=1 in the environment, fail it."""
     # Nothing else here needs it.
     import pytest
 
-    reason = missing(kind)
-    if reason is None:
-        return
     if os.environ.get("XSPROTO_REQUIRE_DAEMONS") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -142,7 +145,7 @@ class Daemon:
             start_new_session=True,
         )
         try:
-            fakexen.install(self.directory)
+            FAKEXEN.install(self.directory)
             (self.directory / "oxenstored.conf").write_text(_OXENSTORED_CONF)
             self.pid = self._start()
             self._await_answer()
