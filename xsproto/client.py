@@ -315,8 +315,13 @@ class ClientConnection:
                 )
             life = self._transactions.get(tx_id, _T.ENDED)
             if (life, _use_of(request)) not in TRANSACTION:
+                why = (
+                    ": a request in it got no answer, so that it can only be rolled back"
+                    if life is _T.DOOMED
+                    else ""
+                )
                 raise TransactionEnded(
-                    f"{request!r}: transaction {tx_id} is {life.value}", request=request
+                    f"{request!r}: transaction {tx_id} is {life.value}{why}", request=request
                 )
         elif isinstance(request, TransactionEnd):
             raise LocalProtocolError("TRANSACTION_END of no transaction", request=request)

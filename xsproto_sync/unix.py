@@ -92,6 +92,8 @@ class UnixTransport:
                 seconds, rest = divmod(max(1, round(timeout * 1_000_000)), 1_000_000)
                 sock.setsockopt(SOL_SOCKET, SO_SNDTIMEO, _TIMEVAL.pack(seconds, rest))
             sock.connect(path)
+            # A signal while the backlog is full: Python takes the wait for over, though it is not.
+            sock.getpeername()
         except OSError as error:
             sock.close()
             hint = ""
