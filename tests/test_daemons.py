@@ -222,6 +222,15 @@ def test_missing_daemon(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 # -- guests
 
 
+def test_a_daemon_has_its_own_socket_whatever_the_environment_says(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a test run that is itself a command of `python -m tests.daemons`."""
+    monkeypatch.setenv("XENSTORED_PATH", "/nowhere/socket")
+    with Daemon(kind) as daemon:
+        assert daemon.request(Op.READ, b"/\0") == (Op.READ, b"")
+
+
 def test_guest_is_denied_and_allowed(daemon: Daemon) -> None:
     daemon.request(Op.WRITE, b"/secret\0top")
     with daemon.guest(5, introduce=False) as guest:

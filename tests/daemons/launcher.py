@@ -51,7 +51,7 @@ _JANITOR = f"""\
 directory=$1
 shift
 if read -r _; then
-    setpriv --pdeathsig KILL env LD_PRELOAD=./{FAKEXEN.name} \\
+    setpriv --pdeathsig KILL env -u XENSTORED_PATH LD_PRELOAD=./{FAKEXEN.name} \\
         XENSTORED_RUNDIR=. XENSTORED_ROOTDIR=. "$@" </dev/null >output 2>&1 &
     echo "$!"
     read -r _

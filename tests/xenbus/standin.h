@@ -40,8 +40,10 @@
  *
  * Limits: a descriptor is a FIFO to fstat(); an inherited one can be closed in
  * a child process, and is a violation when used; over exec() it is lost; so is
- * one that close_range() closes.  Not emulated: permissions, access modes, the
- * limits of a ring other than that of 4096 bytes.
+ * one that close_range() closes.  A process in a WATCH that never returns can be
+ * killed here, where on a real machine it stays, as a zombie with a thread in
+ * xs_talkv.  Not emulated: permissions, access modes, the limits of a ring other
+ * than that of 4096 bytes.
  *
  * Build: gcc -O2 -shared -fPIC -pthread -fvisibility=hidden -o standin.so kernel.c device.c
  *        (needs libxen-dev)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -31,7 +33,9 @@ def device_of(socket_path: str | os.PathLike[str]) -> str:
     An empty file is made there, so that it exists for programs that look.
     """
     path = f"{os.fspath(socket_path)}.xenbus"
-    Path(path).touch(mode=0o600)
+    # To open it, even to make it, would be to open the device where that is preloaded.
+    with contextlib.suppress(FileExistsError):
+        os.mknod(path, 0o600 | stat.S_IFREG)
     return path
 
 
@@ -85,8 +89,10 @@ class Preload:
 
     def environment(self, modes: str = "", variables: Mapping[str, str] = {}) -> dict[str, str]:
         """Return this process' environment, with `variables`, for a program with the stand-in."""
+        # Not what this process may have been told itself, with a stand-in of its own.
+        others = {n: v for n, v in os.environ.items() if not n.startswith("XENBUS_")}
         return {
-            **os.environ,
+            **others,
             "LD_PRELOAD": str(Path(self._directory.name) / LIBRARY.name),
             "XENBUS_MODES": modes,
             **variables,

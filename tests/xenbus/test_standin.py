@@ -69,7 +69,8 @@ def why_not(probe: Probe, domid: int, real: bool) -> str | None:
 
 def domid_of(device: str) -> int:
     with File(device) as file:
-        return int(file.request(READ, b"domid\0").body)
+        answer = file.request(READ, b"domid\0")
+    return int(answer.body) if answer.op == READ else 0
 
 
 @pytest.mark.parametrize("name", PROBES)
@@ -203,12 +204,12 @@ def test_tests_run_on_it(device: str, preload: Preload, tmp_path: Path) -> None:
         textwrap.dedent(f"""
             import os, pytest
             from tests.xenbus.probes.device import READ, WATCH, File
-            from tests.xenbus import is_preloaded, set_modes, suspend
+            from tests.xenbus import device_of, is_preloaded, set_modes, suspend
 
             DEVICE = {device!r}
 
-            def test_passes():
-                assert is_preloaded()
+            def test_passes(tmp_path):
+                assert is_preloaded() and os.path.exists(device_of(tmp_path / "socket"))
                 with File(DEVICE) as file:
                     assert file.request(READ, b"/a/b\\0").body == b"value"
                     suspend(DEVICE)
