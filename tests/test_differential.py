@@ -210,10 +210,12 @@ def normal(got: list[list[Packet]]) -> list[list[Packet]]:
         kept: list[Packet] = []
         for packet in packets:
             if packet.op == Op.DIRECTORY_PART:
-                kept.append(packet._replace(body=packet.body.partition(b"\0")[2]))
+                # (A child that is listed twice moves what an offset means, too.)
+                names = b"" if packet.transaction else packet.body.partition(b"\0")[2]
+                kept.append(packet._replace(body=names))
             elif packet.op == Op.DIRECTORY and packet.transaction:
-                names = dict.fromkeys(packet.body.split(b"\0"))
-                kept.append(packet._replace(body=b"\0".join(names)))
+                once = dict.fromkeys(packet.body.split(b"\0"))
+                kept.append(packet._replace(body=b"\0".join(once)))
             elif packet.op != Op.WATCH_EVENT:
                 kept.append(packet)
             else:
