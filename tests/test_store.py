@@ -211,6 +211,17 @@ def test_a_domain_that_goes_while_a_transaction_makes_nodes_for_it_fails_the_com
         store.end(dom0, tx, commit=True)
 
 
+def test_a_watch_that_is_set_within_the_life_of_a_transaction_tells_of_its_commit() -> None:
+    store = Store()
+    heard: list[bytes] = []
+    dom0 = store.caller(0, lambda path, token: heard.append(path))
+    tx = dom0.transactions[store.start(dom0)]
+    store.write(dom0, tx, b"/a/b", b"")  # when nobody watches anything
+    store.watch(dom0, b"/a", b"token")
+    store.end(dom0, tx, commit=True)
+    assert heard == [b"/a/b"]
+
+
 def test_transaction_ids_wrap_and_skip_those_in_use() -> None:
     store, dom0, _ = with_guest()
     first = store.start(dom0)

@@ -225,7 +225,7 @@ class Store:
                 self._fits(caller, tx, node.size - len(node.value) + len(value))
             node = self._changed(tx, path, node)
             node.value = value
-        if self._watches:
+        if self._watches or tx is not None:  # there may be watches when it is committed
             self._fire(tx, path, node, exact=False)
 
     def mkdir(self, caller: Caller, tx: Transaction | None, path: bytes) -> None:
