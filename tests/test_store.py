@@ -243,6 +243,18 @@ def test_a_lazy_view_that_contradicts_itself_ends_rm_half_way(removed: bytes) ->
         store.end(dom0, tx, commit=True)
 
 
+def test_rm_of_a_child_whose_parent_is_gone_meanwhile_is_refused() -> None:
+    store, dom0, _ = with_guest()
+    store.write(dom0, None, b"/p/c", b"")
+    tx = dom0.transactions[store.start(dom0)]
+    store.node(dom0, tx, b"/p/c")
+    store.rm(dom0, None, b"/p")
+    with pytest.raises(Refused, match="EINVAL"):
+        store.rm(dom0, tx, b"/p/c")
+    with pytest.raises(Refused, match="EAGAIN"):
+        store.end(dom0, tx, commit=True)
+
+
 def test_a_child_that_is_made_where_it_is_listed_already_is_listed_once() -> None:
     store, dom0, _ = with_guest()
     store.write(dom0, None, b"/p/c", b"")

@@ -276,7 +276,8 @@ class Store:
     def _rm(self, caller: Caller, tx: Transaction | None, path: bytes) -> None:
         top = _parent(path)
         above = self._see(caller, tx, top)
-        assert above is not None
+        if above is None:
+            raise Refused("EINVAL")  # gone since a transaction saw its child
         # Children first, in their order. A transaction reads lazily, so that it may have seen a
         # child as missing before it saw a parent that lists it, or the other way round: then
         # the C daemon stops half-way with EIO, and the commit will find the conflict.
