@@ -2,7 +2,8 @@
 
 `Daemon` is a XenStore in a dict, for one connection; it does as a test tells it: delay answers,
 reverse them, drop them, take only so many bytes, die. `AsyncMemory` and `BlockingMemory` are the
-two facades' smallest adapters. `Task` runs a coroutine by hand, one `step` to the next suspension.
+two facades' smallest adapters, each a lane and its client in one. `Task` runs a coroutine by hand,
+one `step` to the next suspension.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Any, Generic, TypeVar
 
 from xsproto import requests as rq
 from xsproto.awaitable import AsyncClient
-from xsproto.blocking import BlockingClient, Timeout
+from xsproto.blocking import BlockingClient
 from xsproto.client import Exchange
 from xsproto.errors import TimedOut
+from xsproto.lanes import AsyncLane, BlockingLane, Timeout
 from xsproto.paths import is_within
 from xsproto.perms import Permission
 from xsproto.session import Session, Waiter
@@ -178,31 +180,31 @@ class Daemon:
 class Memory:
     """What both adapters have in common: everything but the wait."""
 
-    _guard: AbstractContextManager[Any]
-
     def __init__(self, daemon: Daemon) -> None:
-        self.daemon, self._session = daemon, Session()
-        self._guard = self._lock = threading.Lock()
+        self.daemon, self.session = daemon, Session()
+        self.guard: AbstractContextManager[Any]
+        self.guard = self._lock = threading.Lock()
+        self._lane: Any = self
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         assert self._lock.locked()
-        connection = self._session.connection
+        connection = self.session.connection
         while (data := connection.outgoing()) and (taken := self.daemon.write(data)):
             connection.sent(taken)
 
     @contextmanager
     def _held(self) -> Iterator[Session]:
-        with self._guard:
-            yield self._session
-            self._flush()
-            while self._session.wakeable:
-                self._session.wakeable.pop().handle = "woken"
+        with self.guard:
+            yield self.session
+            self.flush()
+            while self.session.wakeable:
+                self.session.wakeable.pop().handle = "woken"
 
     def _begin(self, waiter: Waiter, requests: Sequence[Request] = (), tx_id: int = 0) -> None:
         with self._held() as session:
             if waiter.queue is None:
                 session.submit(waiter, requests, tx_id)
-            self._flush()
+            self.flush()
             session.enter(waiter)
 
     def _receive(self) -> None:
@@ -224,12 +226,12 @@ class Memory:
         taken: list[WatchEvent] = []
         if queue:
             queue.take(taken)
-        elif (ended := queue.ended or self._session.closed) is not None:
+        elif (ended := queue.ended or self.session.closed) is not None:
             raise ended.with_traceback(None)
         return taken
 
 
-class BlockingMemory(Memory, BlockingClient):
+class BlockingMemory(Memory, BlockingLane, BlockingClient):
     """Answers are there at once, or time is over."""
 
     def __init__(self, daemon: Daemon) -> None:
@@ -237,7 +239,7 @@ class BlockingMemory(Memory, BlockingClient):
         self.timeouts: list[Timeout] = []  # what each wait was allowed to take
         self.interrupt: BaseException = TimedOut("not in time")  # raised by an endless wait
 
-    def _until(self, timeout: Timeout) -> Callable[[], Timeout]:
+    def until(self, timeout: Timeout) -> Callable[[], Timeout]:
         return lambda: timeout
 
     def _wait(self, waiter: Waiter, timeout: Timeout) -> None:
@@ -247,7 +249,7 @@ class BlockingMemory(Memory, BlockingClient):
         if not waiter.done:
             raise self.interrupt
 
-    def _exchange_in(
+    def exchange(
         self, tx_id: int, requests: Sequence[Request], timeout: Timeout
     ) -> Sequence[Exchange]:
         waiter = Waiter()
@@ -262,7 +264,7 @@ class BlockingMemory(Memory, BlockingClient):
         self._leave(waiter)
         return waiter.exchanges
 
-    def _take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
+    def take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
         waiter = Waiter(queue=queue)
         try:
             self._begin(waiter)
@@ -281,22 +283,22 @@ def suspend(until: Ready) -> Generator[Ready, None, None]:
     yield until
 
 
-class AsyncMemory(Memory, AsyncClient):
+class AsyncMemory(Memory, AsyncLane, AsyncClient):
     """Suspends until the daemon has sent something, or somebody else has received it."""
 
     async def _wait(self, waiter: Waiter) -> None:
         while not waiter.done:
-            if self._session.leads(waiter):
+            if self.session.leads(waiter):
                 await suspend(self._movable)
                 self._receive()
             else:
                 await suspend(lambda: waiter.handle == "woken")
 
     def _movable(self) -> bool:
-        writable = self.daemon.room != 0 and len(self._session.connection.outgoing()) > 0
+        writable = self.daemon.room != 0 and len(self.session.connection.outgoing()) > 0
         return self.daemon.readable or writable
 
-    async def _exchange_in(self, tx_id: int, requests: Sequence[Request]) -> Sequence[Exchange]:
+    async def exchange(self, tx_id: int, requests: Sequence[Request]) -> Sequence[Exchange]:
         waiter = Waiter()
         try:
             self._begin(waiter, requests, tx_id)
@@ -307,7 +309,7 @@ class AsyncMemory(Memory, AsyncClient):
         self._leave(waiter)
         return waiter.exchanges
 
-    async def _take_event(self, queue: EventQueue) -> WatchEvent:
+    async def take_event(self, queue: EventQueue) -> WatchEvent:
         taken: list[WatchEvent] = []
         while not taken:
             waiter = Waiter(queue=queue)

@@ -51,7 +51,7 @@ def ends(daemon: Daemon) -> list[rq.Request[Any]]:
 
 def assert_whole(client: AsyncMemory) -> None:
     """Nobody waits, and nothing is left of any transaction and watch, here and there."""
-    session, daemon = client._session, client.daemon
+    session, daemon = client.session, client.daemon
     assert session.leader is None
     assert session.waiting == 0
     daemon.room, daemon.delays = None, False
@@ -75,7 +75,7 @@ def test_everybody_gets_his_own_answer(reverse: bool) -> None:
     daemon.delays = True
     tasks = [Task(client.read(path)) for path in (b"/a", b"/b", b"/c")]
     settle(*tasks)
-    assert client._session.waiting == 2
+    assert client.session.waiting == 2
     daemon.deliver(reverse=reverse)
     settle(*tasks)
     assert [task.result() for task in tasks] == [b"1", b"2", b"3"]
@@ -133,7 +133,7 @@ def test_the_end_of_the_connection_ends_every_wait() -> None:
     with pytest.raises(ConnectionClosed) as caught:
         run(client.read(b"/"))
     assert not caught.value.sent
-    assert client._session.leader is None
+    assert client.session.leader is None
 
 
 # Transactions
@@ -259,7 +259,7 @@ def test_a_commit_that_is_refused_otherwise() -> None:
     with pytest.raises(QuotaExceeded):
         run(changed(client, lambda: None))
     assert ends(daemon) == [COMMIT]
-    assert client._session.connection.transactions == {}
+    assert client.session.connection.transactions == {}
 
 
 def test_a_commit_without_an_answer_is_unknown() -> None:
@@ -797,7 +797,7 @@ def test_every_suspension_may_find_the_connection_closed(scenario: Scenario) -> 
         settle(task)
         with suppress(ConnectionClosed, CommitUnknown):
             task.result()
-        session = client._session
+        session = client.session
         assert task.done
         assert session.leader is None
         assert session._listeners == {}

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from xsproto import requests as rq
-from xsproto.blocking import DEFAULT, BlockingTransaction, BlockingWatch, insist
+from xsproto.blocking import BlockingTransaction, BlockingWatch
 from xsproto.client import Exchange
 from xsproto.errors import (
     AlreadyExists,
@@ -34,6 +34,7 @@ from xsproto.errors import (
     TransactionEnded,
     XenStoreError,
 )
+from xsproto.lanes import DEFAULT, insist
 from xsproto.session import Waiter
 from xsproto.watches import WatchEvent
 
@@ -67,7 +68,7 @@ def assert_whole(client: BlockingMemory, *, left: bool = False) -> None:
 
     With `left`, answers of the daemon have been lost: there may be outstanding requests.
     """
-    session, daemon = client._session, client.daemon
+    session, daemon = client.session, client.daemon
     assert session.leader is None
     assert session.waiting == 0
     daemon.script.clear()
@@ -286,7 +287,7 @@ def test_an_exception_after_the_end_of_the_connection_is_not_hidden() -> None:
         with suppress(ConnectionClosed):
             client.read(b"/")
         raise ZeroDivisionError
-    client._post(rq.Read(b"/"), 0)  # nor may a rollback that comes too late be an error
+    client.post(rq.Read(b"/"), 0)  # nor may a rollback that comes too late be an error
 
 
 def test_the_timeouts_of_a_transaction() -> None:
@@ -645,7 +646,7 @@ def test_every_wait_may_find_the_connection_closed(
         client.at, client.how = at, "dead"
         with suppress(ConnectionClosed, CommitUnknown):
             scenario(client)
-        session = client._session
+        session = client.session
         assert session.leader is None
         assert session.waiting == 0
         assert session._listeners == {}
@@ -658,8 +659,8 @@ def test_an_interrupt_between_the_start_and_its_end() -> None:
             raise Interrupt
 
     class Interrupted(BlockingMemory):
-        def _exchange_in(self, tx_id: int, requests: Any, timeout: Any) -> Sequence[Exchange]:
-            exchanges = super()._exchange_in(tx_id, requests, timeout)
+        def exchange(self, tx_id: int, requests: Any, timeout: Any) -> Sequence[Exchange]:
+            exchanges = super().exchange(tx_id, requests, timeout)
             starts = isinstance(requests[0], rq.TransactionStart)
             return Answers(exchanges) if starts else exchanges
 

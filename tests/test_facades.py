@@ -11,7 +11,7 @@ from typing import Any, get_overloads
 
 import pytest
 
-from xsproto import awaitable, blocking
+from xsproto import awaitable, blocking, lanes
 from xsproto import requests as rq
 from xsproto.errors import InvalidArgument, InvalidPath, InvalidType, NotFound, XenStoreError
 from xsproto.operations import Node
@@ -84,18 +84,15 @@ def test_the_public_methods_are_the_same(one: type, other: type) -> None:
 
 
 def test_the_public_classes_are_the_same() -> None:
-    words = {"DEFAULT", "Timeout", "insist"}  # of the blocking side: timeouts and interrupts
-    names = {name.replace("Blocking", "Async") for name in set(blocking.__all__) - words}
+    names = {name.replace("Blocking", "Async") for name in blocking.__all__}
     assert names == set(awaitable.__all__)
 
 
 def test_an_adapter_provides_the_same() -> None:
-    primitives = awaitable.AsyncClient.__abstractmethods__
-    assert blocking.BlockingClient.__abstractmethods__ == primitives | {"_until"}
+    primitives = lanes.AsyncLane.__abstractmethods__
+    assert lanes.BlockingLane.__abstractmethods__ == primitives | {"until"}
     for name in primitives:
-        one, other = (
-            getattr(cls, name) for cls in (blocking.BlockingClient, awaitable.AsyncClient)
-        )
+        one, other = (getattr(cls, name) for cls in (lanes.BlockingLane, lanes.AsyncLane))
         assert made_awaitable(signature(one)) == signature(other), name
 
 

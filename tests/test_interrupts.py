@@ -181,7 +181,7 @@ class Bench:
         # what takes that back.
         for _ in range(2):
             self.read(timeout=2)
-        session = self.client._session
+        session = self.client._lane.session
         assert session.leader is None
         assert not session.waiting
         if whole:
@@ -506,8 +506,8 @@ def test_in_a_storm_of_signals_the_other_threads_notice_nothing(daemon: Daemon) 
         watch.close()
         for _ in range(2):
             client.read(b"/known/1", timeout=5)
-        connection = client._session.connection
+        connection = client._lane.session.connection
         assert not connection.watches
         assert not connection.outstanding
-        assert client._session.leader is None
-        assert not client._session.waiting
+        assert client._lane.session.leader is None
+        assert not client._lane.session.waiting

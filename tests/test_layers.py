@@ -18,8 +18,7 @@ ANY = {"*"}
 
 # Both facades stand on the same floor, and neither on the other.
 FACADE = {
-    *("errors", "wire", "paths", "perms", "requests", "events", "client", "watches", "session"),
-    "operations",
+    *("errors", "paths", "perms", "requests", "client", "watches", "operations", "lanes"),
 }
 
 # A module of xsproto, or a subpackage with all that is in it -> what it may import of xsproto.
@@ -37,6 +36,7 @@ LAYERS: dict[str, set[str]] = {
     "watches": {"errors", "paths", "record"},
     "session": {"errors", "wire", "paths", "requests", "events", "client", "watches"},
     "operations": {"errors", "paths", "perms", "requests"},
+    "lanes": {"client", "requests", "session", "watches"},
     "blocking": {*FACADE},
     "awaitable": {*FACADE},
     "store": {"errors", "paths", "perms"},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -239,6 +241,20 @@ def test_a_daemon_without_directory_part_says_that_it_is_too_big() -> None:
     tree.parts = False
     with pytest.raises(TooBig, match="too many"):
         perform(list_children(b"/big"), tree.answer)
+
+
+def test_a_listing_that_fails_leaves_nothing_to_the_garbage_collector() -> None:
+    def answer(request: Request[Any]) -> Any:
+        return TooBig("too many") if isinstance(request, Directory) else NotSupported("no")
+
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(TooBig):
+            perform(list_children(b"/big"), answer)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_what_else_goes_wrong_while_listing_is_told() -> None:

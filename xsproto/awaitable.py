@@ -19,13 +19,13 @@ import builtins
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from . import operations
-from .client import TRANSACTION, Exchange, TransactionState
+from .client import Exchange
 from .errors import ConflictError, LocalProtocolError, NotFound, XenStoreError
+from .lanes import AsyncLane
 from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk, resume
 from .perms import Permission
 from .requests import (
@@ -50,7 +50,6 @@ from .requests import (
     Watch,
     Write,
 )
-from .session import Session
 from .watches import QUEUE_MAX, EventQueue, WatchEvent
 
 __all__ = ["AsyncClient", "AsyncMonitor", "AsyncTransaction", "AsyncWatch"]
@@ -157,37 +156,21 @@ class _AsyncWalk(AsyncIterator[Node]):
 
 
 class AsyncClient(AsyncOperations):
-    """A client that is awaited. An adapter provides the abstract methods."""
+    """A client that is awaited. An adapter opens its lanes."""
 
-    _session: Session
-    #: Taken over each use of `_session`. Nothing awaits under it.
-    _guard: AbstractContextManager[Any] = nullcontext()
+    #: Where requests go.
+    _lane: AsyncLane
 
-    @abstractmethod
-    async def _exchange_in(
-        self, tx_id: int, requests: Sequence[Request[Any]]
-    ) -> Sequence[Exchange]:
-        """As `_exchange`, within a transaction."""
-
-    @abstractmethod
-    async def _take_event(self, queue: EventQueue) -> WatchEvent:
-        """Wait for an event; `queue.ended` if there will be none."""
-
-    @abstractmethod
-    def _flush(self) -> None:
-        """Write what can be written without waiting; `_guard` is held."""
+    def _watch_lane(self) -> AsyncLane:
+        """Where watches live."""
+        return self._lane
 
     async def _exchange(self, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
-        return await self._exchange_in(0, requests)
+        return await self._lane.exchange(0, requests)
 
     async def _ask(self, request: Request[T]) -> T:
         # As inherited, in one step fewer: every request goes through here.
-        return (await self._exchange_in(0, (request,)))[0].value()  # type: ignore[no-any-return]
-
-    def _post(self, request: Request[Any], tx_id: int) -> None:
-        with self._guard:
-            self._session.post(request, tx_id)
-            self._flush()
+        return (await self._lane.exchange(0, (request,)))[0].value()  # type: ignore[no-any-return]
 
     # Domains
 
@@ -251,7 +234,7 @@ class AsyncClient(AsyncOperations):
 
     def transaction(self) -> AsyncTransaction:
         """As `BlockingClient.transaction`, for ``async with``."""
-        return AsyncTransaction(self)
+        return AsyncTransaction(self._lane)
 
     async def transact(
         self,
@@ -262,7 +245,7 @@ class AsyncClient(AsyncOperations):
         """As `BlockingClient.transact`; ``function(tx)`` is awaited."""
         operations.check_attempts(attempts)
         for _ in range(attempts):
-            transaction = AsyncTransaction(self)
+            transaction = AsyncTransaction(self._lane)
             async with transaction:
                 result = await function(transaction)
                 try:
@@ -284,18 +267,18 @@ class AsyncClient(AsyncOperations):
         limit: int = QUEUE_MAX,
     ) -> AsyncWatch:
         """As `BlockingClient.watch`, for ``async with`` and ``async for``."""
-        return AsyncWatch(self, path, depth, token, limit)
+        return AsyncWatch(self._watch_lane(), path, depth, token, limit)
 
     def monitor(self, *, limit: int = QUEUE_MAX) -> AsyncMonitor:
         """As `BlockingClient.monitor`, for ``async with`` and ``async for``."""
-        return AsyncMonitor(self, limit)
+        return AsyncMonitor(self._watch_lane(), limit)
 
 
 class AsyncTransaction(AsyncOperations):
     """A transaction of a client. The node operations on it are part of it."""
 
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+    def __init__(self, lane: AsyncLane) -> None:
+        self._lane = lane
         self._id = 0
         #: Whether it was committed or rolled back.
         self.ended = False
@@ -310,7 +293,7 @@ class AsyncTransaction(AsyncOperations):
         if self._entered:
             raise LocalProtocolError("a transaction can be entered only once")
         self._entered = True
-        self._id = await self._client._ask(TransactionStart())
+        self._id = (await self._lane.exchange(0, (TransactionStart(),)))[0].value()
         return self
 
     async def __aexit__(
@@ -351,7 +334,7 @@ class AsyncTransaction(AsyncOperations):
         self._check()
         self.ended = True
         try:
-            (await self._client._exchange_in(self._id, (TransactionEnd(commit),)))[0].value()
+            (await self._lane.exchange(self._id, (TransactionEnd(commit),)))[0].value()
         except BaseException:
             self._drop()  # where it was refused, or cancelled before it went out
             raise
@@ -359,10 +342,7 @@ class AsyncTransaction(AsyncOperations):
     def _drop(self) -> None:
         """Roll back without waiting for the answer, unless it ends or has ended already."""
         self.ended = True
-        transactions = self._client._session.connection.transactions
-        state = transactions.get(self._id, TransactionState.ENDED)
-        if (state, "rollback") in TRANSACTION:
-            self._client._post(TransactionEnd(commit=False), self._id)
+        self._lane.roll_back(self._id)
 
     def _check(self) -> None:
         if self.ended or not self._id:
@@ -370,41 +350,38 @@ class AsyncTransaction(AsyncOperations):
 
     async def _exchange(self, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
         self._check()
-        return await self._client._exchange_in(self._id, requests)
+        return await self._lane.exchange(self._id, requests)
 
 
 class _AsyncStream(AsyncIterator[WatchEvent]):
     """Events of watches: what `AsyncWatch` and `AsyncMonitor` share."""
 
-    def __init__(self, client: AsyncClient, limit: int) -> None:
-        self._client = client
+    def __init__(self, lane: AsyncLane, limit: int) -> None:
+        self._lane = lane
         self._queue = EventQueue(limit)
 
     async def _set(self, path: bytes, token: bytes | None, depth: int | None) -> bytes:
-        client, queue = self._client, self._queue
+        lane, queue = self._lane, self._queue
         if token is None:
-            with client._guard:
-                token = client._session.new_token()
+            with lane.guard:
+                token = lane.session.new_token()
         request = Watch(path, token, depth)
         request.payload()  # wrong arguments end here
-        with client._guard:
-            client._session.listen(queue, path, token)
+        with lane.guard:
+            lane.session.listen(queue, path, token)
         try:
-            await client._ask(request)
+            (await lane.exchange(0, (request,)))[0].value()
             return token
         except BaseException:
             self._unset([(path, token)])
             raise
 
     def _unset(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
-        client = self._client
-        with client._guard:
-            client._session.unwatch(self._queue, watches)
-            client._flush()
+        self._lane.unwatch(self._queue, list(watches))
 
     async def get(self) -> WatchEvent:
         """As `BlockingWatch.get`."""
-        return await self._client._take_event(self._queue)
+        return await self._lane.take_event(self._queue)
 
     async def __anext__(self) -> WatchEvent:
         return await self.get()
@@ -431,9 +408,9 @@ class AsyncWatch(_AsyncStream):
     """One watch."""
 
     def __init__(
-        self, client: AsyncClient, path: bytes, depth: int | None, token: bytes | None, limit: int
+        self, lane: AsyncLane, path: bytes, depth: int | None, token: bytes | None, limit: int
     ) -> None:
-        super().__init__(client, limit)
+        super().__init__(lane, limit)
         self.path = path
         self.token = token
         self._depth = depth

@@ -16,19 +16,18 @@ import builtins
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from enum import Enum
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 from . import operations
-from .client import TRANSACTION, Exchange, TransactionState
+from .client import Exchange
 from .errors import (
     ConflictError,
     LocalProtocolError,
     NotFound,
     XenStoreError,
 )
+from .lanes import DEFAULT, BlockingLane, Timeout, insist
 from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk, resume
 from .perms import Permission
 from .requests import (
@@ -53,43 +52,17 @@ from .requests import (
     Watch,
     Write,
 )
-from .session import Session
 from .watches import QUEUE_MAX, EventQueue, WatchEvent
 
 __all__ = [
-    "DEFAULT",
     "BlockingClient",
     "BlockingMonitor",
     "BlockingTransaction",
     "BlockingWatch",
-    "Timeout",
-    "insist",
 ]
 
 T = TypeVar("T")
 D = TypeVar("D")
-
-
-class Default(Enum):
-    """The client's own timeout."""
-
-    DEFAULT = "DEFAULT"
-
-
-DEFAULT: Final = Default.DEFAULT
-Timeout = float | None | Literal[Default.DEFAULT]
-
-
-def insist(step: Callable[..., T], *arguments: Any) -> T:
-    """Do `step`, a piece of cleaning up that may be done again, in spite of an interrupt.
-
-    An exception out of a signal handler may cut it short: then it is done once more.
-    """
-    try:
-        return step(*arguments)
-    except BaseException:
-        step(*arguments)
-        raise
 
 
 class BlockingOperations(ABC):
@@ -245,50 +218,24 @@ class BlockingOperations(ABC):
 
 
 class BlockingClient(BlockingOperations):
-    """A client that waits. An adapter provides the abstract methods."""
+    """A client that waits. An adapter opens its lanes."""
 
-    _session: Session
-    #: Taken over each use of `_session`.
-    _guard: AbstractContextManager[Any]
+    #: Where requests go.
+    _lane: BlockingLane
 
-    @abstractmethod
-    def _exchange_in(
-        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Timeout
-    ) -> Sequence[Exchange]:
-        """As `_exchange`, within a transaction."""
-
-    @abstractmethod
-    def _take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
-        """Wait for an event; `TimedOut` if there is none in time, `queue.ended` if never."""
-
-    @abstractmethod
-    def _flush(self) -> None:
-        """Write what can be written without waiting; `_guard` is held."""
+    def _watch_lane(self) -> BlockingLane:
+        """Where watches live."""
+        return self._lane
 
     def _exchange(self, requests: Sequence[Request[Any]], timeout: Timeout) -> Sequence[Exchange]:
-        return self._exchange_in(0, requests, timeout)
+        return self._lane.exchange(0, requests, timeout)
+
+    def _until(self, timeout: Timeout) -> Callable[[], Timeout]:
+        return self._lane.until(timeout)
 
     def _ask(self, request: Request[T], timeout: Timeout) -> T:
         # As inherited, in one step fewer: every request goes through here.
-        return self._exchange_in(0, (request,), timeout)[0].value()  # type: ignore[no-any-return]
-
-    def _post(self, request: Request[Any], tx_id: int) -> None:
-        with self._guard:
-            if self._session.closed is None:
-                self._session.post(request, tx_id)
-                self._flush()
-
-    def _unwatch(self, queue: EventQueue, watches: Sequence[tuple[bytes, bytes]]) -> None:
-        with self._guard:
-            self._session.unwatch(queue, watches)
-            self._flush()
-
-    def _disown(self, exchanges: Sequence[Exchange]) -> None:
-        """Have what came of `exchanges` undone."""
-        with self._guard:
-            for exchange in exchanges:
-                self._session.connection.abandon_exchange(exchange)
-            self._flush()
+        return self._lane.exchange(0, (request,), timeout)[0].value()  # type: ignore[no-any-return]
 
     # Domains
 
@@ -387,7 +334,7 @@ class BlockingClient(BlockingOperations):
             ConflictError: from the end of ``with``: it lost against another change, and nothing
                 of it took place. `transact` tries again.
         """
-        return BlockingTransaction(self)
+        return BlockingTransaction(self._lane)
 
     def transact(
         self,
@@ -411,7 +358,7 @@ class BlockingClient(BlockingOperations):
         """
         operations.check_attempts(attempts)
         for _ in range(attempts):
-            transaction = BlockingTransaction(self, timeout)
+            transaction = BlockingTransaction(self._lane, timeout)
             try:
                 with transaction:
                     result = function(transaction)
@@ -446,7 +393,7 @@ class BlockingClient(BlockingOperations):
             limit: events that may wait before they collapse to one with ``overflow``.
             timeout: for setting the watch.
         """
-        return BlockingWatch(self, path, depth, token, limit, timeout)
+        return BlockingWatch(self._watch_lane(), path, depth, token, limit, timeout)
 
     def monitor(self, *, limit: int = QUEUE_MAX) -> BlockingMonitor:
         """Events of several paths in one stream, for ``with``.
@@ -454,7 +401,7 @@ class BlockingClient(BlockingOperations):
         Arguments:
             limit: events that may wait before they collapse to one a path with ``overflow``.
         """
-        return BlockingMonitor(self, limit)
+        return BlockingMonitor(self._watch_lane(), limit)
 
 
 class BlockingTransaction(BlockingOperations):
@@ -462,8 +409,8 @@ class BlockingTransaction(BlockingOperations):
 
     _entered = True  # of one that an interrupt kept from being made
 
-    def __init__(self, client: BlockingClient, timeout: Timeout = DEFAULT) -> None:
-        self._client = client
+    def __init__(self, lane: BlockingLane, timeout: Timeout = DEFAULT) -> None:
+        self._lane = lane
         self._timeout: Timeout = timeout
         self._id = 0
         #: Whether it was committed or rolled back.
@@ -483,12 +430,12 @@ class BlockingTransaction(BlockingOperations):
         try:
             # Kept in the very call that starts it: an interrupt must not lose it.
             start = (0,), ((TransactionStart(),),), (self._timeout,)
-            started.extend(map(self._client._exchange_in, *start))
+            started.extend(map(self._lane.exchange, *start))
             self._id = started[0][0].value()
             return self
         except BaseException:
             for exchanges in started:
-                insist(self._client._disown, exchanges)
+                insist(self._lane.disown, exchanges)
             raise
 
     def __exit__(
@@ -534,7 +481,7 @@ class BlockingTransaction(BlockingOperations):
         self._check()
         self.ended = True
         try:
-            self._client._exchange_in(self._id, (TransactionEnd(commit),), timeout)[0].value()
+            self._lane.exchange(self._id, (TransactionEnd(commit),), timeout)[0].value()
         except BaseException:
             insist(self._drop)  # where it was refused, or given up before it went out
             raise
@@ -542,10 +489,7 @@ class BlockingTransaction(BlockingOperations):
     def _drop(self) -> None:
         """Roll back without waiting for the answer, unless it ends or has ended already."""
         self.ended = True
-        transactions = self._client._session.connection.transactions
-        state = transactions.get(self._id, TransactionState.ENDED)
-        if (state, "rollback") in TRANSACTION:
-            self._client._post(TransactionEnd(commit=False), self._id)
+        self._lane.roll_back(self._id)
 
     def _check(self) -> None:
         if self.ended or not self._id:
@@ -553,37 +497,37 @@ class BlockingTransaction(BlockingOperations):
 
     def _exchange(self, requests: Sequence[Request[Any]], timeout: Timeout) -> Sequence[Exchange]:
         self._check()
-        return self._client._exchange_in(self._id, requests, timeout)
+        return self._lane.exchange(self._id, requests, timeout)
 
     def _until(self, timeout: Timeout) -> Callable[[], Timeout]:
-        return self._client._until(timeout)
+        return self._lane.until(timeout)
 
 
 class _Stream:
     """Events of watches: what `BlockingWatch` and `BlockingMonitor` share."""
 
-    def __init__(self, client: BlockingClient, limit: int) -> None:
-        self._client = client
+    def __init__(self, lane: BlockingLane, limit: int) -> None:
+        self._lane = lane
         self._queue = EventQueue(limit)
 
     def _set(self, path: bytes, token: bytes | None, depth: int | None, timeout: Timeout) -> bytes:
-        client, queue = self._client, self._queue
+        lane, queue = self._lane, self._queue
         if token is None:
-            with client._guard:
-                token = client._session.new_token()
+            with lane.guard:
+                token = lane.session.new_token()
         request = Watch(path, token, depth)
         request.payload()  # wrong arguments end here
-        with client._guard:
-            client._session.listen(queue, path, token)
+        with lane.guard:
+            lane.session.listen(queue, path, token)
         try:
-            client._ask(request, timeout)
+            lane.exchange(0, (request,), timeout)[0].value()
             return token
         except BaseException:
             self._unset([(path, token)])
             raise
 
     def _unset(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
-        insist(self._client._unwatch, self._queue, list(watches))
+        insist(self._lane.unwatch, self._queue, list(watches))
 
     def get(self, *, timeout: Timeout = DEFAULT) -> WatchEvent:
         """Wait for the next event.
@@ -596,7 +540,7 @@ class _Stream:
             ConnectionClosed: there will be none.
             LocalProtocolError: nothing is watched, or no longer.
         """
-        return self._client._take_event(self._queue, None if timeout is DEFAULT else timeout)
+        return self._lane.take_event(self._queue, None if timeout is DEFAULT else timeout)
 
     def __iter__(self) -> Iterator[WatchEvent]:
         while True:
@@ -625,14 +569,14 @@ class BlockingWatch(_Stream):
 
     def __init__(
         self,
-        client: BlockingClient,
+        lane: BlockingLane,
         path: bytes,
         depth: int | None,
         token: bytes | None,
         limit: int,
         timeout: Timeout,
     ) -> None:
-        super().__init__(client, limit)
+        super().__init__(lane, limit)
         self.path = path
         self.token = token
         self._depth = depth

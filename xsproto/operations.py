@@ -88,7 +88,7 @@ def list_children(path: bytes) -> Operation[list[bytes]]:
     try:
         return (yield from Directory(path))
     except TooBig as error:
-        too_big = error
+        too_big = error.with_traceback(None)
     for _ in range(LIST_ATTEMPTS):
         names: list[bytes] = []
         generation = None
@@ -97,7 +97,10 @@ def list_children(path: bytes) -> Operation[list[bytes]]:
             try:
                 part: Part = yield from DirectoryPart(path, offset)
             except NotSupported:
-                raise too_big from None
+                try:
+                    raise too_big from None
+                finally:
+                    del too_big  # it refers to this frame: else a cycle for the collector
             if generation not in (None, part.generation) or b"" in part.names:
                 break  # it has changed, and the offset is another list's
             generation = part.generation

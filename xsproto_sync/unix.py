@@ -1,9 +1,7 @@
 """The Unix socket of a XenStore daemon: where it is, and its bytes."""
 
 import os
-import select
 from _socket import socket  # not that of `socket`, which monkey-patching replaces
-from collections.abc import Callable
 from socket import (
     AF_UNIX,
     MSG_DONTWAIT,
@@ -14,12 +12,13 @@ from socket import (
     SOL_SOCKET,
 )
 from struct import Struct
-from types import BuiltinFunctionType
-from typing import Any, Final
+from typing import Final
 
 from xsproto.errors import ConnectFailed, InvalidArgument, InvalidType
 
-__all__ = ["DEFAULT_PATHS", "WAIT_MAX", "UnixTransport", "socket_path"]
+from .transport import Transport
+
+__all__ = ["DEFAULT_PATHS", "UnixTransport", "socket_path"]
 
 #: Where the daemon's socket is, if the environment does not say.
 DEFAULT_PATHS: Final = ("/var/run/xenstored/socket", "/run/xenstored/socket")
@@ -27,11 +26,6 @@ DEFAULT_PATHS: Final = ("/var/run/xenstored/socket", "/run/xenstored/socket")
 _TIMEVAL: Final = Struct("@ll")
 
 _READ_SIZE: Final = (65536,)
-
-#: The longest time limit, in seconds: ``poll`` takes 32 bits of milliseconds.
-WAIT_MAX: Final = 1_000_000.0
-# What waits for the whole thread, if it is not patched already.
-_native_select: Final = select.select if isinstance(select.select, BuiltinFunctionType) else None
 _SEND_FLAGS: Final = (MSG_DONTWAIT | MSG_NOSIGNAL,)
 _RECV_NOW: Final = (MSG_DONTWAIT,)
 
@@ -63,15 +57,8 @@ def _checked(path: str | os.PathLike[str], origin: str) -> str:
     return text
 
 
-class UnixTransport:
-    """A connected Unix socket.
-
-    The contract of a transport: `write` never waits; `read` does; `wait` waits for either with a
-    limit. What `read` got, and how much `write` wrote, is added to the caller's list in the very
-    call that did it, so that an exception out of a signal handler cannot come in between (with
-    ``data = sock.recv(n)`` it can: the bytes are lost). `shutdown` may come from another thread,
-    and ends a `read`.
-    """
+class UnixTransport(Transport):
+    """A connected Unix socket; see `Transport`."""
 
     def __init__(self, path: str, timeout: float | None = None) -> None:
         """Connect to the socket at `path`.
@@ -82,7 +69,7 @@ class UnixTransport:
         Raises:
             ConnectFailed: nobody listens there, or accepts in time, or it may not be used.
         """
-        self.path = path
+        super().__init__(path)
         sock = socket(AF_UNIX, SOCK_STREAM)
         sock.setblocking(True)  # whatever `socket.setdefaulttimeout` says
         try:
@@ -114,80 +101,34 @@ class UnixTransport:
             sock.close()
             raise
         self._sock = sock
-        self._poll: Any = None
-        self._poll_read: Any = None
-        self._poll_both: Any = None
         self._send = sock.send
         self._recv = sock.recv
 
     def fileno(self) -> int:
-        """The descriptor; -1 once closed."""
+        """See `Transport`."""
         return self._sock.fileno()
 
     def write(self, data: bytes | memoryview, written: list[int]) -> None:
-        """Write what can be written at once; add how much it was to `written`.
-
-        Raises:
-            BlockingIOError: nothing can be written now.
-            OSError: the connection is gone.
-        """
+        """See `Transport`."""
         written += map(self._send, (data,), _SEND_FLAGS)
 
     def read(self, inbox: list[bytes]) -> None:
-        """Wait for bytes and add them to `inbox`; an empty element is the end of the stream.
-
-        Raises:
-            OSError: the connection is gone.
-        """
-        if select.select is not _native_select:
-            # Threads may be greenlets: only the patched primitive lets the others run.
+        """See `Transport`."""
+        if self.patched():
             self.wait(None, False)
         inbox += map(self._recv, _READ_SIZE)
 
     def read_now(self, inbox: list[bytes]) -> None:
-        """As `read`, without waiting.
-
-        Raises:
-            BlockingIOError: there is nothing to read.
-        """
+        """See `Transport`."""
         inbox += map(self._recv, _READ_SIZE, _RECV_NOW)
 
-    def wait(self, timeout: float | None, write: bool) -> bool:
-        """Wait until there is something to read or, with `write`, room to write.
-
-        Arguments:
-            timeout: seconds, at most `WAIT_MAX`; None for ever.
-
-        Returns:
-            whether there is.
-        """
-        try:
-            # Looked up at each call: gevent patches it, eventlet takes it away.
-            poll = select.poll
-        except AttributeError:
-            fd = [self._sock.fileno()]
-            found = select.select(fd, fd if write else [], [], timeout)
-            return bool(found[0] or found[1])
-        if poll is not self._poll:
-            self._poll_read = self._poller(select.POLLIN)
-            self._poll_both = self._poller(select.POLLIN | select.POLLOUT)
-            self._poll = poll  # last, since an interrupt may come in between
-        wait = self._poll_both if write else self._poll_read
-        # Milliseconds, which it rounds up.
-        return bool(wait(timeout if timeout is None else timeout * 1000))
-
-    def _poller(self, events: int) -> Callable[[float | None], Any]:
-        poller = select.poll()
-        poller.register(self._sock.fileno(), events)
-        return poller.poll
-
     def shutdown(self) -> None:
-        """End the connection for both sides. Idempotent."""
+        """See `Transport`."""
         try:
             self._sock.shutdown(SHUT_RDWR)
         except OSError:
             pass  # the daemon was first
 
     def close(self) -> None:
-        """Give the descriptor back, and nothing more: a forked child closes only its copy."""
+        """See `Transport`; nothing more than that: a forked child closes only its copy."""
         self._sock.close()

@@ -1,0 +1,117 @@
+"""What an adapter provides: lanes. A lane is one connection with its callers, and how they wait.
+
+On a socket a client is one lane. On the XenBus device it is two, each with a descriptor of its
+own: requests on one, watches on the other. Whatever must stay together, as the requests of a
+transaction, keeps the lane that it began on.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from enum import Enum
+from typing import Any, Final, Literal, TypeVar
+
+from .client import TRANSACTION, Exchange, TransactionState
+from .requests import Request, TransactionEnd
+from .session import Session
+from .watches import EventQueue, WatchEvent
+
+__all__ = ["DEFAULT", "AsyncLane", "BlockingLane", "Timeout", "insist"]
+
+T = TypeVar("T")
+
+
+class Default(Enum):
+    """The client's own timeout."""
+
+    DEFAULT = "DEFAULT"
+
+
+DEFAULT: Final = Default.DEFAULT
+Timeout = float | None | Literal[Default.DEFAULT]
+
+
+def insist(step: Callable[..., T], *arguments: Any) -> T:
+    """Do `step`, a piece of cleaning up that may be done again, in spite of an interrupt.
+
+    An exception out of a signal handler may cut it short: then it is done once more.
+    """
+    try:
+        return step(*arguments)
+    except BaseException:
+        step(*arguments)
+        raise
+
+
+class _Lane(ABC):
+    """What both kinds have in common."""
+
+    session: Session
+    #: Taken over each use of `session`. Nothing waits under it.
+    guard: AbstractContextManager[Any] = nullcontext()
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Write what can be written without waiting; `guard` is held."""
+
+    def post(self, request: Request[Any], tx_id: int = 0) -> None:
+        """Send a request whose answer nobody waits for; nothing, where the connection is over."""
+        with self.guard:
+            if self.session.closed is None:
+                self.session.post(request, tx_id)
+                self.flush()
+
+    def roll_back(self, tx_id: int) -> None:
+        """Roll back without waiting for the answer, unless the transaction ends or has ended."""
+        transactions = self.session.connection.transactions
+        if (transactions.get(tx_id, TransactionState.ENDED), "rollback") in TRANSACTION:
+            self.post(TransactionEnd(commit=False), tx_id)
+
+    def unwatch(self, queue: EventQueue, watches: Sequence[tuple[bytes, bytes]]) -> None:
+        """Take watches back without waiting for the answers."""
+        with self.guard:
+            self.session.unwatch(queue, watches)
+            self.flush()
+
+    def disown(self, exchanges: Sequence[Exchange]) -> None:
+        """Have what came of `exchanges` undone."""
+        with self.guard:
+            for exchange in exchanges:
+                self.session.connection.abandon_exchange(exchange)
+            self.flush()
+
+
+class BlockingLane(_Lane):
+    """The lane of a client that waits."""
+
+    @abstractmethod
+    def exchange(
+        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Timeout
+    ) -> Sequence[Exchange]:
+        """Send requests, of a transaction or (0) of none; return them with what came of each.
+
+        Raises:
+            TimedOut: not all answers came in time.
+        """
+
+    @abstractmethod
+    def take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
+        """Wait for an event; `TimedOut` if there is none in time, `queue.ended` if never."""
+
+    @abstractmethod
+    def until(self, timeout: Timeout) -> Callable[[], Timeout]:
+        """Begin to count: what is returned says how much of `timeout` is left."""
+
+
+class AsyncLane(_Lane):
+    """The lane of a client that is awaited."""
+
+    @abstractmethod
+    async def exchange(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
+        """Send requests, of a transaction or (0) of none; return them with what came of each."""
+
+    @abstractmethod
+    async def take_event(self, queue: EventQueue) -> WatchEvent:
+        """Wait for an event; `queue.ended` if there will be none."""
