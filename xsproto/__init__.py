@@ -27,6 +27,7 @@ from .errors import (
     TimedOut,
     TooBig,
     TransactionEnded,
+    TransactionLost,
     XenStoreError,
 )
 from .events import Closed, ErrorReply, Event, Ignored, Reply, Reset, WatchFired
@@ -73,6 +74,7 @@ __all__ = [
     "TimedOut",
     "TooBig",
     "TransactionEnded",
+    "TransactionLost",
     "Waiter",
     "WatchEvent",
     "WatchFired",

@@ -24,7 +24,7 @@ from typing import Any, Self, TypeVar, overload
 
 from . import operations
 from .client import Exchange
-from .errors import ConflictError, LocalProtocolError, NotFound, XenStoreError
+from .errors import ConflictError, LocalProtocolError, NotFound, TransactionLost, XenStoreError
 from .lanes import AsyncLane
 from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk, resume
 from .perms import Permission
@@ -247,7 +247,10 @@ class AsyncClient(AsyncOperations):
         for _ in range(attempts):
             transaction = AsyncTransaction(self._lane)
             async with transaction:
-                result = await function(transaction)
+                try:
+                    result = await function(transaction)
+                except TransactionLost:
+                    continue
                 try:
                     if not transaction.ended:
                         await transaction.commit()
@@ -350,7 +353,13 @@ class AsyncTransaction(AsyncOperations):
 
     async def _exchange(self, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
         self._check()
-        return await self._lane.exchange(self._id, requests)
+        exchanges = await self._lane.exchange(self._id, requests)
+        if self._lane.forgetful and operations.is_doubtful(exchanges):
+            (probe,) = await self._lane.exchange(self._id, (operations.PROBE,))
+            if (lost := operations.transaction_lost(self._id, probe)) is not None:
+                self._drop()
+                raise lost
+        return exchanges
 
 
 class _AsyncStream(AsyncIterator[WatchEvent]):

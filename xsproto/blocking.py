@@ -25,6 +25,7 @@ from .errors import (
     ConflictError,
     LocalProtocolError,
     NotFound,
+    TransactionLost,
     XenStoreError,
 )
 from .lanes import DEFAULT, BlockingLane, Timeout, insist
@@ -347,6 +348,7 @@ class BlockingClient(BlockingOperations):
 
         Arguments:
             function: may be called several times: it should do nothing but use ``tx``.
+                (Also when `TransactionLost` comes out of it.)
             attempts: how often to try, at least once.
             timeout: for the start and the commit, each.
 
@@ -361,7 +363,10 @@ class BlockingClient(BlockingOperations):
             transaction = BlockingTransaction(self._lane, timeout)
             try:
                 with transaction:
-                    result = function(transaction)
+                    try:
+                        result = function(transaction)
+                    except TransactionLost:
+                        continue
                     try:
                         if not transaction.ended:
                             transaction.commit(timeout=timeout)
@@ -497,7 +502,13 @@ class BlockingTransaction(BlockingOperations):
 
     def _exchange(self, requests: Sequence[Request[Any]], timeout: Timeout) -> Sequence[Exchange]:
         self._check()
-        return self._lane.exchange(self._id, requests, timeout)
+        exchanges = self._lane.exchange(self._id, requests, timeout)
+        if self._lane.forgetful and operations.is_doubtful(exchanges):
+            (probe,) = self._lane.exchange(self._id, (operations.PROBE,), timeout)
+            if (lost := operations.transaction_lost(self._id, probe)) is not None:
+                self._drop()
+                raise lost
+        return exchanges
 
     def _until(self, timeout: Timeout) -> Callable[[], Timeout]:
         return self._lane.until(timeout)

@@ -260,6 +260,11 @@ class ClientConnection:
         """How many messages are handed out and unanswered."""
         return len(self._outstanding)
 
+    @property
+    def forsaken(self) -> bool:
+        """Whether there is one among them whose answer nobody waits for any more."""
+        return any(exchange.abandoned for exchange in self._outstanding.values())
+
     # Requests
 
     def send(self, request: Request[Any], tx_id: int = 0) -> int:
@@ -347,13 +352,13 @@ class ClientConnection:
         Returns:
             whether it is gone. If not, it is on its way: `abandon` it.
         """
-        for exchange in self._unbegun():
+        for exchange in self.unbegun():
             if exchange.rq_id == rq_id and not (exchange.withdrawn or exchange.answer is not None):
                 self._withdraw(exchange)
                 return True
         return False
 
-    def _unbegun(self) -> list[Exchange]:
+    def unbegun(self) -> list[Exchange]:
         """Those of which not one byte is out, of the batch and of the queue."""
         batch, data, written, queue, head = self._outbox
         done, at, rest = len(data) if self.writing else sum(written), 0, []
@@ -384,7 +389,7 @@ class ClientConnection:
         Its id stays taken until the answer comes. If the request was part of a transaction, that
         one is doomed, for nobody knows what it holds.
         """
-        for exchange in (*self._outstanding.values(), *self._unbegun()):
+        for exchange in (*self._outstanding.values(), *self.unbegun()):
             if exchange.rq_id == rq_id and not exchange.abandoned:
                 self.abandon_exchange(exchange)
 
@@ -601,7 +606,7 @@ class ClientConnection:
         """Tell everyone that the connection is over, unless that is done."""
         if self._finished:
             return
-        for exchange in self._unbegun():
+        for exchange in self.unbegun():
             if exchange.withdrawn or exchange.answer is not None:
                 continue  # (a hostile peer can answer what it has not been sent)
             self.happened.append(exchange)

@@ -42,6 +42,7 @@ __all__ = [
     "TimedOut",
     "TooBig",
     "TransactionEnded",
+    "TransactionLost",
     "XenStoreError",
     "error_from_code",
 ]
@@ -113,6 +114,13 @@ class InvalidRequest(XenStoreError):
 
 class ConflictError(XenStoreError):
     """EAGAIN: the transaction lost against another change and was not committed. Run it again."""
+
+
+class TransactionLost(ConflictError):
+    """The transaction was forgotten, as by suspending a guest: nothing of it took place.
+
+    Run it again.
+    """
 
 
 class QuotaExceeded(XenStoreError):

@@ -51,6 +51,8 @@ class _Lane(ABC):
     session: Session
     #: Taken over each use of `session`. Nothing waits under it.
     guard: AbstractContextManager[Any] = nullcontext()
+    #: Whether a transaction may be forgotten though nobody ended it: see `TransactionLost`.
+    forgetful = False
 
     @abstractmethod
     def flush(self) -> None:

@@ -12,6 +12,7 @@ from enum import Enum
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 
+from .client import Exchange
 from .errors import (
     AccessDenied,
     CommitUnknown,
@@ -23,13 +24,24 @@ from .errors import (
     RetriesExhausted,
     TooBig,
     TransactionEnded,
+    TransactionLost,
     XenStoreError,
 )
 from .perms import Permission
-from .requests import Directory, DirectoryPart, GetFeature, GetQuota, Part, Read, Request
+from .requests import (
+    Directory,
+    DirectoryPart,
+    GetDomainPath,
+    GetFeature,
+    GetQuota,
+    Part,
+    Read,
+    Request,
+)
 
 __all__ = [
     "MISSING",
+    "PROBE",
     "TRANSACT_ATTEMPTS",
     "Missing",
     "Node",
@@ -41,6 +53,7 @@ __all__ = [
     "exists",
     "get_feature",
     "get_quota",
+    "is_doubtful",
     "is_watch",
     "list_children",
     "not_in_transaction",
@@ -48,6 +61,7 @@ __all__ = [
     "permissions_of",
     "read_many",
     "resume",
+    "transaction_lost",
     "watches_of",
 ]
 
@@ -283,6 +297,34 @@ def exhausted(attempts: int) -> RetriesExhausted:
     """The error of a transaction that lost every time."""
     return RetriesExhausted(
         f"the transaction lost against other changes {attempts} times", code="EAGAIN"
+    )
+
+
+#: Touches no node, and tells whether the daemon knows the transaction that it is asked in.
+PROBE: Final = GetDomainPath(0)
+
+# What daemons say of an unknown transaction, oxenstored the latter; and of other things, too.
+_UNKNOWN: Final = ("ENOENT", "EIO")
+
+
+def is_doubtful(exchanges: Sequence[Exchange]) -> bool:
+    """Whether an answer is one that a forgotten transaction has, too. Then ask `PROBE` in it."""
+    return any(
+        isinstance(error := exchange.result(), XenStoreError) and error.code in _UNKNOWN
+        for exchange in exchanges
+        if exchange.answer.__class__ is not bytes
+    )
+
+
+def transaction_lost(tx_id: int, probe: Exchange) -> TransactionLost | None:
+    """The error of a transaction that the daemon does not know any more, as `PROBE` says."""
+    error = probe.result()
+    if not isinstance(error, XenStoreError) or error.code not in _UNKNOWN:
+        return None
+    return TransactionLost(
+        f"the daemon does not know transaction {tx_id} any more, and nothing of it took place: "
+        "was this domain suspended and resumed meanwhile?",
+        code=error.code,
     )
 
 

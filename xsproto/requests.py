@@ -653,6 +653,7 @@ class GetDomainPath(_OneDomid[bytes], _Text):
     __slots__ = ()
 
     op: ClassVar[int] = Op.GET_DOMAIN_PATH.value
+    transactional: ClassVar[bool] = True  # touches no node, but tells whether it still lives
     reply_syntax: ClassVar[str] = "<path>|"
 
 

@@ -277,7 +277,7 @@ class Session:
             queue = waiter.queue
             if queue is None:
                 for exchange in waiter.exchanges:
-                    if exchange.answer is None:
+                    if exchange.answer is None and not exchange.withdrawn:
                         return
             elif not queue.ready and self.closed is None:
                 queue.waiters.add(waiter)

@@ -8,24 +8,32 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
+from xsproto import device
 from xsproto.blocking import BlockingClient
-from xsproto.errors import ConnectionClosed, XenStoreError
+from xsproto.device import RETIRED_MAX, DeviceSession
+from xsproto.errors import ConnectFailed, ConnectionClosed, XenStoreError
+from xsproto.lanes import DEFAULT, Timeout
+from xsproto.location import locate
 from xsproto.session import Session
 
 from .clock import Clock
+from .device import RequestLane
 from .lane import Lane
-from .unix import UnixTransport, socket_path
+from .unix import UnixTransport
+from .xenbus import WatchTransport
 
 __all__ = ["Client"]
 
 
 class Client(BlockingClient):
-    """A connection to a XenStore daemon. Any number of threads may use it at once.
+    """A connection to XenStore. Any number of threads may use it at once.
 
     Arguments:
-        unix_socket_path: the daemon's socket; None: see `xsproto_sync.unix.socket_path`.
+        unix_socket_path: the socket of a daemon.
+        xen_bus_path: the XenBus device of a guest. With neither: see `xsproto.location.locate`.
         timeout: seconds that each call may take, if it is not told otherwise, and connecting;
-            None for ever.
+            None for ever. By default that is for ever on a socket, and `xsproto.device.TIMEOUT` on
+            the device, where nothing else tells that the daemon is dead.
         reader: have a background thread read, so that watch events are taken from the daemon even
             while nobody waits for one.
 
@@ -39,15 +47,28 @@ class Client(BlockingClient):
     def __init__(
         self,
         unix_socket_path: str | os.PathLike[str] | None = None,
+        xen_bus_path: str | os.PathLike[str] | None = None,
         *,
-        timeout: float | None = None,
+        timeout: Timeout = DEFAULT,
         reader: bool = False,
     ) -> None:
+        self._location = locate(unix_socket_path, xen_bus_path, os)
+        on_device = self._location.kind == "device"
+        if timeout is DEFAULT:
+            timeout = device.TIMEOUT if on_device else None
         self._clock = Clock(timeout)
-        transport = UnixTransport(socket_path(unix_socket_path), self._clock.timeout)
-        self._lane: Lane = Lane(transport, self._clock, Session())
+        self._opening = threading.Lock()  # over what is below
+        self._ended = False  # whether `close` was called
+        self._retired: list[RequestLane] = []
+        self._watches: Lane | None = None
+        self._lane: Lane
+        if on_device:
+            self._lane = RequestLane(self._location.path, self._clock, self._replace)
+        else:
+            transport = UnixTransport(self._location.path, self._clock.timeout)
+            self._lane = self._watches = Lane(transport, self._clock, Session())
         if reader:
-            read = self._lane.read_for_all
+            read = self._watch_lane().read_for_all
             thread = threading.Thread(target=read, name="xsproto reader", daemon=True)
             try:
                 thread.start()
@@ -58,7 +79,7 @@ class Client(BlockingClient):
     def __repr__(self) -> str:
         closed = f", closed: {self.closed}" if self.closed else ""
         name = f"{type(self).__module__}.{type(self).__qualname__}"
-        return f"<{name} {self._lane.transport.path}{closed}>"
+        return f"<{name} {self._location.path}{closed}>"
 
     def __enter__(self) -> Self:
         return self
@@ -76,12 +97,47 @@ class Client(BlockingClient):
 
         From any thread: whoever waits gets `ConnectionClosed`.
         """
-        self._lane.close(ConnectionClosed("the client was closed"))
+        self._ended = True  # first: whoever opens a lane now looks at it afterwards
+        reason = ConnectionClosed("the client was closed")
+        for lane in (self._lane, self._watches, *self._retired):
+            if lane is not None:
+                lane.close(reason)
 
     @property
     def closed(self) -> XenStoreError | None:
         """Why the connection is over; None while it is not, as far as is known."""
-        return self._lane.session.closed
+        watches = self._watches
+        return self._lane.session.closed or (watches.session.closed if watches else None)
+
+    # Lanes: one on a socket, two on a device
+
+    def _watch_lane(self) -> Lane:
+        if self._watches is None:
+            if self._lane.session.closed is not None:
+                return self._lane  # which says why
+            with self._opening:
+                if self._watches is None:
+                    transport = WatchTransport(self._location.path)
+                    self._watches = Lane(transport, self._clock, DeviceSession())
+            if self._ended:
+                self.close()
+        return self._watches
+
+    def _replace(self, lane: RequestLane) -> RequestLane | None:
+        """Open the successor of a lane that is to be retired."""
+        with self._opening:
+            self._retired = [retired for retired in self._retired if not retired.end_if_idle()]
+            if len(self._retired) >= RETIRED_MAX:
+                return None
+            try:
+                successor = RequestLane(self._location.path, self._clock, self._replace)
+            except ConnectFailed:
+                return None
+            self._retired.append(lane)
+            self._lane = successor
+        if self._ended:
+            successor.close(ConnectionClosed("the client was closed"))
+        return successor
 
     # Timeouts
 
@@ -103,7 +159,7 @@ class Client(BlockingClient):
         Raises:
             NotSupported: this system has no epoll.
         """
-        return self._lane.fileno()
+        return self._watch_lane().fileno()
 
     def pump(self) -> None:
         """Read what is there, without waiting: events go to the queues of their watches.
@@ -111,4 +167,4 @@ class Client(BlockingClient):
         Take them with ``get(timeout=0)``. Raises nothing over the connection's end: the next
         call does.
         """
-        self._lane.pump()
+        self._watch_lane().pump()

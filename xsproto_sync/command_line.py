@@ -15,13 +15,13 @@ except ImportError:
 
 from xsproto.daemon import Daemon
 from xsproto.errors import XenStoreError
+from xsproto.location import SOCKET_PATHS
 from xsproto.store import PROFILES
 
 from . import trees
 from .client import Client
 from .demo import demo as tell
 from .server import Server
-from .unix import DEFAULT_PATHS
 
 __all__ = ["main"]
 
@@ -56,7 +56,7 @@ def demo() -> None:
 @click.option(
     "--socket",
     "socket_path",
-    default=DEFAULT_PATHS[0],
+    default=SOCKET_PATHS[0],
     show_default=True,
     metavar="PATH",
     help="Where dom0's clients connect.",

@@ -109,7 +109,11 @@ class Lane(BlockingLane):
 
     def _timed_out(self, requests: Sequence[Request[Any]], sent: bool) -> TimedOut:
         what = repr(requests[0]) if len(requests) == 1 else f"{len(requests)} requests"
-        fate = "sent and not answered" if sent else "not sent: the daemon takes no more"
+        fate = "sent and not answered"
+        if not sent:
+            busy = self.session.connection.outstanding
+            what_else = "earlier requests are unanswered" if busy else "the daemon takes no more"
+            fate = f"not sent: {what_else}"
         return TimedOut(
             f"no answer in time from {self.transport.path}; {what}: {fate}",
             sent=sent,

@@ -1,6 +1,5 @@
-"""The Unix socket of a XenStore daemon: where it is, and its bytes."""
+"""The Unix socket of a XenStore daemon."""
 
-import os
 from _socket import socket  # not that of `socket`, which monkey-patching replaces
 from socket import (
     AF_UNIX,
@@ -14,47 +13,17 @@ from socket import (
 from struct import Struct
 from typing import Final
 
-from xsproto.errors import ConnectFailed, InvalidArgument, InvalidType
+from xsproto.errors import ConnectFailed
 
 from .transport import Transport
 
-__all__ = ["DEFAULT_PATHS", "UnixTransport", "socket_path"]
-
-#: Where the daemon's socket is, if the environment does not say.
-DEFAULT_PATHS: Final = ("/var/run/xenstored/socket", "/run/xenstored/socket")
+__all__ = ["UnixTransport"]
 
 _TIMEVAL: Final = Struct("@ll")
 
 _READ_SIZE: Final = (65536,)
 _SEND_FLAGS: Final = (MSG_DONTWAIT | MSG_NOSIGNAL,)
 _RECV_NOW: Final = (MSG_DONTWAIT,)
-
-
-def socket_path(path: str | os.PathLike[str] | None = None) -> str:
-    """The path of the daemon's socket.
-
-    `path` itself, if given; else the environment's ``XENSTORED_PATH``; else ``socket`` in its
-    ``XENSTORED_RUNDIR``; else the first of `DEFAULT_PATHS` that exists, or the first of them.
-
-    Raises:
-        InvalidType, InvalidArgument: `path` is no path.
-    """
-    if path is not None:
-        return _checked(path, "unix_socket_path")
-    if path := os.environ.get("XENSTORED_PATH"):
-        return _checked(path, "XENSTORED_PATH")
-    if rundir := os.environ.get("XENSTORED_RUNDIR"):
-        return _checked(os.path.join(rundir, "socket"), "XENSTORED_RUNDIR")
-    return next(filter(os.path.exists, DEFAULT_PATHS), DEFAULT_PATHS[0])
-
-
-def _checked(path: str | os.PathLike[str], origin: str) -> str:
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidType(f"{origin} must be a path, not {type(path).__name__}: {path!r}")
-    text = os.fspath(path)
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise InvalidArgument(f"{origin} is no path: {text!r}")
-    return text
 
 
 class UnixTransport(Transport):

@@ -1,0 +1,132 @@
+"""The XenBus device: the rules that set a session on it apart from one on a socket.
+
+Linux keeps a connection to the daemon for the whole domain. The device gives programs a part in it
+with rules of its own, measured with Linux 6.1 (its source: ``xenbus_dev_frontend.c``), and each
+kept in one place:
+
+======================================================= ==========================================
+one request outstanding on a descriptor: of more, the   `DeviceSession`: ``max_outstanding``
+payloads get mixed up
+WATCH and UNWATCH never while another is outstanding:   a client has two lanes, and two
+the kernel dead-locks                                   `DeviceSession`
+WATCH waits within ``write()``, for ever if the daemon  the adapter writes on the lane of watches
+is dead                                                 in a thread of its own
+a message for each ``write()``: the rest is dropped     the limit of one, which makes a batch of
+                                                        one message
+4096 bytes with the header                              `PAYLOAD_MAX`
+never ``read(fd, 0)``                                   the adapter reads 65,536 bytes
+never writable in ``poll``; ``close`` wakes nobody      the adapter writes without asking, and
+                                                        polls a second descriptor
+WATCH may be refused with the errno of ``write()``      the adapter, by `refusal`
+the same watch twice is two                             `ClientConnection`, as on a socket
+a first event may come before the answer                `ClientConnection`, as on a socket
+old kernels answer with id 0                            `ClientConnection`, at a limit of one
+TRANSACTION_END without a transaction: no answer        `ClientConnection`, as on a socket
+RESET_WATCHES ends the kernel's watches; a depth is     `DeviceSession.submit`
+ignored
+the daemon's death is not told                          a time limit by default: `TIMEOUT`
+suspend and resume end transactions                     `TransactionLost`
+======================================================= ==========================================
+
+An unanswered request occupies its descriptor. So once a request is given up that the daemon has
+seen, its lane is *retired*: what comes later goes to a new one, and what waited for its turn moves
+there. Transactions stay, since they live on their descriptor, and go on when the answer has come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from errno import errorcode
+from typing import Any, Final
+
+from .client import ClientConnection
+from .errors import NotSupported, XenStoreError
+from .requests import Request, ResetWatches, Watch
+from .session import Session, Waiter
+from .wire import HEADER, HEADER_SIZE, Op, Packet
+
+__all__ = ["PAYLOAD_MAX", "RETIRED_MAX", "TIMEOUT", "DeviceSession", "Retired", "refusal"]
+
+#: The most bytes of a request's payload.
+PAYLOAD_MAX: Final = 4096 - HEADER_SIZE
+
+#: Seconds that a call may take if the user does not say: nothing else tells of a dead daemon.
+TIMEOUT: Final = 30.0
+
+#: Lanes that may be retired and unanswered at once. Each is kernel memory that only an answer
+#: frees: a program that asks a dead daemon again and again must not fill it. Beyond, requests
+#: wait behind the unanswered one.
+RETIRED_MAX: Final = 16
+
+
+class Retired(XenStoreError):
+    """The request was not sent: it must go to the lane's successor."""
+
+
+class DeviceSession(Session):
+    """A session on one descriptor of the device."""
+
+    def __init__(self) -> None:
+        super().__init__(ClientConnection(max_outstanding=1, max_payload=PAYLOAD_MAX))
+        self._retired = False
+
+    def submit(self, waiter: Waiter, requests: Sequence[Request[Any]], tx_id: int = 0) -> None:
+        """See `Session.submit`.
+
+        Raises:
+            NotSupported: the device cannot do that.
+            Retired: they must go to the successor, all of them.
+        """
+        for request in requests:
+            if isinstance(request, ResetWatches):
+                raise NotSupported(
+                    "RESET_WATCHES over the XenBus device would end the kernel's own watches",
+                    request=request,
+                )
+            if isinstance(request, Watch) and request.depth is not None:
+                raise NotSupported(
+                    f"{request!r}: the XenBus device would ignore the depth", request=request
+                )
+        if self._retired and not tx_id:
+            raise Retired("this descriptor takes no new requests")
+        super().submit(waiter, requests, tx_id)
+
+    @property
+    def forsaken(self) -> bool:
+        """Whether the answer that is outstanding is one that nobody waits for any more."""
+        return self.connection.forsaken
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody needs this session: it may be closed."""
+        connection = self.connection
+        return not (
+            connection.outstanding
+            or connection.unsent
+            or connection.transactions
+            or self.waiting
+            or self.leader
+        )
+
+    def retire(self) -> None:
+        """Take no new requests but those of transactions; have the others that wait moved.
+
+        Those whose requests are to be moved are woken; their exchanges are withdrawn.
+        """
+        self._retired = True
+        moved = [
+            exchange
+            for exchange in self.connection.unbegun()
+            if exchange.owner is not None and not (exchange.tx_id or exchange.request.moves_state)
+        ]
+        for exchange in moved:
+            self.connection.withdraw(exchange.rq_id)
+        for exchange in moved:
+            self._look(exchange.owner)
+
+
+def refusal(message: bytes, errno: int | None) -> bytes:
+    """The packet to take for the answer where ``write()`` of `message` failed with `errno`."""
+    _, rq_id, tx_id, _ = HEADER.unpack_from(message)
+    code = errorcode.get(errno or 0, f"errno {errno}").encode() + b"\0"
+    return Packet(Op.ERROR, rq_id, tx_id, code).encode()
