@@ -23,6 +23,7 @@ from xsproto.testing import Cancelled, Client, DomainState, Harness
 from . import embedded
 from .daemons import Daemon, GuestDomain, Op
 from .embedded import EmbeddedDaemon, EmbeddedGuest
+from .xenbus import device_of
 
 T = TypeVar("T")
 
@@ -175,7 +176,7 @@ class SyncHarness:
         options: for every client.
     """
 
-    can = frozenset({"guest", "kill", "suspend"})
+    can = frozenset({"socket", "guest", "kill", "suspend"})
 
     def __init__(self, daemon: Daemon | EmbeddedDaemon, **options: Any) -> None:
         self.kind = daemon.kind
@@ -188,9 +189,12 @@ class SyncHarness:
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
         path = self._guests[domid].socket_path if domid else self._daemon.socket_path
-        client = xsproto_sync.Client(path, **self._options, **options)
+        client = self._open(path, **self._options, **options)
         self._clients.append(client)
         return cast(Client, _AwaitableClient(client, client))
+
+    def _open(self, socket_path: str, **options: Any) -> xsproto_sync.Client:
+        return xsproto_sync.Client(socket_path, **options)
 
     async def close(self, client: Client) -> None:
         cast(_AwaitableClient, client)._client.close()
@@ -233,10 +237,21 @@ class SyncHarness:
             task.thread.join(5)
 
 
+class DeviceHarness(SyncHarness):
+    """`xsproto_sync` on the stand-in for the XenBus device, in a process that has it."""
+
+    can = frozenset({"device", "guest", "suspend"})  # nobody is told of a daemon's death
+
+    def _open(self, socket_path: str, **options: Any) -> xsproto_sync.Client:
+        return xsproto_sync.Client(xen_bus_path=device_of(socket_path), **options)
+
+
 @contextlib.contextmanager
-def _sync(kind: str, **options: Any) -> Iterator[SyncHarness]:
+def _sync(
+    kind: str, harness_of: type[SyncHarness] = SyncHarness, **options: Any
+) -> Iterator[SyncHarness]:
     with EmbeddedDaemon(kind) if kind in embedded.KINDS else Daemon(kind) as daemon:
-        harness = SyncHarness(daemon, **options)
+        harness = harness_of(daemon, **options)
         watchdog = threading.Timer(LIMIT, daemon.kill)
         watchdog.daemon = True
         watchdog.start()
@@ -254,4 +269,9 @@ ADAPTERS: Final[dict[str, Callable[[str], contextlib.AbstractContextManager[Harn
     "sync": _sync,
     "sync_timeout": lambda kind: _sync(kind, timeout=LIMIT),
     "sync_reader": lambda kind: _sync(kind, reader=True),
+}
+
+#: Those for a process that has the stand-in for the XenBus device preloaded.
+DEVICE_ADAPTERS: Final[dict[str, Callable[[str], contextlib.AbstractContextManager[Harness]]]] = {
+    "sync_device": lambda kind: _sync(kind, DeviceHarness),
 }

@@ -83,7 +83,8 @@ def test_every_class_tells_its_syntax_and_what_it_is(cls: type[Request[Any]]) ->
 
 def test_what_may_be_part_of_a_transaction() -> None:
     assert {cls for cls in CLASSES if cls.transactional} == {
-        *(Read, Write, Mkdir, Rm, Directory, DirectoryPart, GetPerms, SetPerms, TransactionEnd)
+        *(Read, Write, Mkdir, Rm, Directory, DirectoryPart, GetPerms, SetPerms, TransactionEnd),
+        GetDomainPath,  # which tells whether the transaction is known
     }
 
 

@@ -31,6 +31,7 @@ suspend and resume end transactions                     `TransactionLost`
 An unanswered request occupies its descriptor. So once a request is given up that the daemon has
 seen, its lane is *retired*: what comes later goes to a new one, and what waited for its turn moves
 there. Transactions stay, since they live on their descriptor, and go on when the answer has come.
+Once nobody uses the lane, it is closed, with which the kernel ends what is left of them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from collections.abc import Sequence
 from errno import errorcode
 from typing import Any, Final
 
-from .client import ClientConnection
+from .client import ClientConnection, TransactionState
 from .errors import NotSupported, XenStoreError
 from .requests import Request, ResetWatches, Watch
 from .session import Session, Waiter
@@ -53,9 +54,9 @@ PAYLOAD_MAX: Final = 4096 - HEADER_SIZE
 #: Seconds that a call may take if the user does not say: nothing else tells of a dead daemon.
 TIMEOUT: Final = 30.0
 
-#: Lanes that may be retired and unanswered at once. Each is kernel memory that only an answer
-#: frees: a program that asks a dead daemon again and again must not fill it. Beyond, requests
-#: wait behind the unanswered one.
+#: Lanes in a row that may be retired without a single answer. Each is kernel memory that only an
+#: answer frees: a program that asks a dead daemon again and again must not fill it. Beyond that,
+#: requests wait behind the unanswered one.
 RETIRED_MAX: Final = 16
 
 
@@ -98,15 +99,9 @@ class DeviceSession(Session):
 
     @property
     def idle(self) -> bool:
-        """Whether nobody needs this session: it may be closed."""
-        connection = self.connection
-        return not (
-            connection.outstanding
-            or connection.unsent
-            or connection.transactions
-            or self.waiting
-            or self.leader
-        )
+        """Whether nobody needs this session: closing it ends what there is of transactions."""
+        used = TransactionState.STARTED in self.connection.transactions.values()
+        return not (used or self.waiting or self.leader)
 
     def retire(self) -> None:
         """Take no new requests but those of transactions; have the others that wait moved.

@@ -59,7 +59,8 @@ class Client(BlockingClient):
         self._clock = Clock(timeout)
         self._opening = threading.Lock()  # over what is below
         self._ended = False  # whether `close` was called
-        self._retired: list[RequestLane] = []
+        self._retired: list[RequestLane] = []  # some of them in use for transactions
+        self._unanswered = 0  # how many of the last ones had no answer at all
         self._watches: Lane | None = None
         self._lane: Lane
         if on_device:
@@ -126,9 +127,10 @@ class Client(BlockingClient):
     def _replace(self, lane: RequestLane) -> RequestLane | None:
         """Open the successor of a lane that is to be retired."""
         with self._opening:
-            self._retired = [retired for retired in self._retired if not retired.end_if_idle()]
-            if len(self._retired) >= RETIRED_MAX:
+            self._unanswered = 1 if lane.answered else self._unanswered + 1
+            if self._unanswered > RETIRED_MAX:
                 return None
+            self._retired = [retired for retired in self._retired if not retired.session.closed]
             try:
                 successor = RequestLane(self._location.path, self._clock, self._replace)
             except ConnectFailed:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 from weakref import WeakMethod
 
 from xsproto.client import Exchange
 from xsproto.device import DeviceSession, Retired
-from xsproto.errors import ConnectionClosed
+from xsproto.errors import TransactionEnded
 from xsproto.lanes import Timeout, insist
 from xsproto.requests import Request
 
@@ -42,6 +41,8 @@ class RequestLane(Lane):
         # Weak, so that a client that nobody has any more needs no garbage collector.
         self._replace = WeakMethod(replace)
         self._successor: RequestLane | None = None
+        #: Whether the daemon has answered a request on it.
+        self.answered = False
 
     def exchange(
         self, tx_id: int, requests: Sequence[Request[Any]], timeout: Timeout
@@ -50,41 +51,50 @@ class RequestLane(Lane):
         left = self.until(timeout)
         try:
             exchanges = super().exchange(tx_id, requests, left())
+            self.answered = True
         except Retired:
-            assert self._successor is not None
-            return self._successor.exchange(tx_id, requests, left())
+            moved = requests
+            exchanges = ()
         except BaseException:
-            insist(self._retire)
+            insist(self._give_up)
             raise
-        moved = [exchange.request for exchange in exchanges if exchange.withdrawn]
-        if not moved:
-            return exchanges
+        else:
+            moved = [exchange.request for exchange in exchanges if exchange.withdrawn]
+            if self._successor is not None:
+                self.end_if_idle()
+            if not moved:
+                return exchanges
         assert self._successor is not None
-        rest = iter(self._successor.exchange(tx_id, moved, left()))
-        return [next(rest) if exchange.withdrawn else exchange for exchange in exchanges]
+        later = self._successor.exchange(tx_id, moved, left())
+        rest = iter(later)
+        return [next(rest) if x.withdrawn else x for x in exchanges] if exchanges else later
 
-    def _retire(self) -> None:
+    def post(self, request: Request[Any], tx_id: int = 0) -> None:
+        """See `BlockingLane`."""
+        super().post(request, tx_id)
+        if self._successor is not None:
+            self.end_if_idle()
+
+    def _give_up(self) -> None:
+        """Retire, if what was given up is a request that the daemon has seen."""
         with self._lock:
-            if self.session.closed is not None or not self.session.forsaken:
+            if self.session.closed is not None:
                 return
-            if self._successor is None:
+            if self._successor is None and self.session.forsaken:
                 replace = self._replace()
                 self._successor = None if replace is None else replace(self)
-            if self._successor is not None:
-                self.session.retire()
-                self._wake()
-                # The leader waits for the device; it may be one whose requests have moved.
-                self.transport.poke()
+            if self._successor is None:
+                return
+            self.session.retire()
+            self._wake()
+            # The leader waits for the device; it may be one whose requests have moved.
+            self.transport.poke()
+        self.end_if_idle()
 
-    def end_if_idle(self) -> bool:
-        """Close, if nobody needs this lane any more; say whether."""
+    def end_if_idle(self) -> None:
+        """Close, if nobody needs this lane any more."""
         with self._lock:
-            if self.session.leader is None:
-                with suppress(OSError):
-                    self.transport.read_now(self.session.inbox)
-                self.session.received()
-                self.flush()
             idle = self.session.idle
         if idle:
-            self.close(ConnectionClosed("this descriptor of the XenBus device was given up"))
-        return idle
+            # Nobody can see this but who goes on with a transaction that is over.
+            self.close(TransactionEnded("a request got no answer: its descriptor was given up"))

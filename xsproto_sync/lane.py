@@ -245,8 +245,8 @@ class Lane(BlockingLane):
                     # Else each answer would interrupt the daemon in giving the next one.
                     os.sched_yield()
                 if at is None and not self._stuck:
-                    transport.read(session.inbox)
                     in_time = True
+                    transport.read(session.inbox)
                 else:
                     left = None if at is None else at - monotonic()
                     if left is not None and left <= 0:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from xsproto.device import refusal
 from xsproto.errors import ConnectFailed
+from xsproto.wire import HEADER_SIZE, Op, Packet
 
 from .transport import Transport
 
@@ -25,6 +26,7 @@ _READ_SIZE: Final = 65536
 # Reads after which others have their turn, however much there is.
 _READS: Final = 16
 
+_NUDGE: Final = Packet(Op.READ, 1, 0, b"/\0").encode()
 _SEND_NOW: Final = (MSG_DONTWAIT | MSG_NOSIGNAL,)
 _RECV_NOW: Final = (MSG_DONTWAIT,)
 
@@ -67,6 +69,19 @@ class XenBusTransport(Transport):
         except OSError as error:
             self._bell.send(refusal(bytes(data), error.errno), *_SEND_NOW)
             written.append(len(data))
+        if len(data) == HEADER_SIZE:
+            self._nudge()
+
+    def _nudge(self) -> None:
+        """Have the daemon get more bytes: oxenstored answers an empty request only then.
+
+        On a descriptor of its own, as another request is outstanding here.
+        """
+        try:
+            with FileIO(self.path, "r+", opener=_opener) as file:
+                write(file.fileno(), _NUDGE)
+        except OSError:
+            pass  # then the next request of anyone is one
 
     def read(self, inbox: list[bytes]) -> None:
         """See `Transport`."""
@@ -90,7 +105,10 @@ class XenBusTransport(Transport):
 
     def poke(self) -> None:
         """Wake whoever waits, for nothing."""
-        self._bell.send(b"", *_SEND_NOW)
+        try:
+            self._bell.send(b"", *_SEND_NOW)
+        except OSError:
+            pass  # so many wake-ups are there already, or it is closed
 
     def shutdown(self) -> None:
         """See `Transport`."""
@@ -103,6 +121,7 @@ class XenBusTransport(Transport):
         """See `Transport`."""
         self._file.close()
         self._alarm.close()
+        self._bell.close()
 
 
 class WatchTransport(XenBusTransport):
@@ -146,12 +165,14 @@ class WatchTransport(XenBusTransport):
     def forget(self) -> None:
         """See `Transport`; in this process there is no such thread."""
         self.close()
-        self._file.close()
-        self._bell.close()
+        super().close()
 
 
 def _write_orders(orders: socket, file: FileIO, bell: socket) -> None:
-    """Write each message that comes from `orders`, until its other end is closed."""
+    """Write each message that comes from `orders`, until its other end is closed.
+
+    All that it is given is its own to close.
+    """
     while message := orders.recv(_READ_SIZE):
         try:
             write(file.fileno(), message)
@@ -160,7 +181,8 @@ def _write_orders(orders: socket, file: FileIO, bell: socket) -> None:
                 bell.send(refusal(message, error.errno), *_SEND_NOW)
             except OSError:
                 pass  # closed: nobody wants to know
-    file.close()
+    for resource in (file, bell, orders):
+        resource.close()
 
 
 def _pair() -> tuple[socket, socket]:

@@ -185,8 +185,9 @@ class Harness(Protocol):
         kind: which daemon: ``c`` (C xenstored), ``oxenstored``, ``embedded`` (that of xsproto,
             which does as C xenstored does).
         version: the version of Xen that the daemon is of, or does as, such as ``(4, 17)``.
-        can: what there is beyond clients and tasks: ``guest`` (domains), ``kill``, ``suspend``.
-            A scenario that needs more is not run.
+        can: what there is beyond clients and tasks: ``guest`` (domains), ``kill``, ``suspend``;
+            ``socket`` or ``device``, which is what clients are on. A scenario that needs more is
+            not run.
     """
 
     @property

@@ -203,7 +203,10 @@ async def a_watch_that_is_given_up_is_undone(h: Harness) -> None:
     async with client.watch(b"/a", token=b"t") as watch:
         expect((await watch.get()).path, b"/a")
         await other.write(b"/a/b", b"")
-        expect((await watch.get()).path, b"/a/b")
+        event = await watch.get()
+        if "device" in h.can and event.path == b"/a":
+            event = await watch.get()  # that was the first event of the earlier one
+        expect(event.path, b"/a/b")
     await other.write(b"/a", b"")
     expect(await client.read(b"/a"), b"")
 

@@ -174,6 +174,8 @@ async def a_guest_may_have_so_many_watches(h: Harness) -> None:
     code, least, most = "ENOSPC", 120, 128
     if h.kind == "oxenstored":
         code, least, most = "EQUOTA", 100, 101
+        if "device" in h.can:
+            kind, code = InvalidRequest, "EINVAL"  # Linux has no number for that name
     elif h.version == (4, 17):
         # C xenstored 4.17 has another name for it (docs/protocol).
         kind, code, least, most = TooBig, "E2BIG", 128, 129
@@ -364,8 +366,9 @@ async def what_a_domain_owned_goes_with_it(h: Harness) -> None:
         await client.write(HOME + b"/name", b"")
         told = (await watch.get()).path
         expect(told == HOME + b"/name", h.kind == "oxenstored", f"the event was {told!r}")
-    with raises(XenStoreError):
-        await guest.read(b"name")
+    if "socket" in h.can:  # a device is gone with its domain, and there is nobody to ask it
+        with raises(XenStoreError):
+            await guest.read(b"name")
 
 
 @scenario(needs=["guest"])

@@ -377,7 +377,7 @@ async def counts_right_from_several_clients(h: Harness) -> None:
     expect(await clients[0].read(b"/counter"), b"40")
 
 
-@scenario()
+@scenario(needs=["socket"])
 async def reset_watches_ends_transactions(h: Harness) -> None:
     """RESET_WATCHES drops transactions as well, which the client knows."""
     client = await h.open()

@@ -15,6 +15,7 @@ from ..errors import (
     InvalidRequest,
     LocalProtocolError,
     NotFound,
+    NotSupported,
 )
 from ..watches import WatchEvent
 from .harness import Cancelled, Client, Harness, Monitor, Stream
@@ -470,7 +471,7 @@ async def ending_a_watch_ends_the_waits_for_it(h: Harness) -> None:
             raise AssertionError("it waits on, for ever") from None
 
 
-@scenario()
+@scenario(needs=["socket"])
 async def reset_watches_ends_watches(h: Harness) -> None:
     """RESET_WATCHES ends every watch: who waits is told, and new ones may be set."""
     client, other = await h.open(), await h.open()
@@ -499,7 +500,20 @@ async def reset_watches_ends_watches(h: Harness) -> None:
     expect(await client.read(b"/a"), b"")
 
 
-@scenario()
+@scenario(needs=["device"])
+async def the_device_refuses_what_its_kernel_would_do_wrongly(h: Harness) -> None:
+    """RESET_WATCHES would end the kernel's own watches, and a depth would be ignored."""
+    client = await h.open()
+    with raises(NotSupported, what="RESET_WATCHES"):
+        await client.reset_watches()
+    for depth in (0, 1):
+        with raises(NotSupported, what="a depth"):
+            await client.watch(b"/top", depth=depth, token=b"t").__aenter__()
+    async with client.watch(b"/top", token=b"t") as watch:
+        expect((await watch.get()).path, b"/top")
+
+
+@scenario(needs=["socket"])
 async def a_watch_with_depth_needs_a_newer_daemon(h: Harness) -> None:
     """WATCH with a depth, of Xen 4.22, is refused by a daemon that is older, and leaves nothing."""
     client = await h.open()
