@@ -10,6 +10,8 @@ timeout `PATIENCE`; when that is over the thread waits until it is in fact cance
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -17,7 +19,9 @@ from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
 import xsproto_sync
-from xsproto.errors import CommitUnknown, TimedOut
+from xsproto.errors import CommitUnknown, NotSupported, TimedOut
+from xsproto.lanes import DEFAULT
+from xsproto.requests import DirectoryPart
 from xsproto.testing import Cancelled, Client, DomainState, Harness
 
 from . import embedded
@@ -176,7 +180,7 @@ class SyncHarness:
         options: for every client.
     """
 
-    can = frozenset({"socket", "guest", "kill", "suspend"})
+    can: frozenset[str] = frozenset({"socket", "dom0", "guest", "kill", "suspend"})
 
     def __init__(self, daemon: Daemon | EmbeddedDaemon, **options: Any) -> None:
         self.kind = daemon.kind
@@ -189,7 +193,9 @@ class SyncHarness:
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
         path = self._guests[domid].socket_path if domid else self._daemon.socket_path
-        client = self._open(path, **self._options, **options)
+        return self._keep(self._open(path, **self._options, **options))
+
+    def _keep(self, client: xsproto_sync.Client) -> Client:
         self._clients.append(client)
         return cast(Client, _AwaitableClient(client, client))
 
@@ -240,10 +246,76 @@ class SyncHarness:
 class DeviceHarness(SyncHarness):
     """`xsproto_sync` on the stand-in for the XenBus device, in a process that has it."""
 
-    can = frozenset({"device", "guest", "suspend"})  # nobody is told of a daemon's death
+    can = frozenset({"device", "dom0", "guest", "suspend"})  # nobody is told of a daemon's death
 
     def _open(self, socket_path: str, **options: Any) -> xsproto_sync.Client:
         return xsproto_sync.Client(xen_bus_path=device_of(socket_path), **options)
+
+
+class RealDeviceHarness(DeviceHarness):
+    """`xsproto_sync` on a real XenBus device, whose daemon is not ours: it is left as it was.
+
+    Arguments:
+        daemon: its process, if that is here.
+
+    The domain must be allowed to make nodes in ``/``.
+    """
+
+    def __init__(self, device: str, daemon: int | None) -> None:
+        self._device = device
+        self._pid = daemon
+        self._options = {"timeout": LIMIT}
+        self._clients = []
+        self._tasks = []
+        with xsproto_sync.Client(xen_bus_path=device, timeout=LIMIT) as client:
+            self._before = client.read(b"/"), client.list(b"/")
+            can = {"device", "dom0" if client.read(b"domid") == b"0" else ""}
+            self.can = frozenset(can if daemon is None else {*can, "suspend"})
+            try:
+                client._perform(iter(DirectoryPart(b"/", 0)), DEFAULT)
+                self.kind = "c"
+            except NotSupported:
+                self.kind = "oxenstored"
+            self.version = (4, 17)
+            for ask, version in (client.get_quota, (4, 22)), (client.get_feature, (4, 21)):
+                with contextlib.suppress(NotSupported):
+                    ask()
+                    self.version = max(self.version, version)
+
+    async def open(self, domid: int = 0, **options: Any) -> Client:
+        return self._keep(self._open(self._device, **self._options, **options))
+
+    def _open(self, socket_path: str, **options: Any) -> xsproto_sync.Client:
+        return xsproto_sync.Client(xen_bus_path=socket_path, **options)
+
+    async def suspend_daemon(self) -> None:
+        assert self._pid is not None
+        os.kill(self._pid, signal.SIGSTOP)
+
+    async def resume_daemon(self) -> None:
+        assert self._pid is not None
+        os.kill(self._pid, signal.SIGCONT)
+
+    def end(self) -> None:
+        if self._pid is not None:
+            os.kill(self._pid, signal.SIGCONT)
+        super().end()
+        value, names = self._before
+        with xsproto_sync.Client(xen_bus_path=self._device, timeout=LIMIT) as client:
+            for name in client.list(b"/"):
+                if name not in names:
+                    client.delete(b"/" + name)
+            client.write(b"/", value)
+
+
+@contextlib.contextmanager
+def real_device(device: str, daemon: int | None) -> Iterator[RealDeviceHarness]:
+    """A harness over a real device."""
+    harness = RealDeviceHarness(device, daemon)
+    try:
+        yield harness
+    finally:
+        harness.end()
 
 
 @contextlib.contextmanager

@@ -11,3 +11,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DEVICE",
         help="ask this real XenBus device, and not the stand-in; only as pytest tests/xenbus",
     )
+    parser.addoption(
+        "--xenbus-daemon",
+        metavar="PID",
+        type=int,
+        help="with --xenbus, in dom0: the daemon, which is to be stopped for moments",
+    )

@@ -1,16 +1,20 @@
-"""The conformance kit on the stand-in: `tests/test_conformance.py`, in processes that have it."""
+"""The conformance kit on the device: the stand-in or, with --xenbus, a real one.
+
+On the stand-in it is `tests/test_conformance.py`, in processes that have it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import product
 
 import pytest
 
-from xsproto.testing import SCENARIOS
+from xsproto.testing import SCENARIOS, run_scenario
 
 from .. import daemons
-from ..adapters import DEVICE_ADAPTERS
+from ..adapters import DEVICE_ADAPTERS, real_device, run
 from . import LIBRARY, Outcome, Preload
 
 TEST = "tests/test_conformance.py::test_conformance"
@@ -24,28 +28,40 @@ def outcomes() -> Iterator[Mapping[str, Future[Outcomes]]]:
     if reason := LIBRARY.missing():
         daemons.skip(reason)
     with ThreadPoolExecutor() as pool:
-        yield {kind: pool.submit(run, kind) for kind in daemons.KINDS}
+        yield {kind: pool.submit(run_all, kind) for kind in daemons.KINDS}
 
 
-def run(kind: str) -> Outcomes:
+def run_all(kind: str) -> Outcomes:
     names = " or ".join(f"{adapter}-{kind}-" for adapter in DEVICE_ADAPTERS)
     with Preload() as preload:
         # "strict", in which a second request ends the process even if it does no harm.
         return preload.run_tests([TEST, "-k", names], modes="strict")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    real = metafunc.config.getoption("--xenbus", default=None)
+    targets = [(None, real)] if real else list(product(DEVICE_ADAPTERS, daemons.KINDS))
+    ids = ["device"] if real else [f"{adapter}-{kind}" for adapter, kind in targets]
+    metafunc.parametrize(("adapter", "kind"), targets, ids=ids)
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
-@pytest.mark.parametrize("kind", daemons.KINDS)
-@pytest.mark.parametrize("adapter", DEVICE_ADAPTERS)
 def test_conformance(
-    adapter: str,
+    adapter: str | None,
     kind: str,
     name: str,
-    outcomes: Mapping[str, Future[Outcomes]],
+    request: pytest.FixtureRequest,
     record_property: Callable[[str, object], None],
 ) -> None:
+    if adapter is None:
+        with real_device(kind, request.config.getoption("--xenbus-daemon")) as harness:
+            if reason := SCENARIOS[name].why_not(harness):
+                pytest.skip(reason)
+            run(run_scenario(name, harness))
+        return
     record_property("conformance", (name, adapter, kind))
     daemons.require(kind)
+    outcomes: Mapping[str, Future[Outcomes]] = request.getfixturevalue("outcomes")
     outcome, details = outcomes[kind].result()[f"{TEST}[{adapter}-{kind}-{name}]"]
     if outcome == "skipped":
         pytest.skip(details.rpartition("Skipped: ")[2].rstrip("')"))

@@ -186,6 +186,7 @@ class Harness(Protocol):
             which does as C xenstored does).
         version: the version of Xen that the daemon is of, or does as, such as ``(4, 17)``.
         can: what there is beyond clients and tasks: ``guest`` (domains), ``kill``, ``suspend``;
+            ``dom0`` (clients of domain 0 are just that, with its rights and without quotas);
             ``socket`` or ``device``, which is what clients are on. A scenario that needs more is
             not run.
     """

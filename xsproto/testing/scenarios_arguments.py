@@ -22,7 +22,7 @@ from .table import expect, expect_that, raises, scenario
 # Permissions
 
 
-@scenario()
+@scenario(needs=["dom0"])
 async def sets_and_gets_permissions(h: Harness) -> None:
     """Permissions are kept in their order, given as `Permission` or as text."""
     client = await h.open()
@@ -63,7 +63,7 @@ async def gives_a_node_to_another_domain(h: Harness) -> None:
     expect([str(permission) for permission in await client.get_perms(b"/a")], ["r0", "b5"])
 
 
-@scenario()
+@scenario(needs=["dom0"])
 async def sets_permissions_of_special_paths(h: Harness) -> None:
     """Who may watch for domains is said by the permissions of two special paths."""
     client = await h.open()
@@ -81,7 +81,7 @@ async def sets_permissions_of_special_paths(h: Harness) -> None:
 # Paths
 
 
-@scenario()
+@scenario(needs=["dom0"])
 async def relative_paths_are_the_domains_own(h: Harness) -> None:
     """A relative path of dom0 is below /local/domain/0, in every operation."""
     client = await h.open()
@@ -99,7 +99,7 @@ async def relative_paths_are_the_domains_own(h: Harness) -> None:
     expect(await client.exists(own + b"/conf/dir"), False)
 
 
-@scenario()
+@scenario(needs=["dom0"])
 async def takes_paths_as_long_as_they_may_be(h: Harness) -> None:
     """A path may be as long as the specification says, if the daemon agrees."""
     client = await h.open()

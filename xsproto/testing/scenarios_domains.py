@@ -409,7 +409,7 @@ async def features_of_an_introduced_domain_stay(h: Harness) -> None:
         await client.set_feature(5, 0)
 
 
-@scenario()
+@scenario(needs=["dom0"])
 async def controls_the_daemon(h: Harness) -> None:
     """`control` gives the daemon's answer; which commands there are is the daemon's own."""
     client = await h.open()

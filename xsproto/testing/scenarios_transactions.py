@@ -22,7 +22,7 @@ class Oops(Exception):
     """Raised by a scenario to leave a transaction."""
 
 
-@scenario()
+@scenario(needs=["dom0"])
 async def commits_all_at_once(h: Harness) -> None:
     """Nobody sees a part of a transaction, and all see all of it once it is committed."""
     client, other = await h.open(), await h.open()
@@ -117,7 +117,7 @@ async def errors_do_not_end_a_transaction(h: Harness) -> None:
     expect(await client.read_many([b"/a", b"/b"]), [b"1", b"2"])
 
 
-@scenario()
+@scenario(needs=["dom0"])
 async def transactions_may_be_nested_and_many(h: Harness) -> None:
     """A client may have many transactions at once; each is its own."""
     client = await h.open()
@@ -257,7 +257,7 @@ RACES: Final = (
 )
 
 
-@scenario()
+@scenario(needs=["dom0"])
 async def a_commit_fails_where_the_daemon_sees_a_conflict(h: Harness) -> None:
     """A commit that loses is `ConflictError` (EAGAIN), and nothing of it took place."""
     client, other = await h.open(), await h.open()

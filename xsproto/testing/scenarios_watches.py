@@ -66,7 +66,7 @@ async def a_watch_begins_with_an_event(h: Harness) -> None:
             expect(watch.watched, {(path, watch.token)})
 
 
-@scenario()
+@scenario(needs=["dom0"])
 async def a_watch_tells_of_changes_at_and_below_its_path(h: Harness) -> None:
     """WRITE, MKDIR, RM and SET_PERMS fire at and below the path, and nothing else does."""
     client, other = await h.open(), await h.open()
@@ -193,7 +193,7 @@ async def removal_of_a_tree_fires_for_what_is_below(h: Harness) -> None:
         expect(told, {b"/top"} | absent)
 
 
-@scenario()
+@scenario(needs=["dom0"])
 async def relative_watches_fire_with_relative_paths(h: Harness) -> None:
     """The events of a relative watch bear relative paths."""
     client = await h.open()
@@ -361,7 +361,7 @@ async def watches_come_and_go_often(h: Harness) -> None:
         )
 
 
-@scenario()
+@scenario(needs=["dom0"])
 async def a_thousand_watches_on_one_client(h: Harness) -> None:
     """1,000 watches of a client are all set, all told, and each of what it watches."""
     client, other = await h.open(), await h.open()
