@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from xsproto.daemon import Connection, Daemon
+from xsproto.store import C_4_17
 from xsproto.wire import HEADER, Op, Packet, PacketReader
 
 
@@ -194,6 +195,58 @@ def test_quotas_hold_once_they_are_set_and_0_is_no_limit() -> None:
     assert outcome(daemon, dom0, Op.SET_QUOTA, b"nodes\x005\0") == b"OK"
     daemon.connect(8)
     assert outcome(daemon, dom0, Op.GET_QUOTA, b"8\0nodes\0") == b"5", "those of new domains"
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (b"check\0", b"OK"),
+        (b"check", b"EINVAL"),
+        (b"check\0x\0", b"EINVAL"),
+        (b"print\0text\0", b"OK"),
+        (b"print\0", b"EINVAL"),
+        (b"help\0x\0", b"EINVAL"),
+        (b"quota\0set\0bogus\x001\0", b"EINVAL"),
+        (b"quota\0set\0nodes\0-1\0", b"EINVAL"),
+        (b"quota\0set\0nodes\x002147483648\0", b"EINVAL"),
+        (b"quota\0set\0permissions\x001\0", b"EINVAL"),
+        (b"quota\0set\0", b"EINVAL"),
+        (b"quota-soft\0set\0nodes\x001\0", b"EINVAL"),
+        (b"quota\x0031\0", b"ENOENT"),
+        (b"quota-soft\0", b"Quota settings:\nmemory           :  2097152\n"),
+    ],
+)
+def test_what_control_answers(payload: bytes, expected: bytes) -> None:
+    daemon = Daemon()
+    assert outcome(daemon, daemon.connect(), Op.CONTROL, payload) == expected
+
+
+def test_control_lists_and_sets_quotas_for_new_domains_and_tells_what_one_has() -> None:
+    daemon = Daemon()
+    dom0, guest = daemon.connect(), daemon.connect(7)
+    assert b"\nquota\t" in outcome(daemon, dom0, Op.CONTROL, b"help\0")
+    assert outcome(daemon, dom0, Op.CONTROL, b"quota\0set\0nodes\x0020\0") == b"OK"
+    assert outcome(daemon, dom0, Op.CONTROL, b"quota-soft\0set\0memory\x0021\0") == b"OK"
+    assert outcome(daemon, dom0, Op.GET_QUOTA, b"nodes\0") == b"20"
+    assert outcome(daemon, dom0, Op.GET_QUOTA, b"soft-memory\0") == b"21"
+    assert outcome(daemon, dom0, Op.GET_QUOTA, b"7\0nodes\0") == b"1000"
+    assert b"nodes            :       20\n" in outcome(daemon, dom0, Op.CONTROL, b"quota\0")
+    outcome(daemon, guest, Op.WATCH, b"/a\0t\0")
+    told = outcome(daemon, dom0, Op.CONTROL, b"quota\x007\0").splitlines()
+    assert [line.split() for line in told[:3]] == [
+        [b"Domain", b"7:"],
+        [b"nodes", b":", b"0"],
+        [b"watches", b":", b"1"],
+    ]
+
+
+def test_with_4_17_a_quota_that_is_set_holds_for_the_domains_that_there_are() -> None:
+    daemon = Daemon(C_4_17)
+    dom0, guest = daemon.connect(), daemon.connect(7)
+    assert outcome(daemon, dom0, Op.CONTROL, b"quota\0set\0watches\x001\0") == b"OK"
+    for path in (b"/1", b"/2"):
+        assert outcome(daemon, guest, Op.WATCH, path + b"\0t\0") == b"OK"
+    assert outcome(daemon, guest, Op.WATCH, b"/3\0t\0") == b"E2BIG"
 
 
 def test_a_special_watch_tells_only_those_who_may_know() -> None:

@@ -360,6 +360,49 @@ def test_xenstore_watch_tells_of_what_happens() -> None:
 # Xen's own
 
 
+def test_xenstore_control() -> None:
+    commands = ["check", "check x", "print", "print text", "print a b", "help x", "bogus", "''"]
+    commands += ["quota", "quota-soft", "quota 0", "quota 5", "quota 6", "quota 9", "quota -1"]
+    commands += ["quota set permissions 3", "quota set watches 1", "quota set nodes 4k", "quota"]
+    commands += ["quota set", "quota set nodes", "quota set nodes x", "quota set nodes 0"]
+    commands += ["quota set bogus 1", "quota set nodes -5", "quota set nodes 1 2", "quota 5 6"]
+    commands += ["quota set memory 9999999", "quota-soft set memory 7", "quota-soft set nodes 7"]
+    commands += ["quota-soft", "quota"]
+    then = [
+        "xenstore-write /local/domain/5 ''",
+        "xenstore-chmod /local/domain/5 n5",
+        "@5 xenstore-write a 1 b 2 c 3",  # a transaction
+        "@5 xenstore-write a 1 b 2",
+        "@5 xenstore-write c 3",
+        "@5 xenstore-write d 4",
+        "@5 xenstore-chmod a n5 r0 r6",
+        "@5 xenstore-chmod a n5 r0 r6 r7",
+        "@5 xenstore-watch -n 2 a b",
+        "@5 xenstore-watch -n 3 a b c",
+        "@5 xenstore-control check",
+        "xenstore-control quota 5",
+    ]
+
+    def play(side: Side) -> list[tuple[str, int, bytes, bytes]]:
+        played = []
+        for line in [*[f"xenstore-control {command}" for command in commands], *then]:
+            words = shlex.split(line)
+            guest = words[0] == "@5"
+            code, out, err = side.run(words[guest:], guest=guest)
+            # A refused command has the tool ask for help, where each daemon has its own words.
+            err = re.sub(rb"(?s)(?<=Valid commands are:\n).*", b"", err)
+            out = re.sub(rb"(?m)^(\S+) *: +(\d+).*", rb"\1: \2", out)
+            # The memory that a domain uses is not counted.
+            out = re.sub(rb"(?s)(Domain.*memory: )\d+", rb"\1", out)
+            played.append((line, code, out, err))
+        return played
+
+    played = compare(play)
+    codes = [code for _, code, _, _ in played][-len(then) :]
+    assert codes == [0, 0, 1, 0, 0, 1, 0, 1, 0, 1, 3, 0]
+    assert played[-1][2].splitlines()[:3] == [b"Domain 5:", b"nodes: 4", b"watches: 0"]
+
+
 @pytest.mark.parametrize("guest", ["", "@5"], ids=["dom0", "guest"])
 def test_xens_test_program_passes(guest: str) -> None:
     played = compare_script(

@@ -183,6 +183,26 @@ def test_a_transaction_that_touches_too_much_fails_at_its_end() -> None:
         store.end(seven, tx, commit=True)
 
 
+@pytest.mark.parametrize(("profile", "room"), [(C, 3), (C_4_17, 2)], ids=["c", "c-4.17"])
+def test_a_commit_that_makes_nodes_has_the_room_that_the_profile_says(
+    profile: Profile, room: int
+) -> None:
+    store, _, seven = with_guest(profile)
+    store.limits[b"nodes"] = seven.domain.limits[b"nodes"] = 4  # one of them is /g
+    for commits, count in ((False, room + 1), (True, room)):
+        tx = seven.transactions[store.start(seven)]
+        for number in range(count):
+            store.write(seven, tx, b"/g/%d" % number, b"")
+        if commits:
+            store.end(seven, tx, commit=True)
+        else:
+            with pytest.raises(Refused, match="ENOSPC"):
+                store.end(seven, tx, commit=True)
+    assert seven.domain.nodes == 1 + room
+    while seven.domain.nodes < 4:  # outside of a transaction there is room for more
+        store.write(seven, None, b"/g/%d" % seven.domain.nodes, b"")
+
+
 def test_a_transaction_makes_no_more_nodes_than_its_domain_may_have() -> None:
     store, _, seven = with_guest()
     store.set_quota(b"nodes", 4, 7)
