@@ -73,6 +73,35 @@ def test_a_broken_client_is_told_to_go_and_forgotten() -> None:
     assert daemon.data_to_send() == []
 
 
+def test_who_reads_no_events_is_told_to_go_at_once_and_forgotten() -> None:
+    daemon = Daemon(max_events=1000)
+    slow, other = daemon.connect(), daemon.connect()
+    ask(daemon, slow, Op.WATCH, b"/a\0t\0")
+    ask(daemon, slow, Op.TRANSACTION_START, b"\0")
+    daemon.block(slow)
+    for number in range(20):
+        ask(daemon, other, Op.WRITE, b"/a/%d\0" % number)
+        assert not slow.closed
+    for number in range(20, 50):
+        daemon.receive_data(other, Packet(Op.WRITE, 1, 0, b"/a/%d\0" % number).encode())
+    assert (slow, b"") in daemon.data_to_send()
+    dom0 = daemon.store.domain(0)
+    assert (dom0.watches, dom0.transactions) == (0, 0)
+
+
+def test_what_a_client_still_gets_waits_while_it_is_blocked_though_it_is_over() -> None:
+    daemon = Daemon()
+    client = daemon.connect()
+    daemon.block(client)
+    request = Packet(Op.READ, 1, 0, b"/tool\0").encode()
+    daemon.receive_data(client, request + HEADER.pack(Op.READ, 1, 0, 0xFFFFFFFF))
+    assert client.closed
+    assert daemon.data_to_send() == []
+    daemon.unblock(client)
+    assert [p.op for p in received(daemon, client)] == [Op.READ]
+    assert daemon.data_to_send() == [(client, b"")]
+
+
 def test_a_domain_that_goes_takes_its_nodes_and_connections_and_is_announced() -> None:
     daemon = Daemon()
     root = daemon.connect()

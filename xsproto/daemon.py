@@ -119,9 +119,14 @@ class Daemon:
         while ready:
             connection = next(iter(ready))
             del ready[connection]
-            if connection.blocked or connection._told:
+            if connection._told:
                 continue
-            data = connection._server.data_to_send()
+            server = connection._server
+            if server.closed is not None:
+                self._forget(connection)  # it may have been too slow for its events
+            if connection.blocked and (server.closed is None or server.pending):
+                continue
+            data = server.data_to_send()
             if data:
                 result.append((connection, data))
             elif connection.closed:
