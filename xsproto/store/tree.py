@@ -581,11 +581,17 @@ class Store:
         while stack and domain.nodes > 0:
             path = stack.pop()
             node = self._nodes[path]
-            if node.perms[0][0] == domid:
+            if node.perms[0][0] == domid and path != b"/":
                 self._rm(root, None, path)
-            else:
-                base = b"" if path == b"/" else path
-                stack += [base + b"/" + name for name in reversed(node.children or {})]
+                continue
+            if node.perms[0][0] == domid:  # the root stays, and is dom0's again
+                node = self._changed(None, path, node)
+                node.perms = ((0, node.perms[0][1]), *node.perms[1:])
+                self._count(None, domid, -1)
+                self._count(None, 0, 1)
+                self._fire(None, path, node, exact=True)
+            base = b"" if path == b"/" else path
+            stack += [base + b"/" + name for name in reversed(node.children or {})]
         del self._domains[domid]
         for name, perms in self._special.items():
             first = (0, perms[0][1]) if perms[0][0] == domid else perms[0]
