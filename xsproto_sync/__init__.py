@@ -35,5 +35,8 @@ else:
         globals()[name] = value
         return value
 
+    def __dir__():
+        return sorted({*globals(), *__all__})
+
 
 __all__ = ["Client", "EmbeddedXenStore", "Monitor", "Server", "Transaction", "Watch"]

@@ -65,6 +65,7 @@ def _themselves(*names: bytes) -> dict[bytes, bytes]:
     return {name: name for name in names}
 
 
+#: The newest C xenstored.
 C: Final = Profile(
     name="c",
     limits=MappingProxyType(
@@ -97,6 +98,7 @@ C: Final = Profile(
     newest_op=26,
 )
 
+#: C xenstored 4.17, as in Debian 12.
 C_4_17: Final = Profile(
     name="c-4.17",
     limits=MappingProxyType(
@@ -130,4 +132,5 @@ C_4_17: Final = Profile(
     newest_op=22,
 )
 
+#: All of them, by name.
 PROFILES: Final[Mapping[str, Profile]] = MappingProxyType({p.name: p for p in (C, C_4_17)})
