@@ -19,6 +19,8 @@ html_theme = "furo"
 html_title = f"xsproto {release}"
 
 autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_typehints = "description"
+napoleon_use_ivar = True  # fields of attrs classes would be described twice
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3

@@ -1,7 +1,11 @@
-"""The embedded XenStore in the place of a real daemon, for the conformance kit."""
+"""The embedded XenStore in the place of a real daemon: in this process, or as one of its own."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -9,7 +13,10 @@ from xsproto.store import PROFILES
 from xsproto.testing import DomainState
 from xsproto_sync.embedded import EmbeddedXenStore
 
-__all__ = ["KINDS", "EmbeddedDaemon"]
+__all__ = ["COMMAND", "KINDS", "EmbeddedDaemon", "serving"]
+
+#: The command ``xsproto``, wherever it is installed.
+COMMAND = [sys.executable, "-c", "from xsproto_sync.command_line import main; main()"]
 
 #: The kinds of the embedded XenStore, by test id: the profile, and the Xen that it is like.
 KINDS = {"embedded": ("c", (4, 23)), "embedded-4.17": ("c-4.17", (4, 17))}
@@ -79,3 +86,17 @@ class EmbeddedDaemon:
         if self._suspended:
             self._suspended = False
             self._store._server.lock.release()
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """``xsproto serve``, which serves; killed at the end."""
+    process = subprocess.Popen([*COMMAND, "serve", *arguments], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        assert process.stderr.readline().startswith("serving on ")
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
+        process.stderr.close()

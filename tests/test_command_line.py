@@ -8,8 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +19,11 @@ from xsproto.perms import Permission
 from xsproto_sync import Client, EmbeddedXenStore, trees
 from xsproto_sync.command_line import commands
 
-COMMAND = [sys.executable, "-c", "from xsproto_sync.command_line import main; main()"]
+from .embedded import COMMAND, serving
 
 
 def run(*arguments: str, stdin: str | None = None) -> Result:
     return CliRunner().invoke(commands, arguments, input=stdin, catch_exceptions=False)
-
-
-@contextmanager
-def serving(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen([*COMMAND, "serve", *arguments], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        assert process.stderr.readline().startswith("serving on ")
-        yield process
-    finally:
-        process.kill()
-        process.wait(10)
-        process.stderr.close()
 
 
 # A first look

@@ -6,7 +6,6 @@ import os
 import socket
 import stat
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,27 +23,16 @@ from xsproto.errors import (
     NotFound,
 )
 from xsproto.store import C_4_17
-from xsproto.wire import HEADER, Op
+from xsproto.wire import Op
 from xsproto_sync import EmbeddedXenStore, Server
 
-from .daemons import Connection, Packet
+from .daemons import Connection
 
 
 @pytest.fixture
 def store() -> Iterator[EmbeddedXenStore]:
     with EmbeddedXenStore() as store:
         yield store
-
-
-def read_request(rq_id: int, path: bytes = b"/tool") -> bytes:
-    return HEADER.pack(Op.READ, rq_id, 0, len(path) + 1) + path + b"\0"
-
-
-def raw(store: EmbeddedXenStore) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    sock.connect(store.socket_path())
-    sock.settimeout(10)
-    return sock
 
 
 # Domains
@@ -208,94 +196,3 @@ def test_a_server_that_never_served_can_be_closed(tmp_path: Path) -> None:
     server.close()
     server.close()
     assert not (tmp_path / "socket").exists()
-
-
-# Clients that are broken or hostile: the others are served
-
-
-def test_half_a_packet_for_ever_and_a_header_that_lies_harm_nobody(
-    store: EmbeddedXenStore,
-) -> None:
-    client = store.client()
-    with raw(store) as half, raw(store) as liar:
-        half.sendall(read_request(1)[:-1])
-        liar.sendall(HEADER.pack(Op.READ, 1, 0, 0xFFFFFFFF))
-        assert liar.recv(1) == b"", "it is cut off"
-        assert client.read(b"/tool", timeout=10) == b""
-        half.sendall(read_request(1)[-1:])
-        assert half.recv(100) == HEADER.pack(Op.READ, 1, 0, 0)
-
-
-def test_garbage_ends_at_most_its_own_connection(store: EmbeddedXenStore) -> None:
-    client = store.client()
-    for seed in range(20):
-        with raw(store) as sock:
-            try:
-                sock.sendall(bytes((seed * 7 + number * number) % 256 for number in range(5000)))
-            except OSError:
-                pass  # cut off already
-    assert client.read(b"/tool", timeout=10) == b""
-
-
-def test_a_client_that_pipelines_without_reading_is_stopped_and_loses_nothing(
-    store: EmbeddedXenStore,
-) -> None:
-    client = store.client()
-    client.write(b"/big", b"x" * 2000)
-    count = 100_000
-    requests = b"".join(read_request(number, b"/big") for number in range(count))
-    with raw(store) as sock:
-        sock.settimeout(0.5)
-        sent = 0
-        try:
-            while sent < len(requests):
-                sent += sock.send(requests[sent:])
-            pytest.fail("it took 100,000 requests whose answers nobody reads")
-        except TimeoutError:
-            pass  # it reads no more
-        assert client.read(b"/tool", timeout=10) == b"", "others are served"
-        with store._server.lock:
-            waiting = sum(peer.connection._server.pending for peer in store._server._peers.values())
-        assert waiting < 1_000_000
-        sock.settimeout(20)
-        got, answers = b"", 0
-        whole = sent // len(read_request(0, b"/big"))
-        while answers < whole:
-            got += sock.recv(1 << 20)
-            done = len(got) // 2016
-            for at in range(done):
-                op, rq_id, _, size = HEADER.unpack_from(got, at * 2016)
-                assert (op, rq_id, size) == (Op.READ, answers, 2000)
-                answers += 1
-            got = got[done * 2016 :]
-
-
-def test_ten_thousand_watches_and_open_transactions_go_with_their_client(
-    store: EmbeddedXenStore,
-) -> None:
-    client = store.client()
-    with Connection(store.socket_path()) as other:
-        for number in range(10_000):
-            other.send(Packet(Op.WATCH, number, 0, b"/w/%d\0t\0" % number))
-            other.receive()  # the answer, and
-            other.receive()  # the first event
-        for number in range(100):
-            assert other.request(Op.TRANSACTION_START, b"\0") == (6, b"%d\0" % (number + 1))
-    client.write(b"/w/5", b"")
-    deadline = time.monotonic() + 10
-    while store._daemon.store._watches and time.monotonic() < deadline:
-        client.read(b"/tool")
-    assert not store._daemon.store._watches
-
-
-def test_thousands_of_connects_are_served(store: EmbeddedXenStore) -> None:
-    client = store.client()
-    for _ in range(2_000):
-        raw(store).close()
-    socks = [raw(store) for _ in range(200)]
-    for number, sock in enumerate(socks):
-        sock.sendall(read_request(number))
-    for number, sock in enumerate(socks):
-        assert sock.recv(100) == HEADER.pack(Op.READ, number, 0, 0)
-        sock.close()
-    assert client.read(b"/tool", timeout=10) == b""

@@ -42,7 +42,10 @@ LAYERS: dict[str, set[str]] = {
     "blocking": {*FACADE},
     "awaitable": {*FACADE},
     "store": {"errors", "paths", "perms"},
-    "daemon": {"errors", "wire", "paths", "perms", "requests", "events", "server", "store"},
+    "control": {"store"},
+    "daemon": {
+        *("errors", "wire", "paths", "perms", "requests", "events", "server", "store", "control"),
+    },
     "testing": ANY,
     "strategies": ANY,
     # The package only re-exports, and not `testing`: who wants that imports it by name.
@@ -66,6 +69,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "xsproto.testing": {"attrs", "hypothesis"},
     "xsproto.strategies": {"attrs", "hypothesis"},
     "xsproto_sync": {"attrs", "click"},
+    "xsproto_sync.pytest_plugin": {"pytest"},
     "xsproto_gevent": {"attrs", "gevent"},
     "xsproto_trio": {"attrs", "trio"},
     "xsproto_asyncio": {"attrs"},

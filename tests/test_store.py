@@ -158,6 +158,17 @@ def test_conflicts_are_those_of_single_nodes(inside: str, outside: str, code: st
             store.end(root, tx, commit=True)
 
 
+def test_the_root_outlives_the_domain_that_owns_it() -> None:
+    store = Store()
+    caller, root = guest(store), store.caller(0, nobody)
+    store.write(root, None, b"/keep", b"")
+    store.set_perms(root, None, b"/", [b"b7", b"r0"])
+    store.write(caller, None, b"/own/x", b"")
+    store.release(7)
+    assert list(store.node(root, None, b"/").children or ()) == [b"tool", b"keep"]
+    assert store.perms(root, None, b"/") == ((0, 3), (0, 1))
+
+
 # What a transaction may not do, and when it is told
 
 
@@ -181,6 +192,26 @@ def test_a_transaction_that_touches_too_much_fails_at_its_end() -> None:
         store.write(seven, tx, b"/g/9", b"")
     with pytest.raises(Refused, match="ENOMEM"):
         store.end(seven, tx, commit=True)
+
+
+@pytest.mark.parametrize(("profile", "room"), [(C, 3), (C_4_17, 2)], ids=["c", "c-4.17"])
+def test_a_commit_that_makes_nodes_has_the_room_that_the_profile_says(
+    profile: Profile, room: int
+) -> None:
+    store, _, seven = with_guest(profile)
+    store.limits[b"nodes"] = seven.domain.limits[b"nodes"] = 4  # one of them is /g
+    for commits, count in ((False, room + 1), (True, room)):
+        tx = seven.transactions[store.start(seven)]
+        for number in range(count):
+            store.write(seven, tx, b"/g/%d" % number, b"")
+        if commits:
+            store.end(seven, tx, commit=True)
+        else:
+            with pytest.raises(Refused, match="ENOSPC"):
+                store.end(seven, tx, commit=True)
+    assert seven.domain.nodes == 1 + room
+    while seven.domain.nodes < 4:  # outside of a transaction there is room for more
+        store.write(seven, None, b"/g/%d" % seven.domain.nodes, b"")
 
 
 def test_a_transaction_makes_no_more_nodes_than_its_domain_may_have() -> None:

@@ -1,8 +1,10 @@
 """XenStore without I/O: the protocol as a pure state machine.
 
 `ClientConnection` is the engine, for one's own event loop; the adapters (`xsproto_sync`, ...)
-are for everyone else.
+are for everyone else. `ServerConnection` is its other end, and `Daemon` a XenStore without sockets.
 """
+
+from typing import TYPE_CHECKING
 
 from .client import ClientConnection
 from .errors import (
@@ -30,7 +32,16 @@ from .errors import (
     TransactionLost,
     XenStoreError,
 )
-from .events import Closed, ErrorReply, Event, Ignored, Reply, Reset, WatchFired
+from .events import (
+    Closed,
+    ErrorReply,
+    Event,
+    Ignored,
+    Reply,
+    RequestReceived,
+    Reset,
+    WatchFired,
+)
 from .operations import Node
 from .perms import Permission
 from .requests import Request
@@ -38,16 +49,43 @@ from .session import Session, Waiter
 from .watches import WatchEvent
 from .wire import Op, Packet, PacketReader
 
+if TYPE_CHECKING:
+    from .daemon import Daemon
+    from .server import ServerConnection
+    from .store import C_4_17, PROFILES, C, Profile
+else:
+    # What only a server needs costs only a server: a client's program starts without it. (Type
+    # checkers look at the branch above.)
+    def __getattr__(name):
+        if name == "Daemon":
+            from . import daemon as module
+        elif name == "ServerConnection":
+            from . import server as module
+        elif name in ("C", "C_4_17", "PROFILES", "Profile"):
+            from . import store as module
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(module, name)
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})
+
+
 __all__ = [
+    "C_4_17",
+    "PROFILES",
     "AccessDenied",
     "AlreadyExists",
     "Busy",
+    "C",
     "ClientConnection",
     "Closed",
     "CommitUnknown",
     "ConflictError",
     "ConnectFailed",
     "ConnectionClosed",
+    "Daemon",
     "ErrorReply",
     "Event",
     "Forked",
@@ -64,12 +102,15 @@ __all__ = [
     "Packet",
     "PacketReader",
     "Permission",
+    "Profile",
     "QuotaExceeded",
     "RemoteProtocolError",
     "Reply",
     "Request",
+    "RequestReceived",
     "Reset",
     "RetriesExhausted",
+    "ServerConnection",
     "Session",
     "TimedOut",
     "TooBig",

@@ -13,13 +13,13 @@ The interface, for adapters (sockets, memory):
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Final
 
+from .control import control
 from .server import MAX_EVENTS, MAX_OUTPUT, ServerConnection
 from .store import C, Caller, Profile, Refused, Store, Transaction
-from .store.nodes import format_perms
+from .store.nodes import atoi, format_perms
 from .wire import NUL, PAYLOAD_MAX, Op
 
 __all__ = ["Connection", "Daemon"]
@@ -27,8 +27,6 @@ __all__ = ["Connection", "Daemon"]
 _DOMID_SELF: Final = 0x7FF0
 _OK: Final = b"OK\0"
 _ERROR: Final = Op.ERROR.value
-_ATOI: Final = re.compile(rb"[ \t-\r]*([+-]?[0-9]+)")
-_CONTROLS: Final = (b"check", b"help", b"print")
 
 
 class Connection:
@@ -121,9 +119,14 @@ class Daemon:
         while ready:
             connection = next(iter(ready))
             del ready[connection]
-            if connection.blocked or connection._told:
+            if connection._told:
                 continue
-            data = connection._server.data_to_send()
+            server = connection._server
+            if server.closed is not None:
+                self._forget(connection)  # it may have been too slow for its events
+            if connection.blocked and (server.closed is None or server.pending):
+                continue
+            data = server.data_to_send()
             if data:
                 result.append((connection, data))
             elif connection.closed:
@@ -230,7 +233,7 @@ class Daemon:
         caller = connection._caller
         node = self.store.node(caller, tx, self.store.canonical(caller, path))
         head = b"%d\0" % node.generation
-        at = _atoi(offset) & 0xFFFFFFFF
+        at = atoi(offset) & 0xFFFFFFFF
         if at >= node.names_size:
             return head + NUL
         names = NUL.join(node.children or ()) + NUL
@@ -294,7 +297,7 @@ class Daemon:
 
     def _domid(self, text: bytes) -> int:
         if not self._profile.strict_domids:
-            return _atoi(text) & 0xFFFFFFFF
+            return atoi(text) & 0xFFFFFFFF
         if text and (not text.isdigit() or len(text) > 5 or int(text) > 0xFFFF):
             raise Refused("EINVAL")
         return int(text or b"0")
@@ -315,7 +318,7 @@ class Daemon:
         if len(texts) < 3:
             raise Refused("EINVAL")
         domid = self._domid(texts[0])
-        if _atoi(texts[2]) <= 0:
+        if atoi(texts[2]) <= 0:
             raise Refused("EINVAL")
         self.store.introduce(domid)
         for other in self._connections:
@@ -361,9 +364,9 @@ class Daemon:
         domain = self.store.known(self._domid(domid))
         if domain.introduced:
             raise Refused("EBUSY")
-        if _atoi(bits) & ~self._profile.features:
+        if atoi(bits) & ~self._profile.features:
             raise Refused("EINVAL")
-        domain.features = _atoi(bits)
+        domain.features = atoi(bits)
 
     def _get_quota(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
         texts = payload.split(NUL)[:-1]
@@ -379,13 +382,10 @@ class Daemon:
         if len(texts) not in (2, 3):
             raise Refused("EINVAL")
         domid = self._domid(texts[0]) if len(texts) == 3 else None
-        self.store.set_quota(texts[-2], _atoi(texts[-1]) & 0xFFFFFFFF, domid)
+        self.store.set_quota(texts[-2], atoi(texts[-1]) & 0xFFFFFFFF, domid)
 
     def _control(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
-        command = payload.partition(NUL)[0]
-        if NUL not in payload or command not in _CONTROLS:
-            raise Refused("EINVAL")
-        return b"commands: " + b", ".join(_CONTROLS) + NUL if command == b"help" else _OK
+        return control(self.store, payload.split(NUL)[:-1])
 
 
 def _exactly(payload: bytes, count: int) -> list[bytes]:
@@ -394,11 +394,6 @@ def _exactly(payload: bytes, count: int) -> list[bytes]:
     if len(texts) != count:
         raise Refused("EINVAL")
     return texts
-
-
-def _atoi(text: bytes) -> int:
-    found = _ATOI.match(text)
-    return int(found[1]) if found else 0
 
 
 _HANDLERS: Final[dict[int, _Handler]] = {

@@ -1,28 +1,42 @@
 """XenStore for blocking programs: a thread-safe client, and a daemon for tests, on Unix sockets."""
 
-from typing import TYPE_CHECKING, Any
-
-from xsproto.blocking import BlockingMonitor as Monitor
-from xsproto.blocking import BlockingTransaction as Transaction
-from xsproto.blocking import BlockingWatch as Watch
-
-from .client import Client
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from xsproto.blocking import BlockingMonitor as Monitor
+    from xsproto.blocking import BlockingTransaction as Transaction
+    from xsproto.blocking import BlockingWatch as Watch
+
+    from .client import Client
     from .embedded import EmbeddedXenStore
     from .server import Server
+else:
+    # Only who serves a store pays for importing one, and who has pytest look for the plugin in
+    # this package pays for nothing. (Type checkers look at the branch above.)
+    def __getattr__(name):
+        if name in ("Monitor", "Transaction", "Watch"):
+            from xsproto import blocking
+
+            value = getattr(blocking, f"Blocking{name}")
+        elif name == "Client":
+            from . import client
+
+            value = client.Client
+        elif name == "EmbeddedXenStore":
+            from . import embedded
+
+            value = embedded.EmbeddedXenStore
+        elif name == "Server":
+            from . import server
+
+            value = server.Server
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})
+
 
 __all__ = ["Client", "EmbeddedXenStore", "Monitor", "Server", "Transaction", "Watch"]
-
-
-def __getattr__(name: str) -> Any:
-    # Only who serves a store pays for importing one.
-    if name == "EmbeddedXenStore":
-        from .embedded import EmbeddedXenStore
-
-        return EmbeddedXenStore
-    if name == "Server":
-        from .server import Server
-
-        return Server
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

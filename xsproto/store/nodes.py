@@ -22,6 +22,7 @@ __all__ = [
     "Refused",
     "Transaction",
     "Watched",
+    "atoi",
     "format_perms",
     "parse_perms",
 ]
@@ -38,6 +39,7 @@ DOMID_ANY: Final = 32757
 Perms = tuple[tuple[int, int], ...]
 
 _LETTERS: Final = b"nrwb"
+_ATOI: Final = re.compile(rb"[ \t-\r]*([+-]?[0-9]+)")
 _NUMBER: Final = re.compile(rb"[ \t-\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 
 
@@ -47,6 +49,12 @@ class Refused(Exception):
     def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
+
+
+def atoi(text: bytes) -> int:
+    """The number at the begin of a text, of any size; 0 if there is none."""
+    found = _ATOI.match(text)
+    return int(found[1]) if found else 0
 
 
 def parse_perms(texts: list[bytes]) -> Perms:

@@ -20,7 +20,10 @@ class Profile:
 
     Attributes:
         limits: of a new domain, by the names of GET_QUOTA.
-        spare: by how much a quota, as GET_QUOTA tells it, is more than what it admits.
+        spare: by how much a quota, as GET_QUOTA and CONTROL tell it, is more than what it admits.
+        control_quotas: the quotas that CONTROL knows, by the names it gives them.
+        common_limits: whether a quota that is changed changes for the domains that there are.
+        commit_reserve: of the nodes that a domain may have, how many a commit must leave free.
         features: the bits of GET_FEATURE.
         limits_privileged_paths: whether ``path-max`` is for dom0, too.
         watch_quota_code: the error of a watch too many.
@@ -33,6 +36,9 @@ class Profile:
     name: str
     limits: Mapping[bytes, int]
     spare: Mapping[bytes, int]
+    control_quotas: Mapping[bytes, bytes]
+    common_limits: bool
+    commit_reserve: int
     features: int
     limits_privileged_paths: bool
     watch_quota_code: str
@@ -51,15 +57,22 @@ _REFUSES_THE_NTH: Final = (
     b"node-size",
 )
 
+#: What may be set and asked, and limits nothing here.
+_NOT_COUNTED: Final = {b"outstanding": 20, b"memory": 2621440, b"soft-memory": 2097152}
+
+
+def _themselves(*names: bytes) -> dict[bytes, bytes]:
+    return {name: name for name in names}
+
+
+#: The newest C xenstored.
 C: Final = Profile(
     name="c",
     limits=MappingProxyType(
         {
             b"nodes": 999,
             b"watches": 127,
-            b"outstanding": 20,
-            b"memory": 2621440,
-            b"soft-memory": 2097152,
+            **_NOT_COUNTED,
             b"transactions": 9,
             b"transaction-nodes": 1024,
             b"node-permissions": 4,
@@ -68,6 +81,14 @@ C: Final = Profile(
         }
     ),
     spare=MappingProxyType(dict.fromkeys(_REFUSES_THE_NTH, 1)),
+    control_quotas=MappingProxyType(
+        _themselves(
+            *(b"nodes", b"watches", b"outstanding", b"memory", b"transactions"),
+            *(b"transaction-nodes", b"node-permissions", b"path-max", b"node-size"),
+        )
+    ),
+    common_limits=False,
+    commit_reserve=0,
     features=14,
     limits_privileged_paths=False,
     watch_quota_code="ENOSPC",
@@ -77,6 +98,7 @@ C: Final = Profile(
     newest_op=26,
 )
 
+#: C xenstored 4.17, as in Debian 12.
 C_4_17: Final = Profile(
     name="c-4.17",
     limits=MappingProxyType(
@@ -88,9 +110,19 @@ C_4_17: Final = Profile(
             b"node-permissions": 5,
             b"path-max": 2048,
             b"node-size": 2047,
+            **_NOT_COUNTED,
         }
     ),
-    spare=MappingProxyType({}),
+    spare=MappingProxyType({b"watches": -1, b"transactions": -1, b"node-size": 1}),
+    control_quotas=MappingProxyType(
+        {
+            **_themselves(b"nodes", b"watches", b"transactions", b"outstanding"),
+            **_themselves(b"transaction-nodes", b"memory", b"node-size", b"path-max"),
+            b"permissions": b"node-permissions",
+        }
+    ),
+    common_limits=True,
+    commit_reserve=1,
     features=0,
     limits_privileged_paths=True,
     watch_quota_code="E2BIG",
@@ -100,4 +132,5 @@ C_4_17: Final = Profile(
     newest_op=22,
 )
 
+#: All of them, by name.
 PROFILES: Final[Mapping[str, Profile]] = MappingProxyType({p.name: p for p in (C, C_4_17)})

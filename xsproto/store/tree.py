@@ -55,7 +55,7 @@ class Store:
         self._watches: dict[bytes, dict[Watched, None]] = {}
         #: The domains that there are, known to the store or not.
         self.existing: set[int] = {0}
-        #: What new domains may have, by the names of GET_QUOTA.
+        #: What new domains may have (with `common_limits` all), by the names of GET_QUOTA.
         self.limits = dict(profile.limits)
         self._domains: dict[int, Domain] = {}
         self._new_domain(0).introduced = True
@@ -63,11 +63,13 @@ class Store:
         release = ((0, 0), *everyone)
         self._special: dict[bytes, Perms] = {_SPECIAL[0]: ((0, 0),), _SPECIAL[1]: release}
         self._nodes[b"/"] = Node(b"", ((0, 0),), self._next())
+        self._count(None, 0, 1)
         root = self.caller(0, lambda path, token: None)
         self.write(root, None, b"/tool/xenstored", b"")
 
     def _new_domain(self, domid: int) -> Domain:
-        domain = Domain(domid, self._generation, dict(self.limits), self.profile.features)
+        limits = self.limits if self.profile.common_limits else dict(self.limits)
+        domain = Domain(domid, self._generation, limits, self.profile.features)
         self._domains[domid] = domain
         return domain
 
@@ -378,9 +380,10 @@ class Store:
             domain = self._domains.get(domid)
             if domain is None:
                 raise Refused("ENOMEM")
-            guest = tx.created and not caller.privileged and domid != 0
-            if guest and domain.nodes + by > domain.limits[b"nodes"]:
-                raise Refused("ENOSPC")
+            if tx.created and not caller.privileged and domid:
+                room = domain.limits[b"nodes"] - self.profile.commit_reserve - domain.nodes
+                if by > room:
+                    raise Refused("ENOSPC")
         nodes = self._nodes
         for path, access in tx.accessed.items():
             now = nodes.get(path)
@@ -525,6 +528,13 @@ class Store:
         self._fire_special(_SPECIAL[0], domid)
         return True
 
+    def domain(self, domid: int) -> Domain:
+        """A domain that the store knows."""
+        domain = self._domains.get(domid)
+        if domain is None:
+            raise Refused("ENOENT")
+        return domain
+
     def known(self, domid: int) -> Domain:
         """A domain that exists, served or not."""
         domain = self._domains.get(domid)
@@ -551,9 +561,7 @@ class Store:
 
     def served(self, domid: int) -> Domain:
         """A domain that is served."""
-        domain = self._domains.get(domid)
-        if domain is None:
-            raise Refused("ENOENT")
+        domain = self.domain(domid)
         if not domain.introduced:
             raise Refused("EINVAL")
         return domain
@@ -573,11 +581,17 @@ class Store:
         while stack and domain.nodes > 0:
             path = stack.pop()
             node = self._nodes[path]
-            if node.perms[0][0] == domid:
+            if node.perms[0][0] == domid and path != b"/":
                 self._rm(root, None, path)
-            else:
-                base = b"" if path == b"/" else path
-                stack += [base + b"/" + name for name in reversed(node.children or {})]
+                continue
+            if node.perms[0][0] == domid:  # the root stays, and is dom0's again
+                node = self._changed(None, path, node)
+                node.perms = ((0, node.perms[0][1]), *node.perms[1:])
+                self._count(None, domid, -1)
+                self._count(None, 0, 1)
+                self._fire(None, path, node, exact=True)
+            base = b"" if path == b"/" else path
+            stack += [base + b"/" + name for name in reversed(node.children or {})]
         del self._domains[domid]
         for name, perms in self._special.items():
             first = (0, perms[0][1]) if perms[0][0] == domid else perms[0]

@@ -1,0 +1,444 @@
+"""Other people's clients cannot tell the embedded daemon from the C xenstored 4.17.
+
+Each runs against both: ``xsproto serve --profile c-4.17`` and the real one, each a process of its
+own with a guest, domain 5, and a domain 6 that nobody has introduced. What is printed, every exit
+status and the tree in the end must be the same. What differs on purpose: docs/embedded.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+import pytest
+
+from . import daemons
+from .daemons import Connection, Daemon, Op
+from .embedded import serving
+
+T = TypeVar("T")
+
+#: Where Debian keeps Xen's own programs, and its modules for Debian's Python.
+XEN: Final = Path("/usr/lib/xen-4.17")
+TIMEOUT: Final = 30
+PROGRAMS: Final = Path(__file__).with_name("foreign")
+
+
+class Side(NamedTuple):
+    """A daemon: where dom0's clients connect, and where those of domain 5."""
+
+    socket: str
+    guest: str
+
+    def run(self, command: list[str], *, guest: bool = False) -> tuple[int, bytes, bytes]:
+        """Run a program: its exit status, and what it printed."""
+        environment = {
+            **os.environ,
+            "LC_ALL": "C",
+            "PATH": f"{XEN}/bin:/usr/bin:/bin",
+            "XENSTORED_PATH": self.guest if guest else self.socket,
+        }
+        result = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=TIMEOUT,
+        )
+        # (What test-xenstore measures is nobody's business here.)
+        return result.returncode, re.sub(rb"\d+ ns", b"_ ns", result.stdout), result.stderr
+
+    def tree(self) -> list[tuple[bytes, list[tuple[int, bytes]]]]:
+        """Every node: its path, then the answers to READ, GET_PERMS and DIRECTORY."""
+        nodes, paths = [], [b"/"]
+        with Connection(self.socket) as dom0:
+            while paths:
+                path = paths.pop()
+                ops = (Op.READ, Op.GET_PERMS, Op.DIRECTORY)
+                answers = [dom0.request(op, path + b"\0") for op in ops]
+                nodes.append((path, answers))
+                assert answers[2][0] == Op.DIRECTORY, f"{path!r} cannot be listed: {answers[2]}"
+                names = answers[2][1].split(b"\0")[:-1]
+                paths += [path.rstrip(b"/") + b"/" + name for name in names]
+        return nodes
+
+
+@contextmanager
+def ours() -> Iterator[Side]:
+    with tempfile.TemporaryDirectory() as directory:
+        side = Side(f"{directory}/socket", f"{directory}/guest")
+        guests = ("--guest", f"5:{side.guest}", "--guest", f"6:{directory}/six")
+        with serving("--profile", "c-4.17", "--socket", side.socket, *guests):
+            with Connection(side.socket) as dom0:
+                assert dom0.request(Op.INTRODUCE, b"5\x001\x001\0")[0] == Op.INTRODUCE
+            yield side
+
+
+@contextmanager
+def theirs() -> Iterator[Side]:
+    with Daemon("c") as daemon, daemon.guest(5) as guest, daemon.guest(6, introduce=False):
+        yield Side(daemon.socket_path, guest.socket_path)
+
+
+def compare(play: Callable[[Side], T]) -> T:
+    """What `play` gives: the same on both sides, and with the same tree in the end."""
+    daemons.require("c")
+    with ours() as one, theirs() as other, ThreadPoolExecutor(2) as pool:
+        (our, our_tree), (their, their_tree) = pool.map(
+            lambda side: (play(side), side.tree()), (one, other)
+        )
+    assert our == their
+    assert our_tree == their_tree
+    return our
+
+
+def compare_script(script: str) -> list[tuple[str, bytes, bytes]]:
+    """Run commands, one a line after the exit status that it must have; ``@5`` is in the guest."""
+    if shutil.which("xenstore-ls", path="/usr/bin") is None:
+        daemons.skip("xenstore-ls is missing: install Debian's xenstore-utils.")
+
+    def play(side: Side) -> list[tuple[str, bytes, bytes]]:
+        played = []
+        for line in script.strip().splitlines():
+            status, *command = shlex.split(line)
+            guest = command[0] == "@5"
+            code, out, err = side.run(command[guest:], guest=guest)
+            assert code == int(status), f"{line} ended with {code}: {out!r} {err!r}"
+            played.append((line, out, err))
+        return played
+
+    return compare(play)
+
+
+# Debian's xenstore-utils
+
+
+def test_xenstore_read_and_write() -> None:
+    every_byte = "".join(f"\\x{byte:02x}" for byte in range(1, 256))
+    played = compare_script(
+        rf"""
+        0 xenstore-write /a one /b '' relative/c three
+        0 xenstore-read /a
+        0 xenstore-read /a /b relative/c /local/domain/0/relative/c /
+        0 xenstore-read -p /a /b
+        0 xenstore-read -R /a
+        0 xenstore-read -p -R /a /b
+        0 xenstore-read --prefix --raw /a
+        0 xenstore-read /a -p
+        0 xenstore-read -s /a
+        1 xenstore-read /missing
+        1 xenstore-read /a /missing /b
+        1 xenstore-read //
+        1 xenstore-read /a/
+        1 xenstore-read '/a b'
+        1 xenstore-read ''
+        1 xenstore-read @releaseDomain
+        0 xenstore-write /escaped 'x\n\t\r\\\x41\x7f\101\0é' /bytes '{every_byte}'
+        0 xenstore-read /escaped /bytes
+        0 xenstore-read -R /escaped
+        0 xenstore-write -R /raw 'x\n\t\\ \x41' --raw /again '\101'
+        0 xenstore-read /raw /again
+        0 xenstore-write /deep/er/and/deeper x /deep y
+        0 xenstore-write /long {"l" * 4000}
+        0 xenstore-read /long
+        1 xenstore-write /too-long {"l" * 4096}
+        1 xenstore-write /ok 1 // 2 /never 3
+        1 xenstore-read /ok
+        1 xenstore-write '/a b' x
+        1 xenstore-write @releaseDomain x
+        0 xenstore-write / root
+        0 xenstore-write /{"p" * 2040} x
+        1 xenstore-write /{"p" * 3080} x
+        """
+    )
+    assert (played[1][1], played[3][1]) == (b"one\n", b"/a: one\n/b: \n")
+
+
+def test_xenstore_ls_and_list() -> None:
+    many = " ".join(f"/many/child-of-some-length-{number} {number}" for number in range(200))
+    played = compare_script(
+        rf"""
+        0 xenstore-write /vm/1/name one /vm/1/odd '\x01\n"\xff' /vm/2 '' /long {"x" * 100}
+        0 xenstore-write relative r {many}
+        0 xenstore-chmod /vm/1 n5 r0 w6 b7
+        0 xenstore-ls /vm
+        0 xenstore-ls
+        0 xenstore-ls -f
+        0 xenstore-ls -p
+        0 xenstore-ls -fp /
+        0 xenstore-ls -f -p /vm/1 /vm
+        0 xenstore-ls --flat --prefix
+        0 xenstore-ls /vm/2
+        1 xenstore-ls .
+        0 xenstore-ls relative
+        1 xenstore-ls /missing
+        1 xenstore-ls /vm /missing /long
+        1 xenstore-ls /vm/
+        1 xenstore-ls ''
+        1 xenstore-ls @releaseDomain
+        0 xenstore-list /
+        0 xenstore-list /vm /vm/1 /vm/2
+        0 xenstore-list -p / /vm
+        0 xenstore-list /many
+        1 xenstore-list /vm /missing
+        1 xenstore-list //
+        1 xenstore-list relative/missing
+        0 xenstore-rm /many
+        """
+    )
+    assert played[3][1] == b'1 = ""\n name = "one"\n odd = "\\001\\n"\\xff"\n2 = ""\n'
+    assert len(played[-5][1].splitlines()) == 200
+
+
+def test_xenstore_rm_exists_and_chmod() -> None:
+    played = compare_script(
+        """
+        0 xenstore-write /a/b/c/d x /e/f '' /g h relative/i j /k/l/m ''
+        0 xenstore-exists /a
+        0 xenstore-exists /a /e/f relative/i /
+        1 xenstore-exists /missing
+        1 xenstore-exists /a /missing /e
+        1 xenstore-exists /a/
+        0 xenstore-chmod /a n5
+        0 xenstore-chmod /a/b r0 w5 b6 n7
+        0 xenstore-chmod -r /a w0 r5
+        0 xenstore-chmod -u /a/b/c n0 r6
+        0 xenstore-chmod -r -u /a/b b5
+        0 xenstore-chmod --recurse /e n5
+        0 xenstore-chmod --upto /k/l r0
+        0 xenstore-ls -fp
+        1 xenstore-chmod /a n999
+        0 xenstore-chmod /a n0 r999
+        1 xenstore-chmod /a x5
+        0 xenstore-chmod /a r
+        1 xenstore-chmod /a n-1
+        1 xenstore-chmod /a
+        1 xenstore-chmod /missing n0
+        1 xenstore-chmod // n0
+        1 xenstore-chmod -u relative n0
+        0 xenstore-chmod relative n0 r5
+        1 xenstore-chmod -r / b0
+        0 xenstore-chmod @releaseDomain n0 r999
+        0 xenstore-ls -fp
+        0 xenstore-rm -t /k/l/m
+        0 xenstore-rm --tidy relative/i
+        0 xenstore-rm /g /e
+        0 xenstore-rm /missing
+        1 xenstore-rm /missing/deeper
+        1 xenstore-rm /a/b /missing/deeper
+        0 xenstore-exists /a/b
+        1 xenstore-rm /
+        1 xenstore-rm ''
+        0 xenstore-rm -t /a/b/c/d
+        0 xenstore-ls -fp
+        """
+    )
+    assert b"/a/b = " in played[13][1]
+
+
+def test_wrong_options_and_one_program_for_all() -> None:
+    modes = ("exists", "list", "ls", "rm", "read", "write", "chmod", "watch")
+    usage = [f"1 xenstore-{mode} {wrong}" for mode in modes for wrong in ("-h", "--help")]
+    usage += [f"1 xenstore-{mode}" for mode in modes if mode != "ls"]
+    played = compare_script(
+        "\n".join(usage)
+        + """
+        0 xenstore write /a b
+        0 xenstore read -p /a
+        0 xenstore ls -f
+        0 xenstore exists /a
+        1 xenstore
+        1 xenstore bogus
+        1 xenstore -h
+        0 xenstore-ls -z
+        0 xenstore-read --bogus /a
+        1 xenstore-read -t /a
+        1 xenstore-write /a
+        1 xenstore-write /a b /c
+        1 xenstore-ls -R
+        1 xenstore-rm -p /a
+        1 xenstore-chmod -f /a n0
+        1 xenstore-exists -p /missing
+        1 xenstore-watch -n
+        0 xenstore-read -- /a
+        """
+    )
+    assert b"Usage: xenstore-exists" in played[0][2]
+
+
+def test_the_tools_in_a_guest() -> None:
+    played = compare_script(
+        f"""
+        0 xenstore-write /local/domain/5 '' /secret/deep x /shown/deep y
+        0 xenstore-chmod /local/domain/5 n5 r6
+        0 xenstore-chmod /secret n0
+        0 xenstore-chmod -r /shown n0 r5
+        0 @5 xenstore-write name five /local/domain/5/data/x y
+        1 @5 xenstore-write /a b
+        1 @5 xenstore-write name {"z" * 2100}
+        1 @5 xenstore-write ok 1 /secret 2
+        1 @5 xenstore-read name /secret
+        0 @5 xenstore-read -p name /local/domain/5/data/x /shown/deep
+        1 @5 xenstore-ls
+        1 @5 xenstore-list /
+        0 xenstore-chmod / r0
+        1 @5 xenstore-ls
+        1 @5 xenstore-ls -fp
+        0 @5 xenstore-ls -fp /local/domain/5
+        0 @5 xenstore-ls -p /shown
+        1 @5 xenstore-list / /secret
+        0 @5 xenstore-exists name
+        1 @5 xenstore-exists /secret
+        1 @5 xenstore-exists /secret/none
+        1 @5 xenstore-rm /secret
+        1 @5 xenstore-rm /shown/deep
+        0 @5 xenstore-rm -t data/x
+        0 @5 xenstore-rm none
+        0 @5 xenstore-chmod name n5 r0 r6 b6
+        1 @5 xenstore-chmod name r0
+        1 @5 xenstore-chmod /secret b5
+        1 @5 xenstore-chmod name n5 r0 r1 r2 r3 r4
+        0 @5 xenstore-watch -n 2 name /local/domain/5/name
+        0 @5 xenstore-watch -n 1 /secret
+        0 @5 xenstore-watch -n 1 @releaseDomain
+        1 @5 xenstore-watch -n 1 //
+        0 xenstore-ls -fp
+        """
+    )
+    assert b"(n5,r0,r6,b6)" in played[-1][1]
+
+
+def test_xenstore_watch_tells_of_what_happens() -> None:
+    watched = ["/a", "/a/b", "@introduceDomain", "relative", "/missing"]
+    # What is done, and how many lines that makes: they are awaited, for events may merge.
+    steps = [
+        (Op.WRITE, b"/a/b/c\0x", 2),
+        (Op.SET_PERMS, b"/a/b\0n5\0", 2),
+        (Op.WRITE, b"relative/x\0", 1),
+        (Op.INTRODUCE, b"6\x001\x001\0", 1),
+        (Op.RM, b"/a\0", 2),
+        (Op.WRITE, b"/missing\0", 1),
+    ]
+
+    def play(side: Side) -> tuple[int, list[bytes], bytes]:
+        count = len(watched) + sum(lines for _, _, lines in steps)
+        process = subprocess.Popen(
+            ["xenstore-watch", "-n", str(count), *watched],
+            env={**os.environ, "XENSTORED_PATH": side.socket},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            assert process.stdout is not None
+            printed = [process.stdout.readline() for _ in watched]
+            with Connection(side.socket) as dom0:
+                for op, body, lines in steps:
+                    assert dom0.request(op, body) == (op, b"OK\0")
+                    printed += [process.stdout.readline() for _ in range(lines)]
+            rest, errors = process.communicate(timeout=TIMEOUT)
+        finally:
+            process.kill()
+            process.wait()
+        return process.returncode, [*printed, rest], errors
+
+    status, printed, _ = compare(play)
+    assert status == 0
+    told = b"/a/b/c /a/b/c /a/b /a/b relative/x @introduceDomain /a/b /a /missing"
+    assert b"".join(printed).split()[5:] == told.split()
+
+
+# Xen's own
+
+
+def test_xenstore_control() -> None:
+    commands = ["check", "check x", "print", "print text", "print a b", "help x", "bogus", "''"]
+    commands += ["quota", "quota-soft", "quota 0", "quota 5", "quota 6", "quota 9", "quota -1"]
+    commands += ["quota set permissions 3", "quota set watches 1", "quota set nodes 4k", "quota"]
+    commands += ["quota set", "quota set nodes", "quota set nodes x", "quota set nodes 0"]
+    commands += ["quota set bogus 1", "quota set nodes -5", "quota set nodes 1 2", "quota 5 6"]
+    commands += ["quota set memory 9999999", "quota-soft set memory 7", "quota-soft set nodes 7"]
+    commands += ["quota-soft", "quota"]
+    then = [
+        "xenstore-write /local/domain/5 ''",
+        "xenstore-chmod /local/domain/5 n5",
+        "@5 xenstore-write a 1 b 2 c 3",  # a transaction
+        "@5 xenstore-write a 1 b 2",
+        "@5 xenstore-write c 3",
+        "@5 xenstore-write d 4",
+        "@5 xenstore-chmod a n5 r0 r6",
+        "@5 xenstore-chmod a n5 r0 r6 r7",
+        "@5 xenstore-watch -n 2 a b",
+        "@5 xenstore-watch -n 3 a b c",
+        "@5 xenstore-control check",
+        "xenstore-control quota 5",
+    ]
+
+    def play(side: Side) -> list[tuple[str, int, bytes, bytes]]:
+        played = []
+        for line in [*[f"xenstore-control {command}" for command in commands], *then]:
+            words = shlex.split(line)
+            guest = words[0] == "@5"
+            code, out, err = side.run(words[guest:], guest=guest)
+            # Help, titles and comments are each daemon's own words. (The tool asks for help where
+            # a command is refused.) What requests take of a domain is not counted here.
+            err = re.sub(rb"(?s)(?<=Valid commands are:\n).*", b"", err)
+            rows = re.findall(rb"(?m)^(\S+) *: +(\d+)", out)
+            if b"Domain" in out:
+                rows = [row for row in rows if row[0] not in (b"outstanding", b"memory")]
+            out = out if not rows else b" ".join([b"%b:%b" % row for row in rows])
+            played.append((line, code, out, err))
+        return played
+
+    played = compare(play)
+    codes = [code for _, code, _, _ in played][-len(then) :]
+    assert codes == [0, 0, 1, 0, 0, 1, 0, 1, 0, 1, 3, 0]
+    assert played[-1][2] == b"nodes:4 watches:0 transactions:0"
+
+
+@pytest.mark.parametrize("guest", ["", "@5"], ids=["dom0", "guest"])
+def test_xens_test_program_passes(guest: str) -> None:
+    played = compare_script(
+        f"""
+        0 xenstore-write /local/domain/5 ''
+        0 xenstore-chmod /local/domain/5 n5
+        0 {guest} test-xenstore -l
+        0 {guest} test-xenstore -t 'ta err' -i 3
+        """
+    )
+    assert len(played[2][1].splitlines()) == 12
+
+
+def run_program(side: Side, python: list[str], name: str) -> list[bytes]:
+    """The lines that a program of `tests.foreign` prints."""
+    code, out, err = side.run([*python, str(PROGRAMS / name), side.guest])
+    assert (code, err) == (0, b""), f"{out.decode()}\n{err.decode()}"
+    return out.splitlines()
+
+
+def test_xen_lowlevel_xs() -> None:
+    python = ["env", f"PYTHONPATH={XEN}/lib/python", "/usr/bin/python3"]
+    found = subprocess.run([*python, "-c", "import xen.lowlevel.xs"], capture_output=True)
+    if found.returncode:
+        daemons.skip("xen.lowlevel.xs for Debian's Python is missing: install xen-utils-4.17.")
+    out = compare(lambda side: run_program(side, python, "lowlevel.py"))
+    assert b"transaction_end('2'): False" in out
+    assert b"read('0', '/a'): Error(13, 'Permission denied')" in out
+
+
+# pyxs
+
+
+def test_pyxs() -> None:
+    out = compare(lambda side: run_program(side, [sys.executable], "pyxs_calls.py"))
+    assert b"commit(): False" in out
+    assert b"Event(path=b'name', token=b'token-of-name')" in out

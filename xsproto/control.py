@@ -1,0 +1,77 @@
+"""CONTROL: what a daemon can be told about itself, and asked.
+
+The commands of the C xenstored that say something of a store; those about its process (its log,
+its memory, its successor) are not here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .store import Domain, Refused, Store
+from .store.nodes import atoi
+
+__all__ = ["control"]
+
+_HELP: Final = b"""\
+check\t
+help\t
+print\t<text>
+quota\t[set <name> <number> | <domid>]
+quota-soft\t[set memory <number>]
+\0"""
+_OK: Final = b"OK\0"
+_INT_MAX: Final = 0x7FFFFFFF
+
+
+def control(store: Store, texts: list[bytes]) -> bytes:
+    """The reply to a command and its arguments.
+
+    Raises:
+        Refused: EINVAL where that is no command; ENOENT for a domain that the store does not know.
+    """
+    names = store.profile.control_quotas
+    match texts:
+        case [b"check"] | [b"print", _]:
+            return _OK  # it is never inconsistent, and there is no log
+        case [b"help"]:
+            return _HELP
+        case [b"quota"]:
+            return _limits({name: store.quota(key, None) for name, key in names.items()})
+        case [b"quota-soft"]:
+            return _limits({b"memory": store.quota(b"soft-memory", None)})
+        case [b"quota", b"set", name, number] if name in names:
+            return _set(store, names[name], number)
+        case [b"quota-soft", b"set", b"memory", number]:
+            return _set(store, b"soft-memory", number)
+        case [b"quota", domid] if domid not in (b"set", b"max"):
+            return _usage(store.domain(atoi(domid)))
+    raise Refused("EINVAL")
+
+
+def _limits(rows: dict[bytes, int]) -> bytes:
+    return _table(b"Quota settings", rows)
+
+
+def _usage(domain: Domain) -> bytes:
+    rows = {
+        b"nodes": domain.nodes,
+        b"watches": domain.watches,
+        b"transactions": domain.transactions,
+        b"outstanding": 0,
+        b"memory": 0,
+    }
+    return _table(b"Domain %d" % domain.domid, rows)
+
+
+def _table(title: bytes, rows: dict[bytes, int]) -> bytes:
+    lines = [b"%b:\n" % title, *[b"%-17b: %8d\n" % row for row in rows.items()], b"\0"]
+    return b"".join(lines)
+
+
+def _set(store: Store, name: bytes, number: bytes) -> bytes:
+    value = atoi(number)
+    if not 0 < value <= _INT_MAX:
+        raise Refused("EINVAL")
+    store.set_quota(name, value, None)
+    return _OK

@@ -1,0 +1,38 @@
+"""Fixtures for pytest: a fresh XenStore for each test that asks for one.
+
+pytest loads this module in every test run where xsproto is installed. So it, and the package's
+`__init__`, import nothing of xsproto before a test asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .client import Client
+    from .embedded import EmbeddedXenStore
+
+__all__ = ["xenstore", "xenstore_client"]
+
+
+@pytest.fixture
+def xenstore() -> Iterator[EmbeddedXenStore]:
+    """A fresh `xsproto_sync.EmbeddedXenStore`, which ends with the test.
+
+    During the test XENSTORED_PATH names dom0's socket: `Client()` without arguments, and programs
+    that the test starts, talk to this store, and never to that of the machine.
+    """
+    from .embedded import EmbeddedXenStore
+
+    with EmbeddedXenStore() as store, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XENSTORED_PATH", store.socket_path())
+        yield store
+
+
+@pytest.fixture
+def xenstore_client(xenstore: EmbeddedXenStore) -> Client:
+    """A client of the test's `xenstore` that acts as dom0; it is closed with the store."""
+    return xenstore.client()
