@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+from . import is_preloaded
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,3 +21,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         help="with --xenbus, in dom0: the daemon, which is to be stopped for moments",
     )
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    # These are for processes that have the stand-in, which `test_on_device.py` starts.
+    return True if collection_path.name == "on_device" and not is_preloaded() else None

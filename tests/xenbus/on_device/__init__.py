@@ -1,0 +1,1 @@
+"""Tests in a process that has the stand-in preloaded: `test_on_device.py` starts it."""
