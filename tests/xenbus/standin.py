@@ -127,6 +127,7 @@ class Preload:
         arguments: Sequence[str],
         *,
         modes: str = "",
+        variables: Mapping[str, str] = {},
         directory: Path = ROOT,
         timeout: float = 600,
     ) -> dict[str, Outcome]:
@@ -152,6 +153,7 @@ class Preload:
                     "XSPROTO_RECORD": str(record),
                     "XENBUS_REPORT": str(report),
                     "PYTHONPATH": str(ROOT),
+                    **variables,
                 },
                 directory=directory,
                 timeout=timeout,

@@ -17,16 +17,22 @@ import pytest
 
 import xsproto_sync
 from xsproto.blocking import BlockingTransaction
-from xsproto.device import RETIRED_MAX, TIMEOUT
+from xsproto.device import RETIRED_MAX
 from xsproto.errors import (
+    AlreadyExists,
     ConflictError,
     ConnectFailed,
     ConnectionClosed,
     Forked,
+    InvalidArgument,
+    LocalProtocolError,
+    NotSupported,
     TimedOut,
+    TooBig,
     TransactionEnded,
     TransactionLost,
 )
+from xsproto.requests import TransactionEnd
 
 from ... import daemons
 from ...daemons import Daemon, Op
@@ -35,6 +41,9 @@ from .. import device_of, set_modes, suspend
 T = TypeVar("T")
 
 SOON = 0.05
+
+#: Seconds after which something is taken to hang.
+PATIENCE = float(os.environ.get("XSPROTO_PATIENCE", "20"))
 
 
 @pytest.fixture
@@ -54,7 +63,7 @@ def device(daemon: Daemon) -> str:
 
 @pytest.fixture
 def client(device: str) -> Iterator[xsproto_sync.Client]:
-    with xsproto_sync.Client(xen_bus_path=device, timeout=20) as client:
+    with xsproto_sync.Client(xen_bus_path=device, timeout=PATIENCE) as client:
         yield client
 
 
@@ -75,7 +84,7 @@ class Caller(threading.Thread):
             self._error = error
 
     def result(self) -> Any:
-        self.join(20)
+        self.join(PATIENCE)
         assert not self.is_alive(), "it hangs"
         if self._error is not None:
             raise self._error
@@ -83,7 +92,7 @@ class Caller(threading.Thread):
 
 
 def until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 20
+    ends = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < ends, "it never came to be"
         time.sleep(0.001)
@@ -103,7 +112,8 @@ def lanes_in_use() -> int:
 
 def test_time_is_limited_if_nobody_says_otherwise(device: str) -> None:
     with xsproto_sync.Client(xen_bus_path=device) as client:
-        assert client._clock.timeout == TIMEOUT
+        assert client._clock.timeout is not None
+        assert 10 <= client._clock.timeout <= 60
     with xsproto_sync.Client(xen_bus_path=device, timeout=None) as client:
         assert client._clock.timeout is None
 
@@ -281,7 +291,7 @@ def test_a_signal_in_the_middle_of_a_wait_costs_nothing(
             daemon.resume()
             assert client.read(b"/a") == b"value"
             with client.watch(b"/a", token=b"t") as watch:
-                assert watch.get(timeout=20).path == b"/a"
+                assert watch.get(timeout=PATIENCE).path == b"/a"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -318,9 +328,65 @@ def test_watches_are_set_whichever_comes_first(client: xsproto_sync.Client, mode
     set_modes(mode, "strict")
     for at in range(20):
         with client.watch(b"/w") as watch:
-            assert watch.get().path == b"/w"
+            assert watch.get(timeout=PATIENCE).path == b"/w"
             client.write(b"/w", b"%d" % at)
-            assert watch.get().path == b"/w"
+            assert watch.get(timeout=PATIENCE).path == b"/w"
+
+
+def test_watches_come_and_go_while_others_read(client: xsproto_sync.Client) -> None:
+    set_modes("strict")
+    over = threading.Event()
+
+    def read() -> int:
+        count = 0
+        while not over.is_set():
+            assert client.read(b"/a") == b"value"
+            count += 1
+        return count
+
+    readers = [Caller(read) for _ in range(3)]
+    for _ in range(100):
+        with client.watch(b"/w") as watch:
+            assert watch.get(timeout=PATIENCE).path == b"/w"
+    over.set()
+    assert all(reader.result() for reader in readers)
+
+
+def test_a_refused_watch_is_an_answer(daemon: Daemon) -> None:
+    with daemon.guest(5) as guest:
+        client = xsproto_sync.Client(xen_bus_path=device_of(guest.socket_path), timeout=PATIENCE)
+        with client, client.monitor() as monitor:
+            with pytest.raises(TooBig, match="E2BIG"):
+                [monitor.watch(b"data/%d" % at) for at in range(200)]
+            assert 120 < len(monitor.watched) < 130
+            monitor.unwatch(b"data/0")
+            monitor.watch(b"data/0")
+
+
+def test_a_watch_is_set_once(client: xsproto_sync.Client) -> None:
+    with client.watch(b"/w", token=b"t") as watch:
+        with pytest.raises(AlreadyExists):
+            client.watch(b"/w", token=b"t").__enter__()
+        with pytest.raises(NotSupported):
+            client.watch(b"/w", depth=1).__enter__()
+        assert watch.get().path == b"/w"
+
+
+def test_what_would_harm_the_domain_is_not_sent(client: xsproto_sync.Client) -> None:
+    with pytest.raises(NotSupported):
+        client.reset_watches()
+    with pytest.raises(LocalProtocolError):
+        client._lane.exchange(0, (TransactionEnd(commit=True),), PATIENCE)
+
+
+def test_a_value_fits_or_is_refused_here(client: xsproto_sync.Client) -> None:
+    for size in range(4070, 4090):
+        try:
+            client.write(b"/v", bytes(size))
+        except InvalidArgument:
+            assert size > 4076
+        else:
+            assert client.read(b"/v") == bytes(size)
 
 
 # Suspend and resume
@@ -362,11 +428,11 @@ def test_every_watch_fires_after_it(client: xsproto_sync.Client, device: str) ->
         paths = {b"/a", b"/none", b"@releaseDomain"}
         for path in paths:
             monitor.watch(path)
-        assert {monitor.get(timeout=20).path for _ in paths} == paths
+        assert {monitor.get(timeout=PATIENCE).path for _ in paths} == paths
         suspend(device)
-        assert {monitor.get(timeout=20).path for _ in paths} == paths
+        assert {monitor.get(timeout=PATIENCE).path for _ in paths} == paths
         client.write(b"/a/b", b"")
-        assert monitor.get(timeout=20).path == b"/a/b"
+        assert monitor.get(timeout=PATIENCE).path == b"/a/b"
 
 
 # The process
@@ -390,7 +456,7 @@ def test_a_forked_child_has_no_part_in_it(client: xsproto_sync.Client) -> None:
             os._exit(0 if status == -1 else 1)
         assert os.waitpid(pid, 0)[1] == 0
         client.write(b"/a", b"2")
-        assert watch.get(timeout=20).path == b"/a"
+        assert watch.get(timeout=PATIENCE).path == b"/a"
     assert client.read(b"/a") == b"2"
 
 
@@ -427,7 +493,7 @@ def test_a_foreign_loop_can_poll(client: xsproto_sync.Client, daemon: Daemon) ->
         poller.register(client.fileno(), select.POLLIN)
         assert poller.poll(0) == []
         assert daemon.request(Op.WRITE, b"/a\0")[0] == Op.WRITE
-        assert poller.poll(20_000)
+        assert poller.poll(PATIENCE * 1000)
         client.pump()
         assert watch.get(timeout=0).path == b"/a"
         assert poller.poll(0) == []
