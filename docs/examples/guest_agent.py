@@ -1,0 +1,59 @@
+"""An agent in a guest: it publishes what it is, and answers what its host asks.
+
+It survives being suspended and resumed, saved, restored and migrated: see docs/after-resume.md.
+Here host and guest are clients of the embedded XenStore. In a guest, `Client()` is all there is.
+"""
+
+import threading
+
+from xsproto_sync import Client, EmbeddedXenStore, Transaction
+
+QUESTION, ANSWER, VERSION = b"data/host", b"data/guest", b"data/agent-version"
+
+
+def publish(client: Client) -> None:
+    client.write(VERSION, b"1")
+
+
+def answer(client: Client) -> bytes | None:
+    """Answer what is asked, if it is not answered yet; both are seen as of one moment."""
+
+    def step(tx: Transaction) -> bytes | None:
+        question: bytes | None = tx.read(QUESTION, None)
+        if question is not None:
+            tx.write(ANSWER, b"answer to " + question)
+        return question
+
+    return client.transact(step)
+
+
+def serve(client: Client) -> None:
+    with client.monitor() as monitor:
+        for path in QUESTION, VERSION:
+            monitor.watch(path)
+        for _ in monitor:  # the first event of each comes at once, and again after a resume
+            if not client.exists(VERSION):
+                publish(client)
+            if answer(client) == b"goodbye":
+                return
+
+
+def main() -> None:
+    with EmbeddedXenStore() as store, store.client() as host, store.client(domid=7) as guest:
+        home = host.get_domain_path(7)
+        host.mkdir(home + b"/data")
+        host.set_perms(home + b"/data", [b"n7"])
+        agent = threading.Thread(target=serve, args=(guest,))
+        agent.start()
+        with host.watch(home + b"/" + ANSWER) as answers:
+            for question in b"how are you", b"goodbye":
+                host.write(home + b"/" + QUESTION, question)
+                while host.read(home + b"/" + ANSWER, b"") != b"answer to " + question:
+                    answers.get(timeout=10)
+                print(host.read(home + b"/" + ANSWER).decode())
+        agent.join()
+        print("agent of version", host.read(home + b"/" + VERSION).decode())
+
+
+if __name__ == "__main__":
+    main()
