@@ -773,6 +773,19 @@ def test_what_moves_the_state_of_the_connection_cannot_be_part_of_a_batch() -> N
     assert not session.connection.unsent
 
 
+def test_a_batch_is_done_with_its_last_answer_in_whichever_order_they_come() -> None:
+    session = Session()
+    waiter = Waiter()
+    session.submit(waiter, [Read(b"/%d" % at) for at in range(3)])
+    session.connection.written.append(len(session.connection.outgoing()))
+    session.enter(waiter)
+    for exchange in reversed(waiter.exchanges):
+        assert not waiter.done
+        session.inbox.append(Packet(Op.READ, exchange.rq_id, 0, b"").encode())
+        session.received()
+    assert waiter.done
+
+
 def test_what_is_cancelled_twice_is_withdrawn_once() -> None:
     session, waiter = Session(), Waiter()
     session.submit(waiter, [Read(b"/a"), Read(b"/b")])
