@@ -46,7 +46,6 @@ from .requests import (
     SetQuota,
     SetTarget,
     TransactionEnd,
-    TransactionStart,
     Watch,
     Write,
 )
@@ -296,7 +295,8 @@ class AsyncTransaction(AsyncOperations):
         if self._entered:
             raise LocalProtocolError("a transaction can be entered only once")
         self._entered = True
-        self._id = (await self._lane.exchange(0, (TransactionStart(),)))[0].value()
+        self._lane, exchanges = await self._lane.begin()
+        self._id = exchanges[0].value()
         return self
 
     async def __aexit__(

@@ -49,7 +49,6 @@ from .requests import (
     SetQuota,
     SetTarget,
     TransactionEnd,
-    TransactionStart,
     Watch,
     Write,
 )
@@ -431,16 +430,16 @@ class BlockingTransaction(BlockingOperations):
         if self._entered:
             raise LocalProtocolError("a transaction can be entered only once")
         self._entered = True
-        started: list[Sequence[Exchange]] = []
+        started: list[tuple[BlockingLane, Sequence[Exchange]]] = []
         try:
             # Kept in the very call that starts it: an interrupt must not lose it.
-            start = (0,), ((TransactionStart(),),), (self._timeout,)
-            started.extend(map(self._lane.exchange, *start))
-            self._id = started[0][0].value()
+            started.extend(map(self._lane.begin, (self._timeout,)))
+            self._lane, exchanges = started[0]
+            self._id = exchanges[0].value()
             return self
         except BaseException:
-            for exchanges in started:
-                insist(self._lane.disown, exchanges)
+            for lane, exchanges in started:
+                insist(lane.disown, exchanges)
             raise
 
     def __exit__(

@@ -112,7 +112,7 @@ class DeviceSession(Session):
         moved = [
             exchange
             for exchange in self.connection.unbegun()
-            if exchange.owner is not None and not (exchange.tx_id or exchange.request.moves_state)
+            if exchange.owner is not None and not exchange.tx_id
         ]
         for exchange in moved:
             self.connection.withdraw(exchange.rq_id)

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, Final, Literal, TypeVar
 
 from .client import TRANSACTION, Exchange, TransactionState
-from .requests import Request, TransactionEnd
+from .requests import Request, TransactionEnd, TransactionStart
 from .session import Session
 from .watches import EventQueue, WatchEvent
 
@@ -98,6 +98,10 @@ class BlockingLane(_Lane):
             TimedOut: not all answers came in time.
         """
 
+    def begin(self, timeout: Timeout) -> tuple[BlockingLane, Sequence[Exchange]]:
+        """Start a transaction; return the lane that it is on, too, as it may have had to move."""
+        return self, self.exchange(0, (TransactionStart(),), timeout)
+
     @abstractmethod
     def take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
         """Wait for an event; `TimedOut` if there is none in time, `queue.ended` if never."""
@@ -113,6 +117,10 @@ class AsyncLane(_Lane):
     @abstractmethod
     async def exchange(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
         """Send requests, of a transaction or (0) of none; return them with what came of each."""
+
+    async def begin(self) -> tuple[AsyncLane, Sequence[Exchange]]:
+        """Start a transaction; return the lane that it is on, too, as it may have had to move."""
+        return self, await self.exchange(0, (TransactionStart(),))
 
     @abstractmethod
     async def take_event(self, queue: EventQueue) -> WatchEvent:

@@ -10,7 +10,7 @@ from xsproto.client import Exchange
 from xsproto.device import DeviceSession, Retired
 from xsproto.errors import TransactionEnded
 from xsproto.lanes import Timeout, insist
-from xsproto.requests import Request
+from xsproto.requests import Request, TransactionStart
 
 from .clock import Clock
 from .lane import Lane
@@ -49,29 +49,55 @@ class RequestLane(Lane):
     ) -> Sequence[Exchange]:
         """See `BlockingLane`."""
         left = self.until(timeout)
-        try:
-            exchanges = super().exchange(tx_id, requests, left())
-            self.answered = True
-        except Retired:
-            moved = requests
-            exchanges = ()
-        except BaseException:
-            insist(self._give_up)
-            raise
-        else:
-            moved = [exchange.request for exchange in exchanges if exchange.withdrawn]
-            if self._successor is not None:
-                self.end_if_idle()
-            if not moved:
-                return exchanges
-        assert self._successor is not None
+        exchanges = self._attempt(tx_id, requests, left())
+        if self._successor is None:
+            return exchanges
+        insist(self.end_if_idle)
+        moved = [x.request for x in exchanges if x.withdrawn] if exchanges else requests
+        if not moved:
+            return exchanges
         later = self._successor.exchange(tx_id, moved, left())
         rest = iter(later)
         return [next(rest) if x.withdrawn else x for x in exchanges] if exchanges else later
 
+    def begin(self, timeout: Timeout) -> tuple[RequestLane, Sequence[Exchange]]:
+        """See `BlockingLane`."""
+        left = self.until(timeout)
+        lane = self
+        while True:
+            exchanges = lane._attempt(0, (TransactionStart(),), left())
+            if exchanges and not exchanges[0].withdrawn:
+                return lane, exchanges  # with no call in between: an interrupt must not lose it
+            insist(lane.end_if_idle)
+            assert lane._successor is not None
+            lane = lane._successor
+
+    def _attempt(
+        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Timeout
+    ) -> Sequence[Exchange]:
+        """As `exchange`, on this lane alone; what must go to the successor is withdrawn.
+
+        Or, if that is so from the beginning, there are no exchanges.
+        """
+        try:
+            exchanges = super().exchange(tx_id, requests, timeout)
+            self.answered = True
+            return exchanges
+        except Retired:
+            return ()
+        except BaseException:
+            insist(self._give_up)
+            raise
+
     def post(self, request: Request[Any], tx_id: int = 0) -> None:
         """See `BlockingLane`."""
         super().post(request, tx_id)
+        if self._successor is not None:
+            self.end_if_idle()
+
+    def disown(self, exchanges: Sequence[Exchange]) -> None:
+        """See `BlockingLane`."""
+        super().disown(exchanges)
         if self._successor is not None:
             self.end_if_idle()
 

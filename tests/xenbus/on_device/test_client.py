@@ -256,6 +256,38 @@ def test_a_transaction_outlives_a_request_that_is_given_up(
     assert client.transact(lambda tx: tx.read(b"/b")) == b"1"
 
 
+def test_a_transaction_is_where_it_began(client: xsproto_sync.Client, daemon: Daemon) -> None:
+    def give_up() -> None:
+        daemon.suspend()
+        with pytest.raises(TimedOut):
+            client.read(b"/a", timeout=SOON)
+
+    def use(tx: BlockingTransaction) -> None:
+        tx.write(b"/b", b"%d" % tx.id)
+        assert tx.read(b"/b") == b"%d" % tx.id
+
+    # One that was made before its descriptor was given up, and begins afterwards.
+    transaction = client.transaction()
+    give_up()
+    daemon.resume()
+    with transaction as tx:
+        use(tx)
+    assert client.read(b"/b") == b"%d" % tx.id
+    # One that waited for its turn to begin.
+    daemon.suspend()
+    impatient = Caller(lambda: client.read(b"/a", timeout=0.2))
+    first = client._lane
+    until(lambda: first.session.leader is not None)
+    waiting = Caller(lambda: client.transact(use))
+    until(lambda: first.session.waiting == 1)
+    with pytest.raises(TimedOut):
+        impatient.result()
+    until(lambda: first.session.closed is not None)  # nobody is kept on it
+    daemon.resume()
+    waiting.result()
+    assert not client._lane.session.connection.transactions
+
+
 def test_a_transaction_with_a_request_that_is_given_up_is_over(
     client: xsproto_sync.Client, daemon: Daemon
 ) -> None:
