@@ -59,12 +59,15 @@ class Client(BlockingClient):
         self._clock = Clock(timeout)
         self._opening = threading.Lock()  # over what is below
         self._ended = False  # whether `close` was called
-        self._retired: list[RequestLane] = []  # some of them in use for transactions
-        self._unanswered = 0  # how many of the last ones had no answer at all
+        # Of requests, in the order in which one followed the other; the last one is `_lane`, and
+        # the others were given up. Some of those are in use for transactions.
+        self._lanes: list[RequestLane] = []
+        self._unanswered = 0  # how many in a row were given up without any answer
         self._watches: Lane | None = None
         self._lane: Lane
         if on_device:
             self._lane = RequestLane(self._location.path, self._clock, self._replace)
+            self._lanes.append(self._lane)
         else:
             transport = UnixTransport(self._location.path, self._clock.timeout)
             self._lane = self._watches = Lane(transport, self._clock, Session())
@@ -100,7 +103,7 @@ class Client(BlockingClient):
         """
         self._ended = True  # first: whoever opens a lane now looks at it afterwards
         reason = ConnectionClosed("the client was closed")
-        for lane in (self._lane, self._watches, *self._retired):
+        for lane in (self._lane, self._watches, *self._lanes):
             if lane is not None:
                 lane.close(reason)
 
@@ -125,19 +128,24 @@ class Client(BlockingClient):
         return self._watches
 
     def _replace(self, lane: RequestLane) -> RequestLane | None:
-        """Open the successor of a lane that is to be retired."""
+        """The successor of a lane that is to be retired; opened, unless that is done already."""
         with self._opening:
-            self._unanswered = 1 if lane.answered else self._unanswered + 1
-            if self._unanswered > RETIRED_MAX:
-                return None
-            self._retired = [retired for retired in self._retired if not retired.session.closed]
-            try:
-                successor = RequestLane(self._location.path, self._clock, self._replace)
-            except ConnectFailed:
-                return None
-            self._retired.append(lane)
-            self._lane = successor
+            lanes = self._lanes
+            if lanes[-1] is lane:
+                unanswered = 1 if lane.answered else self._unanswered + 1
+                if unanswered > RETIRED_MAX:
+                    return None
+                try:
+                    # An interrupt comes before this is all done, or has `lane` find it here.
+                    lanes.append(RequestLane(self._location.path, self._clock, self._replace))
+                except ConnectFailed:
+                    return None
+                self._unanswered = unanswered
+            successor = lanes[lanes.index(lane) + 1]
+            self._lane = lanes[-1]
+            self._lanes = [x for x in lanes if x is lanes[-1] or not x.session.closed]
         if self._ended:
+            # Not all of them: whoever retires `lane` has its lock.
             successor.close(ConnectionClosed("the client was closed"))
         return successor
 

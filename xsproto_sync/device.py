@@ -23,8 +23,8 @@ class RequestLane(Lane):
     """Is retired, and goes on in a successor, once a request is given up that was sent.
 
     Arguments:
-        replace: a method that is called with the lane to be retired, at most once with success,
-            and makes its successor; None if there can be none.
+        replace: a method that is called with the lane to be retired, and returns its successor,
+            the same one if it is called again; None if there can be none.
     """
 
     forgetful = True
@@ -121,6 +121,8 @@ class RequestLane(Lane):
         """Close, if nobody needs this lane any more."""
         with self._lock:
             idle = self.session.idle
+            if idle:
+                self.session.retire()  # if an interrupt kept it from that
         if idle:
             # Nobody can see this but who goes on with a transaction that is over.
             self.close(TransactionEnded("a request got no answer: its descriptor was given up"))

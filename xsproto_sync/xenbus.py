@@ -45,11 +45,15 @@ class XenBusTransport(Transport):
             ConnectFailed: there is none, or it may not be used.
         """
         super().__init__(path)
-        self._alarm, self._bell = _pair()
         try:
             # Kept by an object that closes it, whatever interrupts this.
             self._file = FileIO(path, "r+", opener=_opener)
         except OSError as error:
+            raise _failed(path, error) from error
+        try:
+            self._alarm, self._bell = _pair()
+        except OSError as error:
+            self._file.close()
             raise _failed(path, error) from error
         fd = (self._file.fileno(),)
         self._read_one = partial(map, read, fd, (_READ_SIZE,))
@@ -133,12 +137,22 @@ class WatchTransport(XenBusTransport):
     """
 
     def __init__(self, path: str) -> None:
-        """See `XenBusTransport`."""
+        """See `XenBusTransport`; also where no thread can be started, it raises `ConnectFailed`."""
         super().__init__(path)
-        self._orders, orders = _pair()
         self._closed = False
+        try:
+            self._orders, orders = _pair()
+        except OSError as error:
+            super().close()
+            raise _failed(path, error) from error
         self._send_order = partial(map, self._orders.send)
-        _start_thread(_write_orders, (orders, self._file, self._bell))
+        try:
+            _start_thread(_write_orders, (orders, self._file, self._bell))
+        except RuntimeError as error:  # there are too many
+            for end in (self._orders, orders):
+                end.close()
+            super().close()
+            raise _failed(path, error) from error
 
     def fileno(self) -> int:
         """See `Transport`."""
@@ -197,14 +211,15 @@ def _opener(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def _failed(path: str, error: OSError) -> ConnectFailed:
+def _failed(path: str, error: OSError | RuntimeError) -> ConnectFailed:
     hint = ""
     if isinstance(error, FileNotFoundError):
-        hint = "; is this a Xen guest, with the xen_gntdev and xenfs drivers loaded?"
+        hint = "; is this a Xen guest?"
     elif isinstance(error, PermissionError):
         hint = "; it is usually root's alone"
-    failed = ConnectFailed(f"cannot open the XenBus device {path}: {error.strerror}{hint}")
-    failed.errno = error.errno
+    why = getattr(error, "strerror", None) or error
+    failed = ConnectFailed(f"cannot open the XenBus device {path}: {why}{hint}")
+    failed.errno = getattr(error, "errno", None)
     return failed
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import _thread
+import errno
 import gc
 import os
+import resource
 import select
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import pytest
@@ -541,9 +544,80 @@ def test_a_reader_takes_events_though_nobody_waits(device: str, daemon: Daemon) 
 
 @pytest.mark.parametrize("path", ["missing", "x" * 5000])
 def test_no_device_is_connect_failed(path: str) -> None:
-    with pytest.raises(ConnectFailed, match="cannot open the XenBus device") as caught:
-        xsproto_sync.Client(xen_bus_path=f"/nowhere/{path}")
-    assert not isinstance(caught.value, FileNotFoundError)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(ConnectFailed, match="cannot open the XenBus device") as caught:
+            xsproto_sync.Client(xen_bus_path=f"/nowhere/{path}")
+        assert not isinstance(caught.value, FileNotFoundError)
+        del caught
+        gc.collect()
+    assert not told, "something was not closed"
+
+
+@contextmanager
+def descriptors_to_spare(number: int) -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = os.listdir("/proc/self/fd")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, files)) + 20, limits[1]))
+    held = []
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        for _ in range(number):
+            os.close(held.pop())
+        yield
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_where_descriptors_run_out_nothing_is_left_half_open(
+    client: xsproto_sync.Client, device: str
+) -> None:
+    failed, before = 0, lanes_in_use()
+    for number in range(10):
+        with descriptors_to_spare(number):
+            attempts: list[Callable[[], None]] = [
+                lambda: xsproto_sync.Client(xen_bus_path=device).close(),
+                lambda: xsproto_sync.Client(device.removesuffix(".xenbus")).close(),
+                client.pump,
+            ]
+            for attempt in attempts:
+                try:
+                    attempt()
+                except ConnectFailed as error:
+                    assert "Too many open files" in str(error)
+                    assert error.errno == errno.EMFILE
+                    failed += 1
+            set_modes("dead")
+            with pytest.raises(TimedOut):
+                client.read(b"/a", timeout=0.002)
+            set_modes()
+            assert client.read(b"/a") == b"value"
+        if client._watches is None:
+            assert lanes_in_use() == before
+    assert failed > 5
+    with client.watch(b"/a") as watch:
+        assert watch.get(timeout=PATIENCE).path == b"/a"
+
+
+def test_without_a_thread_there_is_no_watch(
+    client: xsproto_sync.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(function: object, arguments: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(_thread, "start_new_thread", start)
+        with pytest.raises(ConnectFailed, match="can't start new thread"):
+            client.watch(b"/a")
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert client.read(b"/a") == b"value"
+    with client.watch(b"/a") as watch:
+        assert watch.get(timeout=PATIENCE).path == b"/a"
 
 
 def test_the_environment_may_name_a_device(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
