@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, Self, TypeVar, cast
 
 import xsproto_sync
 from xsproto.errors import CommitUnknown, TimedOut
@@ -223,6 +223,10 @@ class SyncHarness:
     async def remove_domain(self, domid: int) -> None:
         self._guests.pop(domid).destroy()
 
+    def run(self, scenario: Awaitable[T]) -> T:
+        """Run a scenario to its end."""
+        return run(scenario)
+
     def end(self) -> None:
         """End all clients and tasks."""
         for task in self._tasks:
@@ -233,24 +237,39 @@ class SyncHarness:
             task.thread.join(5)
 
 
+class RunnableHarness(Harness, Protocol):
+    """A harness that knows how to run a scenario."""
+
+    def run(self, scenario: Awaitable[T]) -> T: ...
+
+
 @contextlib.contextmanager
-def _sync(kind: str, **options: Any) -> Iterator[SyncHarness]:
+def daemon_of(kind: str) -> Iterator[Daemon | EmbeddedDaemon]:
+    """A daemon, which is killed after `LIMIT` if it is still needed then."""
     with EmbeddedDaemon(kind) if kind in embedded.KINDS else Daemon(kind) as daemon:
-        harness = SyncHarness(daemon, **options)
         watchdog = threading.Timer(LIMIT, daemon.kill)
         watchdog.daemon = True
         watchdog.start()
         try:
-            yield harness
+            yield daemon
         finally:
             watchdog.cancel()
             watchdog.join()
-            harness.end()
             daemon.kill()  # faster than to ask it
 
 
+@contextlib.contextmanager
+def _sync(kind: str, **options: Any) -> Iterator[SyncHarness]:
+    with daemon_of(kind) as daemon:
+        harness = SyncHarness(daemon, **options)
+        try:
+            yield harness
+        finally:
+            harness.end()
+
+
 #: The adapters, by the name that test ids have: each makes a harness for a kind of daemon.
-ADAPTERS: Final[dict[str, Callable[[str], contextlib.AbstractContextManager[Harness]]]] = {
+ADAPTERS: Final[dict[str, Callable[[str], contextlib.AbstractContextManager[RunnableHarness]]]] = {
     "sync": _sync,
     "sync_timeout": lambda kind: _sync(kind, timeout=LIMIT),
     "sync_reader": lambda kind: _sync(kind, reader=True),

@@ -10,7 +10,7 @@ import pytest
 from xsproto.errors import NotFound, TooBig
 from xsproto.testing import SCENARIOS, ScenarioFailed, run_scenario, scenario, table
 
-from . import adapters, daemons, embedded
+from . import adapters, adapters_async, daemons, embedded
 
 if TYPE_CHECKING:
     from xsproto.awaitable import AsyncClient
@@ -21,19 +21,25 @@ if TYPE_CHECKING:
         return client
 
 
+ADAPTERS = {
+    **adapters.ADAPTERS,
+    **adapters_async.ADAPTERS,
+}
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 @pytest.mark.parametrize("kind", [*daemons.KINDS, *embedded.KINDS])
-@pytest.mark.parametrize("adapter", adapters.ADAPTERS)
+@pytest.mark.parametrize("adapter", ADAPTERS)
 def test_conformance(
     adapter: str, kind: str, name: str, record_property: Callable[[str, object], None]
 ) -> None:
     record_property("conformance", (name, adapter, kind))
     if kind in daemons.KINDS:
         daemons.require(kind)
-    with adapters.ADAPTERS[adapter](kind) as harness:
+    with ADAPTERS[adapter](kind) as harness:
         if reason := SCENARIOS[name].why_not(harness):
             pytest.skip(reason)
-        adapters.run(run_scenario(name, harness))
+        harness.run(run_scenario(name, harness))
 
 
 # How the kit tells what went wrong

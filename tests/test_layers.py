@@ -39,6 +39,10 @@ LAYERS: dict[str, set[str]] = {
     "lanes": {"client", "requests", "session", "watches"},
     "blocking": {*FACADE},
     "awaitable": {*FACADE},
+    "loops": {
+        *("awaitable", "client", "errors", "lanes", "operations", "requests", "session"),
+        "watches",
+    },
     "store": {"errors", "paths", "perms"},
     "daemon": {"errors", "wire", "paths", "perms", "requests", "events", "server", "store"},
     "testing": ANY,
