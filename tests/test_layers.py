@@ -45,6 +45,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "store": {"errors", "paths", "perms"},
     "daemon": {"errors", "wire", "paths", "perms", "requests", "events", "server", "store"},
+    "serving": {"daemon", "errors"},
     "testing": ANY,
     "strategies": ANY,
     # The package only re-exports, and not `testing`: who wants that imports it by name.

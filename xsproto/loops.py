@@ -304,11 +304,12 @@ class LoopLane(AsyncLane, ABC):
         if session.closed is not None and self.transport.fileno() >= 0:
             self.unregister()
             self.transport.close()
+            self.stuck = False
 
     def _wake_all(self) -> None:
-        wakeable = self.session.wakeable
-        while wakeable:
-            self.wake(wakeable.pop())
+        for waiter in self.session.wakeable:
+            self.wake(waiter)
+        self.session.wakeable.clear()
 
 
 _lanes: WeakSet[LoopLane] = WeakSet()
