@@ -52,7 +52,7 @@ class AsyncioLoop:
     def __init__(self) -> None:
         self.stack = contextlib.AsyncExitStack()
 
-    async def open_path(self, path: str, **options: Any) -> xsproto_asyncio.Client:
+    async def open_path(self, path: Any, **options: Any) -> xsproto_asyncio.Client:
         opening = xsproto_asyncio.open_client(path, **options)
         return await self.stack.enter_async_context(opening)
 
@@ -126,7 +126,7 @@ class TrioLoop:
     def __init__(self) -> None:
         self.stack = contextlib.AsyncExitStack()
 
-    async def open_path(self, path: str, **options: Any) -> xsproto_trio.Client:
+    async def open_path(self, path: Any, **options: Any) -> xsproto_trio.Client:
         return await self.stack.enter_async_context(xsproto_trio.open_client(path, **options))
 
     def spawn(

@@ -141,7 +141,9 @@ class _AtHome:
         self._lane = lane
 
     def __enter__(self) -> None:
-        self._lane.check()
+        # In a forked child, cleaning up does nothing, rather than hide the error that led to it.
+        if not isinstance(self._lane.session.closed, Forked):
+            self._lane.check()
 
     def __exit__(self, *_: object) -> None:
         self._lane.see_to_others()
@@ -248,19 +250,25 @@ class LoopLane(AsyncLane, ABC):
             self.stuck = stuck
             self.stuck_changed()
 
-    def receive(self) -> None:
-        """Take what has come, for all; write what had to wait for it."""
+    def receive(self) -> bool:
+        """Take what has come, for all; write what had to wait for it.
+
+        Returns:
+            whether anything had come.
+        """
         session = self.session
+        there = True
         try:
             self.transport.read_now(session.inbox)
         except BlockingIOError:
-            pass
+            there = False
         except OSError as error:
             session.close(ConnectionClosed(f"{self.transport.path}: {error}"))
         session.received()
         if self.stuck or session.connection.held_back:
             self.flush()
         self.see_to_others()
+        return there
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection: whoever waits for something gets `reason`. Idempotent."""

@@ -19,6 +19,9 @@ __all__ = ["Lane"]
 # To look a member up in its class costs as much as a call.
 _WAIT: Final = Role.WAIT
 
+# Reads after which others have their turn. What a dead daemon has left behind is less.
+_READS: Final = 16
+
 
 class Lane(LoopLane):
     """A connection; see `LoopLane`. It belongs to the loop that runs while it is made."""
@@ -27,7 +30,14 @@ class Lane(LoopLane):
         super().__init__(transport, session)
         self._loop = get_running_loop()
         session.enter(Waiter())
-        self._loop.add_reader(transport.fileno(), self.receive)
+        usual = isinstance(self._loop, asyncio.SelectorEventLoop)
+        self._loop.add_reader(transport.fileno(), self.receive if usual else self._receive_all)
+
+    def _receive_all(self) -> None:
+        # uvloop calls once, and never again, where an error comes behind what there is to read.
+        for _ in range(_READS):
+            if self.session.closed is not None or not self.receive():
+                break
 
     def check(self) -> None:
         """See `LoopLane`."""
