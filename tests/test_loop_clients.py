@@ -343,5 +343,8 @@ def test_with_trio_ctrl_c_loses_nothing_that_came(store: EmbeddedXenStore) -> No
                     await twice(client.write, b"/a", b"v" * 100)
                 transport._recv, transport._send = recv, send
                 assert await client.read(b"/a/b") == b"1"
+                session = client._lane.session
+                assert session.connection.outstanding == 0, "an answer was lost"
+                assert not session.ignored, "a request was sent twice"
 
     trio.run(main)
