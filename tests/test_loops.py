@@ -17,8 +17,8 @@ import pytest
 import xsproto_trio.lane
 from xsproto import requests as rq
 from xsproto.daemon import Connection, Daemon
-from xsproto.errors import ConnectionClosed, NotFound
-from xsproto.loops import SocketTransport
+from xsproto.errors import ConnectionClosed, Forked, LocalProtocolError, NotFound
+from xsproto.loops import SocketTransport, forget_all
 from xsproto.session import WINDOW, Session
 from xsproto.testing import Cancelled
 from xsproto.wire import HEADER, Op, PacketReader
@@ -461,6 +461,61 @@ def test_close_wakes_everyone(loop: Loop) -> None:
             with pytest.raises(ConnectionClosed, match="the client was closed"):
                 await task.result()
         stream.close()
+
+    wired(loop, test)
+
+
+def test_a_wait_for_an_event_may_be_given_up(loop: Loop) -> None:
+    async def test(wire: Wire) -> None:
+        events = wire.client.watch(b"/a")
+        await wire.do(events.__aenter__())
+        await wire.do(events.get())
+        tasks = [loop.spawn(events.get()) for _ in range(2)]
+        await wire.turns()
+        await cancelled(tasks[0])
+        writing = loop.spawn(wire.client.write(b"/a/b", b""))
+        assert (await wire.serve(tasks[1])).path == b"/a/b"
+        await wire.serve(writing)
+        events.close()
+        with pytest.raises(LocalProtocolError):
+            await events.get()
+        await wire.assert_whole()
+
+    wired(loop, test)
+
+
+def test_whoever_comes_acts_on_what_was_left_undone(loop: Loop) -> None:
+    async def test(wire: Wire) -> None:
+        tasks = [loop.spawn(wire.client.read(b"/")) for _ in range(2)]
+        await wire.turns()
+        wire.take()
+        wire.session.inbox.append(wire._answers)  # as if a task had been interrupted there
+        wire._answers = b""
+        tasks.append(loop.spawn(wire.client.read(b"/tool")))
+        for task in tasks:
+            assert await wire.serve(task) == b""
+        await wire.assert_whole()
+
+    wired(loop, test)
+
+
+def test_a_forked_childs_cleaning_up_does_nothing(loop: Loop) -> None:
+    async def test(wire: Wire) -> None:
+        events = wire.client.watch(b"/a")
+        await wire.do(events.__aenter__())
+        transaction = wire.client.transaction()
+        await wire.do(transaction.__aenter__())
+        wire.take()
+        wire.lane.unregister()  # in a child, the loop is not used any more
+        forget_all()  # which a fork has called
+        events.close()
+        await transaction.__aexit__(Cancelled, Cancelled(), None)
+        wire.client.close()
+        assert wire.peer.recv(100) == b"", "nothing was sent"
+        with pytest.raises(Forked, match="by the parent"):
+            await wire.client.read(b"/a")
+        with pytest.raises(Forked, match="by the parent"):
+            raise wire.lane.misplaced("in a thread")
 
     wired(loop, test)
 
