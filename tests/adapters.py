@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, Self, TypeVar, cast
 
 import xsproto_sync
 from xsproto.errors import CommitUnknown, NotSupported, TimedOut
@@ -233,6 +233,10 @@ class SyncHarness:
     async def remove_domain(self, domid: int) -> None:
         self._guests.pop(domid).destroy()
 
+    def run(self, scenario: Awaitable[T]) -> T:
+        """Run a scenario to its end."""
+        return run(scenario)
+
     def end(self) -> None:
         """End all clients and tasks."""
         for task in self._tasks:
@@ -318,32 +322,51 @@ def real_device(device: str, daemon: int | None) -> Iterator[RealDeviceHarness]:
         harness.end()
 
 
+class RunnableHarness(Harness, Protocol):
+    """A harness that knows how to run a scenario."""
+
+    def run(self, scenario: Awaitable[T]) -> T: ...
+
+
 @contextlib.contextmanager
-def _sync(
-    kind: str, harness_of: type[SyncHarness] = SyncHarness, **options: Any
-) -> Iterator[SyncHarness]:
+def daemon_of(kind: str) -> Iterator[Daemon | EmbeddedDaemon]:
+    """A daemon, which is killed after `LIMIT` if it is still needed then."""
     with EmbeddedDaemon(kind) if kind in embedded.KINDS else Daemon(kind) as daemon:
-        harness = harness_of(daemon, **options)
         watchdog = threading.Timer(LIMIT, daemon.kill)
         watchdog.daemon = True
         watchdog.start()
         try:
-            yield harness
+            yield daemon
         finally:
             watchdog.cancel()
             watchdog.join()
-            harness.end()
             daemon.kill()  # faster than to ask it
 
 
-#: The adapters, by the name that test ids have: each makes a harness for a kind of daemon.
-ADAPTERS: Final[dict[str, Callable[[str], contextlib.AbstractContextManager[Harness]]]] = {
+@contextlib.contextmanager
+def _sync(
+    kind: str, harness_of: type[SyncHarness] = SyncHarness, **options: Any
+) -> Iterator[SyncHarness]:
+    with daemon_of(kind) as daemon:
+        harness = harness_of(daemon, **options)
+        try:
+            yield harness
+        finally:
+            harness.end()
+
+
+#: Adapters, by the name that test ids have: each makes a harness for a kind of daemon.
+Adapters = dict[str, Callable[[str], contextlib.AbstractContextManager[RunnableHarness]]]
+
+ADAPTERS: Final[Adapters] = {
     "sync": _sync,
     "sync_timeout": lambda kind: _sync(kind, timeout=LIMIT),
     "sync_reader": lambda kind: _sync(kind, reader=True),
 }
 
 #: Those for a process that has the stand-in for the XenBus device preloaded.
-DEVICE_ADAPTERS: Final[dict[str, Callable[[str], contextlib.AbstractContextManager[Harness]]]] = {
+DEVICE_ADAPTERS: Final[
+    dict[str, Callable[[str], contextlib.AbstractContextManager[RunnableHarness]]]
+] = {
     "sync_device": lambda kind: _sync(kind, DeviceHarness),
 }

@@ -10,11 +10,8 @@ import pytest
 from xsproto.errors import NotFound, TooBig
 from xsproto.testing import SCENARIOS, ScenarioFailed, run_scenario, scenario, table
 
-from . import adapters, daemons, embedded
+from . import adapters, adapters_async, daemons, embedded
 from .xenbus import is_preloaded
-
-# In `tests/xenbus/test_conformance.py`'s processes all this runs on the device.
-ADAPTERS = adapters.DEVICE_ADAPTERS if is_preloaded() else adapters.ADAPTERS
 
 if TYPE_CHECKING:
     from xsproto.awaitable import AsyncClient
@@ -23,6 +20,12 @@ if TYPE_CHECKING:
     def fits(client: AsyncClient) -> Client:
         """The kit asks of a client what the facade has."""
         return client
+
+
+# In `tests/xenbus/test_conformance.py`'s processes all this runs on the device.
+ADAPTERS = (
+    adapters.DEVICE_ADAPTERS if is_preloaded() else {**adapters.ADAPTERS, **adapters_async.ADAPTERS}
+)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -37,7 +40,7 @@ def test_conformance(
     with ADAPTERS[adapter](kind) as harness:
         if reason := SCENARIOS[name].why_not(harness):
             pytest.skip(reason)
-        adapters.run(run_scenario(name, harness))
+        harness.run(run_scenario(name, harness))
 
 
 # How the kit tells what went wrong

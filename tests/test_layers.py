@@ -41,11 +41,16 @@ LAYERS: dict[str, set[str]] = {
     "lanes": {"client", "requests", "session", "watches"},
     "blocking": {*FACADE},
     "awaitable": {*FACADE},
+    "loops": {
+        *("awaitable", "client", "errors", "lanes", "operations", "requests", "session"),
+        "watches",
+    },
     "store": {"errors", "paths", "perms"},
     "control": {"store"},
     "daemon": {
         *("errors", "wire", "paths", "perms", "requests", "events", "server", "store", "control"),
     },
+    "serving": {"daemon", "errors"},
     "testing": ANY,
     "strategies": ANY,
     # The package only re-exports, and not `testing`: who wants that imports it by name.

@@ -61,6 +61,9 @@ D = TypeVar("D")
 class AsyncOperations(ABC):
     """What can be done with nodes, by a client itself or within a transaction."""
 
+    #: Where requests go.
+    _lane: AsyncLane
+
     @abstractmethod
     async def _exchange(self, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
         """Send requests; return them with what came of each."""
@@ -148,6 +151,7 @@ class _AsyncWalk(AsyncIterator[Node]):
         self._walk = walk
 
     async def __anext__(self) -> Node:
+        await self._client._lane.checkpoint()  # first: a node that was taken cannot be put back
         while (step := self._walk.advance()) is not None:
             if isinstance(step, Node):
                 return step
@@ -157,9 +161,6 @@ class _AsyncWalk(AsyncIterator[Node]):
 
 class AsyncClient(AsyncOperations):
     """A client that is awaited. An adapter opens its lanes."""
-
-    #: Where requests go.
-    _lane: AsyncLane
 
     def _watch_lane(self) -> AsyncLane:
         """Where watches live."""
@@ -433,6 +434,7 @@ class AsyncMonitor(_AsyncStream):
     """Any number of watches."""
 
     async def __aenter__(self) -> Self:
+        await self._lane.checkpoint()
         return self
 
     async def watch(

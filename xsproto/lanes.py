@@ -117,3 +117,6 @@ class AsyncLane(_Lane):
     @abstractmethod
     async def take_event(self, queue: EventQueue) -> WatchEvent:
         """Wait for an event; `queue.ended` if there will be none."""
+
+    async def checkpoint(self) -> None:
+        """Let others run, in a loop whose rule is that every call does, though it need not wait."""
