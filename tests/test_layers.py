@@ -37,6 +37,7 @@ LAYERS: dict[str, set[str]] = {
     "session": {"errors", "wire", "paths", "requests", "events", "client", "watches"},
     "operations": {"client", "errors", "paths", "perms", "requests"},
     "device": {"errors", "wire", "requests", "client", "session"},
+    "xenbus": {"device", "errors", "wire"},
     "location": {"errors"},
     "lanes": {"client", "requests", "session", "watches"},
     "blocking": {*FACADE},
