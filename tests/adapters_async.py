@@ -17,8 +17,9 @@ from .adapters import Adapters, RunnableHarness, daemon_of, version_of
 from .daemons import Daemon, GuestDomain
 from .embedded import EmbeddedDaemon, EmbeddedGuest
 from .loops import AnyClient, AsyncioLoop, TrioLoop, UvloopLoop
+from .xenbus import device_of
 
-__all__ = ["ADAPTERS"]
+__all__ = ["ADAPTERS", "DEVICE_ADAPTERS"]
 
 
 class _DaemonHarness:
@@ -77,6 +78,29 @@ class TrioHarness(_DaemonHarness, TrioLoop):
         return await self.open_path(self.path(domid), **options)
 
 
+class _OnDevice(_DaemonHarness):
+    """The clients are on the stand-in for the XenBus device, in a process that has it."""
+
+    can = frozenset({"device", "dom0", "guest", "suspend"})
+
+    async def open(self, domid: int = 0, **options: Any) -> Client:
+        device = device_of(self.path(domid))
+        client = await cast(Any, self).open_path(None, xen_bus_path=device, **options)
+        return cast(Client, client)
+
+
+class AsyncioDeviceHarness(_OnDevice, AsyncioHarness):
+    """`xsproto_asyncio` on the device."""
+
+
+class UvloopDeviceHarness(_OnDevice, UvloopHarness):
+    """The same on uvloop."""
+
+
+class TrioDeviceHarness(_OnDevice, TrioHarness):
+    """`xsproto_trio` on the device."""
+
+
 @contextlib.contextmanager
 def _over(
     make: Callable[[Daemon | EmbeddedDaemon], RunnableHarness], kind: str
@@ -90,4 +114,11 @@ ADAPTERS: Final[Adapters] = {
     "asyncio": partial(_over, AsyncioHarness),
     "asyncio_uvloop": partial(_over, UvloopHarness),
     "trio": partial(_over, TrioHarness),
+}
+
+#: As `adapters.DEVICE_ADAPTERS`.
+DEVICE_ADAPTERS: Final[Adapters] = {
+    "asyncio_device": partial(_over, AsyncioDeviceHarness),
+    "uvloop_device": partial(_over, UvloopDeviceHarness),
+    "trio_device": partial(_over, TrioDeviceHarness),
 }

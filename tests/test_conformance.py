@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 # In `tests/xenbus/test_conformance.py`'s processes all this runs on the device.
 ADAPTERS = (
-    adapters.DEVICE_ADAPTERS if is_preloaded() else {**adapters.ADAPTERS, **adapters_async.ADAPTERS}
+    {**adapters.DEVICE_ADAPTERS, **adapters_async.DEVICE_ADAPTERS}
+    if is_preloaded()
+    else {**adapters.ADAPTERS, **adapters_async.ADAPTERS}
 )
 
 

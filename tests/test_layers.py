@@ -43,8 +43,8 @@ LAYERS: dict[str, set[str]] = {
     "blocking": {*FACADE},
     "awaitable": {*FACADE},
     "loops": {
-        *("awaitable", "client", "errors", "lanes", "operations", "requests", "session"),
-        "watches",
+        *("awaitable", "client", "device", "errors", "lanes", "operations", "requests"),
+        *("session", "watches", "xenbus"),
     },
     "store": {"errors", "paths", "perms"},
     "control": {"store"},

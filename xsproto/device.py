@@ -36,17 +36,27 @@ Once nobody uses the lane, it is closed, with which the kernel ends what is left
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from errno import errorcode
-from typing import Any, Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
-from .client import ClientConnection, TransactionState
-from .errors import NotSupported, XenStoreError
+from .client import ClientConnection, Exchange, TransactionState
+from .errors import ConnectFailed, NotSupported, XenStoreError
 from .requests import Request, ResetWatches, Watch
 from .session import Session, Waiter
 from .wire import HEADER, HEADER_SIZE, Op, Packet
 
-__all__ = ["PAYLOAD_MAX", "RETIRED_MAX", "TIMEOUT", "DeviceSession", "Retired", "refusal"]
+__all__ = [
+    "PAYLOAD_MAX",
+    "RETIRED_MAX",
+    "TIMEOUT",
+    "DeviceSession",
+    "Requests",
+    "Retired",
+    "merged",
+    "moved",
+    "refusal",
+]
 
 #: The most bytes of a request's payload.
 PAYLOAD_MAX: Final = 4096 - HEADER_SIZE
@@ -101,7 +111,9 @@ class DeviceSession(Session):
     def idle(self) -> bool:
         """Whether nobody needs this session: closing it ends what there is of transactions."""
         used = TransactionState.STARTED in self.connection.transactions.values()
-        return not (used or self.waiting or self.leader)
+        leader = self.leader  # where a loop leads, it waits for nothing
+        awaited = leader is not None and (leader.exchanges or leader.queue is not None)
+        return not (used or self.waiting or awaited)
 
     def retire(self) -> None:
         """Take no new requests but those of transactions; have the others that wait moved.
@@ -118,6 +130,57 @@ class DeviceSession(Session):
             self.connection.withdraw(exchange.rq_id)
         for exchange in moved:
             self._look(exchange.owner)
+
+
+def moved(exchanges: Sequence[Exchange]) -> list[Request[Any]]:
+    """The requests that go to the successor, of a call's exchanges on a lane that was retired."""
+    return [exchange.request for exchange in exchanges if exchange.withdrawn]
+
+
+def merged(exchanges: Sequence[Exchange], later: Sequence[Exchange]) -> list[Exchange]:
+    """What came of a call: `exchanges`, with those that have `moved` as they went `later`."""
+    rest = iter(later)
+    return [next(rest) if exchange.withdrawn else exchange for exchange in exchanges]
+
+
+class _Lane(Protocol):
+    @property
+    def answered(self) -> bool: ...
+    @property
+    def session(self) -> DeviceSession: ...
+
+
+L = TypeVar("L", bound=_Lane)
+
+
+class Requests(Generic[L]):
+    """The lanes of a client that requests go to, one after the other.
+
+    Arguments:
+        make: opens one.
+    """
+
+    def __init__(self, make: Callable[[], L]) -> None:
+        self._make = make
+        self._unanswered = 0  # how many of the last ones had no answer at all
+        #: That which takes new requests.
+        self.current = make()
+        #: Earlier ones, some of them in use for transactions.
+        self.retired: list[L] = []
+
+    def replace(self, lane: L) -> L | None:
+        """Make the successor of a lane that is to be retired; None if there can be none."""
+        self._unanswered = 1 if lane.answered else self._unanswered + 1
+        if self._unanswered > RETIRED_MAX:
+            return None
+        try:
+            successor = self._make()
+        except ConnectFailed:
+            return None
+        self.retired = [one for one in self.retired if one.session.closed is None]
+        self.retired.append(lane)
+        self.current = successor
+        return successor
 
 
 def refusal(message: bytes, errno: int | None) -> bytes:

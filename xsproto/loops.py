@@ -10,20 +10,30 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
-from weakref import WeakSet
+from weakref import WeakMethod, WeakSet
 
 from .awaitable import AsyncClient
 from .client import Exchange
-from .errors import ConnectFailed, ConnectionClosed, Forked, LocalProtocolError, XenStoreError
+from .device import DeviceSession, Requests, Retired, merged, moved
+from .errors import (
+    ConnectFailed,
+    ConnectionClosed,
+    Forked,
+    LocalProtocolError,
+    TransactionEnded,
+    XenStoreError,
+)
 from .lanes import AsyncLane
 from .operations import nothing_watched
 from .requests import Request
 from .session import Role, Session, Waiter
 from .watches import EventQueue, WatchEvent
+from .xenbus import RequestTransport
 
 __all__ = [
     "LoopClient",
     "LoopLane",
+    "RequestLane",
     "SocketTransport",
     "Transport",
     "connect",
@@ -69,6 +79,9 @@ class Transport(Protocol):
     def close(self) -> None:
         """Give the descriptor back. Idempotent."""
 
+    def forget(self) -> None:
+        """As `close`, in a forked child."""
+
 
 class SocketTransport:
     """A connected, non-blocking socket; see `Transport`.
@@ -83,6 +96,7 @@ class SocketTransport:
         self.path = path
         self.fileno: Callable[[], int] = sock.fileno
         self.close: Callable[[], None] = sock.close
+        self.forget: Callable[[], None] = sock.close
         self._send = sock.send
         self._recv = sock.recv
         self._flags = (flags,)
@@ -283,7 +297,7 @@ class LoopLane(AsyncLane, ABC):
                 "process; open another one in this process"
             )
         )
-        self.transport.close()
+        self.transport.forget()
 
     def misplaced(self, what: str) -> LocalProtocolError:
         """The error of a use from elsewhere."""
@@ -332,15 +346,112 @@ def forget_all() -> None:
         lane._forget()
 
 
-class LoopClient(AsyncClient):
-    """A client of one lane.
+class RequestLane(LoopLane):
+    """The lane of a device that requests go to; see `xsproto.device`.
 
-    Arguments:
-        lane: its connection.
+    An adapter's is this and its own `LoopLane`. It is retired, and goes on in a successor, once a
+    request is given up that was sent.
     """
 
-    def __init__(self, lane: LoopLane) -> None:
-        self._lane: LoopLane = lane
+    forgetful = True
+    transport: RequestTransport
+    session: DeviceSession
+
+    #: Whether the daemon has answered a request on it.
+    answered = False
+    #: Makes the successor of the lane that it is called with; None if there can be none.
+    replace: Callable[[RequestLane], RequestLane | None]
+    _successor: RequestLane | None = None
+
+    async def exchange(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
+        """See `AsyncLane`."""
+        try:
+            exchanges = await super().exchange(tx_id, requests)
+        except Retired:
+            assert self._successor is not None
+            return await self._successor.exchange(tx_id, requests)
+        if self._successor is None:
+            self.answered = True
+            return exchanges
+        self._end_if_idle()
+        again = moved(exchanges)
+        self.answered |= len(again) < len(exchanges)
+        later = await self._successor.exchange(tx_id, again) if again else ()
+        return merged(exchanges, later)
+
+    def post(self, request: Request[Any], tx_id: int = 0) -> None:
+        """See `AsyncLane`."""
+        super().post(request, tx_id)
+        if self._successor is not None:
+            self._end_if_idle()
+
+    def _give_up(self, waiter: Waiter) -> None:
+        super()._give_up(waiter)
+        if self.session.closed is not None:
+            return
+        if self._successor is None and self.session.forsaken:
+            self._successor = self.replace(self)
+        if self._successor is not None:
+            self.session.retire()
+            # The leader waits for the device; it may be one whose requests have moved.
+            self.transport.poke()
+            self.see_to_others()
+            self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        if self.session.closed is None and self.session.idle:
+            # Nobody can see this but who goes on with a transaction that is over.
+            self.close(TransactionEnded("a request got no answer: its descriptor was given up"))
+
+
+class LoopClient(AsyncClient):
+    """A client of one lane, or, on a device, of two.
+
+    Arguments:
+        lane: its connection; or what opens those that requests go to,
+        open_watches: and what opens the one that watches live on.
+    """
+
+    def __init__(
+        self,
+        lane: LoopLane | Callable[[], RequestLane],
+        open_watches: Callable[[], LoopLane] | None = None,
+    ) -> None:
+        self._requests: Requests[RequestLane] | None = None
+        self._watches: LoopLane | None = None
+        self._open_watches = open_watches
+        self._lane: LoopLane
+        if isinstance(lane, LoopLane):
+            self._lane = self._watches = lane
+            return
+        self._requests = Requests(lane)
+        self._lane = self._adopt(self._requests.current)
+
+    def _watch_lane(self) -> LoopLane:
+        if self._watches is None:
+            if self._lane.session.closed is not None or self._open_watches is None:
+                return self._lane  # which says why
+            self._lane.check()
+            self._watches = self._open_watches()
+        return self._watches
+
+    def _adopt(self, lane: RequestLane) -> RequestLane:
+        # Weak, so that a client that nobody has any more needs no garbage collector.
+        replace = WeakMethod(self._replace)
+
+        def replaced(lane: RequestLane) -> RequestLane | None:
+            method = replace()
+            return None if method is None else method(lane)
+
+        lane.replace = replaced
+        return lane
+
+    def _replace(self, lane: RequestLane) -> RequestLane | None:
+        assert self._requests is not None
+        successor = self._requests.replace(lane)
+        if successor is not None:
+            self._lane = self._adopt(successor)
+        return successor
 
     def __repr__(self) -> str:
         closed = f", closed: {self.closed}" if self.closed else ""
@@ -352,9 +463,14 @@ class LoopClient(AsyncClient):
 
         Nothing is to be awaited: whoever waits gets `ConnectionClosed`.
         """
-        self._lane.close(ConnectionClosed("the client was closed"))
+        reason = ConnectionClosed("the client was closed")
+        retired = () if self._requests is None else self._requests.retired
+        for lane in (self._lane, self._watches, *retired):
+            if lane is not None:
+                lane.close(reason)
 
     @property
     def closed(self) -> XenStoreError | None:
         """Why the connection is over; None while it is not, as far as is known."""
-        return self._lane.session.closed
+        watches = self._watches
+        return self._lane.session.closed or (watches.session.closed if watches else None)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import _socket
+import _thread
 import asyncio
+import io
 import os
+import posix
+import select
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from xsproto.device import DeviceSession
+from xsproto.location import locate
 from xsproto.loops import LoopClient, SocketTransport, connect
 from xsproto.session import Session
+from xsproto.xenbus import Modules, RequestTransport, WatchTransport
 
-from .lane import Lane
-from .location import socket_path
+from .lane import Lane, RequestLane
 
 __all__ = ["Client", "open_client"]
+
+_MODULES = Modules(io, posix, select, _socket, _thread.start_new_thread)
 
 
 class Client(LoopClient):
@@ -29,21 +38,42 @@ class Client(LoopClient):
 @asynccontextmanager
 async def open_client(
     unix_socket_path: str | os.PathLike[str] | None = None,
+    xen_bus_path: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[Client]:
-    """Connect to a XenStore daemon, for ``async with``, at whose end the client is closed.
+    """Connect to XenStore, for ``async with``, at whose end the client is closed.
 
     Arguments:
-        unix_socket_path: the daemon's socket; None: see `xsproto_sync.unix.socket_path`.
+        unix_socket_path: the socket of a daemon.
+        xen_bus_path: the XenBus device of a guest, where only limits of yours tell of a dead
+            daemon. With neither: see `xsproto.location.locate`.
 
     Raises:
         ConnectFailed: nobody listens there, or it may not be used.
     """
-    path = socket_path(unix_socket_path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+    location = locate(unix_socket_path, xen_bus_path, os)
+    if location.kind == "device":
+        client = _open_device(location.path)
+    else:
+        client = await _connect(location.path)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+async def _connect(path: str) -> Client:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
         sock.setblocking(False)
         await connect(sock, path, asyncio.sleep)
-        client = Client(Lane(SocketTransport(sock, path, socket.MSG_NOSIGNAL), Session()))
-        try:
-            yield client
-        finally:
-            client.close()
+        return Client(Lane(SocketTransport(sock, path, socket.MSG_NOSIGNAL), Session()))
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _open_device(path: str) -> Client:
+    return Client(
+        lambda: RequestLane(RequestTransport(path, _MODULES), DeviceSession()),
+        lambda: Lane(WatchTransport(path, _MODULES), DeviceSession()),
+    )

@@ -11,10 +11,11 @@ import os
 from asyncio import get_running_loop
 from typing import Final
 
+from xsproto import loops
 from xsproto.loops import LoopLane, Transport, forget_all
 from xsproto.session import Role, Session, Waiter
 
-__all__ = ["Lane"]
+__all__ = ["Lane", "RequestLane"]
 
 # To look a member up in its class costs as much as a call.
 _WAIT: Final = Role.WAIT
@@ -76,6 +77,10 @@ class Lane(LoopLane):
         """See `LoopLane`."""
         self._loop.remove_reader(self.transport.fileno())
         self._loop.remove_writer(self.transport.fileno())
+
+
+class RequestLane(loops.RequestLane, Lane):
+    """On a device, that of requests."""
 
 
 os.register_at_fork(after_in_child=forget_all)

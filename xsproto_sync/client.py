@@ -7,11 +7,12 @@ import threading
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
+from weakref import WeakMethod
 
 from xsproto import device
 from xsproto.blocking import BlockingClient
-from xsproto.device import RETIRED_MAX, DeviceSession
-from xsproto.errors import ConnectFailed, ConnectionClosed, XenStoreError
+from xsproto.device import DeviceSession, Requests
+from xsproto.errors import ConnectionClosed, XenStoreError
 from xsproto.lanes import DEFAULT, Timeout
 from xsproto.location import locate
 from xsproto.session import Session
@@ -59,12 +60,13 @@ class Client(BlockingClient):
         self._clock = Clock(timeout)
         self._opening = threading.Lock()  # over what is below
         self._ended = False  # whether `close` was called
-        self._retired: list[RequestLane] = []  # some of them in use for transactions
-        self._unanswered = 0  # how many of the last ones had no answer at all
+        self._requests: Requests[RequestLane] | None = None  # on a device
         self._watches: Lane | None = None
         self._lane: Lane
         if on_device:
-            self._lane = RequestLane(self._location.path, self._clock, self._replace)
+            path, clock, replace = self._location.path, self._clock, WeakMethod(self._replace)
+            self._requests = Requests(lambda: RequestLane(path, clock, replace))
+            self._lane = self._requests.current
         else:
             transport = UnixTransport(self._location.path, self._clock.timeout)
             self._lane = self._watches = Lane(transport, self._clock, Session())
@@ -100,7 +102,8 @@ class Client(BlockingClient):
         """
         self._ended = True  # first: whoever opens a lane now looks at it afterwards
         reason = ConnectionClosed("the client was closed")
-        for lane in (self._lane, self._watches, *self._retired):
+        retired = () if self._requests is None else self._requests.retired
+        for lane in (self._lane, self._watches, *retired):
             if lane is not None:
                 lane.close(reason)
 
@@ -126,18 +129,11 @@ class Client(BlockingClient):
 
     def _replace(self, lane: RequestLane) -> RequestLane | None:
         """Open the successor of a lane that is to be retired."""
+        assert self._requests is not None
         with self._opening:
-            self._unanswered = 1 if lane.answered else self._unanswered + 1
-            if self._unanswered > RETIRED_MAX:
-                return None
-            self._retired = [retired for retired in self._retired if not retired.session.closed]
-            try:
-                successor = RequestLane(self._location.path, self._clock, self._replace)
-            except ConnectFailed:
-                return None
-            self._retired.append(lane)
-            self._lane = successor
-        if self._ended:
+            successor = self._requests.replace(lane)
+            self._lane = self._requests.current
+        if self._ended and successor is not None:
             successor.close(ConnectionClosed("the client was closed"))
         return successor
 

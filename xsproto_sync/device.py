@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakMethod
 
 from xsproto.client import Exchange
-from xsproto.device import DeviceSession, Retired
+from xsproto.device import DeviceSession, Retired, merged, moved
 from xsproto.errors import TransactionEnded
 from xsproto.lanes import Timeout, insist
 from xsproto.requests import Request
@@ -24,7 +24,8 @@ class RequestLane(Lane):
 
     Arguments:
         replace: a method that is called with the lane to be retired, at most once with success,
-            and makes its successor; None if there can be none.
+            and makes its successor; None if there can be none. Weak, so that a client that nobody
+            has any more needs no garbage collector.
     """
 
     forgetful = True
@@ -35,11 +36,10 @@ class RequestLane(Lane):
         self,
         path: str,
         clock: Clock,
-        replace: Callable[[RequestLane], RequestLane | None],
+        replace: WeakMethod[Any],
     ) -> None:
         super().__init__(XenBusTransport(path), clock, DeviceSession())
-        # Weak, so that a client that nobody has any more needs no garbage collector.
-        self._replace = WeakMethod(replace)
+        self._replace = replace
         self._successor: RequestLane | None = None
         #: Whether the daemon has answered a request on it.
         self.answered = False
@@ -51,23 +51,20 @@ class RequestLane(Lane):
         left = self.until(timeout)
         try:
             exchanges = super().exchange(tx_id, requests, left())
-            self.answered = True
         except Retired:
-            moved = requests
-            exchanges = ()
+            assert self._successor is not None
+            return self._successor.exchange(tx_id, requests, left())
         except BaseException:
             insist(self._give_up)
             raise
-        else:
-            moved = [exchange.request for exchange in exchanges if exchange.withdrawn]
-            if self._successor is not None:
-                self.end_if_idle()
-            if not moved:
-                return exchanges
-        assert self._successor is not None
-        later = self._successor.exchange(tx_id, moved, left())
-        rest = iter(later)
-        return [next(rest) if x.withdrawn else x for x in exchanges] if exchanges else later
+        if self._successor is None:
+            self.answered = True
+            return exchanges
+        self.end_if_idle()
+        again = moved(exchanges)
+        self.answered |= len(again) < len(exchanges)
+        later = self._successor.exchange(tx_id, again, left()) if again else ()
+        return merged(exchanges, later)
 
     def post(self, request: Request[Any], tx_id: int = 0) -> None:
         """See `BlockingLane`."""

@@ -26,10 +26,11 @@ from trio.lowlevel import (
     wait_writable,
 )
 
+from xsproto import loops
 from xsproto.loops import LoopLane, Transport, forget_all
 from xsproto.session import Role, Session, Waiter
 
-__all__ = ["Lane"]
+__all__ = ["Lane", "RequestLane"]
 
 # To look a member up in its class costs as much as a call.
 _DONE: Final = Role.DONE
@@ -131,6 +132,13 @@ class Lane(LoopLane):
         if self._both is not None:
             notify_closing(self._both.fileno())
             self._both.close()
+
+
+class RequestLane(loops.RequestLane, Lane):
+    """On a device, that of requests."""
+
+    exchange = enable_ki_protection(loops.RequestLane.exchange)
+    post = enable_ki_protection(loops.RequestLane.post)
 
 
 os.register_at_fork(after_in_child=forget_all)

@@ -13,26 +13,34 @@ import pytest
 
 from xsproto.testing import SCENARIOS, run_scenario
 
-from .. import daemons
-from ..adapters import DEVICE_ADAPTERS, real_device, run
+from .. import adapters, adapters_async, daemons
+from ..adapters import real_device, run
 from . import LIBRARY, Outcome, Preload
 
 TEST = "tests/test_conformance.py::test_conformance"
+
+DEVICE_ADAPTERS = {**adapters.DEVICE_ADAPTERS, **adapters_async.DEVICE_ADAPTERS}
 
 Outcomes = Mapping[str, Outcome]
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> Iterator[Mapping[str, Future[Outcomes]]]:
-    """What came of each test, by the kind of daemon. They wait most of the time: side by side."""
+def outcomes() -> Iterator[Mapping[tuple[str, str], Future[Outcomes]]]:
+    """What came of each test, by the adapter and the kind of daemon.
+
+    They wait most of the time: so they run side by side.
+    """
     if reason := LIBRARY.missing():
         daemons.skip(reason)
-    with ThreadPoolExecutor() as pool:
-        yield {kind: pool.submit(run_all, kind) for kind in daemons.KINDS}
+    with ThreadPoolExecutor(3) as pool:
+        yield {
+            (adapter, kind): pool.submit(run_all, f"{adapter}-{kind}-")
+            for adapter in DEVICE_ADAPTERS
+            for kind in daemons.KINDS
+        }
 
 
-def run_all(kind: str) -> Outcomes:
-    names = " or ".join(f"{adapter}-{kind}-" for adapter in DEVICE_ADAPTERS)
+def run_all(names: str) -> Outcomes:
     with Preload() as preload:
         # "strict", in which a second request ends the process even if it does no harm.
         return preload.run_tests([TEST, "-k", names], modes="strict")
@@ -61,8 +69,8 @@ def test_conformance(
         return
     record_property("conformance", (name, adapter, kind))
     daemons.require(kind)
-    outcomes: Mapping[str, Future[Outcomes]] = request.getfixturevalue("outcomes")
-    outcome, details = outcomes[kind].result()[f"{TEST}[{adapter}-{kind}-{name}]"]
+    outcomes: Mapping[tuple[str, str], Future[Outcomes]] = request.getfixturevalue("outcomes")
+    outcome, details = outcomes[adapter, kind].result()[f"{TEST}[{adapter}-{kind}-{name}]"]
     if outcome == "skipped":
         pytest.skip(details.rpartition("Skipped: ")[2].rstrip("')"))
     assert outcome == "passed", details
