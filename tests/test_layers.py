@@ -37,6 +37,7 @@ LAYERS: dict[str, set[str]] = {
     "session": {"errors", "wire", "paths", "requests", "events", "client", "watches"},
     "operations": {"errors", "paths", "perms", "requests"},
     "lanes": {"client", "requests", "session", "watches"},
+    "clock": {"errors", "lanes"},
     "blocking": {*FACADE},
     "awaitable": {*FACADE},
     "store": {"errors", "paths", "perms"},

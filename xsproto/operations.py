@@ -15,12 +15,14 @@ from typing import Any, Final, NamedTuple, TypeVar
 from .errors import (
     AccessDenied,
     CommitUnknown,
+    Forked,
     InvalidArgument,
     InvalidType,
     LocalProtocolError,
     NotFound,
     NotSupported,
     RetriesExhausted,
+    TimedOut,
     TooBig,
     TransactionEnded,
     XenStoreError,
@@ -39,10 +41,13 @@ __all__ = [
     "commit_unknown",
     "exhausted",
     "exists",
+    "forked",
     "get_feature",
     "get_quota",
     "is_watch",
     "list_children",
+    "no_answer",
+    "no_event",
     "not_in_transaction",
     "nothing_watched",
     "permissions_of",
@@ -322,4 +327,34 @@ def nothing_watched() -> LocalProtocolError:
     return LocalProtocolError(
         "nothing is watched here, so no event will come: a watch is set by 'with', and a path of a "
         "monitor by 'watch'"
+    )
+
+
+def no_event(watched: Iterable[tuple[bytes, bytes]]) -> TimedOut:
+    """The error of a wait for an event of `watched`, (path, token), that took too long."""
+    paths = ", ".join(sorted(repr(path) for path, _ in watched))
+    return TimedOut(f"no event in time of {paths or 'no watch'}")
+
+
+def no_answer(where: str, requests: Sequence[Request[Any]], sent: bool) -> TimedOut:
+    """The error of `requests` to the daemon at `where` that were not all answered in time.
+
+    Arguments:
+        sent: whether the daemon may have seen any of them.
+    """
+    what = repr(requests[0]) if len(requests) == 1 else f"{len(requests)} requests"
+    fate = "sent and not answered" if sent else "not sent: the daemon takes no more"
+    return TimedOut(
+        f"no answer in time from {where}; {what}: {fate}",
+        sent=sent,
+        path=getattr(requests[0], "path", None),
+        request=requests[0],
+    )
+
+
+def forked(where: str) -> Forked:
+    """The error of using a client of the daemon at `where` in a child of the process it is of."""
+    return Forked(
+        f"this client of {where} was made before fork(), by the parent process; open another one "
+        "in this process"
     )
