@@ -16,7 +16,7 @@ from xsproto.errors import ConnectionClosed, XenStoreError
 from xsproto.session import Session
 
 from .lane import Lane
-from .unix import UnixTransport, socket_path
+from .unix import connect, socket_path
 
 __all__ = ["Client"]
 
@@ -52,7 +52,7 @@ class Client(BlockingClient):
         timeout: float | None = None,
     ) -> None:
         self._clock = Clock(timeout, monotonic, _Deadline())
-        transport = UnixTransport(socket_path(unix_socket_path), self._clock.timeout)
+        transport = connect(socket_path(unix_socket_path), self._clock.timeout)
         self._lane: Lane = Lane(transport, self._clock, Session())
 
     def __repr__(self) -> str:

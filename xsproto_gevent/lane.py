@@ -140,7 +140,7 @@ class Lane(BlockingLane):
 
     def _sleep(self, waiter: Waiter, at: float | None) -> None:
         """Let others run until `waiter` is done; `TimedOut` if it is not by `at`."""
-        if self._stuck or not self.transport.reader.active:
+        if self._stuck or not self.transport.attended:
             self._attend()
         if at is None:
             while not waiter.done:
@@ -195,21 +195,21 @@ class Lane(BlockingLane):
     def _attend(self) -> None:
         """Have the hub look at the connection for as long as somebody waits."""
         waits = self.session.waiting > 0 and self.session.closed is None
-        for watcher, wanted, callback in (
-            (self.transport.reader, waits, self._readable),
-            (self.transport.writer, waits and self._stuck, self._writable),
-        ):
-            if wanted and not watcher.active:
-                watcher.start(callback)
-            elif watcher.active and not wanted:
-                watcher.stop()
+        self.transport.attend(
+            self._readable if waits else None, self._writable if waits and self._stuck else None
+        )
 
     def _readable(self) -> None:
         if self.session.connection.outstanding > 1:
             # Else each answer would interrupt the daemon in giving the next one.
             os.sched_yield()
-        insist(self._receive)
-        insist(self._wake)
+        try:
+            self._receive()
+            self._wake()
+        except BaseException:  # out of a signal handler: as `insist` does
+            self._receive()
+            self._wake()
+            raise
 
     def _writable(self) -> None:
         self.flush()

@@ -1,11 +1,14 @@
-"""A connection's bytes, and what the hub looks at to know that it can go on."""
+"""A connection's bytes, and how the hub learns that it can go on."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
 
-__all__ = ["Transport"]
+__all__ = ["Callback", "Transport"]
+
+#: What the hub calls; None: it need not look.
+Callback = Callable[[], None] | None
 
 
 class Transport(ABC):
@@ -13,16 +16,10 @@ class Transport(ABC):
 
     What `read` got, and how much `write` wrote, is added to the caller's list in the very call that
     did it, so that an exception out of a signal handler cannot come in between.
-
-    Attributes:
-        path: where it leads to.
-        reader: a watcher of the hub's loop, that calls back while there is something to read.
-        writer: one that does so while there is room to write.
     """
 
+    #: Where it leads to.
     path: str
-    reader: Any
-    writer: Any
 
     @abstractmethod
     def write(self, data: bytes | memoryview, written: list[int]) -> None:
@@ -43,5 +40,14 @@ class Transport(ABC):
         """
 
     @abstractmethod
+    def attend(self, readable: Callback, writable: Callback) -> None:
+        """From now on, have the hub call these while there is something to read, room to write."""
+
+    @property
+    @abstractmethod
+    def attended(self) -> bool:
+        """Whether the hub looks for something to read."""
+
+    @abstractmethod
     def close(self) -> None:
-        """Give the descriptor and the watchers back. Idempotent; a forked child may call it."""
+        """Give the descriptor back. Idempotent; a forked child may call it."""

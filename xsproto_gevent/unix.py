@@ -1,4 +1,4 @@
-"""The Unix socket of a XenStore daemon, as the hub likes it: it never waits."""
+"""Unix sockets as the hub likes them: they never wait."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 from _socket import socket  # not that of `socket`, which monkey-patching replaces
 from socket import AF_UNIX, MSG_NOSIGNAL, SOCK_STREAM
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import gevent
 
 from xsproto.errors import InvalidArgument, InvalidType, connect_failed
 
-from .transport import Transport
+from .transport import Callback, Transport
 
-__all__ = ["UnixTransport", "socket_path"]
+__all__ = ["UnixTransport", "connect", "socket_path"]
 
 _DEFAULT_PATHS: Final = ("/var/run/xenstored/socket", "/run/xenstored/socket")
 
@@ -54,34 +54,16 @@ def _checked(path: str | os.PathLike[str], origin: str) -> str:
 
 
 class UnixTransport(Transport):
-    """A connected Unix socket; see `Transport`."""
+    """A connected socket; see `Transport`."""
 
-    def __init__(self, path: str, timeout: float | None = None) -> None:
-        """Connect to the socket at `path`.
-
-        Arguments:
-            timeout: seconds to wait for a daemon that does not accept connections; None for ever.
-
-        Raises:
-            ConnectFailed: nobody listens there, or accepts in time, or it may not be used.
-        """
+    def __init__(self, sock: socket, path: str) -> None:
         self.path = path
-        sock = socket(AF_UNIX, SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            _connect(sock, path, timeout)
-            loop = gevent.get_hub().loop
-            self.reader = loop.io(sock.fileno(), _READ)
-            self.writer = loop.io(sock.fileno(), _WRITE)
-        except OSError as error:
-            sock.close()
-            raise connect_failed(path, error) from error
-        except BaseException:
-            sock.close()
-            raise
         self._sock = sock
         self._send = sock.send
         self._recv = sock.recv
+        loop: Any = gevent.get_hub().loop
+        self._reader = loop.io(sock.fileno(), _READ)
+        self._writer = loop.io(sock.fileno(), _WRITE)
 
     def write(self, data: bytes | memoryview, written: list[int]) -> None:
         """See `Transport`."""
@@ -91,22 +73,54 @@ class UnixTransport(Transport):
         """See `Transport`."""
         inbox += map(self._recv, _READ_SIZE)
 
+    def attend(self, readable: Callback, writable: Callback) -> None:
+        """See `Transport`."""
+        for watcher, callback in (self._reader, readable), (self._writer, writable):
+            if callback is None:
+                watcher.stop()
+            elif not watcher.active:
+                watcher.start(callback)
+
+    @property
+    def attended(self) -> bool:
+        """See `Transport`."""
+        active: bool = self._reader.active
+        return active
+
     def close(self) -> None:
         """See `Transport`."""
         # Before the descriptor, which the loop would look at otherwise.
-        self.reader.close()
-        self.writer.close()
+        self._reader.close()
+        self._writer.close()
         self._sock.close()
 
 
-def _connect(sock: socket, path: str, timeout: float | None) -> None:
-    ends = None if timeout is None else monotonic() + timeout
-    while True:
-        try:
-            return sock.connect(path)
-        except BlockingIOError:
-            # Its backlog is full, and nothing tells when there is room again.
-            left = _PAUSE if ends is None else min(_PAUSE, ends - monotonic())
-            if left <= 0:
-                raise
-            gevent.sleep(left)
+def connect(path: str, timeout: float | None = None) -> UnixTransport:
+    """Connect to the socket at `path`.
+
+    Arguments:
+        timeout: seconds to wait for a daemon that does not accept connections; None for ever.
+
+    Raises:
+        ConnectFailed: nobody listens there, or accepts in time, or it may not be used.
+    """
+    sock = socket(AF_UNIX, SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        ends = None if timeout is None else monotonic() + timeout
+        while True:
+            try:
+                sock.connect(path)
+                return UnixTransport(sock, path)
+            except BlockingIOError:
+                # Its backlog is full, and nothing tells when there is room again.
+                left = _PAUSE if ends is None else min(_PAUSE, ends - monotonic())
+                if left <= 0:
+                    raise
+                gevent.sleep(left)
+    except OSError as error:
+        sock.close()
+        raise connect_failed(path, error) from error
+    except BaseException:
+        sock.close()
+        raise

@@ -15,8 +15,9 @@ import threading
 from types import TracebackType
 from typing import Any, Final, Self
 
-from xsproto.daemon import Connection, Daemon
+from xsproto.daemon import Daemon
 from xsproto.errors import InvalidArgument, LocalProtocolError
+from xsproto.peers import Peer, Peers
 
 __all__ = ["Server"]
 
@@ -28,16 +29,34 @@ _ACCEPT: Final = 64
 _PAUSE: Final = 0.1
 
 
-class _Peer:
-    """A client's socket, and what it has not taken yet."""
+class _Peer(Peer):
+    """A client's socket."""
 
-    __slots__ = ("connection", "interest", "rest", "sock")
-
-    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+    def __init__(self, sock: socket.socket, selector: selectors.BaseSelector) -> None:
         self.sock = sock
-        self.connection = connection
-        self.rest: memoryview | None = None
-        self.interest = selectors.EVENT_READ
+        self._selector = selector
+        self._interest = 0
+
+    def send(self, data: bytes | memoryview) -> int:
+        """See `Peer`."""
+        return self.sock.send(data)
+
+    def attend(self, read: bool, write: bool) -> None:
+        """See `Peer`."""
+        interest = (selectors.EVENT_READ if read else 0) | (selectors.EVENT_WRITE if write else 0)
+        if self._interest == 0:
+            self._selector.register(self.sock, interest, self)
+        elif interest == 0:
+            self._selector.unregister(self.sock)
+        else:
+            self._selector.modify(self.sock, interest, self)
+        self._interest = interest
+
+    def close(self) -> None:
+        """See `Peer`."""
+        if self._interest:
+            self._selector.unregister(self.sock)
+        self.sock.close()
 
 
 class Server:
@@ -60,7 +79,7 @@ class Server:
         self._waker.setblocking(False)
         self._selector.register(self._wakee, selectors.EVENT_READ, None)
         self._listeners: dict[str, tuple[socket.socket, int]] = {}
-        self._peers: dict[Connection, _Peer] = {}
+        self._peers = Peers(self.daemon)
         self._thread: threading.Thread | None = None
         self._serving = False
         self._over = False
@@ -127,7 +146,7 @@ class Server:
                         return
                     for key, events in ready:
                         self._handle(key.data, events)
-                    self._flush()
+                    self._peers.flush()
                     self._resume()
         finally:
             with self.lock:
@@ -162,7 +181,7 @@ class Server:
     def _handle(self, what: Any, events: int) -> None:
         if what.__class__ is _Peer:
             if events & selectors.EVENT_WRITE:
-                self._write_rest(what)
+                self._peers.writable(what)
             if events & selectors.EVENT_READ:
                 self._receive(what)
         elif what is None:
@@ -183,9 +202,7 @@ class Server:
                     self._paused.append((listener, domid))
                 return
             sock.setblocking(False)
-            peer = _Peer(sock, self.daemon.connect(domid))
-            self._peers[peer.connection] = peer
-            self._selector.register(sock, peer.interest, peer)
+            self._peers.add(_Peer(sock, self._selector), domid)
 
     def _resume(self) -> None:
         for listener, domid in self._paused:
@@ -199,67 +216,7 @@ class Server:
             return
         except OSError:
             data = b""
-        if peer.connection in self._peers:
-            self.daemon.receive_data(peer.connection, data)
-            self._watch(peer)
-
-    def _flush(self) -> None:
-        """Send what the daemon has to say."""
-        while batch := self.daemon.data_to_send():
-            for connection, data in batch:
-                peer = self._peers.get(connection)
-                if peer is None:
-                    continue
-                if not data:
-                    self._drop(peer)
-                    continue
-                try:
-                    sent = peer.sock.send(data)
-                except BlockingIOError:
-                    sent = 0
-                except OSError:
-                    self._drop(peer)
-                    continue
-                if sent != len(data):
-                    peer.rest = memoryview(data)[sent:]
-                    self.daemon.block(connection)
-                self._watch(peer)
-
-    def _write_rest(self, peer: _Peer) -> None:
-        assert peer.rest is not None
-        try:
-            peer.rest = peer.rest[peer.sock.send(peer.rest) :]
-        except BlockingIOError:
-            return
-        except OSError:
-            self._drop(peer)
-            return
-        if not peer.rest:
-            peer.rest = None
-            self.daemon.unblock(peer.connection)
-            self._watch(peer)
-
-    def _watch(self, peer: _Peer) -> None:
-        """Wait for what can be done with the peer."""
-        interest = (selectors.EVENT_READ if peer.connection.wants_data else 0) | (
-            selectors.EVENT_WRITE if peer.rest is not None else 0
-        )
-        if interest == peer.interest:
-            return
-        if peer.interest == 0:
-            self._selector.register(peer.sock, interest, peer)
-        elif interest == 0:
-            self._selector.unregister(peer.sock)
-        else:
-            self._selector.modify(peer.sock, interest, peer)
-        peer.interest = interest
-
-    def _drop(self, peer: _Peer) -> None:
-        if self._peers.pop(peer.connection, None) is not None:
-            if peer.interest:
-                self._selector.unregister(peer.sock)
-            peer.sock.close()
-            self.daemon.disconnect(peer.connection)
+        self._peers.received(peer, data)
 
     def _end(self) -> None:
         if self._closed:
@@ -271,9 +228,7 @@ class Server:
             except FileNotFoundError:
                 pass
             sock.close()
-        for peer in list(self._peers.values()):
-            peer.sock.close()
-        self._peers.clear()
+        self._peers.close()
         self._selector.close()
         self._waker.close()
         self._wakee.close()
