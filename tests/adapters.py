@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, Self, TypeVar, cast
 
 import xsproto_sync
 from xsproto.errors import CommitUnknown, TimedOut
-from xsproto.testing import Cancelled, Client, DomainState, Harness
+from xsproto.testing import Cancelled, Client, DomainState, Harness, Task
 
 from . import embedded
 from .daemons import Daemon, GuestDomain, Op
@@ -81,7 +81,7 @@ class _Current(threading.local):
 _current = _Current()
 
 
-def _call(client: xsproto_sync.Client, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def _call(client: Any, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     task = _current.task
     if task is None or not task.cancellable:
         return method(*args, **kwargs)
@@ -98,7 +98,7 @@ def _call(client: xsproto_sync.Client, method: Callable[..., T], *args: Any, **k
 class _Awaitable:
     """An object of the blocking facade, with coroutines for methods."""
 
-    def __init__(self, client: xsproto_sync.Client, target: Any) -> None:
+    def __init__(self, client: Any, target: Any) -> None:
         self._client = client
         self._target = target
 
@@ -157,7 +157,7 @@ class _AwaitableClient(_Awaitable):
 
 def version_of(daemon: Daemon | EmbeddedDaemon) -> tuple[int, ...]:
     """The version of Xen that the daemon is of, as far as it shows."""
-    if isinstance(daemon, EmbeddedDaemon):
+    if not isinstance(daemon, Daemon):
         return daemon.version
     if daemon.kind == "oxenstored":
         return (4, 17)  # does not answer the empty requests below
@@ -182,8 +182,8 @@ class SyncHarness:
         self.version = version_of(daemon)
         self._daemon = daemon
         self._options = options
-        self._clients: list[xsproto_sync.Client] = []
-        self._tasks: list[_Task[Any]] = []
+        self._clients: list[Any] = []
+        self._tasks: list[Any] = []
         self._guests: dict[int, GuestDomain | EmbeddedGuest] = {}
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
@@ -195,7 +195,7 @@ class SyncHarness:
     async def close(self, client: Client) -> None:
         cast(_AwaitableClient, client)._client.close()
 
-    def spawn(self, coroutine: Coroutine[Any, Any, T], *, cancellable: bool = False) -> _Task[T]:
+    def spawn(self, coroutine: Coroutine[Any, Any, T], *, cancellable: bool = False) -> Task[T]:
         task = _Task(coroutine, cancellable)
         self._tasks.append(task)
         task.thread.start()
@@ -249,9 +249,25 @@ def _sync(kind: str, **options: Any) -> Iterator[SyncHarness]:
             daemon.kill()  # faster than to ask it
 
 
+def _gevent(kind: str) -> contextlib.AbstractContextManager[Harness]:
+    from . import adapters_gevent  # which is of no use to the others
+
+    return adapters_gevent.harness(kind)
+
+
 #: The adapters, by the name that test ids have: each makes a harness for a kind of daemon.
 ADAPTERS: Final[dict[str, Callable[[str], contextlib.AbstractContextManager[Harness]]]] = {
     "sync": _sync,
     "sync_timeout": lambda kind: _sync(kind, timeout=LIMIT),
     "sync_reader": lambda kind: _sync(kind, reader=True),
+    "sync_on_gevent": _sync,
+    "sync_on_eventlet": _sync,
+    "gevent": _gevent,
+}
+
+#: The worlds (`tests.worlds`) that some of them are tested in.
+WORLDS: Final = {
+    "sync_on_gevent": "patched_by_gevent",
+    "sync_on_eventlet": "patched_by_eventlet",
+    "gevent": "gevent",
 }

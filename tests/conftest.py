@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from . import daemons
+from .apart import pytest_configure, pytest_runtest_protocol  # noqa: F401
 from .daemons import Daemon
 
 # The same examples every time, so that neither a verdict nor the coverage depends on luck.
