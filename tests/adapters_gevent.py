@@ -32,16 +32,26 @@ class _Task(Generic[T]):
         self._coroutine = coroutine
         self._result: T
         self._error: BaseException | None = None
+        self._begun = self._cancelled = False
         self.greenlet = gevent.spawn(self._run)
 
     def _run(self) -> None:
+        self._begun = True
         try:
+            if self._cancelled:
+                self._kill()
             self._result = run(self._coroutine)
         except BaseException as error:
             self._error = error
 
     def cancel(self) -> None:
         assert self._cancellable, "a task that is not cancellable was cancelled"
+        self._cancelled = True
+        if self._begun:  # else it would never begin
+            self._kill()
+
+    def _kill(self) -> None:
+        """Have the greenlet's wait, or its next one, end."""
         self.greenlet.kill(Cancelled, block=False)
 
     async def result(self) -> T:

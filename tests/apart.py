@@ -3,7 +3,7 @@
     @pytest.mark.apart("gevent")
 
 All tests that name one of `tests.worlds.WORLDS` run in one process, by a pytest of its own and
-without coverage; here each is reported as it went there.
+without coverage, beside those of the other worlds. Here each is reported as it went there.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,7 +48,8 @@ def _world(item: pytest.Item) -> str | None:
     return None if mark is None else mark.args[0]
 
 
-_reports: Final = pytest.StashKey[dict[str, list[pytest.TestReport]]]()
+_Reports = dict[str, list[pytest.TestReport]]
+_processes: Final = pytest.StashKey[dict[str, Future[_Reports]]]()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -56,25 +58,29 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     world = _world(item)
     if world is None or world == os.environ.get(_WORLD):
         return None
-    reports = item.session.stash.setdefault(_reports, {})
-    if item.nodeid not in reports:
-        alike = [other for other in item.session.items if _world(other) == world]
-        reports |= _run(item.config, world, alike)
+    processes = item.session.stash.setdefault(_processes, {})
+    if not processes:
+        # That of this very test. There, each has its own.
+        faulthandler.cancel_dump_traceback_later()
+        # All worlds at once, since they wait more than they do.
+        alike: dict[str, list[pytest.Item]] = {}
+        for other in item.session.items:
+            if (of := _world(other)) is not None:
+                alike.setdefault(of, []).append(other)
+        with ThreadPoolExecutor(len(alike)) as pool:
+            for of, items in alike.items():
+                processes[of] = pool.submit(_run, item.config, of, items)
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in reports[item.nodeid]:
+    for report in processes[world].result()[item.nodeid]:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
 
 
-def _run(
-    config: pytest.Config, world: str, items: Iterable[pytest.Item]
-) -> dict[str, list[pytest.TestReport]]:
+def _run(config: pytest.Config, world: str, items: Iterable[pytest.Item]) -> _Reports:
     """Run tests in processes of their own: in one, and if it dies, the rest in the next."""
     waiting = {item.nodeid: item for item in items}
-    # That of the test whose turn it is here. There, each has its own.
-    faulthandler.cancel_dump_traceback_later()
-    reports: dict[str, list[pytest.TestReport]] = {}
+    reports: _Reports = {}
     with tempfile.TemporaryDirectory(prefix="xsproto-") as directory:
         tests, record = Path(directory, "tests"), Path(directory, "record")
         while waiting:
