@@ -1,6 +1,6 @@
 """A lane: one connection that the greenlets of one hub share.
 
-The hub reads: as long as anybody waits, it calls `_readable` when there is something to read, and
+The hub reads: as long as anybody waits, it calls `_ready` when there is something to read, and
 switches to those whose answers or events it was. Only `_sleep` lets others run; all the rest is one
 step to them, so that nothing needs a lock. Whatever ends a wait, as a `gevent.Timeout` or a kill,
 goes through `_cancel`, which leaves the session whole.
@@ -39,6 +39,9 @@ _DONE: Final = Role.DONE
 # end: a socket's buffer is a fraction of this many reads.
 _LATE_READS: Final = 16
 
+#: Seconds; libuv's loop complains of less.
+_SHORTEST: Final = 0.001
+
 
 class _Guard:
     """Makes sure that it is the client's own thread that uses the session."""
@@ -51,8 +54,8 @@ class _Guard:
     def __enter__(self) -> None:
         if get_hub() is not self._hub and self._session.closed is None:
             raise LocalProtocolError(
-                f"this client of {self._path} belongs to the hub of another thread: open another "
-                "one in this thread, or leave the call to a greenlet of that one"
+                f"this client of {self._path} belongs to the hub of another thread (or one that "
+                "was destroyed): open another client here, or leave the call to a greenlet there"
             )
 
     def __exit__(
@@ -146,7 +149,7 @@ class Lane(BlockingLane):
             while not waiter.done:
                 waiter.handle.get()
             return
-        timer = self._hub.loop.timer(max(0.0, at - monotonic()))
+        timer = self._hub.loop.timer(max(_SHORTEST, at - monotonic()))
         timer.start(waiter.handle.switch, timer, update=True)
         try:
             while not waiter.done and waiter.handle.get() is not timer:
@@ -174,7 +177,7 @@ class Lane(BlockingLane):
         if self._corked:
             return  # `_wake` will do both
         if session.wakeable and not self._waking:
-            self._hub.loop.run_callback(self._readable)
+            self._hub.loop.run_callback(self._ready)
         connection = session.connection
         self._stuck = False
         while data := connection.outgoing():
@@ -194,25 +197,26 @@ class Lane(BlockingLane):
 
     def _attend(self) -> None:
         """Have the hub look at the connection for as long as somebody waits."""
-        waits = self.session.waiting > 0 and self.session.closed is None
-        self.transport.attend(
-            self._readable if waits else None, self._writable if waits and self._stuck else None
-        )
+        if self.session.closed is None:
+            reading = self._ready if self.session.waiting else None
+            self.transport.attend(reading, reading if self._stuck else None)
 
-    def _readable(self) -> None:
-        if self.session.connection.outstanding > 1:
-            # Else each answer would interrupt the daemon in giving the next one.
-            os.sched_yield()
+    def _ready(self) -> None:
+        """There is something to read, or room to write, or somebody to wake."""
         try:
+            if self.session.connection.outstanding > 1:
+                # Else each answer would interrupt the daemon in giving the next one.
+                os.sched_yield()
             self._receive()
             self._wake()
-        except BaseException:  # out of a signal handler: as `insist` does
-            self._receive()
-            self._wake()
+        except BaseException:
+            # Out of a signal handler. gevent looks no more at what such a call was for.
+            self._hub.loop.run_callback(self._recover)
             raise
 
-    def _writable(self) -> None:
-        self.flush()
+    def _recover(self) -> None:
+        self._receive()
+        self._wake()
         self._attend()
 
     def _receive(self) -> bool:
@@ -239,8 +243,9 @@ class Lane(BlockingLane):
             wakeable[0].handle.switch(None)
             del wakeable[0]
         self._waking = self._corked = False
+        was_stuck = self._stuck
         self.flush()
-        if self._stuck or not self.session.waiting:
+        if was_stuck or not self.session.waiting:
             self._attend()
 
     # The end
@@ -248,21 +253,25 @@ class Lane(BlockingLane):
     def close(self, reason: XenStoreError) -> None:
         """End the connection: whoever waits for something gets `reason`. Idempotent."""
         with self.guard:
-            self._end(reason)
+            self.session.close(reason)
+            self.transport.close()
+            self.flush()
 
-    def _end(self, reason: XenStoreError) -> None:
-        self.session.close(reason)
-        self.transport.close()
-        self.flush()
+    def _forget(self) -> None:
+        """Become useless, in a forked child: the connection is the parent's."""
+        self.session.close(forked(self.transport.path))
+        self.transport.forget()
+        # Of all threads, only the one that forked is there still.
+        if self.session.wakeable and get_hub() is self._hub:
+            self._hub.loop.run_callback(self._ready)
 
 
 _lanes: WeakSet[Lane] = WeakSet()
 
 
 def _after_fork() -> None:
-    """Make all clients useless, in a forked child: the connections are the parent's."""
     for lane in list(_lanes):
-        lane._end(forked(lane.transport.path))
+        lane._forget()
 
 
 os.register_at_fork(after_in_child=_after_fork)

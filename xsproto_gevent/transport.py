@@ -50,4 +50,8 @@ class Transport(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give the descriptor back. Idempotent; a forked child may call it."""
+        """Give the descriptor back. Idempotent."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Give it back in a forked child, whose parent goes on with the connection."""

@@ -94,6 +94,11 @@ class UnixTransport(Transport):
         self._writer.close()
         self._sock.close()
 
+    def forget(self) -> None:
+        """See `Transport`."""
+        # The loop's own descriptor is still the parent's: what it looks at must not be changed.
+        self._sock.close()
+
 
 def connect(path: str, timeout: float | None = None) -> UnixTransport:
     """Connect to the socket at `path`.
@@ -114,10 +119,9 @@ def connect(path: str, timeout: float | None = None) -> UnixTransport:
                 return UnixTransport(sock, path)
             except BlockingIOError:
                 # Its backlog is full, and nothing tells when there is room again.
-                left = _PAUSE if ends is None else min(_PAUSE, ends - monotonic())
-                if left <= 0:
+                if ends is not None and monotonic() >= ends:
                     raise
-                gevent.sleep(left)
+                gevent.sleep(_PAUSE)
     except OSError as error:
         sock.close()
         raise connect_failed(path, error) from error
