@@ -152,6 +152,7 @@ def test_a_greenlet_killed_at_any_switch_leaves_nothing_behind(
             monkeypatch.setattr(Gate, "waits", 0)
             killed = gevent.spawn(outcome, call, client)
             error = killed.get()
+            assert not client._lane.session.connection.unsent
             monkeypatch.setattr(Gate, "nth", 0)
             assert_clean(client)
             other.get()

@@ -179,19 +179,21 @@ class Lane(BlockingLane):
         if session.wakeable and not self._waking:
             self._hub.loop.run_callback(self._ready)
         connection = session.connection
-        self._stuck = False
+        stuck = False
         while data := connection.outgoing():
             written = connection.written
             try:
                 self.transport.write(data, written)
             except BlockingIOError:
-                self._stuck = True
-                self._attend()
-                return
+                stuck = True
+                break
             except OSError:
-                return  # the hub learns the reason, after the last replies
+                break  # the hub learns the reason, after the last replies
             if written[-1] == len(data) and data.__class__ is bytes:
-                return
+                break
+        if stuck != self._stuck:
+            self._stuck = stuck
+            self._attend()
 
     # The hub's part
 
@@ -242,10 +244,9 @@ class Lane(BlockingLane):
             self._corked = len(wakeable) > 1
             wakeable[0].handle.switch(None)
             del wakeable[0]
-        self._waking = self._corked = False
-        was_stuck = self._stuck
+        self._waking = False
         self.flush()
-        if was_stuck or not self.session.waiting:
+        if not self.session.waiting:
             self._attend()
 
     # The end
@@ -261,9 +262,10 @@ class Lane(BlockingLane):
         """Become useless, in a forked child: the connection is the parent's."""
         self.session.close(forked(self.transport.path))
         self.transport.forget()
-        # Of all threads, only the one that forked is there still.
         if self.session.wakeable and get_hub() is self._hub:
             self._hub.loop.run_callback(self._ready)
+        else:  # they are of a thread that is not there any more
+            self.session.wakeable.clear()
 
 
 _lanes: WeakSet[Lane] = WeakSet()
