@@ -425,16 +425,21 @@ def test_an_interrupt_in_the_hub_loses_nothing(
         assert event.get().path == b"/a"
 
 
-def test_an_interrupted_end_of_a_call_is_made_up_for(
-    daemon: Daemon, client: Client, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("of", ["answer", "event"])
+def test_an_interrupted_end_of_a_wait_is_made_up_for(
+    daemon: Daemon, client: Client, monkeypatch: pytest.MonkeyPatch, of: str
 ) -> None:
-    daemon.suspend()
-    interrupted_once(monkeypatch, client._lane.session, "cancel")
-    with pytest.raises(KeyboardInterrupt):
-        client.read(b"/", timeout=0)
-    daemon.resume()
-    assert client.read(b"/") == b""
-    assert client.read(b"/") == b""
+    with client.watch(b"/a") as watch:
+        watch.get()
+        daemon.suspend()
+        interrupted_once(monkeypatch, client._lane.session, "cancel")
+        with pytest.raises(KeyboardInterrupt):
+            client.read(b"/", timeout=0) if of == "answer" else watch.get(timeout=0)
+        assert not client._lane.session.waiting
+        daemon.resume()
+        assert client.read(b"/") == b""
+        assert client.read(b"/") == b""
+    client.read(b"/")
     assert_idle(client)
 
 

@@ -592,7 +592,7 @@ def test_a_transaction_is_used_between_its_beginning_and_its_end() -> None:
 @pytest.mark.parametrize("sent", [True, False])
 def test_a_wait_that_took_too_long_says_for_what_and_whether_it_was_sent(sent: bool) -> None:
     requests = [Read(b"/a"), Read(b"/b")]
-    one, several = (no_answer("/socket", some, sent) for some in (requests[:1], requests))
+    one, several = (no_answer("/socket", some, sent, True) for some in (requests[:1], requests))
     for error in one, several:
         assert error.sent == sent
         assert "/socket" in str(error)
@@ -600,6 +600,8 @@ def test_a_wait_that_took_too_long_says_for_what_and_whether_it_was_sent(sent: b
         assert (error.path, error.request) == (b"/a", requests[0])
     assert repr(requests[0]) in str(one)
     assert "2 requests" in str(several)
+    assert ("earlier" in str(one)) != sent
+    assert "takes no more" in str(no_answer("/socket", requests, False, False))
 
 
 def test_a_wait_for_an_event_that_took_too_long_says_of_what() -> None:

@@ -336,14 +336,16 @@ def no_event(watched: Iterable[tuple[bytes, bytes]]) -> TimedOut:
     return TimedOut(f"no event in time of {paths or 'no watch'}")
 
 
-def no_answer(where: str, requests: Sequence[Request[Any]], sent: bool) -> TimedOut:
+def no_answer(where: str, requests: Sequence[Request[Any]], sent: bool, busy: bool) -> TimedOut:
     """The error of `requests` to the daemon at `where` that were not all answered in time.
 
     Arguments:
         sent: whether the daemon may have seen any of them.
+        busy: whether earlier requests are unanswered.
     """
     what = repr(requests[0]) if len(requests) == 1 else f"{len(requests)} requests"
-    fate = "sent and not answered" if sent else "not sent: the daemon takes no more"
+    why_not = "earlier requests are unanswered" if busy else "the daemon takes no more"
+    fate = "sent and not answered" if sent else f"not sent: {why_not}"
     return TimedOut(
         f"no answer in time from {where}; {what}: {fate}",
         sent=sent,

@@ -113,7 +113,8 @@ class Lane(BlockingLane):
         except BaseException as error:
             sent = insist(self._cancel, waiter)
             if isinstance(error, TimedOut):
-                raise no_answer(self.transport.path, requests, sent) from None
+                busy = session.connection.outstanding > 0
+                raise no_answer(self.transport.path, requests, sent, busy) from None
             raise
 
     def take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
@@ -143,7 +144,7 @@ class Lane(BlockingLane):
 
     def _sleep(self, waiter: Waiter, at: float | None) -> None:
         """Let others run until `waiter` is done; `TimedOut` if it is not by `at`."""
-        if self._stuck or not self.transport.attended:
+        if not self.transport.attended:
             self._attend()
         if at is None:
             while not waiter.done:

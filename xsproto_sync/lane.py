@@ -103,7 +103,8 @@ class Lane(BlockingLane):
                 self._cancel(waiter)
                 raise
             if isinstance(error, TimedOut):
-                raise no_answer(self.transport.path, requests, sent) from None
+                busy = session.connection.outstanding > 0
+                raise no_answer(self.transport.path, requests, sent, busy) from None
             raise
 
     def take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
