@@ -512,6 +512,20 @@ def test_each_thread_may_have_its_own(daemon: Daemon) -> None:
     assert in_a_thread(work) == [b""] * 5
 
 
+@pytest.mark.apart("patched_by_gevent")
+def test_where_python_is_patched_threads_are_greenlets_that_share_it(client: Client) -> None:
+    found: list[bytes] = []
+    threads = [threading.Thread(target=lambda: found.append(client.read(b"/"))) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    with client.deadline(60):
+        client.write(b"/a", b"")
+    for thread in threads:
+        thread.join()
+    assert found == [b""] * 5
+    assert not client._lane.session.waiting
+
+
 # The end
 
 
