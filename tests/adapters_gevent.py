@@ -118,16 +118,10 @@ class EmbeddedInHub:
         self.server.close()
 
     def suspend(self) -> None:
-        for listener in self.server._listeners:
-            listener._watcher.stop()
-        for peer in self.server._peers._peers.values():
-            peer.attend(False, False)
+        self.server._watcher.stop()
 
     def resume(self) -> None:
-        for listener in self.server._listeners:
-            listener._attend()
-        for peer in self.server._peers._peers.values():
-            peer.attend(*peer.attended)
+        self.server._attend()
 
     def stop(self) -> None:
         self.kill()

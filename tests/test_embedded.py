@@ -255,8 +255,7 @@ def test_a_client_that_pipelines_without_reading_is_stopped_and_loses_nothing(
             pass  # it reads no more
         assert client.read(b"/tool", timeout=10) == b"", "others are served"
         with store._server.lock:
-            connections = store._server.daemon._connections
-            waiting = sum(connection._server.pending for connection in connections)
+            waiting = sum(peer.connection._server.pending for peer in store._server._peers.values())
         assert waiting < 1_000_000
         sock.settimeout(20)
         got, answers = b"", 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import selectors
 import socket
 import stat
 from collections.abc import Iterator
@@ -135,18 +136,16 @@ def test_a_path_that_is_none_is_refused(path: str) -> None:
         server.listen(path)
 
 
-def test_it_serves_until_it_is_closed_and_ends_everybody(
+def test_closed_it_ends_everybody_and_leaves_nothing(
     server: Server, client: Client, tmp_path: Path
 ) -> None:
-    serving = gevent.spawn(server.serve)
     with client.watch(b"/a") as watch:
         watch.get()
         waiting = gevent.spawn(watch.get)
         client.read(b"/")
-        assert not serving.ready()
         (tmp_path / "socket").unlink()  # somebody else was faster
         server.close()
-        serving.get(timeout=10)
+        server.close()
         with pytest.raises(ConnectionClosed):
             waiting.get(timeout=10)
     assert gevent.get_hub().join(timeout=10), "it keeps the hub busy"
@@ -201,21 +200,49 @@ def test_broken_clients_harm_nobody(client: Client, tmp_path: Path) -> None:
 
 
 def test_out_of_descriptors_it_tries_again_later(
-    server: Server, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, client: Client, tmp_path: Path
 ) -> None:
-    (listener,) = server._listeners
-    plain, refusals = listener._sock, [errno.EMFILE, errno.ECONNABORTED, errno.EMFILE]
+    refusals = [errno.EMFILE, errno.ECONNABORTED, errno.EMFILE]
+    ((path, (listener, _)),) = server._listeners.items()
 
     class Short:
         def accept(self) -> Any:
             if refusals:
                 raise OSError(refusals.pop(), "it cannot")
-            return plain.accept()
+            return listener.accept()
+
+        def fileno(self) -> int:
+            descriptor: int = listener.fileno()
+            return descriptor
 
         def close(self) -> None:
-            plain.close()
+            listener.close()
 
-    monkeypatch.setattr(listener, "_sock", Short())
+    short = Short()
+    server.selector.unregister(listener)
+    server.selector.register(short, selectors.EVENT_READ, (short, 0))
+    server._listeners[path] = (short, 0)
     with Client(tmp_path / "socket") as other:
         assert other.read(b"/tool") == b""
     assert not refusals
+
+
+def test_an_interrupt_in_the_hub_does_not_end_it(
+    server: Server, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = server.step
+
+    def interrupted(ready: Any) -> None:
+        monkeypatch.setattr(server, "step", step)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server, "step", interrupted)
+    reading = gevent.spawn(client.read, b"/tool")
+    with pytest.raises(KeyboardInterrupt):
+        gevent.sleep(60)
+    assert reading.get(timeout=10) == b""
+
+
+@pytest.mark.apart("patched_by_gevent")
+def test_it_serves_where_gevent_has_patched_python(client: Client) -> None:
+    assert client.read(b"/tool") == b""

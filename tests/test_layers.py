@@ -42,7 +42,7 @@ LAYERS: dict[str, set[str]] = {
     "awaitable": {*FACADE},
     "store": {"errors", "paths", "perms"},
     "daemon": {"errors", "wire", "paths", "perms", "requests", "events", "server", "store"},
-    "peers": {"daemon"},
+    "serving": {"daemon", "errors"},
     "testing": ANY,
     "strategies": ANY,
     # The package only re-exports, and not `testing`: who wants that imports it by name.

@@ -14,13 +14,16 @@ from xsproto.errors import InvalidArgument, InvalidType, connect_failed
 
 from .transport import Callback, Transport
 
-__all__ = ["UnixTransport", "connect", "socket_path"]
+__all__ = ["READ", "WRITE", "UnixTransport", "connect", "socket_path"]
 
 _DEFAULT_PATHS: Final = ("/var/run/xenstored/socket", "/run/xenstored/socket")
 
 _READ_SIZE: Final = (65536,)
 _SEND_FLAGS: Final = (MSG_NOSIGNAL,)
-_READ, _WRITE = 1, 2  # the events of the loop's ``io``
+
+#: The events of the loop's ``io``.
+READ: Final = 1
+WRITE: Final = 2
 
 #: Seconds after which a daemon is tried again that has accepted no connection.
 _PAUSE: Final = 0.01
@@ -62,8 +65,8 @@ class UnixTransport(Transport):
         self._send = sock.send
         self._recv = sock.recv
         loop: Any = gevent.get_hub().loop
-        self._reader = loop.io(sock.fileno(), _READ)
-        self._writer = loop.io(sock.fileno(), _WRITE)
+        self._reader = loop.io(sock.fileno(), READ)
+        self._writer = loop.io(sock.fileno(), WRITE)
 
     def write(self, data: bytes | memoryview, written: list[int]) -> None:
         """See `Transport`."""
