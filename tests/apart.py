@@ -23,7 +23,7 @@ import pytest
 
 from . import worlds
 
-__all__ = ["main", "pytest_configure", "pytest_runtest_protocol"]
+__all__ = ["main", "pytest_collection_modifyitems", "pytest_configure", "pytest_runtest_protocol"]
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -41,6 +41,11 @@ _RECORD: Final = "XSPROTO_APART_RECORD"
 def pytest_configure(config: pytest.Config) -> None:
     """Register the mark."""
     config.addinivalue_line("markers", "apart(world): run in a process of its own; see tests.apart")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have such tests come last: pytest has to tear down nothing for them."""
+    items.sort(key=lambda item: _world(item) is not None)
 
 
 def _world(item: pytest.Item) -> str | None:

@@ -10,13 +10,17 @@ from pathlib import Path
 
 from .apart import ROOT
 
-CONFTEST = "from tests.apart import pytest_configure, pytest_runtest_protocol"
+CONFTEST = "from tests.apart import *"
 TESTS = """
     import os, threading, pytest
 
     world = pytest.mark.apart("gevent")
 
-    def test_here():
+    @pytest.fixture(scope="module", params=["first", "second"])
+    def shared(request):
+        yield request.param
+
+    def test_here(shared):
         assert "XSPROTO_APART" not in os.environ
 
     @world
@@ -65,6 +69,7 @@ def run(directory: Path, tests: str) -> str:
     (directory / "pytest.ini").touch()
     (directory / "conftest.py").write_text(CONFTEST)
     (directory / "test_it.py").write_text(textwrap.dedent(tests))
+    (directory / "test_others.py").write_text("def test_other(): ...")
     environment = {name: of for name, of in os.environ.items() if "XSPROTO_APART" not in name}
     # Plugins would have to be loaded, time and again.
     environment |= {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
@@ -85,7 +90,8 @@ def run(directory: Path, tests: str) -> str:
 def test_what_came_of_a_test_elsewhere_is_reported_here(tmp_path: Path) -> None:
     output = run(tmp_path, TESTS)
     for line in (
-        "test_it.py::test_here PASSED",
+        "test_it.py::test_here[first] PASSED",
+        "test_it.py::test_here[second] PASSED",
         "test_it.py::test_there[one] PASSED",
         "test_it.py::test_there[with blanks] PASSED",
         "test_it.py::test_there[1::2] PASSED",
@@ -103,7 +109,7 @@ def test_what_came_of_a_test_elsewhere_is_reported_here(tmp_path: Path) -> None:
         "its process, gevent, ended before it",
     ):
         assert line in output, output
-    assert "2 failed, 7 passed, 1 skipped, 1 xfailed, 1 error" in output
+    assert "2 failed, 9 passed, 1 skipped, 1 xfailed, 1 error" in output
 
 
 def test_where_nothing_can_run_all_have_failed(tmp_path: Path) -> None:
