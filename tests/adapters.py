@@ -22,7 +22,7 @@ import xsproto_sync
 from xsproto.errors import CommitUnknown, NotSupported, TimedOut
 from xsproto.lanes import DEFAULT
 from xsproto.requests import DirectoryPart
-from xsproto.testing import Cancelled, Client, DomainState, Harness
+from xsproto.testing import Cancelled, Client, DomainState, Harness, Task
 
 from . import embedded
 from .daemons import Daemon, GuestDomain, Op
@@ -86,7 +86,7 @@ class _Current(threading.local):
 _current = _Current()
 
 
-def _call(client: xsproto_sync.Client, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def _call(client: Any, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     task = _current.task
     if task is None or not task.cancellable:
         return method(*args, **kwargs)
@@ -103,7 +103,7 @@ def _call(client: xsproto_sync.Client, method: Callable[..., T], *args: Any, **k
 class _Awaitable:
     """An object of the blocking facade, with coroutines for methods."""
 
-    def __init__(self, client: xsproto_sync.Client, target: Any) -> None:
+    def __init__(self, client: Any, target: Any) -> None:
         self._client = client
         self._target = target
 
@@ -162,7 +162,7 @@ class _AwaitableClient(_Awaitable):
 
 def version_of(daemon: Daemon | EmbeddedDaemon) -> tuple[int, ...]:
     """The version of Xen that the daemon is of, as far as it shows."""
-    if isinstance(daemon, EmbeddedDaemon):
+    if not isinstance(daemon, Daemon):
         return daemon.version
     if daemon.kind == "oxenstored":
         return (4, 17)  # does not answer the empty requests below
@@ -187,8 +187,8 @@ class SyncHarness:
         self.version = version_of(daemon)
         self._daemon = daemon
         self._options = options
-        self._clients: list[xsproto_sync.Client] = []
-        self._tasks: list[_Task[Any]] = []
+        self._clients: list[Any] = []
+        self._tasks: list[Any] = []
         self._guests: dict[int, GuestDomain | EmbeddedGuest] = {}
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
@@ -205,7 +205,7 @@ class SyncHarness:
     async def close(self, client: Client) -> None:
         cast(_AwaitableClient, client)._client.close()
 
-    def spawn(self, coroutine: Coroutine[Any, Any, T], *, cancellable: bool = False) -> _Task[T]:
+    def spawn(self, coroutine: Coroutine[Any, Any, T], *, cancellable: bool = False) -> Task[T]:
         task = _Task(coroutine, cancellable)
         self._tasks.append(task)
         task.thread.start()
@@ -358,15 +358,48 @@ def _sync(
 #: Adapters, by the name that test ids have: each makes a harness for a kind of daemon.
 Adapters = dict[str, Callable[[str], contextlib.AbstractContextManager[RunnableHarness]]]
 
+
+def _awaited(name: str) -> Callable[[str], contextlib.AbstractContextManager[RunnableHarness]]:
+    def harness(kind: str) -> contextlib.AbstractContextManager[RunnableHarness]:
+        from . import adapters_async  # what it imports cannot be had in every world
+
+        return adapters_async.ADAPTERS[name](kind)
+
+    return harness
+
+
+def _gevent(kind: str) -> contextlib.AbstractContextManager[RunnableHarness]:
+    from . import adapters_gevent  # which is of no use to the others
+
+    return adapters_gevent.harness(kind)
+
+
 ADAPTERS: Final[Adapters] = {
     "sync": _sync,
     "sync_timeout": lambda kind: _sync(kind, timeout=LIMIT),
     "sync_reader": lambda kind: _sync(kind, reader=True),
+    "asyncio": _awaited("asyncio"),
+    "asyncio_uvloop": _awaited("asyncio_uvloop"),
+    "trio": _awaited("trio"),
+    "sync_on_gevent": _sync,
+    "sync_on_eventlet": _sync,
+    "gevent": _gevent,
+}
+
+#: Those that are another one with an option: on one daemon they have shown what they can.
+VARIANTS: Final = {"sync_timeout", "sync_reader", "asyncio_uvloop", "uvloop_device"}
+
+#: The worlds (`tests.worlds`) that some of them are tested in.
+WORLDS: Final = {
+    "sync_on_gevent": "patched_by_gevent",
+    "sync_on_eventlet": "patched_by_eventlet",
+    "gevent": "gevent",
 }
 
 #: Those for a process that has the stand-in for the XenBus device preloaded.
-DEVICE_ADAPTERS: Final[
-    dict[str, Callable[[str], contextlib.AbstractContextManager[RunnableHarness]]]
-] = {
+DEVICE_ADAPTERS: Final[Adapters] = {
     "sync_device": lambda kind: _sync(kind, DeviceHarness),
+    "asyncio_device": _awaited("asyncio_device"),
+    "uvloop_device": _awaited("uvloop_device"),
+    "trio_device": _awaited("trio_device"),
 }

@@ -19,7 +19,7 @@ from .embedded import EmbeddedDaemon, EmbeddedGuest
 from .loops import AnyClient, AsyncioLoop, TrioLoop, UvloopLoop
 from .xenbus import device_of
 
-__all__ = ["ADAPTERS", "DEVICE_ADAPTERS"]
+__all__ = ["ADAPTERS"]
 
 
 class _DaemonHarness:
@@ -109,15 +109,11 @@ def _over(
         yield make(daemon)
 
 
-#: As `adapters.ADAPTERS`.
+#: As `adapters.ADAPTERS`, and `adapters.DEVICE_ADAPTERS`.
 ADAPTERS: Final[Adapters] = {
     "asyncio": partial(_over, AsyncioHarness),
     "asyncio_uvloop": partial(_over, UvloopHarness),
     "trio": partial(_over, TrioHarness),
-}
-
-#: As `adapters.DEVICE_ADAPTERS`.
-DEVICE_ADAPTERS: Final[Adapters] = {
     "asyncio_device": partial(_over, AsyncioDeviceHarness),
     "uvloop_device": partial(_over, UvloopDeviceHarness),
     "trio_device": partial(_over, TrioDeviceHarness),

@@ -40,6 +40,7 @@ LAYERS: dict[str, set[str]] = {
     "xenbus": {"device", "errors", "wire"},
     "location": {"errors"},
     "lanes": {"client", "requests", "session", "watches"},
+    "clock": {"errors", "lanes"},
     "blocking": {*FACADE},
     "awaitable": {*FACADE},
     "loops": {

@@ -245,6 +245,9 @@ class Service:
                 pass
             sock.close()
         for peer in list(self._peers.values()):
+            if peer.interest:
+                # First: one that gevent has patched closes only once nobody waits for it.
+                self.selector.unregister(peer.sock)
             peer.sock.close()
         self._peers.clear()
         self.selector.close()

@@ -13,7 +13,7 @@ from socket import (
 from struct import Struct
 from typing import Final
 
-from xsproto.errors import ConnectFailed
+from xsproto.errors import connect_failed
 
 from .transport import Transport
 
@@ -52,20 +52,7 @@ class UnixTransport(Transport):
             sock.getpeername()
         except OSError as error:
             sock.close()
-            hint = ""
-            if isinstance(error, FileNotFoundError):
-                hint = "; is xenstored running? XENSTORED_PATH may name another socket"
-            elif isinstance(error, PermissionError):
-                hint = "; it is usually root's alone"
-            elif isinstance(error, ConnectionRefusedError):
-                hint = "; the daemon that made it is gone"
-            elif isinstance(error, BlockingIOError):
-                hint = "; the daemon has not accepted the connection in time"
-            failed = ConnectFailed(
-                f"cannot connect to XenStore at {path}: {error.strerror or error}{hint}"
-            )
-            failed.errno = error.errno
-            raise failed from error
+            raise connect_failed(path, error) from error
         except BaseException:
             sock.close()
             raise

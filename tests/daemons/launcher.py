@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
+import selectors
 import signal
 import subprocess
 import tempfile
@@ -196,10 +196,11 @@ class Daemon:
         """Wait at most `timeout` seconds for the daemon to end; return whether it has."""
         if self._pidfd == -1:
             return True
-        # Not select(), which fails in tests that have more than 1024 files open.
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        return bool(poll.poll(None if timeout is None else timeout * 1000))
+        # Not select(), which fails in tests that have more than 1024 files open, nor poll(), which
+        # eventlet takes away.
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._pidfd, selectors.EVENT_READ)
+            return bool(selector.select(timeout))
 
     def kill(self) -> None:
         """Have the daemon die without warning; its socket stays, and refuses connections."""

@@ -13,13 +13,17 @@ import pytest
 
 from xsproto.testing import SCENARIOS, run_scenario
 
-from .. import adapters, adapters_async, daemons
-from ..adapters import real_device, run
+from .. import daemons
+from ..adapters import DEVICE_ADAPTERS, VARIANTS, real_device, run
 from . import LIBRARY, Outcome, Preload
 
 TEST = "tests/test_conformance.py::test_conformance"
 
-DEVICE_ADAPTERS = {**adapters.DEVICE_ADAPTERS, **adapters_async.DEVICE_ADAPTERS}
+CELLS = [
+    (adapter, kind)
+    for adapter, kind in product(DEVICE_ADAPTERS, daemons.KINDS)
+    if adapter not in VARIANTS or kind == "c"
+]
 
 Outcomes = Mapping[str, Outcome]
 
@@ -34,9 +38,7 @@ def outcomes() -> Iterator[Mapping[tuple[str, str], Future[Outcomes]]]:
         daemons.skip(reason)
     with ThreadPoolExecutor(3) as pool:
         yield {
-            (adapter, kind): pool.submit(run_all, f"{adapter}-{kind}-")
-            for adapter in DEVICE_ADAPTERS
-            for kind in daemons.KINDS
+            (adapter, kind): pool.submit(run_all, f"{adapter}-{kind}-") for adapter, kind in CELLS
         }
 
 
@@ -48,7 +50,7 @@ def run_all(names: str) -> Outcomes:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     real = metafunc.config.getoption("--xenbus", default=None)
-    targets = [(None, real)] if real else list(product(DEVICE_ADAPTERS, daemons.KINDS))
+    targets = [(None, real)] if real else CELLS
     ids = ["device"] if real else [f"{adapter}-{kind}" for adapter, kind in targets]
     metafunc.parametrize(("adapter", "kind"), targets, ids=ids)
 
