@@ -23,8 +23,11 @@ def _patched_by_gevent() -> None:
 
 
 def _patched_by_eventlet() -> None:
+    import os
     import warnings
 
+    # One of them is trio's, which cannot be imported then.
+    os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated, and says so
         import eventlet
