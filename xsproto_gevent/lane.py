@@ -106,7 +106,8 @@ class Lane(BlockingLane):
         waiter = Waiter(None, None, (), Gate(hub))
         try:
             session.submit(waiter, requests, tx_id)
-            self.flush()
+            if not self._corked:
+                self.flush()
             if session.enter(waiter) is not _DONE:
                 self._sleep(waiter, at)
             return waiter.exchanges
