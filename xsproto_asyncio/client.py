@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from xsproto.loops import LoopClient, SocketTransport, connect
+from xsproto.loops import LoopClient, connect
 from xsproto.session import Session
 
 from .lane import Lane
@@ -20,9 +20,9 @@ __all__ = ["Client", "open_client"]
 class Client(LoopClient):
     """A connection to XenStore, as `open_client` makes it. Any number of tasks may use it at once.
 
-    It belongs to the event loop that opened it. Cancellation, ``asyncio.timeout`` and the like
-    may end any call. The loop reads by itself: events of watches are taken from the daemon even
-    while nobody waits for one.
+    It belongs to the event loop that opened it. Every call may be cancelled, as ``asyncio.timeout``
+    does. There is no background task: the loop reads by itself, so that events of watches are taken
+    from the daemon even while nobody waits for one.
     """
 
 
@@ -39,11 +39,8 @@ async def open_client(
         ConnectFailed: nobody listens there, or it may not be used.
     """
     path = socket_path(unix_socket_path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.setblocking(False)
-        await connect(sock, path, asyncio.sleep)
-        client = Client(Lane(SocketTransport(sock, path, socket.MSG_NOSIGNAL), Session()))
-        try:
-            yield client
-        finally:
-            client.close()
+    client = Client(Lane(await connect(path, socket, asyncio.sleep), Session()))
+    try:
+        yield client
+    finally:
+        client.close()

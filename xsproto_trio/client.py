@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from xsproto.loops import LoopClient, SocketTransport, connect
+from xsproto.loops import LoopClient, connect
 from xsproto.session import Session
 
 from .lane import Lane
@@ -21,9 +21,9 @@ __all__ = ["Client", "open_client"]
 class Client(LoopClient):
     """A connection to XenStore, as `open_client` makes it. Any number of tasks may use it at once.
 
-    It belongs to the event loop that opened it. Cancellation, ``asyncio.timeout`` and the like
-    may end any call. The loop reads by itself: events of watches are taken from the daemon even
-    while nobody waits for one.
+    It belongs to the run of trio that opened it. Every call is a checkpoint, and may be cancelled.
+    There is no background task: a task that waits for something reads for all. What comes while
+    nobody waits for anything, such as events of watches, stays with the daemon until somebody does.
     """
 
 
@@ -40,11 +40,8 @@ async def open_client(
         ConnectFailed: nobody listens there, or it may not be used.
     """
     path = socket_path(unix_socket_path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.setblocking(False)
-        await connect(sock, path, trio.sleep)
-        client = Client(Lane(SocketTransport(sock, path, socket.MSG_NOSIGNAL), Session()))
-        try:
-            yield client
-        finally:
-            client.close()
+    client = Client(Lane(await connect(path, socket, trio.sleep), Session()))
+    try:
+        yield client
+    finally:
+        client.close()
