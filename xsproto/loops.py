@@ -98,35 +98,26 @@ class SocketTransport:
         inbox += map(self._recv, _READ_SIZE)
 
 
-async def connect(
-    path: str, socket: Any, sleep: Callable[[float], Awaitable[object]]
-) -> SocketTransport:
-    """Connect to the daemon whose Unix socket is at `path`.
+async def connect(sock: Any, path: str, sleep: Callable[[float], Awaitable[object]]) -> None:
+    """Connect a non-blocking Unix socket to the daemon at `path`.
 
     Arguments:
-        socket: the module of this name, or one with sockets that fit the loop.
         sleep: the loop's own, of seconds; awaited at least once.
 
     Raises:
         ConnectFailed: nobody listens there, or it may not be used.
     """
     await sleep(0)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        while True:
-            try:
-                sock.connect(path)
-                return SocketTransport(sock, path, socket.MSG_NOSIGNAL)
-            except BlockingIOError:
-                # Its backlog is full. (Such a socket counts as writable, so that loops' own
-                # ``connect`` takes it for connected.)
-                await sleep(_CONNECT_AGAIN)
-            except OSError as error:
-                raise connect_failed(path, error) from error
-    except BaseException:
-        sock.close()
-        raise
+    while True:
+        try:
+            sock.connect(path)
+            return
+        except BlockingIOError:
+            # Its backlog is full. (Such a socket counts as writable, so loops' own ``connect``
+            # takes it for connected.)
+            await sleep(_CONNECT_AGAIN)
+        except OSError as error:
+            raise connect_failed(path, error) from error
 
 
 def connect_failed(path: str, error: OSError) -> ConnectFailed:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from xsproto.loops import LoopClient, connect
+from xsproto.loops import LoopClient, SocketTransport, connect
 from xsproto.session import Session
 
 from .lane import Lane
@@ -39,8 +39,11 @@ async def open_client(
         ConnectFailed: nobody listens there, or it may not be used.
     """
     path = socket_path(unix_socket_path)
-    client = Client(Lane(await connect(path, socket, asyncio.sleep), Session()))
-    try:
-        yield client
-    finally:
-        client.close()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        await connect(sock, path, asyncio.sleep)
+        client = Client(Lane(SocketTransport(sock, path, socket.MSG_NOSIGNAL), Session()))
+        try:
+            yield client
+        finally:
+            client.close()
