@@ -25,14 +25,17 @@ ADAPTERS = {
     **adapters.ADAPTERS,
     **adapters_async.ADAPTERS,
 }
-KINDS = [*daemons.KINDS, *embedded.KINDS]
-# What differs from another adapter in nothing that depends on the daemon.
-FEWER_KINDS = {"asyncio_uvloop": ["c"]}
-MATRIX = [(adapter, kind) for adapter in ADAPTERS for kind in FEWER_KINDS.get(adapter, KINDS)]
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-@pytest.mark.parametrize(("adapter", "kind"), MATRIX)
+@pytest.mark.parametrize(
+    ("adapter", "kind"),
+    [
+        (adapter, kind)
+        for adapter in ADAPTERS
+        for kind in adapters_async.FEWER_KINDS.get(adapter, [*daemons.KINDS, *embedded.KINDS])
+    ],
+)
 def test_conformance(
     adapter: str, kind: str, name: str, record_property: Callable[[str, object], None]
 ) -> None:
