@@ -81,17 +81,17 @@ class _Current(threading.local):
 _current = _Current()
 
 
-def _is_cancelled() -> bool:
-    return _current.task is not None and _current.task.cancelled.is_set()
-
-
-def _call(client: xsproto_sync.Client, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def _call(client: Any, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     if _is_cancelled():
         raise Cancelled
     return _wait(client, method, *args, **kwargs)
 
 
-def _wait(client: xsproto_sync.Client, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def _is_cancelled() -> bool:
+    return _current.task is not None and _current.task.cancelled.is_set()
+
+
+def _wait(client: Any, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     task = _current.task
     if task is None or not task.cancellable:
         return method(*args, **kwargs)

@@ -18,7 +18,7 @@ from .daemons import Daemon, GuestDomain
 from .embedded import EmbeddedDaemon, EmbeddedGuest
 from .loops import AnyClient, AsyncioLoop, TrioLoop, UvloopLoop
 
-__all__ = ["ADAPTERS", "FEWER_KINDS"]
+__all__ = ["ADAPTERS"]
 
 
 class _DaemonHarness:
@@ -93,6 +93,3 @@ ADAPTERS: Final[dict[str, Callable[[str], contextlib.AbstractContextManager[Runn
     "asyncio_uvloop": partial(_over, UvloopHarness),
     "trio": partial(_over, TrioHarness),
 }
-
-#: Adapters that meet fewer kinds of daemons, for what they do otherwise does not depend on it.
-FEWER_KINDS: Final = {"asyncio_uvloop": ["c"]}

@@ -28,14 +28,8 @@ ADAPTERS = {
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-@pytest.mark.parametrize(
-    ("adapter", "kind"),
-    [
-        (adapter, kind)
-        for adapter in ADAPTERS
-        for kind in adapters_async.FEWER_KINDS.get(adapter, [*daemons.KINDS, *embedded.KINDS])
-    ],
-)
+@pytest.mark.parametrize("kind", [*daemons.KINDS, *embedded.KINDS])
+@pytest.mark.parametrize("adapter", ADAPTERS)
 def test_conformance(
     adapter: str, kind: str, name: str, record_property: Callable[[str, object], None]
 ) -> None:
