@@ -67,6 +67,10 @@ class Style(ABC):
         """Watch them, for ever, and take each one's first event."""
 
     @abstractmethod
+    def hold(self) -> None:
+        """Have the loop do nothing until `take`."""
+
+    @abstractmethod
     def take(self, count: int) -> None:
         """Take so many events of each watch, each in a task of its own."""
 
@@ -100,6 +104,9 @@ class SyncStyle(Style):
             watch.get()
             self.watches.append(watch)
 
+    def hold(self) -> None:
+        pass  # nobody reads
+
     def take(self, count: int) -> None:
         def work(watch: xsproto_sync.Watch) -> None:
             for _ in range(count):
@@ -122,20 +129,22 @@ class AwaitingStyle(Style):
     """A loop with coroutines, in a thread."""
 
     client: Any
+    over: Any  # an event of the loop's, which ends `main`
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.watches: list[Any] = []
+        self.go_on = threading.Event()
         started: queue.Queue[Any] = queue.Queue()
         self._thread = threading.Thread(target=self.main, args=(started.put,))
         self._thread.start()
         self.loop = started.get()
         self.stack = contextlib.AsyncExitStack()
-        self.run(self._open)
+        self.run(self.open)
 
     @abstractmethod
     def main(self, started: Callable[[Any], None]) -> None:
-        """Run the loop, which `started` is told, until `end` is called."""
+        """Run the loop, which `started` is told, until `over` is set."""
 
     @abstractmethod
     def run(self, function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
@@ -150,11 +159,8 @@ class AwaitingStyle(Style):
         """Set `client`, and what `bare` needs."""
 
     @abstractmethod
-    def end(self) -> None:
-        """End the loop."""
-
-    async def _open(self) -> None:
-        await self.open()
+    def soon(self, function: Callable[[], object]) -> None:
+        """Have the loop call a function."""
 
     def read_all(self, tasks: int) -> None:
         async def work(nodes: Sequence[bytes]) -> None:
@@ -180,6 +186,9 @@ class AwaitingStyle(Style):
 
         self.run(main)
 
+    def hold(self) -> None:
+        self.soon(self.go_on.wait)
+
     def take(self, count: int) -> None:
         async def work(watch: Any) -> None:
             for _ in range(count):
@@ -188,7 +197,9 @@ class AwaitingStyle(Style):
         async def main() -> None:
             await self.all([work(watch) for watch in self.watches])
 
+        self.go_on.set()
         self.run(main)
+        self.go_on.clear()
 
     def thread(self) -> int:
         assert self._thread.native_id is not None
@@ -196,7 +207,7 @@ class AwaitingStyle(Style):
 
     def close(self) -> None:
         self.run(self.stack.aclose)
-        self.end()
+        self.soon(self.over.set)
         self._thread.join()
 
 
@@ -253,8 +264,8 @@ class AsyncioStyle(AwaitingStyle):
 
         self.run(main)
 
-    def end(self) -> None:
-        self.loop.call_soon_threadsafe(self.over.set)
+    def soon(self, function: Callable[[], object]) -> None:
+        self.loop.call_soon_threadsafe(function)
 
 
 class UvloopStyle(AsyncioStyle):
@@ -304,8 +315,8 @@ class TrioStyle(AwaitingStyle):
 
         self.run(main)
 
-    def end(self) -> None:
-        self.loop.run_sync_soon(self.over.set)
+    def soon(self, function: Callable[[], object]) -> None:
+        self.loop.run_sync_soon(function)
 
 
 async def _await(coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -390,12 +401,12 @@ def events(path: str, plan: Plan, report: Report) -> None:
         writes = [
             packet(Op.WRITE, b"%b/%d\0" % (top, number)) for number in range(EVENTS) for top in tops
         ]
-        return Contestant(
-            style.name,
-            lambda _: style.take(EVENTS),
-            WATCHERS * EVENTS,
-            lambda: bare_loop(sock, writes),
-        )
+
+        def fire() -> None:
+            style.hold()
+            bare_loop(sock, writes)
+
+        return Contestant(style.name, lambda _: style.take(EVENTS), WATCHERS * EVENTS, fire)
 
     with opened(path, SyncStyle, *STYLES) as styles, bare_socket(path) as sock:
         results = compete([contestant(style, sock) for style in styles], max(1, plan.rounds // 3))

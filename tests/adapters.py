@@ -87,11 +87,19 @@ _current = _Current()
 
 
 def _call(client: Any, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    if _is_cancelled():
+        raise Cancelled
+    return _wait(client, method, *args, **kwargs)
+
+
+def _is_cancelled() -> bool:
+    return _current.task is not None and _current.task.cancelled.is_set()
+
+
+def _wait(client: Any, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     task = _current.task
     if task is None or not task.cancellable:
         return method(*args, **kwargs)
-    if task.cancelled.is_set():
-        raise Cancelled
     try:
         with client.deadline(PATIENCE):
             return method(*args, **kwargs)
@@ -119,11 +127,12 @@ class _Awaitable:
         return method
 
     async def walk(self, top: bytes, topdown: bool = True) -> AsyncIterator[Any]:
-        for node in self._target.walk(top, topdown):
+        nodes = self._target.walk(top, topdown)
+        while (node := _call(self._client, next, nodes, None)) is not None:
             yield node
 
     async def __aenter__(self) -> Self:
-        _call(self._client, self._target.__enter__)
+        _wait(self._client, self._target.__enter__)  # or it would never have been entered
         return self
 
     async def __aexit__(
@@ -132,7 +141,11 @@ class _Awaitable:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _call(self._client, self._target.__exit__, kind, error, traceback)
+        if error is None and _is_cancelled():
+            error = Cancelled()
+            self._target.__exit__(Cancelled, error, None)  # which waits for nothing
+            raise error
+        _wait(self._client, self._target.__exit__, kind, error, traceback)
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         while True:

@@ -63,6 +63,8 @@ class _DaemonHarness:
 class AsyncioHarness(_DaemonHarness, AsyncioLoop):
     """`xsproto_asyncio` over a daemon of its own."""
 
+    debug = False  # which takes three times as long
+
     async def open(self, domid: int = 0, **options: Any) -> Client:
         return await self.open_path(self.path(domid), **options)
 

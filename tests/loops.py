@@ -42,11 +42,12 @@ class _AsyncioTask(Generic[T]):
 
 
 class AsyncioLoop:
-    """asyncio's own, in debug mode."""
+    """asyncio's own."""
 
     module = xsproto_asyncio
     lane: type[LoopLane] = xsproto_asyncio.lane.Lane
     client: type[AnyClient] = xsproto_asyncio.Client
+    debug = True
     new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
 
     def __init__(self) -> None:
@@ -71,7 +72,7 @@ class AsyncioLoop:
             async with self.stack:
                 return await awaitable
 
-        with asyncio.Runner(loop_factory=self.new_loop, debug=True) as runner:
+        with asyncio.Runner(loop_factory=self.new_loop, debug=self.debug) as runner:
             return runner.run(main())
 
 

@@ -227,11 +227,11 @@ class Service:
         peer.interest = interest
 
     def _drop(self, peer: _Peer) -> None:
-        if self._peers.pop(peer.connection, None) is not None:
-            if peer.interest:
-                self.selector.unregister(peer.sock)
-            peer.sock.close()
-            self.daemon.disconnect(peer.connection)
+        del self._peers[peer.connection]
+        if peer.interest:
+            self.selector.unregister(peer.sock)
+        peer.sock.close()
+        self.daemon.disconnect(peer.connection)
 
     def end(self) -> None:
         """End all connections and remove the sockets. Idempotent."""

@@ -29,9 +29,9 @@ _MODULES = Modules(io, posix, select, _socket, _thread.start_new_thread)
 class Client(LoopClient):
     """A connection to XenStore, as `open_client` makes it. Any number of tasks may use it at once.
 
-    It belongs to the event loop that opened it. Cancellation, ``asyncio.timeout`` and the like
-    may end any call. The loop reads by itself: events of watches are taken from the daemon even
-    while nobody waits for one.
+    It belongs to the event loop that opened it. Every call may be cancelled, as ``asyncio.timeout``
+    does. There is no background task: the loop reads by itself, so that events of watches are taken
+    from the daemon even while nobody waits for one.
     """
 
 

@@ -30,9 +30,9 @@ _MODULES = Modules(io, posix, select, _socket, _thread.start_new_thread)
 class Client(LoopClient):
     """A connection to XenStore, as `open_client` makes it. Any number of tasks may use it at once.
 
-    It belongs to the event loop that opened it. Cancellation, ``asyncio.timeout`` and the like
-    may end any call. The loop reads by itself: events of watches are taken from the daemon even
-    while nobody waits for one.
+    It belongs to the run of trio that opened it. Every call is a checkpoint, and may be cancelled.
+    There is no background task: a task that waits for something reads for all. What comes while
+    nobody waits for anything, such as events of watches, stays with the daemon until somebody does.
     """
 
 
