@@ -9,7 +9,7 @@ import sys
 import traceback
 
 from . import agent, ends, load  # noqa: F401  # for their trials
-from .trial import TRIALS, Setting
+from .trial import BASE, TRIALS, Setting
 
 
 def main() -> int:
@@ -57,11 +57,15 @@ def main() -> int:
 
 
 def _run(name: str, setting: Setting) -> int:
-    if missing := TRIALS[name].missing(setting):
+    trial = TRIALS[name]
+    if missing := trial.missing(setting):
         print(f"{name}: it needs --{' and --'.join(missing)}")
         return 2
     try:
-        print(f"{name}: {TRIALS[name].run(setting)}", flush=True)
+        print(f"{name}: {trial.run(setting)}", flush=True)
+        if not trial.named_only:
+            with setting.client() as client:
+                client.delete(BASE)
     except Exception as error:
         traceback.print_exc()
         print(f"{name}: FAILED: {error!r}", flush=True)

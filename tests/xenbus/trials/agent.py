@@ -35,6 +35,8 @@ NAME: Final = GUEST + b"/agent"
 SUM: Final = GUEST + b"/sum"
 #: How often the agent did, and published its name.
 ENDED: Final = GUEST + b"/ended"
+#: Says that the guest may be suspended, or that it is resumed; it has the domain's id.
+READY: Final = GUEST + b"/ready"
 #: A node of dom0's own.
 BUSY: Final = BASE + b"/busy"
 #: Nodes whose watches wait for long; nobody writes them.
@@ -170,6 +172,40 @@ def agent(setting: Setting) -> str:
         client.write(ENDED, b"%d %d" % done)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(served.counts.items()))
     return f"{time.monotonic() - start:.1f} s without an error; {counts}"
+
+
+@trial(named_only="it waits until its guest has been suspended and resumed")
+def a_transaction_across_a_resume(setting: Setting) -> str:
+    """Hold a transaction while the guest is suspended and resumed, and its id is given away."""
+    ids = []
+
+    def write(tx: Transaction) -> None:
+        ids.append(tx.id)
+        tx.write(BASE + b"/new", b"%d" % len(ids))
+
+    with setting.client() as client, client.watch(b"domid") as watch:
+        watch.get(timeout=LIMIT)
+        before = client.read(b"domid")
+        try:
+            with client.transaction() as old:
+                old.write(BASE + b"/old", b"")
+                client.write(READY, before)
+                watch.get(timeout=10 * LIMIT)
+                while old.id not in ids and len(ids) < old.id + 10:
+                    client.transact(write)
+                old.write(BASE + b"/old", b"")
+        except TransactionLost as error:
+            lost = str(error)
+        else:
+            raise AssertionError("the old transaction was committed")
+        assert client.read(BASE + b"/new") == b"%d" % len(ids)
+        assert not client.exists(BASE + b"/old")
+        after = client.read(b"domid")
+        client.write(READY, after)
+    return (
+        f"transaction {old.id} of domain {before.decode()} was lost ({lost}), with domain "
+        f"{after.decode()}'s transactions {ids}, all of which were committed"
+    )
 
 
 # In dom0
