@@ -7,6 +7,9 @@ import os
 import subprocess
 import sys
 import traceback
+from contextlib import suppress
+
+from xsproto.errors import NotFound
 
 from . import agent, ends, load  # noqa: F401  # for their trials
 from .trial import BASE, TRIALS, Setting
@@ -64,7 +67,7 @@ def _run(name: str, setting: Setting) -> int:
     try:
         print(f"{name}: {trial.run(setting)}", flush=True)
         if not trial.named_only:
-            with setting.client() as client:
+            with setting.client() as client, suppress(NotFound):
                 client.delete(BASE)
     except Exception as error:
         traceback.print_exc()
