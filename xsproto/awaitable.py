@@ -247,17 +247,17 @@ class AsyncClient(AsyncOperations):
         operations.check_attempts(attempts)
         for _ in range(attempts):
             transaction = AsyncTransaction(self._lane)
-            async with transaction:
-                try:
+            try:
+                async with transaction:
                     result = await function(transaction)
-                except TransactionLost:
-                    continue
-                try:
-                    if not transaction.ended:
-                        await transaction.commit()
-                except ConflictError:
-                    continue
-                return result
+                    try:
+                        if not transaction.ended:
+                            await transaction.commit()
+                    except ConflictError:
+                        continue
+                    return result
+            except TransactionLost:
+                continue
         raise operations.exhausted(attempts)
 
     # Watches

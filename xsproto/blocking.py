@@ -363,16 +363,15 @@ class BlockingClient(BlockingOperations):
             transaction = BlockingTransaction(self._lane, timeout)
             try:
                 with transaction:
-                    try:
-                        result = function(transaction)
-                    except TransactionLost:
-                        continue
+                    result = function(transaction)
                     try:
                         if not transaction.ended:
                             transaction.commit(timeout=timeout)
                     except ConflictError:
                         continue
                     return result
+            except TransactionLost:
+                insist(transaction._drop)
             except BaseException:
                 insist(transaction._drop)  # if an interrupt was faster than `__exit__`
                 raise

@@ -26,6 +26,7 @@ RESET_WATCHES ends the kernel's watches; a depth is     `DeviceSession.submit`
 ignored
 the daemon's death is not told                          a time limit by default: `TIMEOUT`
 suspend and resume end transactions                     `TransactionLost`
+and new transactions get their ids                      `ClientConnection`: both are lost
 ======================================================= ==========================================
 
 An unanswered request occupies its descriptor. So once a request is given up that the daemon has
