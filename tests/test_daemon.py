@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from xsproto.daemon import Connection, Daemon
+from xsproto.store import C_4_17, C, Profile
 from xsproto.wire import HEADER, Op, Packet, PacketReader
 
 
@@ -112,10 +113,21 @@ def outcome(daemon: Daemon, client: Connection, op: int, payload: bytes, tx_id: 
         (0, Op.READ, b"/tool", b"EINVAL"),
         (0, Op.READ, b"/tool\0x\0", b"EINVAL"),
         (0, Op.WRITE, b"/a", b"EINVAL"),
-        (0, Op.WATCH, b"/a\0t\0x\0", b"EINVAL"),
+        (0, Op.WATCH, b"/a\0t\0-1\0", b"EINVAL"),
+        (0, Op.WATCH, b"/a\0t\0x\0", b"OK"),  # as atoi() reads it
+        (0, Op.WATCH, b"/a\0t\x001\0x\0", b"EINVAL"),
         (0, Op.WATCH, b"/a\0", b"EINVAL"),
-        (0, Op.WATCH, b"@" + b"a" * 2100 + b"\0t\0", b"EINVAL"),
-        (0, Op.SET_PERMS, b"@nobody\0r0\0", b"EINVAL"),
+        (7, Op.WATCH, b"@" + b"a" * 2100 + b"\0t\0", b"EINVAL"),
+        (0, Op.WATCH, b"@a b\0t\0", b"EINVAL"),
+        (0, Op.WATCH, b"@a/\0t\0", b"EINVAL"),
+        (0, Op.UNWATCH, b"@a/\0t\0", b"EINVAL"),
+        (0, Op.UNWATCH, b"/a\0t\0", b"ENOENT"),
+        (0, Op.SET_PERMS, b"@nobody\0r0\0", b"ENOENT"),
+        (0, Op.SET_PERMS, b"/tool\0", b"EINVAL"),
+        (0, Op.READ, b"@releaseDomain\0", b"EINVAL"),
+        (0, Op.GET_PERMS, b"@releaseDomain\0", b"n0\0r32757"),
+        (0, Op.GET_PERMS, b"@releaseDomain", b"EINVAL"),
+        (7, Op.GET_PERMS, b"@introduceDomain\0", b"EACCES"),
         (0, Op.SET_PERMS, b"/tool\0n0\0r32757\0", b"OK"),
         (0, Op.SET_PERMS, b"/tool\0n30\0", b"OK"),  # it exists, and is not introduced
         (0, Op.SET_PERMS, b"/tool\0n31\0", b"ENOENT"),
@@ -124,9 +136,15 @@ def outcome(daemon: Daemon, client: Connection, op: int, payload: bytes, tx_id: 
         (0, Op.GET_DOMAIN_PATH, b"70000\0", b"EINVAL"),
         (0, Op.GET_DOMAIN_PATH, b"5", b"EINVAL"),
         (0, Op.GET_DOMAIN_PATH, b"5\0", b"/local/domain/5"),
+        (0, Op.GET_DOMAIN_PATH, b" +5\0", b"/local/domain/5"),
+        (0, Op.GET_DOMAIN_PATH, b"\0", b"/local/domain/0"),
+        (0, Op.GET_DOMAIN_PATH, b"-1\0", b"EINVAL"),
+        (0, Op.GET_DOMAIN_PATH, b"-18446744073709551615\0", b"/local/domain/1"),
+        (0, Op.GET_DOMAIN_PATH, b"18446744073709551617\0", b"EINVAL"),
         (0, Op.INTRODUCE, b"30\x001\0", b"EINVAL"),
         (0, Op.INTRODUCE, b"30\x001\x000\0", b"EINVAL"),
         (0, Op.INTRODUCE, b"31\x001\x001\0", b"EINVAL"),
+        (0, Op.INTRODUCE, b"30\x001\x00-1\0", b"EINVAL"),
         (0, Op.INTRODUCE, b"30\x001\x001\0", b"OK"),
         (0, Op.RELEASE, b"0\0", b"EINVAL"),
         (0, Op.RELEASE, b"31\0", b"ENOENT"),
@@ -146,6 +164,22 @@ def outcome(daemon: Daemon, client: Connection, op: int, payload: bytes, tx_id: 
         (0, Op.GET_QUOTA, b"7\0nodes\0x\0", b"EINVAL"),
         (0, Op.SET_QUOTA, b"nodes\0", b"EINVAL"),
         (0, Op.SET_QUOTA, b"nonsense\x001\0", b"EINVAL"),
+        (0, Op.SET_QUOTA, b"nodes\x00-1\0", b"EINVAL"),
+        (0, Op.CONTROL, b"", b"EINVAL"),
+        (0, Op.CONTROL, b"check\0", b"OK"),
+        (0, Op.CONTROL, b"check\0more\0", b"EINVAL"),
+        (0, Op.CONTROL, b"print\0words\0", b"OK"),
+        (0, Op.CONTROL, b"log\0on\0", b"OK"),
+        (0, Op.CONTROL, b"log\0", b"nothing is logged\n"),
+        (0, Op.CONTROL, b"log\0perhaps\0", b"EINVAL"),
+        (0, Op.CONTROL, b"quota\0set\0nodes\x005\0", b"OK"),
+        (0, Op.CONTROL, b"quota\0set\0nodes\x000\0", b"EINVAL"),
+        (0, Op.CONTROL, b"quota\0set\0nothing\x005\0", b"EINVAL"),
+        (0, Op.CONTROL, b"quota\0set\0", b"EINVAL"),
+        (0, Op.CONTROL, b"quota\x0031\0", b"ENOENT"),
+        (0, Op.CONTROL, b"quota-soft\0", b"Quotas:\nmemory           :  2097152\n"),
+        (0, Op.CONTROL, b"quota-soft\x007\0", b"EINVAL"),
+        (0, Op.CONTROL, b"quota-soft\0set\0nodes\x005\0", b"EINVAL"),
         (0, Op.SET_QUOTA, b"31\0nodes\x001\0", b"ENOENT"),
         (0, Op.TRANSACTION_END, b"T\0", b"ENOENT"),
         (0, Op.TRANSACTION_END, b"X\0", b"EINVAL"),
@@ -164,11 +198,12 @@ def test_a_domain_that_is_referred_to_and_not_introduced_is_not_served() -> None
     dom0 = daemon.connect()
     daemon.add_domain(30)
     assert outcome(daemon, dom0, Op.SET_PERMS, b"/tool\0n30\0") == b"OK"
-    assert outcome(daemon, dom0, Op.RESUME, b"30\0") == b"EINVAL"
+    assert outcome(daemon, dom0, Op.RESUME, b"30\0") == b"ENOENT"
     daemon.shutdown(30)
     daemon.remove_domain(30)
     daemon.unblock(dom0)
     assert daemon.data_to_send() == [], "nobody was told of it"
+    assert outcome(daemon, dom0, Op.READ, b"/tool\0") == b"ENOENT", "what it owned is gone"
 
 
 def test_an_unknown_transaction_is_refused_but_for_watches() -> None:
@@ -205,3 +240,52 @@ def test_a_special_watch_tells_only_those_who_may_know() -> None:
     ask(daemon, guest, Op.WATCH, b"@releaseDomain\0t\0")
     daemon.remove_domain(8)
     assert [packet.op for packet in received(daemon, guest)] == [Op.WATCH_EVENT]
+
+
+@pytest.mark.parametrize("profile", [C, C_4_17], ids=lambda profile: profile.name)
+def test_control_tells_and_sets_what_domains_may_have(profile: Profile) -> None:
+    daemon = Daemon(profile)
+    dom0, guest = daemon.connect(), daemon.connect(7)
+    outcome(daemon, guest, Op.WATCH, b"/a\0t\0")
+    outcome(daemon, dom0, Op.WATCH, b"/a\0t\0")
+    told = outcome(daemon, dom0, Op.CONTROL, b"quota\x007\0")
+    assert told.split() == b"Domain 7: nodes : 0 watches : 1 transactions : 0".split()
+    own = outcome(daemon, dom0, Op.CONTROL, b"quota\x000\0").split()[7]
+    assert own == (b"1" if profile is C else b"0"), "4.17 counts no socket's watches"
+    quotas = outcome(daemon, dom0, Op.CONTROL, b"quota\0").split(b"\n")
+    assert quotas[1] == b"nodes            :     1000"
+    assert quotas[2] == b"watches          :      128"
+    assert len(quotas) == 11
+    assert outcome(daemon, dom0, Op.CONTROL, b"quota\0set\0watches\x001\0") == b"OK"
+    later = daemon.connect(8)
+    for number, client in enumerate((guest, guest, later, later, later)):
+        answer = outcome(daemon, client, Op.WATCH, b"/%d\0t\0" % number)
+        # 4.17 admits one more, and asks that of the domains that are there, too.
+        expected = b"OK OK ENOSPC ENOSPC ENOSPC" if profile is C else b"OK E2BIG OK OK E2BIG"
+        assert answer == expected.split()[number]
+
+
+def test_a_guest_without_the_feature_has_no_depth_and_no_entry_for_everyone() -> None:
+    daemon = Daemon()
+    dom0 = daemon.connect()
+    daemon.add_domain(7)
+    assert outcome(daemon, dom0, Op.SET_FEATURE, b"7\x000\0") == b"OK"
+    guest = daemon.connect(7)
+    assert outcome(daemon, guest, Op.WATCH, b"/a\0t\x001\0") == b"EINVAL"
+    outcome(daemon, dom0, Op.WRITE, b"/g\0value")
+    outcome(daemon, dom0, Op.SET_PERMS, b"/g\0n7\0")
+    assert outcome(daemon, guest, Op.SET_PERMS, b"/g\0n7\0r32757\0") == b"OK"
+    assert outcome(daemon, daemon.connect(8), Op.READ, b"/g\0") == b"EACCES"
+
+
+def test_a_directory_lists_a_child_twice_where_a_transaction_made_it_twice() -> None:
+    daemon = Daemon()
+    dom0, other = daemon.connect(), daemon.connect()
+    outcome(daemon, dom0, Op.WRITE, b"/p/c\0")
+    tx_id = int(outcome(daemon, dom0, Op.TRANSACTION_START, b"\0"))
+    outcome(daemon, dom0, Op.DIRECTORY, b"/p\0", tx_id)
+    outcome(daemon, other, Op.RM, b"/p/c\0")
+    outcome(daemon, dom0, Op.MKDIR, b"/p/c\0", tx_id)
+    assert outcome(daemon, dom0, Op.DIRECTORY, b"/p\0", tx_id) == b"c\0c"
+    part = outcome(daemon, dom0, Op.DIRECTORY_PART, b"/p\x000\0", tx_id)
+    assert part.partition(b"\0")[2] == b"c\0c\0"

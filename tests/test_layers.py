@@ -40,7 +40,10 @@ LAYERS: dict[str, set[str]] = {
     "blocking": {*FACADE},
     "awaitable": {*FACADE},
     "store": {"errors", "paths", "perms"},
-    "daemon": {"errors", "wire", "paths", "perms", "requests", "events", "server", "store"},
+    "control": {"wire", "store"},
+    "daemon": {
+        *("errors", "wire", "paths", "perms", "requests", "events", "server", "store", "control"),
+    },
     "testing": ANY,
     "strategies": ANY,
     # The package only re-exports, and not `testing`: who wants that imports it by name.

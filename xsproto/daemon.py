@@ -17,9 +17,11 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from .control import control
 from .server import MAX_EVENTS, MAX_OUTPUT, ServerConnection
 from .store import C, Caller, Profile, Refused, Store, Transaction
 from .store.nodes import format_perms
+from .store.profiles import FEATURE_WATCH_DEPTH
 from .wire import NUL, PAYLOAD_MAX, Op
 
 __all__ = ["Connection", "Daemon"]
@@ -27,8 +29,8 @@ __all__ = ["Connection", "Daemon"]
 _DOMID_SELF: Final = 0x7FF0
 _OK: Final = b"OK\0"
 _ERROR: Final = Op.ERROR.value
+_STRTOUL: Final = re.compile(rb"[ \t-\r]*([+-]?)([0-9]+)")
 _ATOI: Final = re.compile(rb"[ \t-\r]*([+-]?[0-9]+)")
-_CONTROLS: Final = (b"check", b"help", b"print")
 
 
 class Connection:
@@ -165,16 +167,18 @@ class Daemon:
             self.store.shutdown(domid)
 
     def remove_domain(self, domid: int) -> None:
-        """A domain is gone: its connections end, its nodes are removed."""
-        self.store.existing.discard(domid)
-        if domid and self.store.introduced(domid):
-            self._release(domid)
+        """A domain is gone: its connections end, its nodes are removed.
 
-    def _release(self, domid: int) -> None:
+        One that is the target of another (SET_TARGET) is kept as long as that one is.
+        """
+        if domid:
+            self._end_connections(domid)
+            self.store.vanish(domid)
+
+    def _end_connections(self, domid: int) -> None:
         for connection in [each for each in self._connections if each.domid == domid]:
             connection._server.close(f"domain {domid} is gone")
             self._forget(connection)
-        self.store.release(domid)
 
     # Requests
 
@@ -209,9 +213,7 @@ class Daemon:
     # Each handler takes the connection, the transaction and the payload.
 
     def _path(self, caller: Caller, payload: bytes) -> bytes:
-        if payload[-1:] != NUL or payload.find(NUL) != len(payload) - 1:
-            raise Refused("EINVAL")
-        path = payload[:-1]
+        path = payload[: _one_string(payload)]
         return path if path[:1] == b"/" else self.store.canonical(caller, path)
 
     def _read(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
@@ -221,6 +223,8 @@ class Daemon:
     def _directory(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
         caller = connection._caller
         node = self.store.node(caller, tx, self._path(caller, payload))
+        if node.again:
+            return NUL.join(node.names) + NUL
         return NUL.join(node.children) + NUL if node.children else b""
 
     def _directory_part(
@@ -233,7 +237,7 @@ class Daemon:
         at = _atoi(offset) & 0xFFFFFFFF
         if at >= node.names_size:
             return head + NUL
-        names = NUL.join(node.children or ()) + NUL
+        names = NUL.join(node.names) + NUL
         room = PAYLOAD_MAX - len(head) - 1
         if len(names) - at <= room:
             return head + names[at:] + NUL
@@ -241,12 +245,19 @@ class Daemon:
 
     def _get_perms(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
         caller = connection._caller
-        return format_perms(self.store.perms(caller, tx, self._path(caller, payload)))
+        if payload[:1] == b"@" and self._profile.special_nodes:
+            path = payload[: _one_string(payload)]
+        else:
+            path = self._path(caller, payload)
+        return format_perms(self.store.perms(caller, tx, path))
 
     def _set_perms(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
         path, *texts = payload.split(NUL)[:-1] or [b""]
         caller = connection._caller
-        self.store.set_perms(caller, tx, self.store.canonical(caller, path), texts)
+        if not texts:
+            raise Refused("EINVAL")
+        path = self.store.canonical(caller, path, special=True)
+        self.store.set_perms(caller, tx, path, texts)
 
     def _write(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
         path, nul, value = payload.partition(NUL)
@@ -264,10 +275,10 @@ class Daemon:
     def _watch(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
         depth = None
         texts = payload.split(NUL)[:-1]
-        if len(texts) == 3 and self._profile.watch_depth:
-            if not texts[2].isdigit():
+        if len(texts) == 3 and connection._caller.domain.features & FEATURE_WATCH_DEPTH:
+            depth = _atoi(texts.pop())
+            if depth < 0:
                 raise Refused("EINVAL")
-            depth = int(texts.pop())
         if len(texts) != 2:
             raise Refused("EINVAL")
         path, token = texts
@@ -295,14 +306,16 @@ class Daemon:
     def _domid(self, text: bytes) -> int:
         if not self._profile.strict_domids:
             return _atoi(text) & 0xFFFFFFFF
-        if text and (not text.isdigit() or len(text) > 5 or int(text) > 0xFFFF):
+        found = _STRTOUL.fullmatch(text)
+        number = int(found[2]) if found else -1 if text else 0
+        if found and found[1] == b"-":
+            number = -number & 0xFFFFFFFFFFFFFFFF
+        if not 0 <= number <= 0xFFFF:
             raise Refused("EINVAL")
-        return int(text or b"0")
+        return number
 
     def _one_domid(self, payload: bytes) -> int:
-        if payload[-1:] != NUL or payload.find(NUL) != len(payload) - 1:
-            raise Refused("EINVAL")
-        return self._domid(payload[:-1])
+        return self._domid(payload[: _one_string(payload)])
 
     def _served_guest(self, payload: bytes) -> int:
         domid = self._one_domid(payload)
@@ -315,9 +328,10 @@ class Daemon:
         if len(texts) < 3:
             raise Refused("EINVAL")
         domid = self._domid(texts[0])
-        if _atoi(texts[2]) <= 0:
+        port = _atoi(texts[2]) & 0xFFFFFFFF
+        if port == 0:
             raise Refused("EINVAL")
-        self.store.introduce(domid)
+        self.store.introduce(domid, reachable=port <= 0xFFFF)
         for other in self._connections:
             if other.domid == domid and domid:
                 self.store.reset(other._caller)
@@ -325,7 +339,9 @@ class Daemon:
     def _release_request(
         self, connection: Connection, tx: Transaction | None, payload: bytes
     ) -> None:
-        self._release(self._served_guest(payload))
+        domid = self._served_guest(payload)
+        self._end_connections(domid)
+        self.store.release(domid)
 
     def _resume(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
         self.store.served(self._served_guest(payload)).shutdown = False
@@ -334,8 +350,7 @@ class Daemon:
         texts = payload.split(NUL)[:-1]
         if len(texts) < 2:
             raise Refused("EINVAL")
-        domain = self.store.served(self._domid(texts[0]))
-        domain.target = self.store.served(self._domid(texts[1])).domid
+        self.store.set_target(self._domid(texts[0]), self._domid(texts[1]))
 
     def _domain_path(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
         return b"/local/domain/%d\0" % self._one_domid(payload)
@@ -379,13 +394,21 @@ class Daemon:
         if len(texts) not in (2, 3):
             raise Refused("EINVAL")
         domid = self._domid(texts[0]) if len(texts) == 3 else None
-        self.store.set_quota(texts[-2], _atoi(texts[-1]) & 0xFFFFFFFF, domid)
+        value = _atoi(texts[-1]) & 0xFFFFFFFF
+        if value == 0xFFFFFFFF:  # what a quota that is none has in the C daemon
+            raise Refused("EINVAL")
+        self.store.set_quota(texts[-2], value, domid)
 
     def _control(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
-        command = payload.partition(NUL)[0]
-        if NUL not in payload or command not in _CONTROLS:
-            raise Refused("EINVAL")
-        return b"commands: " + b", ".join(_CONTROLS) + NUL if command == b"help" else _OK
+        return control(self.store, payload.split(NUL)[:-1], _atoi)
+
+
+def _one_string(payload: bytes) -> int:
+    """The length of a payload's only string, which must end in a NUL."""
+    size = len(payload) - 1
+    if size < 0 or payload.find(NUL) != size:
+        raise Refused("EINVAL")
+    return size
 
 
 def _exactly(payload: bytes, count: int) -> list[bytes]:
@@ -397,8 +420,10 @@ def _exactly(payload: bytes, count: int) -> list[bytes]:
 
 
 def _atoi(text: bytes) -> int:
+    """As C's: what strtol() finds, and of that 32 bits."""
     found = _ATOI.match(text)
-    return int(found[1]) if found else 0
+    number = max(-1 << 63, min(int(found[1]), (1 << 63) - 1)) if found else 0
+    return ((number + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
 
 
 _HANDLERS: Final[dict[int, _Handler]] = {

@@ -72,7 +72,9 @@ def parse_perms(texts: list[bytes]) -> Perms:
 
 def format_perms(perms: Perms) -> bytes:
     """The payload of a GET_PERMS reply."""
-    return b"".join([b"%c%d\0" % (_LETTERS[bits & 3], domid) for domid, bits in perms])
+    # C's buffer has room for ten characters.
+    texts = [(_LETTERS[bits & 3], (b"%d" % domid)[:10]) for domid, bits in perms]
+    return b"".join([b"%c%b\0" % text for text in texts])
 
 
 @define(eq=False)
@@ -82,7 +84,9 @@ class Node:
     Attributes:
         generation: which change of the store it was last changed by.
         children: names in the order of creation; None stands for none.
-        names_size: the bytes that they take, each with its NUL.
+        again: names that are listed a second time, after the others, as may be in a transaction
+            that will fail: it has seen the parent of a child that was gone when it made that child.
+        names_size: the bytes that all names take, each with its NUL.
         shared: whether a transaction looks at this object, so that a change needs another.
     """
 
@@ -92,24 +96,37 @@ class Node:
     children: dict[bytes, None] | None = None
     names_size: int = 0
     shared: bool = False
+    again: tuple[bytes, ...] = ()
 
     def copy(self) -> Node:
         """The same, to be changed on its own."""
         children = None if self.children is None else dict(self.children)
-        return Node(self.value, self.perms, self.generation, children, self.names_size)
+        size, again = self.names_size, self.again
+        return Node(self.value, self.perms, self.generation, children, size, again=again)
+
+    @property
+    def names(self) -> list[bytes]:
+        """The children's names as they are told."""
+        return [*(self.children or ()), *self.again]
 
     def add(self, name: bytes) -> None:
         """Append a child's name."""
         if self.children is None:
             self.children = {}
-        if name not in self.children:  # as it may be in a transaction that will fail
+        if name in self.children:
+            self.again += (name,)
+        else:
             self.children[name] = None
-            self.names_size += len(name) + 1
+        self.names_size += len(name) + 1
 
     def remove(self, name: bytes) -> None:
-        """Drop a child's name."""
+        """Drop a child's name, where it is listed first."""
         assert self.children is not None
         del self.children[name]
+        if name in self.again:
+            at = self.again.index(name)
+            self.again = self.again[:at] + self.again[at + 1 :]
+            self.children[name] = None
         self.names_size -= len(name) + 1
 
     @property
@@ -119,8 +136,8 @@ class Node:
 
 
 def node_size(perms: int, value: int, names: int) -> int:
-    """Bytes of a node's record in the C daemon's database."""
-    return 24 + 8 * perms + value + names
+    """Bytes of a node's record in the C daemon's database, but for its header."""
+    return 8 * perms + value + names
 
 
 @define(eq=False)
@@ -158,6 +175,8 @@ class Domain:
 
     Attributes:
         limits: how much of what it may have, by the names of GET_QUOTA.
+        gone: whether it exists no more, and is kept as another domain's target.
+        targets: the domains that are kept as long as this one is; the last is `target`.
     """
 
     domid: int
@@ -170,6 +189,8 @@ class Domain:
     watches: int = 0
     transactions: int = 0
     target: int | None = None
+    targets: set[int] = field(factory=set)
+    gone: bool = False
 
 
 @define(eq=False)

@@ -11,7 +11,11 @@ from typing import Final
 
 from attrs import frozen
 
-__all__ = ["C_4_17", "PROFILES", "C", "Profile"]
+__all__ = ["C_4_17", "FEATURE_DOMID_ANY", "FEATURE_WATCH_DEPTH", "PROFILES", "C", "Profile"]
+
+#: Bits of GET_FEATURE.
+FEATURE_WATCH_DEPTH: Final = 4
+FEATURE_DOMID_ANY: Final = 8
 
 
 @frozen
@@ -20,25 +24,47 @@ class Profile:
 
     Attributes:
         limits: of a new domain, by the names of GET_QUOTA.
-        spare: by how much a quota, as GET_QUOTA tells it, is more than what it admits.
+        spare: by how much a quota, as the daemon tells it, is more than what it admits.
+        quota_names: what CONTROL calls the quotas, in its order, and GET_QUOTA.
+        quotas_are_global: whether CONTROL sets those of all domains, not those of new ones.
+        counts_requests_whole: whether of the nodes that one request makes each is counted at once.
+        counts_sockets: whether what dom0's sockets hold is counted as dom0's.
+        commit_spare: by how many nodes fewer than its limit a commit may leave a domain with.
+        commit_needs_owners: whether a commit fails that changes how many nodes a domain has that is
+            gone; else that of a guest which makes nodes, alone.
+        node_header: the bytes of a node that ``node-size`` counts beside what is in it.
         features: the bits of GET_FEATURE.
         limits_privileged_paths: whether ``path-max`` is for dom0, too.
         watch_quota_code: the error of a watch too many.
-        special_perms: whether GET_PERMS knows the special paths, and DOMID_ANY means everyone.
-        watch_depth: whether WATCH takes a depth.
+        special_nodes: whether the special paths are nodes, with permissions that can be read, and
+            events that tell the domain.
+        checks_unwatched: whether UNWATCH refuses a path that is none.
+        domid_any: whether DOMID_ANY in an entry of permissions means everyone.
+        forgets_entries: whether the end of a domain takes what all nodes' permissions say of it.
         strict_domids: whether a domain id that is none is refused, not read by atoi().
+        log_tells: whether CONTROL tells what is logged.
         newest_op: message types above are unknown.
     """
 
     name: str
     limits: Mapping[bytes, int]
     spare: Mapping[bytes, int]
+    quota_names: Mapping[bytes, bytes]
+    quotas_are_global: bool
+    counts_requests_whole: bool
+    counts_sockets: bool
+    commit_spare: int
+    commit_needs_owners: bool
+    node_header: int
     features: int
     limits_privileged_paths: bool
     watch_quota_code: str
-    special_perms: bool
-    watch_depth: bool
+    special_nodes: bool
+    checks_unwatched: bool
+    domid_any: bool
+    forgets_entries: bool
     strict_domids: bool
+    log_tells: bool
     newest_op: int
 
 
@@ -46,6 +72,7 @@ _REFUSES_THE_NTH: Final = (
     b"nodes",
     b"watches",
     b"transactions",
+    b"transaction-nodes",
     b"node-permissions",
     b"path-max",
     b"node-size",
@@ -61,19 +88,37 @@ C: Final = Profile(
             b"memory": 2621440,
             b"soft-memory": 2097152,
             b"transactions": 9,
-            b"transaction-nodes": 1024,
+            b"transaction-nodes": 1023,
             b"node-permissions": 4,
             b"path-max": 2047,
             b"node-size": 2047,
         }
     ),
     spare=MappingProxyType(dict.fromkeys(_REFUSES_THE_NTH, 1)),
+    quota_names=MappingProxyType(
+        {
+            name: name
+            for name in (
+                *(b"nodes", b"watches", b"outstanding", b"memory", b"transactions"),
+                *(b"transaction-nodes", b"node-permissions", b"path-max", b"node-size"),
+            )
+        }
+    ),
+    quotas_are_global=False,
+    counts_requests_whole=False,
+    counts_sockets=True,
+    commit_spare=0,
+    commit_needs_owners=False,
+    node_header=16,
     features=14,
     limits_privileged_paths=False,
     watch_quota_code="ENOSPC",
-    special_perms=True,
-    watch_depth=True,
+    special_nodes=True,
+    checks_unwatched=True,
+    domid_any=True,
+    forgets_entries=True,
     strict_domids=True,
+    log_tells=True,
     newest_op=26,
 )
 
@@ -83,6 +128,9 @@ C_4_17: Final = Profile(
         {
             b"nodes": 1000,
             b"watches": 129,
+            b"outstanding": 20,
+            b"memory": 2621440,
+            b"soft-memory": 2097152,
             b"transactions": 11,
             b"transaction-nodes": 1024,
             b"node-permissions": 5,
@@ -90,13 +138,34 @@ C_4_17: Final = Profile(
             b"node-size": 2047,
         }
     ),
-    spare=MappingProxyType({}),
+    spare=MappingProxyType({b"watches": -1, b"transactions": -1, b"node-size": 1}),
+    quota_names=MappingProxyType(
+        {
+            **{
+                name: name
+                for name in (
+                    *(b"nodes", b"watches", b"transactions", b"outstanding"),
+                    *(b"transaction-nodes", b"memory", b"node-size", b"path-max"),
+                )
+            },
+            b"permissions": b"node-permissions",
+        }
+    ),
+    quotas_are_global=True,
+    counts_requests_whole=True,
+    counts_sockets=False,
+    commit_spare=1,
+    commit_needs_owners=True,
+    node_header=24,
     features=0,
     limits_privileged_paths=True,
     watch_quota_code="E2BIG",
-    special_perms=False,
-    watch_depth=False,
+    special_nodes=False,
+    checks_unwatched=False,
+    domid_any=False,
+    forgets_entries=False,
     strict_domids=False,
+    log_tells=False,
     newest_op=22,
 )
 

@@ -1,0 +1,307 @@
+"""Plays a step on both daemons, and compares what every client got.
+
+A step that the C daemon does not survive, or that no hypervisor and no toolstack would do, is left
+out here, where a shortened sequence of steps comes by, too.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from typing import Final, Literal, NamedTuple
+
+from xsproto.store import PROFILES, Profile
+
+from ..daemons import Op, Packet
+from .sides import CLOSED, SOCKETS, DaemonEnded, Embedded, Got, Real, atoi
+
+#: A transaction id that no daemon gave out.
+UNKNOWN: Final = -1
+#: Ids on the wire for what `Step.tx` says.
+_UNKNOWN_ID: Final = 4000000000
+
+_ONE_PATH: Final = frozenset({Op.READ, Op.DIRECTORY, Op.GET_PERMS, Op.MKDIR, Op.RM})
+_PRIMER: Final = Packet(Op.READ, 0, 0, b"/nowhere/at/all\0")
+
+Deed = Literal["create", "destroy", "shutdown", "crash", "reconnect"]
+
+
+class Step(NamedTuple):
+    """What one client sends, or what the hypervisor does.
+
+    `tx` is the number of the step that started the transaction, as ids are given out anew when
+    steps are left out; 0 is none. `deed` is done to `client`, which then sends nothing.
+    """
+
+    number: int
+    client: int
+    op: int = 0
+    tx: int = 0
+    body: bytes = b""
+    deed: Deed | None = None
+
+    def __str__(self) -> str:
+        if self.deed:
+            return f"{self.deed} {self.client}"
+        name = Op(self.op).name if self.op in Op.__members__.values() else str(self.op)
+        body = repr(self.body if len(self.body) < 120 else self.body[:100])
+        more = f" ({len(self.body)} bytes)" if len(self.body) >= 120 else ""
+        within = f" in {self.tx}" if self.tx else ""
+        return f"{self.number}: {self.client} {name} {body}{more}{within}"
+
+
+class Difference(Exception):
+    """The daemons differ."""
+
+
+class Pair:
+    """Both daemons, and what is known of their domains.
+
+    Attributes:
+        existing: the guests that the hypervisor has.
+        ignored: those that the daemon hears no more, since they announced too long a packet.
+        gone: those that it has no more, but that the daemon keeps, as others have them as target.
+        ids: the transactions that are open, by the step that started them: (client, id).
+    """
+
+    def __init__(self, stack: ExitStack, profile: Profile) -> None:
+        self.profile = profile
+        self.embedded = Embedded(profile)
+        self.real = Real(stack)
+        self.existing: set[int] = set()
+        self.ignored: set[int] = set()
+        self.gone: set[int] = set()
+        self.down: set[int] = set()
+        self.ids: dict[int, tuple[int, int]] = {}
+        self._targets: dict[int, int] = {}
+
+    def play(self, step: Step) -> Packet | None:
+        """Play a step; return its answer, or None if there is none, or the step was left out.
+
+        Raises:
+            Difference: the daemons differ.
+        """
+        try:
+            return self._play(step)
+        except DaemonEnded as error:
+            raise Difference(f"the C daemon ended: {str(error)[-500:]}") from error
+        except TimeoutError as error:
+            raise Difference(f"the C daemon does not answer: {error}") from error
+
+    def _play(self, step: Step) -> Packet | None:
+        if step.deed is not None:
+            self._do(step.deed, step.client)
+            return None
+        if step.client not in self.embedded.clients or self._left_out(step):
+            return None
+        tx = 0
+        if step.tx == UNKNOWN:
+            tx = _UNKNOWN_ID
+        elif step.tx:
+            if step.tx not in self.ids:
+                return None
+            tx = self.ids[step.tx][1]
+        packet = Packet(step.op, step.number, tx, step.body)
+        if step.op in (Op.RESUME, Op.INTRODUCE):
+            domid = atoi(step.body)
+            if domid in self.down:
+                self.down.remove(domid)
+                self._compare(self.real.wake(domid), self.embedded.wake(domid))
+        if self._by_chance(packet):
+            # Its answer is what errno was before; and where that was 0, the daemon ends.
+            self.real.request(step.client, _PRIMER)
+        real, ours = (
+            self.real.request(step.client, packet),
+            self.embedded.request(step.client, packet),
+        )
+        self._compare(real, ours, packet)
+        (answer,) = [p for p in ours[step.client] if p.op != Op.WATCH_EVENT]
+        self._follow(step, answer)
+        return None if answer is CLOSED else answer
+
+    def finish(self) -> None:
+        """Compare what is left: every node, and what is counted of every domain.
+
+        Raises:
+            Difference: the daemons differ.
+        """
+        self.play(Step(0, SOCKETS[0], deed="reconnect"))
+        # Nothing is too long from here on.
+        self._ask(Op.CONTROL, b"quota\0set\0path-max\0002048\0")
+        for domid in (0, *sorted(self.existing)):
+            self._ask(Op.CONTROL, b"quota\0%d\0" % domid)
+        paths = [b"/"]
+        while paths:
+            path = paths.pop()
+            for op in (Op.READ, Op.GET_PERMS):
+                self._ask(op, path + b"\0")
+            names = self._list(path)
+            paths += [path.rstrip(b"/") + b"/" + name for name in reversed(names)]
+
+    def _list(self, path: bytes) -> list[bytes]:
+        answer = self._ask(Op.DIRECTORY, path + b"\0")
+        if answer.op != Op.ERROR:
+            return answer.body.split(b"\0")[:-1]
+        names = b""
+        while names[-2:] != b"\0\0":
+            part = self._ask(Op.DIRECTORY_PART, b"%b\0%d\0" % (path, len(names)))
+            if part.op == Op.ERROR:
+                return []  # too long a path for a request of its own
+            names += part.body.partition(b"\0")[2]
+        return names.split(b"\0")[:-2]
+
+    def _ask(self, op: int, body: bytes) -> Packet:
+        answer = self.play(Step(0, SOCKETS[0], op, 0, body))
+        assert answer is not None
+        return answer
+
+    # What may be played
+
+    def _left_out(self, step: Step) -> bool:
+        texts = [*step.body.split(b"\0"), b"", b"", b""]
+        domid = atoi(texts[0])
+        if step.op == Op.RELEASE:
+            # Of a target, it releases but the reference that the other domain has.
+            held = domid in self._targets.values() or self._targets.get(domid) in self.gone
+            must_stay = self._owns_what_must_stay(domid) or self._is_counted_on(domid)
+            return held or must_stay
+        if step.op == Op.INTRODUCE:
+            # The last leaves the domain without an event channel, and says OK.
+            known = self._known(domid)
+            return domid in self.gone or (known and not 0 <= atoi(texts[2]) <= 0xFFFF)
+        if step.op == Op.SET_TARGET:
+            # No domain is kept for ever.
+            target = atoi(texts[1])
+            return target != 0 and (target >= domid or domid in self._targets)
+        if step.op == Op.SET_PERMS and self.profile.name == "c":
+            return step.client in SOCKETS and b"32757" in step.body
+        return False
+
+    def _by_chance(self, packet: Packet) -> bool:
+        if self.profile.name != "c-4.17":
+            return False
+        if packet.op in _ONE_PATH:
+            return packet.body.find(b"\0") != len(packet.body) - 1 or not packet.body
+        return packet.op == Op.SET_PERMS and packet.body[:1] == b"@"
+
+    # The hypervisor
+
+    def _do(self, deed: Deed, client: int) -> None:
+        real, ours = self.real, self.embedded
+        if deed == "reconnect":
+            if client not in SOCKETS:
+                return
+            if client in ours.clients:
+                self._forget(client)
+                self._compare(real.disconnect(client), ours.disconnect(client))
+            for side in (real, ours):
+                side.connect(client)
+        elif deed == "create":
+            if client in self.existing or client in self.gone:
+                return
+            self.existing.add(client)
+            self._compare(real.create(client), ours.create(client))
+        elif client not in self.existing:
+            return
+        elif deed == "destroy":
+            if self._owns_what_must_stay(client) or self._is_counted_on(client):
+                return
+            self.existing.remove(client)
+            self.down.discard(client)
+            self.ignored.discard(client)
+            self._compare(real.destroy(client), ours.destroy(client))
+            self._forget(client)
+            self.gone = {each for each in {*self.gone, client} if self._known(each)}
+            self._targets = {a: b for a, b in self._targets.items() if self._known(a)}
+        elif self._known(client):
+            self.down.add(client)
+            state: Literal["shutdown", "crashed"] = "shutdown" if deed == "shutdown" else "crashed"
+            self._compare(real.shutdown(client, state), ours.shutdown(client, state))
+
+    def _owns_what_must_stay(self, domid: int) -> bool:
+        nodes = self.embedded.daemon.store._nodes
+        paths = [b"/", b"@introduceDomain", b"@releaseDomain"]
+        stay = paths if self.profile.special_nodes else paths[:1]
+        return any(nodes[path].perms[0][0] == domid for path in stay)
+
+    def _is_counted_on(self, domid: int) -> bool:
+        """Whether a transaction is open that gives nodes to a domain, or takes some away."""
+        callers = [client._caller for client in self.embedded.clients.values()]
+        open_ones = [tx for caller in callers for tx in caller.transactions.values()]
+        # The newest daemon counts wrong then, and says so in its log.
+        return self.profile.name == "c" and any(domid in tx.owned for tx in open_ones)
+
+    def _known(self, domid: int) -> bool:
+        return self.embedded.daemon.store.introduced(domid)
+
+    def _forget(self, client: int) -> None:
+        self.ids = {step: of for step, of in self.ids.items() if of[0] != client}
+
+    def _follow(self, step: Step, answer: Packet) -> None:
+        """Know what has changed."""
+        domid = atoi(step.body)
+        if answer is CLOSED:
+            self._forget(step.client)
+            self.ignored.add(step.client)
+        elif step.op == Op.TRANSACTION_END and step.body in (b"T\0", b"F\0"):
+            self.ids.pop(step.tx, None)
+        elif answer.op == Op.ERROR:
+            return
+        elif step.op == Op.TRANSACTION_START:
+            self.ids[step.number] = step.client, int(answer.body[:-1])
+        elif step.op == Op.RESET_WATCHES:
+            self._forget(step.client)
+        elif step.op == Op.INTRODUCE and domid in self.existing:
+            self._forget(domid)
+            if domid in self.ignored:
+                return
+            port = atoi(step.body.split(b"\0")[2])
+            for side in (self.real, self.embedded):
+                side.connect(domid, port)
+        elif step.op == Op.RELEASE:
+            self._forget(domid)
+            self.ignored.discard(domid)
+            self._targets.pop(domid, None)
+        elif step.op == Op.SET_TARGET and (target := atoi(step.body.split(b"\0")[1])):
+            self._targets[domid] = target
+
+    # Comparing
+
+    def _compare(self, real: Got, ours: Got, request: Packet | None = None) -> None:
+        for client in sorted({*real, *ours}):
+            their = self._normal(client, real.get(client, []), request)
+            our = self._normal(client, ours.get(client, []), request)
+            if our != their:
+                raise Difference(f"{client} got {our}, not {their}")
+
+    def _normal(self, client: int, packets: list[Packet], request: Packet | None) -> list[Packet]:
+        """What arrived, without what may differ; docs/embedded.md has the reasons."""
+        kept = [_normal(packet) for packet in packets]
+        if request is not None and self._by_chance(request):
+            kept = [p._replace(body=b"by chance") if p.op == Op.ERROR else p for p in kept]
+        if request is not None and request.op == Op.RELEASE:
+            # Events may come before or after the answer.
+            kept.sort(key=lambda packet: packet.op == Op.WATCH_EVENT)
+        return kept
+
+
+def _normal(packet: Packet) -> Packet:
+    body = packet.body
+    if packet.op == Op.DIRECTORY_PART:
+        body = body.partition(b"\0")[2]  # generations count differently
+    elif packet.op == Op.CONTROL:
+        body = _words(body)
+    return packet._replace(body=body)
+
+
+def _words(body: bytes) -> bytes:
+    """What CONTROL says, but for how it puts it, and for what only the C daemon counts."""
+    lines = re.findall(rb"^([a-z-]+) *: +(\d+)", body, re.MULTILINE)
+    if body.startswith(b"Domain"):
+        lines = [line for line in lines if line[0] in (b"nodes", b"watches", b"transactions")]
+    return repr(lines).encode() if lines else body if body == b"OK\0" else b"help"
+
+
+def profile_of(name: str) -> Profile:
+    """The profile of that name, which is the C daemon's that the tests are run with."""
+    return PROFILES[name]
