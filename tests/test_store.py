@@ -307,10 +307,12 @@ def test_a_child_that_is_made_where_it_is_listed_already_is_listed_twice() -> No
     store.node(dom0, tx, b"/p")
     store.rm(dom0, None, b"/p/c")
     store.write(dom0, tx, b"/p/c", b"")
+    store.write(dom0, tx, b"/p/e", b"")
     node = store.node(dom0, tx, b"/p")
-    assert node.names == [b"c", b"d", b"c"]
-    assert node.names_size == 6
+    assert node.names == [b"c", b"d", b"c", b"e"]
+    assert node.names_size == 8
     store.rm(dom0, tx, b"/p/c")
+    store.rm(dom0, tx, b"/p/e")
     assert store.node(dom0, tx, b"/p").names == [b"d", b"c"]
     with pytest.raises(Refused, match="EIO"):  # there is no second one
         store.rm(dom0, tx, b"/p")
@@ -318,10 +320,22 @@ def test_a_child_that_is_made_where_it_is_listed_already_is_listed_twice() -> No
         store.end(dom0, tx, commit=True)
 
 
-def test_what_nobody_owns_counts_for_nobody() -> None:
+def test_domid_any_owns_nothing() -> None:
+    for profile, code in ((C, "ENOMEM"), (C_4_17, "ENOENT")):
+        store, dom0, _ = with_guest(profile)
+        store.write(dom0, None, b"/a", b"")
+        with pytest.raises(Refused, match=code):
+            store.set_perms(dom0, None, b"/a", [b"n32757"])
+        store.set_perms(dom0, None, b"/a", [b"n0", b"n32757"])
+
+
+def test_a_commit_of_nodes_whose_owner_is_gone_counts_them_for_nobody() -> None:
     store, dom0, _ = with_guest()
     store.write(dom0, None, b"/a", b"")
-    store.set_perms(dom0, None, b"/a", [b"n32757"])
+    tx = dom0.transactions[store.start(dom0)]
+    store.set_perms(dom0, tx, b"/a", [b"n7"])
+    store.vanish(7)
+    store.end(dom0, tx, commit=True)
     store.rm(dom0, None, b"/a")
 
 

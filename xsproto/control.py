@@ -51,9 +51,11 @@ def control(store: Store, words: list[bytes], atoi: Callable[[bytes], int]) -> b
 
 def _usage(store: Store, domid: int) -> bytes:
     domain = store.usage(domid)
-    counts = {b"nodes": domain.nodes, b"watches": 0, b"transactions": 0}
-    if domid or store.profile.counts_sockets:
-        counts |= {b"watches": domain.watches, b"transactions": domain.transactions}
+    counts = {
+        b"nodes": domain.nodes,
+        b"watches": domain.watches,
+        b"transactions": domain.transactions,
+    }
     return _table(b"Domain %d" % domid, counts)
 
 

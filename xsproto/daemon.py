@@ -223,7 +223,7 @@ class Daemon:
     def _directory(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
         caller = connection._caller
         node = self.store.node(caller, tx, self._path(caller, payload))
-        if node.again:
+        if node.listed is not None:
             return NUL.join(node.names) + NUL
         return NUL.join(node.children) + NUL if node.children else b""
 

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 from ..daemons import Op
 from .pair import UNKNOWN, Deed, Pair, Step
-from .sides import SOCKETS
+from .sides import DOM0, KERNEL, SOCKETS, domain_of
 
 T = TypeVar("T")
 
@@ -51,9 +51,9 @@ WEIGHTS: Final[dict[int, float]] = {
     Op.RELEASE: 1,
     Op.RESUME: 1,
     Op.INTRODUCE: 1.5,
-    Op.SET_TARGET: 1,
-    Op.RESET_WATCHES: 0.5,
-    Op.CONTROL: 2,
+    Op.SET_TARGET: 1.5,
+    Op.RESET_WATCHES: 0.7,
+    Op.CONTROL: 3,
     9999: 0.3,
 }
 NEWEST: Final[dict[int, float]] = {
@@ -83,6 +83,13 @@ class Script:
         self._pair = pair
         self._count = 0
         self._small = self._random.random() < 0.4  # whether quotas are small
+        often = 1 if pair.profile.newest_op > Op.DIRECTORY_PART else 0.1
+        weights = {**WEIGHTS, **{op: weight * often for op, weight in NEWEST.items()}}
+        # Each run is about something else.
+        self._weights = {
+            op: weight * self._choose((0.3, 1, 1, 3)) for op, weight in weights.items()
+        }
+        self._deeds = self._choose((0.004, 0.012, 0.03))
 
     def __iter__(self) -> Iterator[Step]:
         for domid in (5, 6):
@@ -93,13 +100,15 @@ class Script:
                     yield self._quota(name)
         while True:
             roll = self._random.random()
-            if roll < 0.012:
+            if roll < self._deeds:
                 yield from self._hypervisor()
-            elif roll < 0.014:
+            elif roll < 0.032:
                 yield from self._big_directory()
-            elif roll < 0.018:
+            elif roll < 0.037:
                 yield from self._burst()
-            elif roll < 0.05:
+            elif roll < 0.041:
+                yield from self._short_of()
+            elif roll < 0.07:
                 yield from self._transaction()
             else:
                 yield self._any()
@@ -146,11 +155,11 @@ class Script:
 
     def _burst(self) -> Iterator[Step]:
         """More of one thing than there may be."""
-        client = self._choose(sorted({*self._pair.embedded.clients, 0}))
+        client = self._client()
         op = self._choose((Op.MKDIR, Op.WATCH, Op.TRANSACTION_START, Op.READ))
         tx = self._transaction_of(client) if op == Op.READ else 0
         for number in range(self._choose((5, 12, 24))):
-            body = b"/local/domain/%d/%d\0" % (client, number)
+            body = b"/local/domain/%d/%d\0" % (domain_of(client), number)
             if op == Op.WATCH:
                 body += b"burst\0"
             yield self._step(client, op, body, tx)
@@ -165,9 +174,35 @@ class Script:
             yield self._step(client, op, self._body(client, op), start.number)
         yield self._step(client, Op.TRANSACTION_END, b"T\0", start.number)
 
+    def _short_of(self) -> Iterator[Step]:
+        """A guest's transaction that runs out of what one may touch, or its domain may have."""
+        client = self._client()
+        domain = self._pair.embedded.clients[client]._caller.domain if self._guest(client) else None
+        if domain is None:
+            return
+        name = self._choose((b"nodes", b"transaction-nodes"))
+        few = domain.nodes + 2 if name == b"nodes" else 3
+        yield self._set_quota(name, few)
+        start = self._step(client, Op.TRANSACTION_START, b"\0")
+        yield start
+        reads = (Op.READ, Op.DIRECTORY, Op.DIRECTORY_PART, Op.GET_PERMS, Op.RM, Op.SET_PERMS)
+        for number in range(4):
+            op = Op.MKDIR if name == b"nodes" else self._choose(reads)
+            body = self._body(client, op)
+            if op == Op.MKDIR:
+                body = b"/local/domain/%d/%d\0" % (client, number)
+            yield self._step(client, op, body, start.number)
+        yield self._step(client, Op.TRANSACTION_END, b"T\0", start.number)
+        yield self._set_quota(name, QUOTAS[name][-1])
+
+    def _set_quota(self, name: bytes, value: int) -> Step:
+        return self._step(0, Op.CONTROL, b"quota\0set\0%b\0%d\0" % (name, value))
+
+    def _guest(self, client: int) -> bool:
+        return client not in DOM0 and client in self._pair.embedded.clients
+
     def _quota(self, name: bytes) -> Step:
-        words = [b"quota", b"set", name, b"%d" % self._choose(QUOTAS[name])]
-        return self._step(0, Op.CONTROL, b"".join(word + b"\0" for word in words))
+        return self._set_quota(name, self._choose(QUOTAS[name]))
 
     # One step
 
@@ -175,8 +210,7 @@ class Script:
         client = self._client()
         if client not in self._pair.embedded.clients:
             return self._deed("reconnect", client)
-        weights = WEIGHTS if self._pair.profile.name == "c-4.17" else {**WEIGHTS, **NEWEST}
-        (op,) = self._random.choices(list(weights), list(weights.values()))
+        (op,) = self._random.choices(list(self._weights), list(self._weights.values()))
         if op == 9999:
             op = self._choose(UNKNOWN_OPS)
         body = self._body(client, op)
@@ -189,9 +223,9 @@ class Script:
     def _within(self, client: int, op: int) -> int:
         """In which transaction."""
         roll = self._random.random()
-        if roll < 0.01:
-            return UNKNOWN
         if roll < 0.015:
+            return UNKNOWN
+        if roll < 0.02:
             return self._choose([0, *self._pair.ids])  # another client's, perhaps
         if op in (Op.TRANSACTION_START, Op.WATCH, Op.UNWATCH):
             return self._transaction_of(client) if roll < 0.08 else 0
@@ -235,10 +269,10 @@ class Script:
     def _perms(self, client: int, path: bytes) -> bytes:
         if self._chance(0.06):
             path = self._choose((b"@releaseDomain", b"@introduceDomain", b"@nothing"))
-        domid = 0 if client in SOCKETS else client
+        domid = domain_of(client)
         # Owners are who asks, for the most part, so that guests can.
         first = b"%c%d" % (self._choose(b"nrwb"), domid)
-        if self._chance(0.3 if client in SOCKETS else 0.1):
+        if self._chance(0.3 if domid == 0 else 0.1):
             first = self._choose(PERMS)
         texts = [first, *[self._choose(PERMS) for _ in range(self._choose((0, 1, 1, 2, 4, 5)))]]
         if self._chance(0.12):
@@ -255,7 +289,7 @@ class Script:
         token = self._choose((b"1", b"2", b"")) if self._chance(0.98) else b"t" * 1500
         if known and self._chance(0.7 if op == Op.UNWATCH else 0.1):
             path, token = self._choose(known)
-            home = b"/local/domain/%d/" % (0 if client in SOCKETS else client)
+            home = b"/local/domain/%d/" % domain_of(client)
             if self._chance(0.3):
                 path = path.removeprefix(home)
         body = path + b"\0" + token + b"\0"
@@ -318,7 +352,8 @@ class Script:
     # Arguments
 
     def _client(self) -> int:
-        return self._choose((*SOCKETS, *[g for g in GUESTS if g in self._pair.embedded.clients]))
+        guests = [guest for guest in GUESTS if self._guest(guest)]
+        return self._choose((*SOCKETS, KERNEL, *guests, *guests))
 
     def _domid(self) -> bytes:
         if self._chance(0.15):
@@ -327,7 +362,7 @@ class Script:
 
     def _path(self, client: int, op: int) -> bytes:
         roll = self._random.random()
-        domid = 0 if client in SOCKETS else client
+        domid = domain_of(client)
         if roll < 0.02:
             return self._choose(ODD_PATHS)
         if roll < 0.03:

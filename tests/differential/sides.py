@@ -1,7 +1,8 @@
 """Both daemons behind one interface: a step in, what each client gets out.
 
-A client is a number: those in `SOCKETS` are dom0's, connected from the start, and any other is the
-guest of that domain id, which has one connection, its ring, from its introduction to its end.
+A client is a number: those in `SOCKETS` are dom0's, and `KERNEL` is on dom0's ring, both connected
+from the start; any other is the guest of that domain id, which has one connection, its ring, from
+its introduction to its end.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import select
 import struct
 import termios
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Final, Protocol
 
@@ -31,10 +33,13 @@ from ..daemons.xenbus import Ring
 Got = dict[int, list[Packet]]
 
 SOCKETS: Final = (0, 1)
+KERNEL: Final = 2
+DOM0: Final = (*SOCKETS, KERNEL)
 #: In the place of a packet: the connection is over.
 CLOSED: Final = Packet(-1, 0, 0, b"")
 
-_MARKER: Final = 0xFFFFFFF0
+#: The id of requests that only say how far the daemon has come.
+MARKER: Final = 0xFFFFFFF0
 
 
 def encode(packet: Packet) -> bytes:
@@ -48,8 +53,17 @@ def atoi(text: bytes) -> int:
     return int(found[1]) if found else 0
 
 
+def domain_of(client: int) -> int:
+    """The domain that a client acts as."""
+    return 0 if client in DOM0 else client
+
+
 class Side(Protocol):
     """A daemon, its clients, and the hypervisor below it."""
+
+    @property
+    def clients(self) -> Mapping[int, object]:
+        """Those that are connected."""
 
     def request(self, client: int, packet: Packet) -> Got:
         """Have a client send a packet."""
@@ -58,7 +72,10 @@ class Side(Protocol):
         """Connect a client of dom0's, or the guest that was introduced with an event channel."""
 
     def disconnect(self, client: int) -> Got:
-        """A client goes."""
+        """A client of dom0's goes."""
+
+    def reset(self, client: int, port: int) -> None:
+        """The domain of a client on a ring was introduced once more."""
 
     def create(self, domid: int) -> Got:
         """There is a new domain."""
@@ -80,41 +97,43 @@ class Embedded:
         self.daemon = Daemon(profile)
         self.clients: dict[int, Client] = {}
         self._readers: dict[Client, PacketReader] = {}
-        for client in SOCKETS:
+        for client in DOM0:
             self.connect(client)
 
     def connect(self, client: int, port: int = 1) -> None:
-        if client not in self.clients:
-            connection = self.daemon.connect(0 if client in SOCKETS else client)
-            self.clients[client] = connection
-            self._readers[connection] = PacketReader()
+        connection = self.daemon.connect(domain_of(client))
+        self.clients[client] = connection
+        self._readers[connection] = PacketReader()
+
+    def reset(self, client: int, port: int) -> None:
+        self.daemon.store.reset(self.clients[client]._caller)
 
     def disconnect(self, client: int) -> Got:
         connection = self.clients.pop(client)
         self.daemon.disconnect(connection)
         del self._readers[connection]
-        return self._got()
+        return self.got()
 
     def request(self, client: int, packet: Packet) -> Got:
         self.daemon.receive_data(self.clients[client], encode(packet))
-        return self._got()
+        return self.got()
 
     def create(self, domid: int) -> Got:
         self.daemon.add_domain(domid)
-        return self._got()
+        return self.got()
 
     def shutdown(self, domid: int, state: daemons.State) -> Got:
         self.daemon.shutdown(domid)
-        return self._got()
+        return self.got()
 
     def wake(self, domid: int) -> Got:
-        return self._got()
+        return self.got()
 
     def destroy(self, domid: int) -> Got:
         self.daemon.remove_domain(domid)
-        return self._got()
+        return self.got()
 
-    def _got(self) -> Got:
+    def got(self) -> Got:
         got: Got = {client: [] for client in self.clients}
         numbers = {connection: client for client, connection in self.clients.items()}
         while batch := self.daemon.data_to_send():
@@ -130,8 +149,26 @@ class Embedded:
         return got
 
 
-class _RingLink:
-    """A guest that is alone on its ring, with no kernel between: every byte is its own."""
+class SocketLink(Connection):
+    """A client of dom0's socket."""
+
+    def offer(self, data: bytes) -> int:
+        """Send what can be sent at once; return how much that was."""
+        return self._socket.send(data) if select.select([], [self._socket], [], 0)[1] else 0
+
+    def take(self) -> None:
+        """Keep what has come."""
+        while select.select([self._socket], [], [], 0)[0]:
+            if not (data := self._socket.recv(65536)):
+                raise ConnectionResetError("the daemon closed the connection")
+            self._buffer += data
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+
+class RingLink:
+    """A client that is alone on its ring, with no kernel between: every byte is its own."""
 
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
@@ -140,12 +177,22 @@ class _RingLink:
     def close(self) -> None:
         self._ring.close()
 
+    def offer(self, data: bytes) -> int:
+        """Send what can be sent at once; return how much that was."""
+        return self._ring.write(data)
+
+    def take(self) -> None:
+        """Keep what has come."""
+        self._ring.clear_events()
+        self._buffer += self._ring.read()
+
+    def fileno(self) -> int:
+        """Readable when there is news: something has come, or there is room again."""
+        return self._ring.fileno()
+
     def send_bytes(self, data: bytes) -> None:
         deadline = time.monotonic() + TIMEOUT
-        while True:
-            data = data[self._ring.write(data) :]
-            if not data:
-                return
+        while data := data[self.offer(data) :]:
             self._wait(deadline)
 
     def receive(self) -> Packet:
@@ -155,45 +202,48 @@ class _RingLink:
         return packet
 
     def _wait(self, deadline: float) -> None:
-        """Take what came, having waited for it if need be."""
-        if not (data := self._ring.read()):
-            poll = select.poll()
-            poll.register(self._ring, select.POLLIN)
-            if not poll.poll(max(0, deadline - time.monotonic()) * 1000):
-                raise TimeoutError("the daemon does not answer on a ring")
-            self._ring.clear_events()
-            data = self._ring.read()
-        self._buffer += data
+        poll = select.poll()
+        poll.register(self, select.POLLIN)
+        if not poll.poll(max(0, deadline - time.monotonic()) * 1000):
+            raise TimeoutError("the daemon does not answer on a ring")
+        self.take()
 
     @property
     def ignored(self) -> bool:
         return self._ring.error != 0
 
 
+Link = SocketLink | RingLink
+
+
 class Real:
     """The C daemon."""
 
     def __init__(self, stack: ExitStack) -> None:
-        self.daemon = stack.enter_context(daemons.Daemon("c"))
+        # In haste, no event may be given up because nobody has taken it for a while.
+        options = ("--timeout", "watch-event=0")
+        self.daemon = stack.enter_context(daemons.Daemon("c", options=options, haste=True))
         self._observer = stack.enter_context(Connection(self.daemon.socket_path))
-        self.clients: dict[int, Connection | _RingLink] = {}
+        self.clients: dict[int, Link] = {}
         stack.callback(lambda: [link.close() for link in self.clients.values()])
         self._guests: dict[int, GuestDomain] = {}
         self._events = os.open(self.daemon.directory / "evtchn", os.O_RDWR | os.O_NONBLOCK)
         stack.callback(os.close, self._events)
-        for client in SOCKETS:
+        for client in DOM0:
             self.connect(client)
 
     def connect(self, client: int, port: int = 1) -> None:
         if client in SOCKETS:
-            self.clients[client] = Connection(self.daemon.socket_path)
+            self.clients[client] = SocketLink(self.daemon.socket_path)
             self._round_trip()  # it has been accepted: few can wait for that
         else:
-            if client in self.clients:
-                self.clients[client].close()
-            ring = Ring(str(self.daemon.directory), client, port)
+            ring = Ring(str(self.daemon.directory), domain_of(client), port)
             ring.error = 0
-            self.clients[client] = _RingLink(ring)
+            self.clients[client] = RingLink(ring)
+
+    def reset(self, client: int, port: int) -> None:
+        self.clients[client].close()
+        self.connect(client, port)
 
     def disconnect(self, client: int) -> Got:
         self.clients.pop(client).close()
@@ -203,7 +253,7 @@ class Real:
         link = self.clients[client]
         got: Got = {client: []}
         try:
-            if isinstance(link, _RingLink) and len(packet.body) > PAYLOAD_MAX:
+            if isinstance(link, RingLink) and len(packet.body) > PAYLOAD_MAX:
                 self._provoke(link, packet)
                 raise ConnectionResetError
             link.send_bytes(encode(packet) + self._marker)
@@ -219,7 +269,7 @@ class Real:
         self._drain_all(got)
         return got
 
-    def _provoke(self, link: _RingLink, packet: Packet) -> None:
+    def _provoke(self, link: RingLink, packet: Packet) -> None:
         """Send a header that ends the connection: the daemon says so on the ring, in no packet."""
         link.send_bytes(encode(packet))
         deadline = time.monotonic() + TIMEOUT
@@ -230,10 +280,10 @@ class Real:
 
     @property
     def _marker(self) -> bytes:
-        return Packet(Op.GET_DOMAIN_PATH, _MARKER, 0, b"0\0").encode()
+        return Packet(Op.GET_DOMAIN_PATH, MARKER, 0, b"0\0").encode()
 
-    def _drain(self, link: Connection | _RingLink, packets: list[Packet]) -> None:
-        while (packet := link.receive()).request != _MARKER or packet.op == Op.WATCH_EVENT:
+    def _drain(self, link: Link, packets: list[Packet]) -> None:
+        while (packet := link.receive()).request != MARKER or packet.op == Op.WATCH_EVENT:
             packets.append(packet)
 
     def _drain_all(self, got: Got) -> None:

@@ -86,8 +86,6 @@ class Domains:
         domain = caller.domain
         if caller.privileged or owner in (domain.domid, domain.target):
             return _ALL
-        if owner == DOMID_ANY and self.profile.domid_any:
-            return _ALL
         for domid, bits in perms[1:]:
             if bits & IGNORE:
                 continue

@@ -84,9 +84,9 @@ class Node:
     Attributes:
         generation: which change of the store it was last changed by.
         children: names in the order of creation; None stands for none.
-        again: names that are listed a second time, after the others, as may be in a transaction
-            that will fail: it has seen the parent of a child that was gone when it made that child.
-        names_size: the bytes that all names take, each with its NUL.
+        listed: the names as they are told, if one of them is told twice; that is so in a transaction
+            which has seen the parent of a child that was gone when it made that child, and will fail.
+        names_size: the bytes that the names told take, each with its NUL.
         shared: whether a transaction looks at this object, so that a change needs another.
     """
 
@@ -96,37 +96,38 @@ class Node:
     children: dict[bytes, None] | None = None
     names_size: int = 0
     shared: bool = False
-    again: tuple[bytes, ...] = ()
+    listed: list[bytes] | None = None
 
     def copy(self) -> Node:
         """The same, to be changed on its own."""
         children = None if self.children is None else dict(self.children)
-        size, again = self.names_size, self.again
-        return Node(self.value, self.perms, self.generation, children, size, again=again)
+        listed = None if self.listed is None else list(self.listed)
+        size = self.names_size
+        return Node(self.value, self.perms, self.generation, children, size, listed=listed)
 
     @property
     def names(self) -> list[bytes]:
         """The children's names as they are told."""
-        return [*(self.children or ()), *self.again]
+        return list((self.children or ()) if self.listed is None else self.listed)
 
     def add(self, name: bytes) -> None:
         """Append a child's name."""
         if self.children is None:
             self.children = {}
-        if name in self.children:
-            self.again += (name,)
-        else:
-            self.children[name] = None
+        if name in self.children and self.listed is None:
+            self.listed = list(self.children)
+        if self.listed is not None:
+            self.listed.append(name)
+        self.children[name] = None
         self.names_size += len(name) + 1
 
     def remove(self, name: bytes) -> None:
         """Drop a child's name, where it is listed first."""
         assert self.children is not None
-        del self.children[name]
-        if name in self.again:
-            at = self.again.index(name)
-            self.again = self.again[:at] + self.again[at + 1 :]
-            self.children[name] = None
+        if self.listed is not None:
+            self.listed.remove(name)
+        if self.listed is None or name not in self.listed:
+            del self.children[name]
         self.names_size -= len(name) + 1
 
     @property

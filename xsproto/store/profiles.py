@@ -28,7 +28,6 @@ class Profile:
         quota_names: what CONTROL calls the quotas, in its order, and GET_QUOTA.
         quotas_are_global: whether CONTROL sets those of all domains, not those of new ones.
         counts_requests_whole: whether of the nodes that one request makes each is counted at once.
-        counts_sockets: whether what dom0's sockets hold is counted as dom0's.
         commit_spare: by how many nodes fewer than its limit a commit may leave a domain with.
         commit_needs_owners: whether a commit fails that changes how many nodes a domain has that is
             gone; else that of a guest which makes nodes, alone.
@@ -52,7 +51,6 @@ class Profile:
     quota_names: Mapping[bytes, bytes]
     quotas_are_global: bool
     counts_requests_whole: bool
-    counts_sockets: bool
     commit_spare: int
     commit_needs_owners: bool
     node_header: int
@@ -106,7 +104,6 @@ C: Final = Profile(
     ),
     quotas_are_global=False,
     counts_requests_whole=False,
-    counts_sockets=True,
     commit_spare=0,
     commit_needs_owners=False,
     node_header=16,
@@ -153,7 +150,6 @@ C_4_17: Final = Profile(
     ),
     quotas_are_global=True,
     counts_requests_whole=True,
-    counts_sockets=False,
     commit_spare=1,
     commit_needs_owners=True,
     node_header=24,

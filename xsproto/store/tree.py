@@ -265,6 +265,8 @@ class Store(Watching):
             raise Refused("ENOENT")
         if not caller.privileged and perms[0][0] != node.perms[0][0]:
             raise Refused("EPERM")
+        if self.find(perms[0][0]) is None:
+            raise Refused("ENOMEM")  # as the C daemon says of DOMID_ANY for an owner
         self._fits(caller, tx, node.size + 8 * (len(perms) - len(node.perms)))
         old = self._settled(node)
         node = self._changed(tx, path, node)
