@@ -40,7 +40,7 @@ LAYERS: dict[str, set[str]] = {
     "blocking": {*FACADE},
     "awaitable": {*FACADE},
     "store": {"errors", "paths", "perms"},
-    "control": {"wire", "store"},
+    "control": {"store"},
     "daemon": {
         *("errors", "wire", "paths", "perms", "requests", "events", "server", "store", "control"),
     },

@@ -159,6 +159,17 @@ def test_conflicts_are_those_of_single_nodes(inside: str, outside: str, code: st
             store.end(root, tx, commit=True)
 
 
+def test_the_root_outlives_the_domain_that_owns_it() -> None:
+    store = Store()
+    caller, root = guest(store), store.caller(0, nobody)
+    store.write(root, None, b"/keep", b"")
+    store.set_perms(root, None, b"/", [b"b7", b"r0"])
+    store.write(caller, None, b"/own/x", b"")
+    store.release(7)
+    assert list(store.node(root, None, b"/").children or ()) == [b"tool", b"keep"]
+    assert store.perms(root, None, b"/") == ((0, 3), (0, 1))
+
+
 # What a transaction may not do, and when it is told
 
 
@@ -190,24 +201,24 @@ def test_a_transaction_that_touches_too_much_fails_at_its_end() -> None:
         store.end(seven, tx, commit=True)
 
 
-@pytest.mark.parametrize("profile", [C, C_4_17], ids=lambda profile: profile.name)
-def test_a_transaction_leaves_no_more_nodes_than_its_domain_may_have(profile: Profile) -> None:
-    store, _, seven = with_guest(profile)  # which owns /g
-    store.set_quota(b"nodes", 4, 7)
-    tx = seven.transactions[store.start(seven)]
-    for number in range(3):
-        store.write(seven, tx, b"/g/%d" % number, b"")
-    with pytest.raises(Refused, match="ENOSPC"):
-        store.end(seven, tx, commit=True)
-    tx = seven.transactions[store.start(seven)]
-    for number in range(2):
-        store.write(seven, tx, b"/g/%d" % number, b"")
-    store.end(seven, tx, commit=True)
-    # One more is admitted outside of a transaction, with 4.17.
-    if profile is C_4_17:
-        store.write(seven, None, b"/g/more", b"")
-    with pytest.raises(Refused, match="ENOSPC"):
-        store.write(seven, None, b"/g/9", b"")
+@pytest.mark.parametrize(("profile", "room"), [(C, 3), (C_4_17, 2)], ids=["c", "c-4.17"])
+def test_a_commit_that_makes_nodes_has_the_room_that_the_profile_says(
+    profile: Profile, room: int
+) -> None:
+    store, _, seven = with_guest(profile)
+    store.limits[b"nodes"] = seven.domain.limits[b"nodes"] = 4  # one of them is /g
+    for commits, count in ((False, room + 1), (True, room)):
+        tx = seven.transactions[store.start(seven)]
+        for number in range(count):
+            store.write(seven, tx, b"/g/%d" % number, b"")
+        if commits:
+            store.end(seven, tx, commit=True)
+        else:
+            with pytest.raises(Refused, match="ENOSPC"):
+                store.end(seven, tx, commit=True)
+    assert seven.domain.nodes == 1 + room
+    while seven.domain.nodes < 4:  # outside of a transaction there is room for more
+        store.write(seven, None, b"/g/%d" % seven.domain.nodes, b"")
 
 
 def test_a_transaction_goes_on_after_a_node_too_many() -> None:

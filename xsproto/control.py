@@ -1,64 +1,79 @@
-"""CONTROL: what an administrator may ask of the daemon itself.
+"""CONTROL: what a daemon can be told about itself, and asked.
 
-The commands are the C daemon's as far as they say something here; the words of their answers are
-not. ``quota`` and ``quota-soft`` tell and set what domains may have, ``check``, ``log`` and
-``print`` are accepted and do nothing.
+The commands of the C xenstored that say something of a store; those about its process (its log,
+its memory, its successor) are not here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Final
 
-from .store import Refused, Store
-from .wire import NUL
+from .store import Domain, Refused, Store
+from .store.nodes import atoi
 
 __all__ = ["control"]
 
+_HELP: Final = b"""\
+check\t
+help\t
+log\ton|off
+print\t<text>
+quota\t[set <name> <number> | <domid>]
+quota-soft\t[set memory <number>]
+\0"""
 _OK: Final = b"OK\0"
-_SOFT: Final[Mapping[bytes, bytes]] = {b"memory": b"soft-memory"}
 
 
-def control(store: Store, words: list[bytes], atoi: Callable[[bytes], int]) -> bytes:
-    """Answer a CONTROL request.
-
-    Arguments:
-        words: the strings of its payload, the command first.
-        atoi: how the daemon reads numbers.
+def control(store: Store, texts: list[bytes]) -> bytes:
+    """The reply to a command and its arguments.
 
     Raises:
-        Refused: there is no such command, or it is used in another way.
+        Refused: EINVAL where that is no command; ENOENT for a domain that the store does not know.
     """
-    match words:
-        case [b"help"]:
-            return b"commands: check, help, log, print, quota, quota-soft\n\0"
+    names = store.profile.control_quotas
+    match texts:
         case [b"check"] | [b"print", _] | [b"log", b"on" | b"off"]:
-            return _OK
+            return _OK  # it is never inconsistent, and there is no log
         case [b"log"] if store.profile.log_tells:
-            return b"nothing is logged\n\0"
-        case [b"quota" | b"quota-soft" as which, *rest]:
-            names = _SOFT if which == b"quota-soft" else store.profile.quota_names
-            match rest:
-                case []:
-                    return _table(b"Quotas", {n: store.quota(of, None) for n, of in names.items()})
-                case [b"set", name, text] if name in names and (value := atoi(text)) >= 1:
-                    store.set_quota(names[name], value, None)
-                    return _OK
-                case [text] if text != b"set" and which == b"quota":
-                    return _usage(store, atoi(text) & 0xFFFFFFFF)
+            return b"There is no log.\n\0"
+        case [b"help"]:
+            return _HELP
+        case [b"quota"]:
+            return _limits({name: store.quota(key, None) for name, key in names.items()})
+        case [b"quota-soft"]:
+            return _limits({b"memory": store.quota(b"soft-memory", None)})
+        case [b"quota", b"set", name, number] if name in names:
+            return _set(store, names[name], number)
+        case [b"quota-soft", b"set", b"memory", number]:
+            return _set(store, b"soft-memory", number)
+        case [b"quota", domid] if domid not in (b"set", b"max"):
+            return _usage(store.domain(atoi(domid) & 0xFFFFFFFF))
     raise Refused("EINVAL")
 
 
-def _usage(store: Store, domid: int) -> bytes:
-    domain = store.usage(domid)
-    counts = {
+def _limits(rows: dict[bytes, int]) -> bytes:
+    return _table(b"Quota settings", rows)
+
+
+def _usage(domain: Domain) -> bytes:
+    rows = {
         b"nodes": domain.nodes,
         b"watches": domain.watches,
         b"transactions": domain.transactions,
+        b"outstanding": 0,
+        b"memory": 0,
     }
-    return _table(b"Domain %d" % domid, counts)
+    return _table(b"Domain %d" % domain.domid, rows)
 
 
-def _table(title: bytes, numbers: Mapping[bytes, int]) -> bytes:
-    lines = [b"%-17b: %8d\n" % line for line in numbers.items()]
-    return title + b":\n" + b"".join(lines) + NUL
+def _table(title: bytes, rows: dict[bytes, int]) -> bytes:
+    lines = [b"%b:\n" % title, *[b"%-17b: %8d\n" % row for row in rows.items()], b"\0"]
+    return b"".join(lines)
+
+
+def _set(store: Store, name: bytes, number: bytes) -> bytes:
+    value = atoi(number)
+    if value < 1:
+        raise Refused("EINVAL")
+    store.set_quota(name, value, None)
+    return _OK

@@ -20,7 +20,7 @@ from typing import Final
 from .control import control
 from .server import MAX_EVENTS, MAX_OUTPUT, ServerConnection
 from .store import C, Caller, Profile, Refused, Store, Transaction
-from .store.nodes import format_perms
+from .store.nodes import atoi, format_perms
 from .store.profiles import FEATURE_WATCH_DEPTH
 from .wire import NUL, PAYLOAD_MAX, Op
 
@@ -30,7 +30,6 @@ _DOMID_SELF: Final = 0x7FF0
 _OK: Final = b"OK\0"
 _ERROR: Final = Op.ERROR.value
 _STRTOUL: Final = re.compile(rb"[ \t-\r]*([+-]?)([0-9]+)")
-_ATOI: Final = re.compile(rb"[ \t-\r]*([+-]?[0-9]+)")
 
 
 class Connection:
@@ -123,9 +122,14 @@ class Daemon:
         while ready:
             connection = next(iter(ready))
             del ready[connection]
-            if connection.blocked or connection._told:
+            if connection._told:
                 continue
-            data = connection._server.data_to_send()
+            server = connection._server
+            if server.closed is not None:
+                self._forget(connection)  # it may have been too slow for its events
+            if connection.blocked and (server.closed is None or server.pending):
+                continue
+            data = server.data_to_send()
             if data:
                 result.append((connection, data))
             elif connection.closed:
@@ -234,7 +238,7 @@ class Daemon:
         caller = connection._caller
         node = self.store.node(caller, tx, self.store.canonical(caller, path))
         head = b"%d\0" % node.generation
-        at = _atoi(offset) & 0xFFFFFFFF
+        at = atoi(offset) & 0xFFFFFFFF
         if at >= node.names_size:
             return head + NUL
         names = NUL.join(node.names) + NUL
@@ -276,7 +280,7 @@ class Daemon:
         depth = None
         texts = payload.split(NUL)[:-1]
         if len(texts) == 3 and connection._caller.domain.features & FEATURE_WATCH_DEPTH:
-            depth = _atoi(texts.pop())
+            depth = atoi(texts.pop())
             if depth < 0:
                 raise Refused("EINVAL")
         if len(texts) != 2:
@@ -305,7 +309,7 @@ class Daemon:
 
     def _domid(self, text: bytes) -> int:
         if not self._profile.strict_domids:
-            return _atoi(text) & 0xFFFFFFFF
+            return atoi(text) & 0xFFFFFFFF
         found = _STRTOUL.fullmatch(text)
         number = int(found[2]) if found else -1 if text else 0
         if found and found[1] == b"-":
@@ -328,7 +332,7 @@ class Daemon:
         if len(texts) < 3:
             raise Refused("EINVAL")
         domid = self._domid(texts[0])
-        port = _atoi(texts[2]) & 0xFFFFFFFF
+        port = atoi(texts[2]) & 0xFFFFFFFF
         if port == 0:
             raise Refused("EINVAL")
         self.store.introduce(domid, reachable=port <= 0xFFFF)
@@ -376,9 +380,9 @@ class Daemon:
         domain = self.store.known(self._domid(domid))
         if domain.introduced:
             raise Refused("EBUSY")
-        if _atoi(bits) & ~self._profile.features:
+        if atoi(bits) & ~self._profile.features:
             raise Refused("EINVAL")
-        domain.features = _atoi(bits)
+        domain.features = atoi(bits)
 
     def _get_quota(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
         texts = payload.split(NUL)[:-1]
@@ -394,13 +398,13 @@ class Daemon:
         if len(texts) not in (2, 3):
             raise Refused("EINVAL")
         domid = self._domid(texts[0]) if len(texts) == 3 else None
-        value = _atoi(texts[-1]) & 0xFFFFFFFF
+        value = atoi(texts[-1]) & 0xFFFFFFFF
         if value == 0xFFFFFFFF:  # what a quota that is none has in the C daemon
             raise Refused("EINVAL")
         self.store.set_quota(texts[-2], value, domid)
 
     def _control(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
-        return control(self.store, payload.split(NUL)[:-1], _atoi)
+        return control(self.store, payload.split(NUL)[:-1])
 
 
 def _one_string(payload: bytes) -> int:
@@ -417,13 +421,6 @@ def _exactly(payload: bytes, count: int) -> list[bytes]:
     if len(texts) != count:
         raise Refused("EINVAL")
     return texts
-
-
-def _atoi(text: bytes) -> int:
-    """As C's: what strtol() finds, and of that 32 bits."""
-    found = _ATOI.match(text)
-    number = max(-1 << 63, min(int(found[1]), (1 << 63) - 1)) if found else 0
-    return ((number + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
 
 
 _HANDLERS: Final[dict[int, _Handler]] = {

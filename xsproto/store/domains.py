@@ -21,7 +21,7 @@ class Domains:
         self._generation = 0
         #: The domains that there are, known to the store or not.
         self.existing: set[int] = {0}
-        #: What new domains may have, by the names of GET_QUOTA.
+        #: What new domains may have (with `common_limits` all), by the names of GET_QUOTA.
         self.limits = dict(profile.limits)
         self._domains: dict[int, Domain] = {}
         self._new_domain(0).introduced = True
@@ -31,7 +31,8 @@ class Domains:
         return self._generation
 
     def _new_domain(self, domid: int) -> Domain:
-        domain = Domain(domid, self._generation, dict(self.limits), self.profile.features)
+        limits = self.limits if self.profile.common_limits else dict(self.limits)
+        domain = Domain(domid, self._generation, limits, self.profile.features)
         self._domains[domid] = domain
         return domain
 
@@ -40,7 +41,7 @@ class Domains:
         domain = self._domains.get(domid)
         return domain is not None and domain.introduced
 
-    def usage(self, domid: int) -> Domain:
+    def domain(self, domid: int) -> Domain:
         """A domain that the store knows; else refused."""
         domain = self._domains.get(domid)
         if domain is None:
@@ -128,11 +129,8 @@ class Domains:
         return 0 if limit == _NO_LIMIT else limit + self.profile.spare.get(name, 0)
 
     def set_quota(self, name: bytes, value: int, domid: int | None) -> None:
-        """Set a domain's quota, or that of new domains (with some profiles, of all)."""
+        """Set a domain's quota, or that of new domains."""
         limits = self.limits if domid is None else self.known(domid).limits
         if name not in limits:
             raise Refused("EINVAL")
         limits[name] = value - self.profile.spare.get(name, 0) if value else _NO_LIMIT
-        if domid is None and self.profile.quotas_are_global:
-            for domain in self._domains.values():
-                domain.limits[name] = limits[name]

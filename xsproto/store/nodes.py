@@ -22,6 +22,7 @@ __all__ = [
     "Refused",
     "Transaction",
     "Watched",
+    "atoi",
     "format_perms",
     "parse_perms",
 ]
@@ -38,6 +39,7 @@ DOMID_ANY: Final = 32757
 Perms = tuple[tuple[int, int], ...]
 
 _LETTERS: Final = b"nrwb"
+_ATOI: Final = re.compile(rb"[ \t-\r]*([+-]?[0-9]+)")
 _NUMBER: Final = re.compile(rb"[ \t-\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 
 
@@ -47,6 +49,13 @@ class Refused(Exception):
     def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
+
+
+def atoi(text: bytes) -> int:
+    """The number at the begin of a text, 0 if there is none; as C's, what fits into 32 bits."""
+    found = _ATOI.match(text)
+    number = max(-1 << 63, min(int(found[1]), (1 << 63) - 1)) if found else 0
+    return ((number + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
 
 
 def parse_perms(texts: list[bytes]) -> Perms:
@@ -84,8 +93,8 @@ class Node:
     Attributes:
         generation: which change of the store it was last changed by.
         children: names in the order of creation; None stands for none.
-        listed: the names as they are told, if one of them is told twice; that is so in a transaction
-            which has seen the parent of a child that was gone when it made that child, and will fail.
+        listed: the names as they are told, where one of them is told twice: in a transaction that
+            will fail, as it had seen the parent of a child that was gone when it made that child.
         names_size: the bytes that the names told take, each with its NUL.
         shared: whether a transaction looks at this object, so that a change needs another.
     """

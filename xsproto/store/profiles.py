@@ -24,11 +24,11 @@ class Profile:
 
     Attributes:
         limits: of a new domain, by the names of GET_QUOTA.
-        spare: by how much a quota, as the daemon tells it, is more than what it admits.
-        quota_names: what CONTROL calls the quotas, in its order, and GET_QUOTA.
-        quotas_are_global: whether CONTROL sets those of all domains, not those of new ones.
+        spare: by how much a quota, as GET_QUOTA and CONTROL tell it, is more than what it admits.
+        control_quotas: the quotas that CONTROL knows, by the names it gives them.
+        common_limits: whether a quota that is changed changes for the domains that there are.
         counts_requests_whole: whether of the nodes that one request makes each is counted at once.
-        commit_spare: by how many nodes fewer than its limit a commit may leave a domain with.
+        commit_reserve: of the nodes that a domain may have, how many a commit must leave free.
         commit_needs_owners: whether a commit fails that changes how many nodes a domain has that is
             gone; else that of a guest which makes nodes, alone.
         node_header: the bytes of a node that ``node-size`` counts beside what is in it.
@@ -48,10 +48,10 @@ class Profile:
     name: str
     limits: Mapping[bytes, int]
     spare: Mapping[bytes, int]
-    quota_names: Mapping[bytes, bytes]
-    quotas_are_global: bool
+    control_quotas: Mapping[bytes, bytes]
+    common_limits: bool
     counts_requests_whole: bool
-    commit_spare: int
+    commit_reserve: int
     commit_needs_owners: bool
     node_header: int
     features: int
@@ -76,15 +76,22 @@ _REFUSES_THE_NTH: Final = (
     b"node-size",
 )
 
+#: What may be set and asked, and limits nothing here.
+_NOT_COUNTED: Final = {b"outstanding": 20, b"memory": 2621440, b"soft-memory": 2097152}
+
+
+def _themselves(*names: bytes) -> dict[bytes, bytes]:
+    return {name: name for name in names}
+
+
+#: The newest C xenstored.
 C: Final = Profile(
     name="c",
     limits=MappingProxyType(
         {
             b"nodes": 999,
             b"watches": 127,
-            b"outstanding": 20,
-            b"memory": 2621440,
-            b"soft-memory": 2097152,
+            **_NOT_COUNTED,
             b"transactions": 9,
             b"transaction-nodes": 1023,
             b"node-permissions": 4,
@@ -93,18 +100,15 @@ C: Final = Profile(
         }
     ),
     spare=MappingProxyType(dict.fromkeys(_REFUSES_THE_NTH, 1)),
-    quota_names=MappingProxyType(
-        {
-            name: name
-            for name in (
-                *(b"nodes", b"watches", b"outstanding", b"memory", b"transactions"),
-                *(b"transaction-nodes", b"node-permissions", b"path-max", b"node-size"),
-            )
-        }
+    control_quotas=MappingProxyType(
+        _themselves(
+            *(b"nodes", b"watches", b"outstanding", b"memory", b"transactions"),
+            *(b"transaction-nodes", b"node-permissions", b"path-max", b"node-size"),
+        )
     ),
-    quotas_are_global=False,
+    common_limits=False,
     counts_requests_whole=False,
-    commit_spare=0,
+    commit_reserve=0,
     commit_needs_owners=False,
     node_header=16,
     features=14,
@@ -119,38 +123,32 @@ C: Final = Profile(
     newest_op=26,
 )
 
+#: C xenstored 4.17, as in Debian 12.
 C_4_17: Final = Profile(
     name="c-4.17",
     limits=MappingProxyType(
         {
             b"nodes": 1000,
             b"watches": 129,
-            b"outstanding": 20,
-            b"memory": 2621440,
-            b"soft-memory": 2097152,
             b"transactions": 11,
             b"transaction-nodes": 1024,
             b"node-permissions": 5,
             b"path-max": 2048,
             b"node-size": 2047,
+            **_NOT_COUNTED,
         }
     ),
     spare=MappingProxyType({b"watches": -1, b"transactions": -1, b"node-size": 1}),
-    quota_names=MappingProxyType(
+    control_quotas=MappingProxyType(
         {
-            **{
-                name: name
-                for name in (
-                    *(b"nodes", b"watches", b"transactions", b"outstanding"),
-                    *(b"transaction-nodes", b"memory", b"node-size", b"path-max"),
-                )
-            },
+            **_themselves(b"nodes", b"watches", b"transactions", b"outstanding"),
+            **_themselves(b"transaction-nodes", b"memory", b"node-size", b"path-max"),
             b"permissions": b"node-permissions",
         }
     ),
-    quotas_are_global=True,
+    common_limits=True,
     counts_requests_whole=True,
-    commit_spare=1,
+    commit_reserve=1,
     commit_needs_owners=True,
     node_header=24,
     features=0,
@@ -165,4 +163,5 @@ C_4_17: Final = Profile(
     newest_op=22,
 )
 
+#: All of them, by name.
 PROFILES: Final[Mapping[str, Profile]] = MappingProxyType({p.name: p for p in (C, C_4_17)})

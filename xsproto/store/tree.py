@@ -315,7 +315,7 @@ class Store(Watching):
             domain = self.find(domid)
             if domain is None:
                 raise Refused("ENOMEM")
-            limit = domain.limits[b"nodes"] - self.profile.commit_spare
+            limit = domain.limits[b"nodes"] - self.profile.commit_reserve
             if guest and domid != 0 and domain.nodes + by > limit:
                 raise Refused("ENOSPC")
         nodes = self._nodes
@@ -404,22 +404,23 @@ class Store(Watching):
             node = self._nodes[path]
             if node.perms[0][0] == domain.domid and path != b"/":
                 self._rm(root, None, path)
-            else:
-                base = b"" if path == b"/" else path
-                stack += [base + b"/" + name for name in reversed(node.children or {})]
+                continue
+            if node.perms[0][0] == domain.domid:  # the root stays, and is dom0's again
+                node = self._changed(None, path, node)
+                node.perms = ((0, node.perms[0][1]), *node.perms[1:])
+                self._count(None, domain.domid, -1)
+                self._count(None, 0, 1)
+                self._fire(None, path, node, exact=True)
+            base = b"" if path == b"/" else path
+            stack += [base + b"/" + name for name in reversed(node.children or {})]
 
     def _forget_entries(self, domid: int) -> None:
-        """Nothing that permissions say of a domain shall be said of another one with its id.
-
-        What cannot be removed with it becomes dom0's. (The C daemon ends, or loses everything.)
-        """
-        every = self._nodes if self.profile.forgets_entries else (b"/", _INTRODUCE, _RELEASE)
+        """Nothing that permissions say of a domain shall be said of another one with its id."""
+        every = self._nodes if self.profile.forgets_entries else (_INTRODUCE, _RELEASE)
         for path in list(every):
             node = self._nodes[path]
             owner, default = node.perms[0]
-            others = node.perms[1:]
-            if path != b"/" or self.profile.forgets_entries:
-                others = tuple([entry for entry in others if entry[0] != domid])
+            others = [entry for entry in node.perms[1:] if entry[0] != domid]
             perms = ((0 if owner == domid else owner, default), *others)
             if perms != node.perms:
                 if node.shared:
