@@ -232,6 +232,37 @@ def test_a_transaction_goes_on_after_a_node_too_many() -> None:
     assert store.node(seven, None, b"/g").value == b"value"
 
 
+def test_a_node_that_stays_its_owners_is_no_reason_to_count_with_the_newest_daemon() -> None:
+    for profile in (C, C_4_17):
+        store, _, seven = with_guest(profile)
+        store.write(seven, None, b"/g/1/2/3", b"")
+        store.set_quota(b"nodes", 2, 7)
+        tx = seven.transactions[store.start(seven)]
+        with pytest.raises(Refused, match="ENOSPC"):
+            store.write(seven, tx, b"/g/9", b"")
+        store.set_perms(seven, tx, b"/g/1", [b"n7"])
+        if profile is C:
+            store.end(seven, tx, commit=True)
+        else:
+            with pytest.raises(Refused, match="ENOSPC"):
+                store.end(seven, tx, commit=True)
+
+
+@pytest.mark.parametrize("size", [3000, 0], ids=["too large", "too many"])
+def test_what_is_refused_for_a_quota_moves_the_store_on(size: int) -> None:
+    store, dom0, seven = with_guest(C_4_17)
+    guest(store, 8)
+    store.write(dom0, None, b"/a", b"")
+    store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
+    store.release(8)
+    store.set_quota(b"nodes", 2, 7)
+    with pytest.raises(Refused, match="ENOSPC"):
+        store.write(seven, None, b"/g/1/2/3" if size == 0 else b"/g", bytes(size))
+    store.introduce(8)
+    with pytest.raises(Refused, match="EACCES"):
+        store.node(store.caller(8, nobody), None, b"/a")
+
+
 def test_several_nodes_that_one_request_makes_are_counted_whole_by_4_17_alone() -> None:
     for profile in (C, C_4_17):
         store, _, seven = with_guest(profile)
@@ -360,6 +391,24 @@ def test_what_a_permission_says_of_a_domain_that_came_later_does_not_count() -> 
     late = store.caller(8, nobody)
     with pytest.raises(Refused, match="EACCES"):
         store.node(late, None, b"/a")
+
+
+def test_special_paths_are_not_part_of_the_store_that_moves_on_with_4_17() -> None:
+    for profile in (C, C_4_17):
+        store, dom0, _ = with_guest(profile)
+        guest(store, 8)
+        store.vanish(8)
+        store.existing.add(8)
+        store.write(dom0, None, b"/a", b"")
+        store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
+        store.vanish(8)
+        store.set_perms(dom0, None, b"@releaseDomain", [b"n0"])
+        late = guest(store, 8)  # as old as /a, if nothing has changed since
+        if profile is C_4_17:
+            assert store.node(late, None, b"/a").value == b""
+        else:
+            with pytest.raises(Refused, match="EACCES"):
+                store.node(late, None, b"/a")
 
 
 def test_nor_does_what_it_says_of_one_that_is_gone_and_came_again() -> None:

@@ -27,7 +27,8 @@ class Profile:
         spare: by how much a quota, as GET_QUOTA and CONTROL tell it, is more than what it admits.
         control_quotas: the quotas that CONTROL knows, by the names it gives them.
         common_limits: whether a quota that is changed changes for the domains that there are.
-        counts_requests_whole: whether of the nodes that one request makes each is counted at once.
+        counts_at_once: whether each node that a request makes or takes counts at once; else what is
+            left of them when it is done.
         commit_reserve: of the nodes that a domain may have, how many a commit must leave free.
         commit_needs_owners: whether a commit fails that changes how many nodes a domain has that is
             gone; else that of a guest which makes nodes, alone.
@@ -50,7 +51,7 @@ class Profile:
     spare: Mapping[bytes, int]
     control_quotas: Mapping[bytes, bytes]
     common_limits: bool
-    counts_requests_whole: bool
+    counts_at_once: bool
     commit_reserve: int
     commit_needs_owners: bool
     node_header: int
@@ -107,7 +108,7 @@ C: Final = Profile(
         )
     ),
     common_limits=False,
-    counts_requests_whole=False,
+    counts_at_once=False,
     commit_reserve=0,
     commit_needs_owners=False,
     node_header=16,
@@ -147,7 +148,7 @@ C_4_17: Final = Profile(
         }
     ),
     common_limits=True,
-    counts_requests_whole=True,
+    counts_at_once=True,
     commit_reserve=1,
     commit_needs_owners=True,
     node_header=24,

@@ -132,6 +132,7 @@ class Store(Watching):
         if caller.privileged:
             return
         if max(sizes) + self.profile.node_header > caller.domain.limits[b"node-size"]:
+            self._next()  # as if something had been written
             if tx is not None:
                 tx.failed = True
             raise Refused("ENOSPC")
@@ -182,8 +183,10 @@ class Store(Watching):
         if not caller.privileged:
             perms = ((caller.domain.domid, perms[0][1]), *perms[1:])
             room = caller.domain.limits[b"nodes"] - caller.domain.nodes
-            whole = tx is None and self.profile.counts_requests_whole
+            whole = tx is None and self.profile.counts_at_once
             if room < (len(missing) if whole else 1):
+                if room > 0:
+                    self._next()  # some were made, and taken back
                 raise Refused("ENOSPC")  # (and a transaction goes on)
             names = [len(each) - each.rindex(b"/") for each in missing]
             sizes = [node_size(len(perms), 0, size) for size in names[:-1]]
@@ -233,6 +236,7 @@ class Store(Watching):
                 stack.append((each, child, iter(child.names)))
                 continue
             stack.pop()
+            self._next()
             self._put(tx, each, None)
             self._fire(tx, each, node, exact=each != path)
             self._count(tx, node.perms[0][0], -1)
@@ -271,8 +275,9 @@ class Store(Watching):
         old = self._settled(node)
         node = self._changed(tx, path, node)
         node.perms = perms
-        self._count(tx, old[0][0], -1)
-        self._count(tx, perms[0][0], 1)
+        if old[0][0] != perms[0][0] or self.profile.counts_at_once:
+            self._count(tx, old[0][0], -1)
+            self._count(tx, perms[0][0], 1)
         self._fire(tx, path, node, exact=False, old=old)
 
     def _set_special(self, caller: Caller, path: bytes, perms: Perms) -> None:
@@ -282,7 +287,7 @@ class Store(Watching):
         need = WRITE | OWNER
         if self._rights(caller, node.perms, node.generation) & need != need:
             raise Refused("EACCES")
-        node.perms, node.generation = perms, self._next()
+        node.perms, node.generation = perms, self._generation  # which is no change of the store
 
     # Transactions
 
