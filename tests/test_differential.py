@@ -24,7 +24,7 @@ STEPS: Final = int(os.environ.get("XSPROTO_DIFFERENTIAL", "5600"))
 FIRST: Final = int(os.environ.get("XSPROTO_DIFFERENTIAL_SEED", "1"))
 RUN: Final = 700  # steps that share one daemon
 #: From how many steps on every outcome must have been seen, and how often.
-LONG: Final = 500_000
+LONG: Final = 1_000_000
 OFTEN: Final = 100
 
 

@@ -167,7 +167,7 @@ class Pair:
             return True  # it would be heard no more, for good
         texts = [*step.body.split(b"\0"), b"", b"", b""]
         domid = atoi(texts[0])
-        if step.op == Op.RELEASE:
+        if step.op == Op.RELEASE and domid != 0:
             # Of a target, it releases but the reference that the other domain has.
             held = domid in self._targets.values() or self._targets.get(domid) in self.gone
             must_stay = self._owns_what_must_stay(domid) or self._is_counted_on(domid)

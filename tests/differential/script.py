@@ -50,8 +50,8 @@ WEIGHTS: Final[dict[int, float]] = {
     Op.IS_DOMAIN_INTRODUCED: 1.5,
     Op.RELEASE: 1,
     Op.RESUME: 1,
-    Op.INTRODUCE: 1.5,
-    Op.SET_TARGET: 1.5,
+    Op.INTRODUCE: 2,
+    Op.SET_TARGET: 2,
     Op.RESET_WATCHES: 0.7,
     Op.CONTROL: 3,
     9999: 0.3,
@@ -83,7 +83,8 @@ class Script:
         self._pair = pair
         self._count = 0
         self._small = self._random.random() < 0.4  # whether quotas are small
-        often = 1 if pair.profile.newest_op > Op.DIRECTORY_PART else 0.1
+        self._newest = pair.profile.newest_op > Op.DIRECTORY_PART
+        often = 1 if self._newest else 0.1
         weights = {**WEIGHTS, **{op: weight * often for op, weight in NEWEST.items()}}
         # Each run is about something else.
         self._weights = {
@@ -108,7 +109,9 @@ class Script:
                 yield from self._burst()
             elif roll < 0.041:
                 yield from self._short_of()
-            elif roll < 0.07:
+            elif roll < 0.044:
+                yield from self._contradiction()
+            elif roll < 0.072:
                 yield from self._transaction()
             else:
                 yield self._any()
@@ -182,7 +185,7 @@ class Script:
             return
         name = self._choose((b"nodes", b"transaction-nodes"))
         few = domain.nodes + 2 if name == b"nodes" else 3
-        yield self._set_quota(name, few)
+        yield self._set_quota(name, few, client)
         start = self._step(client, Op.TRANSACTION_START, b"\0")
         yield start
         reads = (Op.READ, Op.DIRECTORY, Op.DIRECTORY_PART, Op.GET_PERMS, Op.RM, Op.SET_PERMS)
@@ -193,9 +196,32 @@ class Script:
                 body = b"/local/domain/%d/%d\0" % (client, number)
             yield self._step(client, op, body, start.number)
         yield self._step(client, Op.TRANSACTION_END, b"T\0", start.number)
-        yield self._set_quota(name, QUOTAS[name][-1])
+        yield self._set_quota(name, QUOTAS[name][-1], client)
 
-    def _set_quota(self, name: bytes, value: int) -> Step:
+    def _contradiction(self) -> Iterator[Step]:
+        """A transaction that saw a parent with a child, which then was gone, or the other way."""
+        nodes = self._pair.embedded.daemon.store._nodes
+        parents = [path for path, node in nodes.items() if node.children and path != b"/"]
+        if not parents:
+            return
+        parent = self._choose(parents)
+        child = parent + b"/" + self._choose(list(nodes[parent].children or ()))
+        client = self._client()
+        start = self._step(client, Op.TRANSACTION_START, b"\0")
+        yield start
+        seen, other = (parent, child) if self._chance(0.7) else (child, parent)
+        yield self._step(client, Op.DIRECTORY, seen + b"\0", start.number)
+        yield self._step(0, Op.RM, child + b"\0")
+        for op in (Op.MKDIR, Op.DIRECTORY, Op.RM, Op.READ):
+            path = self._choose((seen, seen, other))
+            if self._chance(0.6):
+                yield self._step(client, op, path + b"\0", start.number)
+        yield self._step(client, Op.TRANSACTION_END, b"T\0", start.number)
+
+    def _set_quota(self, name: bytes, value: int, domid: int | None = None) -> Step:
+        """Set a quota of all domains (4.17), or of new ones or one (newest)."""
+        if domid is not None and self._newest:
+            return self._step(0, Op.SET_QUOTA, b"%d\0%b\0%d\0" % (domid, name, value))
         return self._step(0, Op.CONTROL, b"quota\0set\0%b\0%d\0" % (name, value))
 
     def _guest(self, client: int) -> bool:
@@ -223,12 +249,12 @@ class Script:
     def _within(self, client: int, op: int) -> int:
         """In which transaction."""
         roll = self._random.random()
-        if roll < 0.015:
+        if roll < (0.01 if WEIGHTS.get(op, 2) > 3 else 0.07):
             return UNKNOWN
-        if roll < 0.02:
+        if roll < 0.08:
             return self._choose([0, *self._pair.ids])  # another client's, perhaps
         if op in (Op.TRANSACTION_START, Op.WATCH, Op.UNWATCH):
-            return self._transaction_of(client) if roll < 0.08 else 0
+            return self._transaction_of(client) if roll < 0.13 else 0
         if op == Op.TRANSACTION_END or roll < 0.5:
             return self._transaction_of(client)
         return 0
@@ -253,13 +279,15 @@ class Script:
         if op == Op.DIRECTORY_PART:
             return self._part(path)
         if op in (Op.GET_DOMAIN_PATH, Op.IS_DOMAIN_INTRODUCED, Op.RESUME, Op.RELEASE):
-            return self._domid() + b"\0"
+            domid = self._domid() if self._chance(0.9) else b"0"
+            return domid + (b"\0" if self._chance(0.97) else b"")
         if op == Op.INTRODUCE:
             port = self._choose((b"1", b"1", b"2", b"0", b"-1", b"x"))
             more = self._choose((b"", b"", b"/local/domain/5\0", b"rest"))
             return b"%b\0%d\0%b\0%b" % (self._domid(), self._random.randrange(9), port, more)
         if op == Op.SET_TARGET:
-            return b"%b\0%b\0" % (self._domid(), self._domid())
+            words = [self._domid(), self._domid()] if self._chance(0.9) else [self._domid()]
+            return b"".join(word + b"\0" for word in words)
         if op == Op.CONTROL:
             return self._control()
         if op in NEWEST:
@@ -274,6 +302,8 @@ class Script:
         first = b"%c%d" % (self._choose(b"nrwb"), domid)
         if self._chance(0.3 if domid == 0 else 0.1):
             first = self._choose(PERMS)
+        if client == KERNEL and self._chance(0.03):
+            first = b"n32757"
         texts = [first, *[self._choose(PERMS) for _ in range(self._choose((0, 1, 1, 2, 4, 5)))]]
         if self._chance(0.12):
             texts[self._random.randrange(len(texts))] = self._choose(ODD_PERMS)
@@ -332,6 +362,9 @@ class Script:
         if op == Op.GET_FEATURE:
             return self._choose((b"", b"", domid + b"\0", b"5\0006\0"))
         if op == Op.SET_FEATURE:
+            idle = sorted(self._pair.existing - set(self._pair.embedded.clients))
+            if idle and self._chance(0.5):
+                domid = b"%d" % self._choose(idle)
             return domid + b"\0" + self._choose((b"0", b"14", b"6", b"1", b"16", b"x")) + b"\0"
         if op == Op.GET_QUOTA:
             return self._choose((b"", name + b"\0", domid + b"\0" + name + b"\0"))
