@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from itertools import islice
+from typing import Final
 
 from xsproto.store import Profile
 
@@ -14,7 +15,7 @@ from .pair import Difference, Pair, Step
 from .script import Script
 
 #: What clients may send, by number.
-REQUESTS = {op: op.name for op in Op if op not in (Op.WATCH_EVENT, Op.ERROR)}
+REQUESTS: Final[dict[int, str]] = {op: op.name for op in Op if op not in (Op.WATCH_EVENT, Op.ERROR)}
 
 #: How often each operation had each outcome.
 Histogram = Counter[tuple[str, str]]
