@@ -112,6 +112,10 @@ def test_a_domain_that_goes_takes_its_nodes_and_connections_and_is_announced() -
     ask(daemon, root, Op.WATCH, b"@releaseDomain\0t\0")
     daemon.shutdown(7)
     assert [p.payload for p in received(daemon, root)] == [b"@releaseDomain\0t\0"]
+    daemon.shutdown(7)
+    daemon.remove_domain(0)
+    daemon.remove_domain(99)
+    assert received(daemon, root) == [], "which tells nobody anything"
     daemon.remove_domain(7)
     assert [p.payload for p in received(daemon, root)] == [b"@releaseDomain\0t\0"]
     assert guest.closed
@@ -206,6 +210,48 @@ def test_what_a_request_answers(domid: int, op: Op, payload: bytes, expected: by
     daemon.connect(7)
     daemon.add_domain(30)
     assert outcome(daemon, daemon.connect(domid), op, payload) == expected
+
+
+@pytest.mark.parametrize(
+    ("domid", "op", "payload", "expected"),
+    [
+        (0, Op.SET_PERMS, b"@nobody\0n0\0", b"EINVAL"),
+        (0, Op.SET_PERMS, b"@releaseDomain\0n0\0r7\0", b"OK"),
+        (7, Op.SET_PERMS, b"@releaseDomain\0b7\0", b"EACCES"),
+        (0, Op.GET_PERMS, b"@releaseDomain\0", b"EINVAL"),
+        (0, Op.WATCH, b"@" + b" " * 2047 + b"\0t\0", b"OK"),
+        (0, Op.WATCH, b"@" + b" " * 2048 + b"\0t\0", b"EINVAL"),
+        (0, Op.UNWATCH, b"@a/\0t\0", b"ENOENT"),
+        (0, Op.GET_DOMAIN_PATH, b"5x\0", b"/local/domain/5"),
+        (0, Op.GET_DOMAIN_PATH, b"99999999999999999999\0", b"/local/domain/4294967295"),
+        (0, Op.GET_FEATURE, b"", b"ENOSYS"),
+    ],
+    ids=repr,
+)
+def test_what_a_request_answers_with_4_17(
+    domid: int, op: Op, payload: bytes, expected: bytes
+) -> None:
+    daemon = Daemon(C_4_17)
+    daemon.connect(7)
+    assert outcome(daemon, daemon.connect(domid), op, payload) == expected
+
+
+def test_directory_part_goes_on_where_it_is_told_to() -> None:
+    daemon = Daemon()
+    client = daemon.connect()
+    for number in range(300):
+        outcome(daemon, client, Op.MKDIR, b"/d/%d-%b\0" % (number, b"x" * 20))
+    names, answers = b"", 0
+    while names[-2:] != b"\0\0":
+        answer = ask(daemon, client, Op.DIRECTORY_PART, b"/d\0%d\0" % len(names))[0].payload
+        assert len(answer) <= 4096
+        names += answer.partition(b"\0")[2]
+        answers += 1
+    assert answers == 2
+    assert names.split(b"\0")[:-2] == [b"%d-%b" % (n, b"x" * 20) for n in range(300)]
+    for offset in (len(names), -1):
+        answer = ask(daemon, client, Op.DIRECTORY_PART, b"/d\0%d\0" % offset)[0].payload
+        assert answer.partition(b"\0")[2] == b"\0"
 
 
 def test_a_domain_that_is_referred_to_and_not_introduced_is_not_served() -> None:

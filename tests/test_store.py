@@ -435,6 +435,23 @@ def test_domid_any_means_everyone_where_the_profile_has_that() -> None:
                 store.node(seven, None, b"/a")
 
 
+def test_entries_are_asked_in_their_order() -> None:
+    store, dom0, seven = with_guest()
+    guest(store, 8)
+    store.write(dom0, None, b"/a", b"")
+    for texts, allowed in (
+        ([b"n0", b"n8", b"r7", b"n7"], True),
+        ([b"n0", b"n7", b"r7"], False),
+        ([b"n0", b"n32757", b"r7"], False),
+    ):
+        store.set_perms(dom0, None, b"/a", texts)
+        if allowed:
+            store.node(seven, None, b"/a")
+        else:
+            with pytest.raises(Refused, match="EACCES"):
+                store.node(seven, None, b"/a")
+
+
 @pytest.mark.parametrize("profile", [C, C_4_17], ids=lambda profile: profile.name)
 def test_entries_of_a_domain_that_came_again_let_it_hear_of_no_change(profile: Profile) -> None:
     store, dom0, _ = with_guest(profile)
@@ -556,8 +573,11 @@ def test_special_watches_with_a_depth_tell_which_domain() -> None:
         *((b"@releaseDomain/7", None), (b"@releaseDomain/8", 0), (b"@introduceDomain", 2)),
     ):
         store.watch(listener, path, b"%r" % depth, depth)
+    curious, nothing = hears(store, 7)
+    store.watch(curious, b"@introduceDomain", b"token", 1)
     guest(store, 8)
     assert heard == [b"@introduceDomain/8"]
+    assert nothing == []
     heard.clear()
     store.shutdown(8)
     assert heard == [b"@releaseDomain/8", b"@releaseDomain/8", b"@releaseDomain"]

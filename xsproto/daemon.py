@@ -258,8 +258,6 @@ class Daemon:
     def _set_perms(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
         path, *texts = payload.split(NUL)[:-1] or [b""]
         caller = connection._caller
-        if not texts:
-            raise Refused("EINVAL")
         path = self.store.canonical(caller, path, special=True)
         self.store.set_perms(caller, tx, path, texts)
 
