@@ -66,6 +66,7 @@ class Pair:
         existing: the guests that the hypervisor has.
         ignored: those that the daemon hears no more, since they announced too long a packet.
         gone: those that it has no more, but that the daemon keeps, as others have them as target.
+        down: those that have shut down.
         ids: the transactions that are open, by the step that started them: (client, id).
     """
 
@@ -79,6 +80,7 @@ class Pair:
         self.down: set[int] = set()
         self.ids: dict[int, tuple[int, int]] = {}
         self._targets: dict[int, int] = {}
+        self._generations: dict[tuple[int, int, bytes], tuple[bytes, bytes]] = {}
 
     def play(self, step: Step) -> Packet | None:
         """Play a step; return its answer, or None if there is none, or the step was left out.
@@ -120,6 +122,8 @@ class Pair:
             self.embedded.request(step.client, packet),
         )
         self._compare(real, ours, packet)
+        if step.op == Op.DIRECTORY_PART:
+            self._compare_generations(step, real[step.client], ours[step.client])
         (answer,) = [p for p in ours[step.client] if p.op != Op.WATCH_EVENT]
         self._follow(step, answer)
         return None if answer is CLOSED else answer
@@ -184,12 +188,12 @@ class Pair:
             # No domain is kept for ever.
             target = atoi(texts[1])
             return target != 0 and (target >= domid or domid in self._targets)
-        if step.op == Op.SET_PERMS and self.profile.name == "c":
+        if step.op == Op.SET_PERMS and self.profile is C:
             return step.client in SOCKETS and b"32757" in step.body
         return False
 
     def _by_chance(self, packet: Packet) -> bool:
-        if self.profile.name != "c-4.17":
+        if self.profile is not C_4_17:
             return False
         if packet.op in _ONE_PATH:
             return packet.body.find(b"\0") != len(packet.body) - 1 or not packet.body
@@ -242,7 +246,7 @@ class Pair:
         """
         callers = [client._caller for client in self.embedded.clients.values()]
         open_ones = [tx for caller in callers for tx in caller.transactions.values()]
-        return self.profile.name == "c" and any(
+        return self.profile is C and any(
             domid in tx.owned
             or any(a.node and a.node.perms[0][0] == domid for a in tx.accessed.values())
             for tx in open_ones
@@ -294,6 +298,18 @@ class Pair:
             our = self._normal(ours.get(client, []), request)
             if our != their and not _cut_differently(our, their):
                 raise Difference(f"{client} got {our}, not {their}")
+
+    def _compare_generations(self, step: Step, real: list[Packet], ours: list[Packet]) -> None:
+        """They count differently, but they change when those of the other daemon do."""
+        if ours[-1].op == Op.ERROR:
+            return
+        their, our = [packets[-1].body.partition(b"\0")[0] for packets in (real, ours)]
+        key = step.client, step.tx, step.body.partition(b"\0")[0]
+        their_last, our_last = self._generations.get(key, (their, our))
+        if (their == their_last) != (our == our_last):
+            told = f"{our_last!r} to {our!r}, not {their_last!r} to {their!r}"
+            raise Difference(f"a generation went from {told}")
+        self._generations[key] = their, our
 
     def _normal(self, packets: list[Packet], request: Packet | None) -> list[Packet]:
         """What arrived, without what may differ; docs/embedded.md has the reasons."""

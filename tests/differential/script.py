@@ -6,7 +6,7 @@ What there is, it looks up in our store; the verdict does not depend on that.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from ..daemons import Op
@@ -14,6 +14,7 @@ from .pair import UNKNOWN, Deed, Pair, Step
 from .sides import DOM0, KERNEL, SOCKETS, domain_of
 
 T = TypeVar("T")
+Act = Callable[[], Iterator[Step]]
 
 GUESTS: Final = (5, 6, 7)
 
@@ -90,7 +91,15 @@ class Script:
         self._weights = {
             op: weight * self._choose((0.3, 1, 1, 3)) for op, weight in weights.items()
         }
-        self._deeds = self._choose((0.004, 0.012, 0.03))
+        # What takes several steps, and how often.
+        self._acts: dict[Act, float] = {
+            self._hypervisor: self._choose((0.004, 0.012, 0.03)),
+            self._big_directory: 0.002,
+            self._burst: 0.005,
+            self._short_of: 0.005,
+            self._contradiction: 0.004,
+            self._transaction: 0.03,
+        }
 
     def __iter__(self) -> Iterator[Step]:
         for domid in (5, 6):
@@ -100,19 +109,9 @@ class Script:
                 if self._chance(0.4):
                     yield self._quota(name)
         while True:
-            roll = self._random.random()
-            if roll < self._deeds:
-                yield from self._hypervisor()
-            elif roll < 0.032:
-                yield from self._big_directory()
-            elif roll < 0.037:
-                yield from self._burst()
-            elif roll < 0.041:
-                yield from self._short_of()
-            elif roll < 0.044:
-                yield from self._contradiction()
-            elif roll < 0.072:
-                yield from self._transaction()
+            if self._chance(sum(self._acts.values())):
+                (act,) = self._random.choices(list(self._acts), list(self._acts.values()))
+                yield from act()
             else:
                 yield self._any()
 
@@ -180,16 +179,16 @@ class Script:
     def _short_of(self) -> Iterator[Step]:
         """A guest's transaction that runs out of what one may touch, or its domain may have."""
         client = self._client()
-        domain = self._pair.embedded.clients[client]._caller.domain if self._guest(client) else None
-        if domain is None:
+        if not self._guest(client):
             return
+        domain = self._pair.embedded.clients[client]._caller.domain
         name = self._choose((b"nodes", b"transaction-nodes"))
-        few = domain.nodes + 2 if name == b"nodes" else 3
+        few = domain.nodes + 2 if name == b"nodes" else self._choose((2, 3))
         yield self._set_quota(name, few, client)
         start = self._step(client, Op.TRANSACTION_START, b"\0")
         yield start
         reads = (Op.READ, Op.DIRECTORY, Op.DIRECTORY_PART, Op.GET_PERMS, Op.RM, Op.SET_PERMS)
-        for number in range(4):
+        for number in range(6):
             op = Op.MKDIR if name == b"nodes" else self._choose(reads)
             body = self._body(client, op)
             if op == Op.MKDIR:
