@@ -248,6 +248,22 @@ def test_a_node_that_stays_its_owners_is_no_reason_to_count_with_the_newest_daem
                 store.end(seven, tx, commit=True)
 
 
+def test_fewer_nodes_are_never_too_many_with_the_newest_daemon() -> None:
+    for profile in (C, C_4_17):
+        store, _, seven = with_guest(profile)
+        store.write(seven, None, b"/g/1/2/3", b"")
+        store.set_quota(b"nodes", 2, 7)
+        tx = seven.transactions[store.start(seven)]
+        with pytest.raises(Refused, match="ENOSPC"):
+            store.write(seven, tx, b"/g/9", b"")
+        store.rm(seven, tx, b"/g/1/2/3")
+        if profile is C:
+            store.end(seven, tx, commit=True)
+        else:
+            with pytest.raises(Refused, match="ENOSPC"):
+                store.end(seven, tx, commit=True)
+
+
 @pytest.mark.parametrize("size", [3000, 0], ids=["too large", "too many"])
 def test_what_is_refused_for_a_quota_moves_the_store_on(size: int) -> None:
     store, dom0, seven = with_guest(C_4_17)

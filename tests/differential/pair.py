@@ -174,8 +174,7 @@ class Pair:
         if step.op == Op.RELEASE and domid != 0:
             # Of a target, it releases but the reference that the other domain has.
             held = domid in self._targets.values() or self._targets.get(domid) in self.gone
-            must_stay = self._owns_what_must_stay(domid) or self._is_counted_on(domid)
-            return held or must_stay
+            return held or self._must_stay(domid)
         if step.op == Op.INTRODUCE:
             # The last leaves the domain without an event channel, and says OK.
             known = self._known(domid)  # which dom0 is
@@ -219,7 +218,7 @@ class Pair:
         elif client not in self.existing:
             return
         elif deed == "destroy":
-            if self._owns_what_must_stay(client) or self._is_counted_on(client):
+            if self._must_stay(client):
                 return
             self.existing.remove(client)
             self.down.discard(client)
@@ -232,6 +231,12 @@ class Pair:
             self.down.add(client)
             state: Literal["shutdown", "crashed"] = "shutdown" if deed == "shutdown" else "crashed"
             self._compare(real.shutdown(client, state), ours.shutdown(client, state))
+
+    def _must_stay(self, domid: int) -> bool:
+        """Whether the C daemon does not survive the end of a domain, or takes harm."""
+        target = self._targets.get(domid)
+        ends = [domid] if target not in self.gone else [domid, target]
+        return any(self._owns_what_must_stay(each) or self._is_counted_on(each) for each in ends)
 
     def _owns_what_must_stay(self, domid: int) -> bool:
         nodes = self.embedded.daemon.store._nodes

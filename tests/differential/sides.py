@@ -300,10 +300,7 @@ class Real:
 
     def _end(self, client: int, got: Got) -> None:
         self.clients.pop(client).close()
-        try:
-            self._round_trip()
-        except OSError as error:
-            raise DaemonEnded(self.daemon.output()) from error
+        self._round_trip()
         got[client].append(CLOSED)
 
     def _settle(self) -> Got:
@@ -326,7 +323,10 @@ class Real:
         return count
 
     def _round_trip(self) -> None:
-        self._observer.request(Op.GET_DOMAIN_PATH, b"0\0")
+        try:
+            self._observer.request(Op.GET_DOMAIN_PATH, b"0\0")
+        except ConnectionError as error:
+            raise DaemonEnded(self.daemon.output()) from error
 
     def create(self, domid: int) -> Got:
         self._guests[domid] = self.daemon.guest(domid, introduce=False)

@@ -321,7 +321,8 @@ class Store(Watching):
             if domain is None:
                 raise Refused("ENOMEM")
             limit = domain.limits[b"nodes"] - self.profile.commit_reserve
-            if guest and domid != 0 and domain.nodes + by > limit:
+            less = by < 0 and not self.profile.counts_at_once
+            if guest and domid != 0 and domain.nodes + by > limit and not less:
                 raise Refused("ENOSPC")
         nodes = self._nodes
         for path, access in tx.accessed.items():
