@@ -24,6 +24,7 @@ from xsproto_sync.libxenstore import Handle
 from . import daemons
 from .daemons import Daemon
 from .test_foreign_clients import PROGRAMS, XEN, run_program, theirs
+from .xenbus import Preload, device_of
 
 ROOT: Final = Path(__file__).parent.parent
 
@@ -82,6 +83,24 @@ def test_after_the_daemons_death_neither() -> None:
         our, their = pool.map(play, (OURS, THEIRS))
     assert our == their
     assert our.endswith("close None\nclose (22, 'Invalid argument')\n")
+
+
+def test_nor_can_it_on_the_device() -> None:
+    require_theirs()
+
+    def play(python: list[str]) -> str:
+        with Daemon("c") as daemon, Preload() as preload:
+            result = preload.run(
+                [*python, str(PROGRAMS / "lowlevel_device.py")],
+                variables={"XENSTORED_PATH": device_of(daemon.socket_path)},
+            )
+            assert (result.returncode, result.stderr) == (0, "")
+            return result.stdout
+
+    with ThreadPoolExecutor(2) as pool:
+        our, their = pool.map(play, (OURS, THEIRS))
+    assert our == their
+    assert len(our.splitlines()) == 17
 
 
 @pytest.fixture
