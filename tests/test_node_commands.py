@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 
 from xsproto.perms import Permission
@@ -211,32 +211,25 @@ def test_a_shell_can_complete(shell: str) -> None:
     assert "_XSPROTO_COMPLETE" in result.output
 
 
-def completed(store_path: str, *words: str) -> list[str]:
-    """What bash would offer for the last word."""
-    environment = {
-        **os.environ,
-        "_XSPROTO_COMPLETE": "bash_complete",
-        "COMP_WORDS": " ".join(["xsproto", *words]),
-        "COMP_CWORD": str(len(words)),
-        "XENSTORED_PATH": store_path,
-    }
-    code = "from xsproto_sync.command_line import commands; commands(prog_name='xsproto')"
-    output = subprocess.run(
-        [*COMMAND[:2], code], env=environment, capture_output=True, text=True, check=True
-    ).stdout
-    return [line.partition(",")[2] for line in output.split()]
+def test_paths_are_completed_from_the_store(
+    store: EmbeddedXenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = ShellComplete(commands, {}, "xsproto", "_XSPROTO_COMPLETE")
 
+    def completed(*words: str) -> list[str]:
+        return [item.value for item in shell.get_completions(list(words[:-1]), words[-1])]
 
-def test_paths_are_completed_from_the_store(store: EmbeddedXenStore) -> None:
     path = store.socket_path()
-    assert completed(path, "read", "/a/") == ["/a/b", "/a/odd"]
-    assert completed(path, "read", "/a/o") == ["/a/odd"]
-    assert completed(path, "ls", "/") == ["/tool", "/a"]
-    assert completed("/nowhere", "read", "--socket", path, "/a/b") == ["/a/b"]
+    monkeypatch.setenv("XENSTORED_PATH", path)
+    assert completed("read", "/a/") == ["/a/b", "/a/odd"]
+    assert completed("read", "/a/o") == ["/a/odd"]
+    assert completed("ls", "/") == ["/tool", "/a"]
     for nothing in ("/missing/", "//", "relative"):
-        assert completed(path, "read", nothing) == []
-    assert completed("/nowhere", "read", "/a") == []
-    assert completed(path, "wa") == ["wait", "watch"]
+        assert completed("read", nothing) == []
+    monkeypatch.setenv("XENSTORED_PATH", "/nowhere")
+    assert completed("read", "/a") == []
+    assert completed("read", "--socket", path, "/a/b") == ["/a/b"]
+    assert completed("wa") == ["wait", "watch"]
 
 
 def test_a_guest_has_them_over_its_device() -> None:
