@@ -76,6 +76,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "xsproto.testing": {"attrs", "hypothesis"},
     "xsproto.strategies": {"attrs", "hypothesis"},
     "xsproto_sync": {"attrs", "click"},
+    "xsproto_sync.lowlevel": {"xen"},  # to leave Xen's own alone, where there is one
     "xsproto_sync.pytest_plugin": {"pytest"},
     "xsproto_gevent": {"attrs", "gevent"},
     "xsproto_trio": {"attrs", "trio"},
