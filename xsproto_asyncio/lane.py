@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 from asyncio import get_running_loop
+from collections.abc import Callable
 from typing import Final
 
 from xsproto import loops
@@ -20,9 +22,6 @@ __all__ = ["Lane", "RequestLane"]
 # To look a member up in its class costs as much as a call.
 _WAIT: Final = Role.WAIT
 
-# Reads after which others have their turn. What a dead daemon has left behind is less.
-_READS: Final = 16
-
 
 class Lane(LoopLane):
     """A connection; see `LoopLane`. It belongs to the loop that runs while it is made."""
@@ -31,14 +30,18 @@ class Lane(LoopLane):
         super().__init__(transport, session)
         self._loop = get_running_loop()
         session.enter(Waiter())
-        usual = isinstance(self._loop, asyncio.SelectorEventLoop)
-        self._loop.add_reader(transport.fileno(), self.receive if usual else self._receive_all)
+        receive: Callable[[], object] = self.receive
+        if not isinstance(self._loop, asyncio.SelectorEventLoop):
+            self._end = select.poll()
+            self._end.register(transport.fileno(), 0)  # for nothing but errors and the end
+            receive = self._receive_to_the_end
+        self._loop.add_reader(transport.fileno(), receive)
 
-    def _receive_all(self) -> None:
+    def _receive_to_the_end(self) -> None:
         # uvloop calls once, and never again, where an error comes behind what there is to read.
-        for _ in range(_READS):
-            if self.session.closed is not None or not self.receive():
-                break
+        self.receive()
+        while self.session.closed is None and self._end.poll(0):
+            self.receive()
 
     def check(self) -> None:
         """See `LoopLane`."""
