@@ -32,6 +32,9 @@ def main() -> int:
     parser.add_argument("--domid", type=int, help="the guest that `host` talks to")
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=600.0, help="how long `host` asks")
+    parser.add_argument(
+        "--pause", type=float, default=0.0, help="seconds between the watches of `agent`"
+    )
     parser.add_argument("--stay", action="store_true", help="`host` does not end the agent")
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds for each trial")
     parser.add_argument("trial", nargs="*", metavar="TRIAL")

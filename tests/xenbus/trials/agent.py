@@ -16,6 +16,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from threading import Event, Lock
 from typing import Final
@@ -130,12 +131,17 @@ class Agent:
         while not self.over.is_set():
             self.transact("increments", lambda tx: _add(tx, SUM))
 
-    def watch(self) -> None:
-        """Watches, in a loop."""
+    def watch(self, pause: float) -> None:
+        """Watches, in a loop.
+
+        Linux cannot freeze a process that takes a watch back in the very moment in which it is told
+        to suspend, and gives up: with a pause that is rarer.
+        """
         while not self.over.is_set():
             with self.client.watch(GUEST + b"/name") as watch:
                 watch.get(timeout=LIMIT)
             self.count("short watches")
+            self.over.wait(pause)
 
     def be_quiet(self) -> None:
         """Watches that wait for long: see which fire anew."""
@@ -160,7 +166,8 @@ def agent(setting: Setting) -> str:
     """Answer, in a guest, what `host` in dom0 asks, until that ends it."""
     with setting.client() as client:
         served = Agent(client)
-        others = [Caller(served.increment), Caller(served.watch), Caller(served.be_quiet)]
+        calls = served.increment, partial(served.watch, setting.pause), served.be_quiet
+        others = [Caller(call) for call in calls]
         start = time.monotonic()
         try:
             served.serve()

@@ -35,6 +35,7 @@ class Setting:
         domid: the guest that `host` is to talk to.
         rounds: how often things are done.
         seconds: how long `host` asks.
+        pause: seconds between the watches that `agent` sets and takes back.
         stay: whether `host` lets the agent go on afterwards.
     """
 
@@ -43,6 +44,7 @@ class Setting:
     domid: int | None = None
     rounds: int = 1000
     seconds: float = 600.0
+    pause: float = 0.0
     stay: bool = False
 
     def client(self, timeout: float = LIMIT) -> Client:
