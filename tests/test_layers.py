@@ -44,7 +44,8 @@ LAYERS: dict[str, set[str]] = {
     "blocking": {*FACADE},
     "awaitable": {*FACADE},
     "loops": {
-        *("awaitable", "client", "device", "errors", "lanes", "operations", "requests"),
+        *("awaitable", "client", "device", "errors", "lanes", "location", "operations"),
+        "requests",
         *("session", "watches", "xenbus"),
     },
     "store": {"errors", "paths", "perms"},

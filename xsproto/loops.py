@@ -9,36 +9,38 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from weakref import WeakMethod, WeakSet
 
 from .awaitable import AsyncClient
 from .client import Exchange
 from .device import DeviceSession, Requests, Retired, merged, moved
 from .errors import (
-    ConnectFailed,
     ConnectionClosed,
     Forked,
     LocalProtocolError,
     TransactionEnded,
     XenStoreError,
+    connect_failed,
 )
 from .lanes import AsyncLane
+from .location import Location
 from .operations import nothing_watched
 from .requests import Request
 from .session import Role, Session, Waiter
 from .watches import EventQueue, WatchEvent
-from .xenbus import RequestTransport
+from .xenbus import Modules, RequestTransport, WatchTransport
 
 __all__ = [
     "LoopClient",
     "LoopLane",
+    "Parts",
     "RequestLane",
     "SocketTransport",
     "Transport",
     "connect",
-    "connect_failed",
     "forget_all",
+    "open_lanes",
 ]
 
 _READ_SIZE: Final = (65536,)
@@ -132,20 +134,6 @@ async def connect(sock: Any, path: str, sleep: Callable[[float], Awaitable[objec
             await sleep(_CONNECT_AGAIN)
         except OSError as error:
             raise connect_failed(path, error) from error
-
-
-def connect_failed(path: str, error: OSError) -> ConnectFailed:
-    """Say why there is no connection to the daemon at `path`."""
-    hint = ""
-    if isinstance(error, FileNotFoundError):
-        hint = "; is xenstored running? XENSTORED_PATH may name another socket"
-    elif isinstance(error, PermissionError):
-        hint = "; it is usually root's alone"
-    elif isinstance(error, ConnectionRefusedError):
-        hint = "; the daemon that made it is gone"
-    failed = ConnectFailed(f"cannot connect to XenStore at {path}: {error.strerror or error}{hint}")
-    failed.errno = error.errno
-    return failed
 
 
 class _AtHome:
@@ -474,3 +462,47 @@ class LoopClient(AsyncClient):
         """Why the connection is over; None while it is not, as far as is known."""
         watches = self._watches
         return self._lane.session.closed or (watches.session.closed if watches else None)
+
+
+class Parts(NamedTuple):
+    """What an adapter's clients are made of.
+
+    Attributes:
+        lane, request_lane: its own.
+        sleep: the loop's, of seconds; awaited at least once.
+        socket: the module of this name.
+        modules: for a device.
+    """
+
+    lane: Callable[[Transport, Session], LoopLane]
+    request_lane: Callable[[RequestTransport, DeviceSession], RequestLane]
+    sleep: Callable[[float], Awaitable[object]]
+    socket: Any
+    modules: Modules
+
+
+Lanes = tuple[LoopLane | Callable[[], RequestLane], Callable[[], LoopLane] | None]
+
+
+async def open_lanes(location: Location, parts: Parts) -> Lanes:
+    """Open what a `LoopClient` is made with.
+
+    Raises:
+        ConnectFailed: nobody listens there, or it may not be used. Of a device, that comes from
+            `LoopClient`, which opens it.
+    """
+    path = location.path
+    if location.kind == "device":
+        return (
+            lambda: parts.request_lane(RequestTransport(path, parts.modules), DeviceSession()),
+            lambda: parts.lane(WatchTransport(path, parts.modules), DeviceSession()),
+        )
+    socket = parts.socket
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await connect(sock, path, parts.sleep)
+        return parts.lane(SocketTransport(sock, path, socket.MSG_NOSIGNAL), Session()), None
+    except BaseException:
+        sock.close()
+        raise

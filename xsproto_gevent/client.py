@@ -12,11 +12,12 @@ from gevent.local import local
 
 from xsproto.blocking import BlockingClient
 from xsproto.clock import Clock
-from xsproto.errors import ConnectionClosed, XenStoreError
+from xsproto.errors import ConnectFailed, ConnectionClosed, XenStoreError
+from xsproto.location import locate
 from xsproto.session import Session
 
 from .lane import Lane
-from .unix import connect, socket_path
+from .unix import connect
 
 __all__ = ["Client"]
 
@@ -34,7 +35,7 @@ class Client(BlockingClient):
     `gevent.Timeout` or a kill may end any of its calls: the client is usable after it.
 
     Arguments:
-        unix_socket_path: the daemon's socket; None: see `xsproto_gevent.unix.socket_path`.
+        unix_socket_path: the daemon's socket; None: see `xsproto.location.locate`.
         timeout: seconds that each call may take, if it is not told otherwise, and connecting;
             None for ever.
 
@@ -52,7 +53,13 @@ class Client(BlockingClient):
         timeout: float | None = None,
     ) -> None:
         self._clock = Clock(timeout, monotonic, _Deadline())
-        transport = connect(socket_path(unix_socket_path), self._clock.timeout)
+        location = locate(unix_socket_path, None, os)
+        if location.kind == "device":
+            raise ConnectFailed(
+                f"there is no socket of a daemon, but {location.path}, a XenBus device, which "
+                "xsproto_gevent cannot use yet; xsproto_sync can"
+            )
+        transport = connect(location.path, self._clock.timeout)
         self._lane: Lane = Lane(transport, self._clock, Session())
 
     def __repr__(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from _socket import socket  # not that of `socket`, which monkey-patching replaces
 from socket import AF_UNIX, MSG_NOSIGNAL, SOCK_STREAM
 from time import monotonic
@@ -10,13 +9,11 @@ from typing import Any, Final
 
 import gevent
 
-from xsproto.errors import InvalidArgument, InvalidType, connect_failed
+from xsproto.errors import connect_failed
 
 from .transport import Callback, Transport
 
-__all__ = ["READ", "WRITE", "UnixTransport", "connect", "socket_path"]
-
-_DEFAULT_PATHS: Final = ("/var/run/xenstored/socket", "/run/xenstored/socket")
+__all__ = ["READ", "WRITE", "UnixTransport", "connect"]
 
 _READ_SIZE: Final = (65536,)
 _SEND_FLAGS: Final = (MSG_NOSIGNAL,)
@@ -27,33 +24,6 @@ WRITE: Final = 2
 
 #: Seconds after which a daemon is tried again that has accepted no connection.
 _PAUSE: Final = 0.01
-
-
-def socket_path(path: str | os.PathLike[str] | None = None) -> str:
-    """The path of the daemon's socket.
-
-    `path` itself, if given; else the environment's ``XENSTORED_PATH``; else ``socket`` in its
-    ``XENSTORED_RUNDIR``; else the first of the default paths that exists, or the first of them.
-
-    Raises:
-        InvalidType, InvalidArgument: `path` is no path.
-    """
-    if path is not None:
-        return _checked(path, "unix_socket_path")
-    if path := os.environ.get("XENSTORED_PATH"):
-        return _checked(path, "XENSTORED_PATH")
-    if rundir := os.environ.get("XENSTORED_RUNDIR"):
-        return _checked(os.path.join(rundir, "socket"), "XENSTORED_RUNDIR")
-    return next(filter(os.path.exists, _DEFAULT_PATHS), _DEFAULT_PATHS[0])
-
-
-def _checked(path: str | os.PathLike[str], origin: str) -> str:
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidType(f"{origin} must be a path, not {type(path).__name__}: {path!r}")
-    text = os.fspath(path)
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise InvalidArgument(f"{origin} is no path: {text!r}")
-    return text
 
 
 class UnixTransport(Transport):

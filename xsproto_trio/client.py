@@ -14,17 +14,16 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from xsproto.device import DeviceSession
 from xsproto.location import locate
-from xsproto.loops import LoopClient, SocketTransport, connect
-from xsproto.session import Session
-from xsproto.xenbus import Modules, RequestTransport, WatchTransport
+from xsproto.loops import LoopClient, Parts, open_lanes
+from xsproto.xenbus import Modules
 
 from .lane import Lane, RequestLane
 
 __all__ = ["Client", "open_client"]
 
 _MODULES = Modules(io, posix, select, _socket, _thread.start_new_thread)
+_PARTS = Parts(Lane, RequestLane, trio.sleep, socket, _MODULES)
 
 
 class Client(LoopClient):
@@ -52,29 +51,8 @@ async def open_client(
         ConnectFailed: nobody listens there, or it may not be used.
     """
     location = locate(unix_socket_path, xen_bus_path, os)
-    if location.kind == "device":
-        client = _open_device(location.path)
-    else:
-        client = await _connect(location.path)
+    client = Client(*await open_lanes(location, _PARTS))
     try:
         yield client
     finally:
         client.close()
-
-
-async def _connect(path: str) -> Client:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        await connect(sock, path, trio.sleep)
-        return Client(Lane(SocketTransport(sock, path, socket.MSG_NOSIGNAL), Session()))
-    except BaseException:
-        sock.close()
-        raise
-
-
-def _open_device(path: str) -> Client:
-    return Client(
-        lambda: RequestLane(RequestTransport(path, _MODULES), DeviceSession()),
-        lambda: Lane(WatchTransport(path, _MODULES), DeviceSession()),
-    )
