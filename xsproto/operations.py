@@ -115,11 +115,13 @@ def list_children(path: bytes) -> Operation[list[bytes]]:
         while True:
             try:
                 part: Part = yield from DirectoryPart(path, offset)
-            except NotSupported:
+            except NotSupported as error:
+                # Else these, which refer to frames that refer to them, are left to the collector.
+                error.__traceback__ = None
                 try:
                     raise too_big from None
                 finally:
-                    del too_big  # it refers to this frame: else a cycle for the collector
+                    del too_big
             if generation not in (None, part.generation) or b"" in part.names:
                 break  # it has changed, and the offset is another list's
             generation = part.generation
