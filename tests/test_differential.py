@@ -1,7 +1,10 @@
 """The embedded daemon against the real C xenstored: the same requests, the same answers.
 
 `tests/differential` says how. The profile is that of the daemon which the tests are run with. Long,
-and with how often each outcome was seen: XSPROTO_DIFFERENTIAL=1000000 pytest -s.
+and with how often each outcome was seen (in the environment, how many steps, and the first seed):
+
+    XSPROTO_DIFFERENTIAL=1100000 XSPROTO_DIFFERENTIAL_SEED=1 \\
+        pytest -s -o faulthandler_timeout=0 tests/test_differential.py
 """
 
 from __future__ import annotations
