@@ -525,9 +525,10 @@ def machine() -> str:
     )
 
 
-def main() -> int:
+def command(name: str, run: Callable[[Plan], dict[str, Row]]) -> int:
+    """Run a benchmark as the command line says."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.roundtrip", description="Measure the rows of the speed table."
+        prog=f"python -m benchmarks.{name}", description="Measure the rows of the speed table."
     )
     parser.add_argument("--quick", action="store_true", help="a little of each, to see it run")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each comparison")
@@ -552,4 +553,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("roundtrip", run))

@@ -16,13 +16,13 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, Self, TypeVar, cast
 
 import xsproto_sync
 from xsproto.errors import CommitUnknown, NotSupported, TimedOut
 from xsproto.lanes import DEFAULT
 from xsproto.requests import DirectoryPart
-from xsproto.testing import Cancelled, Client, DomainState, Harness
+from xsproto.testing import Cancelled, Client, DomainState, Harness, Task
 
 from . import embedded
 from .daemons import Daemon, GuestDomain, Op
@@ -86,12 +86,20 @@ class _Current(threading.local):
 _current = _Current()
 
 
-def _call(client: xsproto_sync.Client, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def _call(client: Any, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    if _is_cancelled():
+        raise Cancelled
+    return _wait(client, method, *args, **kwargs)
+
+
+def _is_cancelled() -> bool:
+    return _current.task is not None and _current.task.cancelled.is_set()
+
+
+def _wait(client: Any, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     task = _current.task
     if task is None or not task.cancellable:
         return method(*args, **kwargs)
-    if task.cancelled.is_set():
-        raise Cancelled
     try:
         with client.deadline(PATIENCE):
             return method(*args, **kwargs)
@@ -103,7 +111,7 @@ def _call(client: xsproto_sync.Client, method: Callable[..., T], *args: Any, **k
 class _Awaitable:
     """An object of the blocking facade, with coroutines for methods."""
 
-    def __init__(self, client: xsproto_sync.Client, target: Any) -> None:
+    def __init__(self, client: Any, target: Any) -> None:
         self._client = client
         self._target = target
 
@@ -119,11 +127,12 @@ class _Awaitable:
         return method
 
     async def walk(self, top: bytes, topdown: bool = True) -> AsyncIterator[Any]:
-        for node in self._target.walk(top, topdown):
+        nodes = self._target.walk(top, topdown)
+        while (node := _call(self._client, next, nodes, None)) is not None:
             yield node
 
     async def __aenter__(self) -> Self:
-        _call(self._client, self._target.__enter__)
+        _wait(self._client, self._target.__enter__)  # or it would never have been entered
         return self
 
     async def __aexit__(
@@ -132,7 +141,11 @@ class _Awaitable:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _call(self._client, self._target.__exit__, kind, error, traceback)
+        if error is None and _is_cancelled():
+            error = Cancelled()
+            self._target.__exit__(Cancelled, error, None)  # which waits for nothing
+            raise error
+        _wait(self._client, self._target.__exit__, kind, error, traceback)
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         while True:
@@ -162,7 +175,7 @@ class _AwaitableClient(_Awaitable):
 
 def version_of(daemon: Daemon | EmbeddedDaemon) -> tuple[int, ...]:
     """The version of Xen that the daemon is of, as far as it shows."""
-    if isinstance(daemon, EmbeddedDaemon):
+    if not isinstance(daemon, Daemon):
         return daemon.version
     if daemon.kind == "oxenstored":
         return (4, 17)  # does not answer the empty requests below
@@ -187,8 +200,8 @@ class SyncHarness:
         self.version = version_of(daemon)
         self._daemon = daemon
         self._options = options
-        self._clients: list[xsproto_sync.Client] = []
-        self._tasks: list[_Task[Any]] = []
+        self._clients: list[Any] = []
+        self._tasks: list[Any] = []
         self._guests: dict[int, GuestDomain | EmbeddedGuest] = {}
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
@@ -205,7 +218,7 @@ class SyncHarness:
     async def close(self, client: Client) -> None:
         cast(_AwaitableClient, client)._client.close()
 
-    def spawn(self, coroutine: Coroutine[Any, Any, T], *, cancellable: bool = False) -> _Task[T]:
+    def spawn(self, coroutine: Coroutine[Any, Any, T], *, cancellable: bool = False) -> Task[T]:
         task = _Task(coroutine, cancellable)
         self._tasks.append(task)
         task.thread.start()
@@ -232,6 +245,10 @@ class SyncHarness:
 
     async def remove_domain(self, domid: int) -> None:
         self._guests.pop(domid).destroy()
+
+    def run(self, scenario: Awaitable[T]) -> T:
+        """Run a scenario to its end."""
+        return run(scenario)
 
     def end(self) -> None:
         """End all clients and tasks."""
@@ -318,32 +335,84 @@ def real_device(device: str, daemon: int | None) -> Iterator[RealDeviceHarness]:
         harness.end()
 
 
+class RunnableHarness(Harness, Protocol):
+    """A harness that knows how to run a scenario."""
+
+    def run(self, scenario: Awaitable[T]) -> T: ...
+
+
 @contextlib.contextmanager
-def _sync(
-    kind: str, harness_of: type[SyncHarness] = SyncHarness, **options: Any
-) -> Iterator[SyncHarness]:
+def daemon_of(kind: str) -> Iterator[Daemon | EmbeddedDaemon]:
+    """A daemon, which is killed after `LIMIT` if it is still needed then."""
     with EmbeddedDaemon(kind) if kind in embedded.KINDS else Daemon(kind) as daemon:
-        harness = harness_of(daemon, **options)
         watchdog = threading.Timer(LIMIT, daemon.kill)
         watchdog.daemon = True
         watchdog.start()
         try:
-            yield harness
+            yield daemon
         finally:
             watchdog.cancel()
             watchdog.join()
-            harness.end()
             daemon.kill()  # faster than to ask it
 
 
-#: The adapters, by the name that test ids have: each makes a harness for a kind of daemon.
-ADAPTERS: Final[dict[str, Callable[[str], contextlib.AbstractContextManager[Harness]]]] = {
+@contextlib.contextmanager
+def _sync(
+    kind: str, harness_of: type[SyncHarness] = SyncHarness, **options: Any
+) -> Iterator[SyncHarness]:
+    with daemon_of(kind) as daemon:
+        harness = harness_of(daemon, **options)
+        try:
+            yield harness
+        finally:
+            harness.end()
+
+
+#: Adapters, by the name that test ids have: each makes a harness for a kind of daemon.
+Adapters = dict[str, Callable[[str], contextlib.AbstractContextManager[RunnableHarness]]]
+
+
+def _awaited(name: str) -> Callable[[str], contextlib.AbstractContextManager[RunnableHarness]]:
+    def harness(kind: str) -> contextlib.AbstractContextManager[RunnableHarness]:
+        from . import adapters_async  # what it imports cannot be had in every world
+
+        return adapters_async.ADAPTERS[name](kind)
+
+    return harness
+
+
+def _gevent(kind: str) -> contextlib.AbstractContextManager[RunnableHarness]:
+    from . import adapters_gevent  # which is of no use to the others
+
+    return adapters_gevent.harness(kind)
+
+
+ADAPTERS: Final[Adapters] = {
     "sync": _sync,
     "sync_timeout": lambda kind: _sync(kind, timeout=LIMIT),
     "sync_reader": lambda kind: _sync(kind, reader=True),
+    "asyncio": _awaited("asyncio"),
+    "asyncio_uvloop": _awaited("asyncio_uvloop"),
+    "trio": _awaited("trio"),
+    "sync_on_gevent": _sync,
+    "sync_on_eventlet": _sync,
+    "gevent": _gevent,
+}
+
+#: Those that are another one with an option: on one daemon they have shown what they can.
+VARIANTS: Final = {"sync_timeout", "sync_reader", "asyncio_uvloop", "uvloop_device"}
+
+#: The worlds (`tests.worlds`) that some of them are tested in.
+WORLDS: Final = {
+    "sync_on_gevent": "patched_by_gevent",
+    "sync_on_eventlet": "patched_by_eventlet",
+    "gevent": "gevent",
 }
 
 #: Those for a process that has the stand-in for the XenBus device preloaded.
-DEVICE_ADAPTERS: Final[dict[str, Callable[[str], contextlib.AbstractContextManager[Harness]]]] = {
+DEVICE_ADAPTERS: Final[Adapters] = {
     "sync_device": lambda kind: _sync(kind, DeviceHarness),
+    "asyncio_device": _awaited("asyncio_device"),
+    "uvloop_device": _awaited("uvloop_device"),
+    "trio_device": _awaited("trio_device"),
 }

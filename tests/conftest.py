@@ -9,6 +9,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from . import daemons
+from .apart import (  # noqa: F401
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_runtest_protocol,
+)
 from .daemons import Daemon
 
 # The same examples every time, so that neither a verdict nor the coverage depends on luck.

@@ -111,6 +111,11 @@ class Daemon:
         self._write(self.nodes, path, value)
         self._changed_since(before)
 
+    def forget(self) -> None:
+        """Forget all transactions and count anew, as for a guest that was suspended and resumed."""
+        self.transactions.clear()
+        self._started = 0
+
     def _changed_since(self, before: dict[bytes, bytes]) -> None:
         for path, _ in sorted(before.items() ^ self.nodes.items()):
             self._changes += 1

@@ -31,6 +31,7 @@ from xsproto.errors import (
     QuotaExceeded,
     RetriesExhausted,
     TransactionEnded,
+    TransactionLost,
     XenStoreError,
 )
 from xsproto.watches import WatchEvent
@@ -356,6 +357,43 @@ def test_transact_tries_again() -> None:
     assert run(client.transact(function, attempts=4)) == b"3"
     assert daemon.nodes[b"/mine"] == b"3"
     assert ends(daemon) == [COMMIT] * 4
+    assert_whole(client)
+
+
+def test_a_transaction_from_before_a_resume_harms_no_later_one() -> None:
+    """Its id may be a later one's. `transact` gets over it."""
+    daemon, client = opened()
+
+    async def write_new(tx: AsyncTransaction) -> None:
+        await tx.write(b"/new", b"")
+
+    async def use() -> None:
+        async with client.transaction() as old:
+            daemon.forget()
+            with pytest.raises(TransactionLost):
+                await client.transaction().__aenter__()
+            await client.transact(write_new)
+            await old.write(b"/old", b"")
+
+    with pytest.raises(TransactionLost):
+        run(use())
+    assert (b"/new" in daemon.nodes, b"/old" in daemon.nodes) == (True, False)
+    assert_whole(client)
+
+
+def test_transact_starts_again_where_its_transaction_is_lost() -> None:
+    daemon, client = opened()
+
+    async def function(tx: AsyncTransaction) -> int:
+        if tx.id == 1:
+            daemon.forget()
+            with pytest.raises(TransactionLost):
+                await client.transaction().__aenter__()
+        await tx.write(b"/a", b"")
+        return tx.id
+
+    assert run(client.transact(function)) == 2
+    assert ends(daemon) == [ROLLBACK, COMMIT]
     assert_whole(client)
 
 

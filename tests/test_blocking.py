@@ -32,6 +32,7 @@ from xsproto.errors import (
     RetriesExhausted,
     TimedOut,
     TransactionEnded,
+    TransactionLost,
     XenStoreError,
 )
 from xsproto.lanes import DEFAULT, insist
@@ -331,6 +332,36 @@ def test_transact_tries_again() -> None:
     assert client.transact(function, attempts=4) == b"3"
     assert daemon.nodes[b"/mine"] == b"3"
     assert ends(daemon) == [COMMIT] * 4
+    assert_whole(client)
+
+
+def test_a_transaction_from_before_a_resume_harms_no_later_one() -> None:
+    """Its id may be a later one's. `transact` gets over it."""
+    daemon, client = opened()
+    with pytest.raises(TransactionLost), client.transaction() as old:
+        daemon.forget()
+        with pytest.raises(TransactionLost), client.transaction():
+            raise AssertionError("it has started")
+        client.transact(lambda tx: tx.write(b"/new", b""))
+        old.write(b"/old", b"")
+    assert (b"/new" in daemon.nodes, b"/old" in daemon.nodes) == (True, False)
+    assert daemon.transactions == {}
+    assert_whole(client)
+
+
+def test_transact_starts_again_where_its_transaction_is_lost() -> None:
+    daemon, client = opened()
+
+    def function(tx: BlockingTransaction) -> int:
+        if tx.id == 1:
+            daemon.forget()
+            with pytest.raises(TransactionLost):
+                client.transaction().__enter__()
+        tx.write(b"/a", b"")
+        return tx.id
+
+    assert client.transact(function) == 2
+    assert ends(daemon) == [ROLLBACK, COMMIT]
     assert_whole(client)
 
 

@@ -26,6 +26,7 @@ from xsproto.errors import (
     QuotaExceeded,
     RemoteProtocolError,
     TransactionEnded,
+    TransactionLost,
 )
 from xsproto.events import Closed, ErrorReply, Event, Ignored, Reply, Reset, WatchFired
 from xsproto.requests import (
@@ -703,7 +704,8 @@ def test_the_table_of_transactions_ends_where_it_should() -> None:
     ended = TransactionState.ENDED
     assert all(state is not ended for state, _ in TRANSACTION), "nothing comes after the end"
     for state in set(TransactionState) - {ended}:
-        assert (state, "rollback") in TRANSACTION or state is TransactionState.ENDING
+        is_ending = state in (TransactionState.ENDING, TransactionState.ENDING_LOST)
+        assert ((state, "rollback") in TRANSACTION) != is_ending
 
 
 @pytest.mark.parametrize("end", [COMMIT, ROLLBACK])
@@ -752,6 +754,47 @@ def test_an_end_that_is_withdrawn_leaves_a_transaction_to_roll_back() -> None:
     assert client.withdraw(client.send(COMMIT, tx_id))
     assert client.transactions[tx_id] is TransactionState.DOOMED
     client.send(ROLLBACK, tx_id)
+
+
+@pytest.mark.parametrize("doomed", [False, True])
+def test_a_transaction_whose_id_is_given_away_is_lost_with_the_new_one(doomed: bool) -> None:
+    """Requests of the one would act on the other: see "suspend and resume" in `xsproto.device`."""
+    client = ClientConnection()
+    tx_id = started(client)
+    if doomed:
+        client.abandon(ask(client, Write(b"/a", b""), tx_id))
+    for _ in range(2):
+        answer(client, ask(client, TransactionStart()), TransactionStart(), tx_id)
+        (failed,) = client.events_received()
+        assert isinstance(failed, ErrorReply)
+        assert isinstance(failed.error, TransactionLost)
+        for request in (Read(b"/a"), COMMIT):
+            with pytest.raises(TransactionLost, match="the id of transaction 7") as caught:
+                client.send(request, tx_id)
+            assert caught.value.request == request
+    assert sent(client) == []
+    client.abandon(ask(client, Read(b"/")))
+    assert client.withdraw(client.send(ROLLBACK, tx_id))
+    rq_id = ask(client, ROLLBACK, tx_id)
+    client.receive_data(bytes_of(Op.TRANSACTION_END, rq_id, OK))
+    assert client.events_received() == [Reply(rq_id, ROLLBACK, None)]
+    assert started(client) == tx_id
+    assert dict(client.transactions) == {tx_id: TransactionState.STARTED}
+
+
+def test_a_commit_is_lost_if_the_id_is_given_away_before_it_is_answered() -> None:
+    client = ClientConnection(max_outstanding=1)
+    tx_id = started(client)
+    starts = [client.send(TransactionStart()) for _ in range(2)]
+    commit = client.send(COMMIT, tx_id)
+    for rq_id in starts:
+        client.data_to_send()
+        answer(client, rq_id, TransactionStart(), tx_id)
+    client.data_to_send()
+    client.receive_data(bytes_of(Op.TRANSACTION_END, commit, OK))
+    errors = [event.error for event in client.events_received() if isinstance(event, ErrorReply)]
+    assert [type(error) for error in errors] == [TransactionLost] * 3
+    assert dict(client.transactions) == {}
 
 
 def test_the_end_of_no_transaction_is_refused() -> None:

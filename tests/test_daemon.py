@@ -112,6 +112,10 @@ def test_a_domain_that_goes_takes_its_nodes_and_connections_and_is_announced() -
     ask(daemon, root, Op.WATCH, b"@releaseDomain\0t\0")
     daemon.shutdown(7)
     assert [p.payload for p in received(daemon, root)] == [b"@releaseDomain\0t\0"]
+    daemon.shutdown(7)
+    daemon.remove_domain(0)
+    daemon.remove_domain(99)
+    assert received(daemon, root) == [], "which tells nobody anything"
     daemon.remove_domain(7)
     assert [p.payload for p in received(daemon, root)] == [b"@releaseDomain\0t\0"]
     assert guest.closed
@@ -142,11 +146,23 @@ def outcome(daemon: Daemon, client: Connection, op: int, payload: bytes, tx_id: 
         (0, Op.READ, b"/tool", b"EINVAL"),
         (0, Op.READ, b"/tool\0x\0", b"EINVAL"),
         (0, Op.WRITE, b"/a", b"EINVAL"),
-        (0, Op.WATCH, b"/a\0t\0x\0", b"EINVAL"),
+        (0, Op.WATCH, b"/a\0t\0-1\0", b"EINVAL"),
+        (0, Op.WATCH, b"/a\0t\0x\0", b"OK"),  # as atoi() reads it
+        (0, Op.WATCH, b"/a\0t\x001\0x\0", b"EINVAL"),
         (0, Op.WATCH, b"/a\0", b"EINVAL"),
-        (0, Op.WATCH, b"@" + b"a" * 2100 + b"\0t\0", b"EINVAL"),
-        (0, Op.SET_PERMS, b"@nobody\0r0\0", b"EINVAL"),
+        (7, Op.WATCH, b"@" + b"a" * 2100 + b"\0t\0", b"EINVAL"),
+        (0, Op.WATCH, b"@a b\0t\0", b"EINVAL"),
+        (0, Op.WATCH, b"@a/\0t\0", b"EINVAL"),
+        (0, Op.UNWATCH, b"@a/\0t\0", b"EINVAL"),
+        (0, Op.UNWATCH, b"/a\0t\0", b"ENOENT"),
+        (0, Op.SET_PERMS, b"@nobody\0r0\0", b"ENOENT"),
+        (0, Op.SET_PERMS, b"/tool\0", b"EINVAL"),
+        (0, Op.READ, b"@releaseDomain\0", b"EINVAL"),
+        (0, Op.GET_PERMS, b"@releaseDomain\0", b"n0\0r32757"),
+        (0, Op.GET_PERMS, b"@releaseDomain", b"EINVAL"),
+        (7, Op.GET_PERMS, b"@introduceDomain\0", b"EACCES"),
         (0, Op.SET_PERMS, b"/tool\0n0\0r32757\0", b"OK"),
+        (0, Op.SET_PERMS, b"/tool\0n32757\0", b"ENOMEM"),
         (0, Op.SET_PERMS, b"/tool\0n30\0", b"OK"),  # it exists, and is not introduced
         (0, Op.SET_PERMS, b"/tool\0n31\0", b"ENOENT"),
         (7, Op.SET_PERMS, b"@releaseDomain\0b7\0", b"EACCES"),
@@ -154,9 +170,15 @@ def outcome(daemon: Daemon, client: Connection, op: int, payload: bytes, tx_id: 
         (0, Op.GET_DOMAIN_PATH, b"70000\0", b"EINVAL"),
         (0, Op.GET_DOMAIN_PATH, b"5", b"EINVAL"),
         (0, Op.GET_DOMAIN_PATH, b"5\0", b"/local/domain/5"),
+        (0, Op.GET_DOMAIN_PATH, b" +5\0", b"/local/domain/5"),
+        (0, Op.GET_DOMAIN_PATH, b"\0", b"/local/domain/0"),
+        (0, Op.GET_DOMAIN_PATH, b"-1\0", b"EINVAL"),
+        (0, Op.GET_DOMAIN_PATH, b"-18446744073709551615\0", b"/local/domain/1"),
+        (0, Op.GET_DOMAIN_PATH, b"18446744073709551617\0", b"EINVAL"),
         (0, Op.INTRODUCE, b"30\x001\0", b"EINVAL"),
         (0, Op.INTRODUCE, b"30\x001\x000\0", b"EINVAL"),
         (0, Op.INTRODUCE, b"31\x001\x001\0", b"EINVAL"),
+        (0, Op.INTRODUCE, b"30\x001\x00-1\0", b"EINVAL"),
         (0, Op.INTRODUCE, b"30\x001\x001\0", b"OK"),
         (0, Op.RELEASE, b"0\0", b"EINVAL"),
         (0, Op.RELEASE, b"31\0", b"ENOENT"),
@@ -176,6 +198,7 @@ def outcome(daemon: Daemon, client: Connection, op: int, payload: bytes, tx_id: 
         (0, Op.GET_QUOTA, b"7\0nodes\0x\0", b"EINVAL"),
         (0, Op.SET_QUOTA, b"nodes\0", b"EINVAL"),
         (0, Op.SET_QUOTA, b"nonsense\x001\0", b"EINVAL"),
+        (0, Op.SET_QUOTA, b"nodes\x00-1\0", b"EINVAL"),
         (0, Op.SET_QUOTA, b"31\0nodes\x001\0", b"ENOENT"),
         (0, Op.TRANSACTION_END, b"T\0", b"ENOENT"),
         (0, Op.TRANSACTION_END, b"X\0", b"EINVAL"),
@@ -189,16 +212,59 @@ def test_what_a_request_answers(domid: int, op: Op, payload: bytes, expected: by
     assert outcome(daemon, daemon.connect(domid), op, payload) == expected
 
 
+@pytest.mark.parametrize(
+    ("domid", "op", "payload", "expected"),
+    [
+        (0, Op.SET_PERMS, b"@nobody\0n0\0", b"EINVAL"),
+        (0, Op.SET_PERMS, b"@releaseDomain\0n0\0r7\0", b"OK"),
+        (7, Op.SET_PERMS, b"@releaseDomain\0b7\0", b"EACCES"),
+        (0, Op.GET_PERMS, b"@releaseDomain\0", b"EINVAL"),
+        (0, Op.WATCH, b"@" + b" " * 2047 + b"\0t\0", b"OK"),
+        (0, Op.WATCH, b"@" + b" " * 2048 + b"\0t\0", b"EINVAL"),
+        (0, Op.UNWATCH, b"@a/\0t\0", b"ENOENT"),
+        (0, Op.GET_DOMAIN_PATH, b"5x\0", b"/local/domain/5"),
+        (0, Op.GET_DOMAIN_PATH, b"99999999999999999999\0", b"/local/domain/4294967295"),
+        (0, Op.GET_FEATURE, b"", b"ENOSYS"),
+    ],
+    ids=repr,
+)
+def test_what_a_request_answers_with_4_17(
+    domid: int, op: Op, payload: bytes, expected: bytes
+) -> None:
+    daemon = Daemon(C_4_17)
+    daemon.connect(7)
+    assert outcome(daemon, daemon.connect(domid), op, payload) == expected
+
+
+def test_directory_part_goes_on_where_it_is_told_to() -> None:
+    daemon = Daemon()
+    client = daemon.connect()
+    for number in range(300):
+        outcome(daemon, client, Op.MKDIR, b"/d/%d-%b\0" % (number, b"x" * 20))
+    names, answers = b"", 0
+    while names[-2:] != b"\0\0":
+        answer = ask(daemon, client, Op.DIRECTORY_PART, b"/d\0%d\0" % len(names))[0].payload
+        assert len(answer) <= 4096
+        names += answer.partition(b"\0")[2]
+        answers += 1
+    assert answers == 2
+    assert names.split(b"\0")[:-2] == [b"%d-%b" % (n, b"x" * 20) for n in range(300)]
+    for offset in (len(names), -1):
+        answer = ask(daemon, client, Op.DIRECTORY_PART, b"/d\0%d\0" % offset)[0].payload
+        assert answer.partition(b"\0")[2] == b"\0"
+
+
 def test_a_domain_that_is_referred_to_and_not_introduced_is_not_served() -> None:
     daemon = Daemon()
     dom0 = daemon.connect()
     daemon.add_domain(30)
     assert outcome(daemon, dom0, Op.SET_PERMS, b"/tool\0n30\0") == b"OK"
-    assert outcome(daemon, dom0, Op.RESUME, b"30\0") == b"EINVAL"
+    assert outcome(daemon, dom0, Op.RESUME, b"30\0") == b"ENOENT"
     daemon.shutdown(30)
     daemon.remove_domain(30)
     daemon.unblock(dom0)
     assert daemon.data_to_send() == [], "nobody was told of it"
+    assert outcome(daemon, dom0, Op.READ, b"/tool\0") == b"ENOENT", "what it owned is gone"
 
 
 def test_an_unknown_transaction_is_refused_but_for_watches() -> None:
@@ -229,19 +295,24 @@ def test_quotas_hold_once_they_are_set_and_0_is_no_limit() -> None:
 @pytest.mark.parametrize(
     ("payload", "expected"),
     [
+        (b"", b"EINVAL"),
         (b"check\0", b"OK"),
         (b"check", b"EINVAL"),
         (b"check\0x\0", b"EINVAL"),
         (b"print\0text\0", b"OK"),
         (b"print\0", b"EINVAL"),
+        (b"log\0on\0", b"OK"),
+        (b"log\0perhaps\0", b"EINVAL"),
         (b"help\0x\0", b"EINVAL"),
         (b"quota\0set\0bogus\x001\0", b"EINVAL"),
         (b"quota\0set\0nodes\0-1\0", b"EINVAL"),
         (b"quota\0set\0nodes\x002147483648\0", b"EINVAL"),
+        (b"quota\0set\0nodes\x004294967297\0", b"OK"),  # 32 bits of that are 1
         (b"quota\0set\0permissions\x001\0", b"EINVAL"),
         (b"quota\0set\0", b"EINVAL"),
         (b"quota-soft\0set\0nodes\x001\0", b"EINVAL"),
         (b"quota\x0031\0", b"ENOENT"),
+        (b"quota-soft\x007\0", b"EINVAL"),
     ],
 )
 def test_what_control_answers(payload: bytes, expected: bytes) -> None:
@@ -253,6 +324,7 @@ def test_control_lists_and_sets_quotas_for_new_domains_and_tells_what_one_has() 
     daemon = Daemon()
     dom0, guest = daemon.connect(), daemon.connect(7)
     assert b"quota" in outcome(daemon, dom0, Op.CONTROL, b"help\0")
+    assert b"log" in outcome(daemon, dom0, Op.CONTROL, b"log\0")
     assert outcome(daemon, dom0, Op.CONTROL, b"quota\0set\0nodes\x0020\0") == b"OK"
     assert outcome(daemon, dom0, Op.CONTROL, b"quota-soft\0set\0memory\x0021\0") == b"OK"
     assert outcome(daemon, dom0, Op.GET_QUOTA, b"nodes\0") == b"20"
@@ -271,6 +343,7 @@ def test_control_lists_and_sets_quotas_for_new_domains_and_tells_what_one_has() 
 def test_with_4_17_a_quota_that_is_set_holds_for_the_domains_that_there_are() -> None:
     daemon = Daemon(C_4_17)
     dom0, guest = daemon.connect(), daemon.connect(7)
+    assert outcome(daemon, dom0, Op.CONTROL, b"log\0") == b"EINVAL"
     assert outcome(daemon, dom0, Op.CONTROL, b"quota\0set\0watches\x001\0") == b"OK"
     for path in (b"/1", b"/2"):
         assert outcome(daemon, guest, Op.WATCH, path + b"\0t\0") == b"OK"
@@ -286,3 +359,29 @@ def test_a_special_watch_tells_only_those_who_may_know() -> None:
     ask(daemon, guest, Op.WATCH, b"@releaseDomain\0t\0")
     daemon.remove_domain(8)
     assert [packet.op for packet in received(daemon, guest)] == [Op.WATCH_EVENT]
+
+
+def test_a_guest_without_the_feature_has_no_depth_and_no_entry_for_everyone() -> None:
+    daemon = Daemon()
+    dom0 = daemon.connect()
+    daemon.add_domain(7)
+    assert outcome(daemon, dom0, Op.SET_FEATURE, b"7\x000\0") == b"OK"
+    guest = daemon.connect(7)
+    assert outcome(daemon, guest, Op.WATCH, b"/a\0t\x001\0") == b"EINVAL"
+    outcome(daemon, dom0, Op.WRITE, b"/g\0value")
+    outcome(daemon, dom0, Op.SET_PERMS, b"/g\0n7\0")
+    assert outcome(daemon, guest, Op.SET_PERMS, b"/g\0n7\0r32757\0") == b"OK"
+    assert outcome(daemon, daemon.connect(8), Op.READ, b"/g\0") == b"EACCES"
+
+
+def test_a_directory_lists_a_child_twice_where_a_transaction_made_it_twice() -> None:
+    daemon = Daemon()
+    dom0, other = daemon.connect(), daemon.connect()
+    outcome(daemon, dom0, Op.WRITE, b"/p/c\0")
+    tx_id = int(outcome(daemon, dom0, Op.TRANSACTION_START, b"\0"))
+    outcome(daemon, dom0, Op.DIRECTORY, b"/p\0", tx_id)
+    outcome(daemon, other, Op.RM, b"/p/c\0")
+    outcome(daemon, dom0, Op.MKDIR, b"/p/c\0", tx_id)
+    assert outcome(daemon, dom0, Op.DIRECTORY, b"/p\0", tx_id) == b"c\0c"
+    part = outcome(daemon, dom0, Op.DIRECTORY_PART, b"/p\x000\0", tx_id)
+    assert part.partition(b"\0")[2] == b"c\0c\0"

@@ -16,6 +16,7 @@ import pytest
 
 from . import daemons
 from .daemons import KINDS, Connection, Daemon, Op, Packet
+from .daemons.fakexen import FAKEXEN
 
 ROOT = Path(__file__).parents[1]
 OK = b"OK\0"
@@ -229,6 +230,24 @@ def test_a_daemon_has_its_own_socket_whatever_the_environment_says(
     monkeypatch.setenv("XENSTORED_PATH", "/nowhere/socket")
     with Daemon(kind) as daemon:
         assert daemon.request(Op.READ, b"/\0") == (Op.READ, b"")
+
+
+def test_in_haste_a_second_is_a_millisecond_for_the_daemon(tmp_path: Path) -> None:
+    daemons.require("c")
+    FAKEXEN.install(tmp_path)
+    command = [sys.executable, "-c", "import time; print(time.monotonic())"]
+    environment = {**os.environ, "LD_PRELOAD": f"./{FAKEXEN.name}"}
+
+    def ask() -> float:
+        process = subprocess.run(
+            command, cwd=tmp_path, env=environment, check=True, capture_output=True
+        )
+        return float(process.stdout)
+
+    assert time.monotonic() <= ask() <= time.monotonic()
+    (tmp_path / "haste").touch()
+    before = time.monotonic()
+    assert before <= ask() / 1000 <= time.monotonic()
 
 
 def test_guest_is_denied_and_allowed(daemon: Daemon) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import os
 import pickle
 from typing import Any
 
@@ -36,6 +37,7 @@ from xsproto.errors import (
     TooBig,
     TransactionEnded,
     XenStoreError,
+    connect_failed,
     error_from_code,
 )
 from xsproto.requests import Read
@@ -167,6 +169,29 @@ def test_an_error_names_its_code_its_request_and_what_it_means(name: str) -> Non
 def test_a_missing_node_is_called_one_only_where_a_path_was_named() -> None:
     assert "node" in str(error_from_code("ENOENT", path=b"/node"))
     assert "node" not in str(error_from_code("ENOENT"))
+
+
+# That there is no connection
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.ENOENT, "is xenstored running"),
+        (errno.EACCES, "root"),
+        (errno.ECONNREFUSED, "is gone"),
+        (errno.EAGAIN, "not accepted"),
+        (errno.ENOTSOCK, ""),
+    ],
+)
+def test_no_connection_says_where_and_why(number: int, hint: str) -> None:
+    error = connect_failed("/run/socket", OSError(number, os.strerror(number)))
+    assert type(error) is ConnectFailed
+    assert error.errno == number
+    assert os.strerror(number) in str(error)
+    assert "/run/socket" in str(error)
+    assert hint in str(error)
+    assert str(connect_failed("/run/socket", OSError("AF_UNIX path too long"))).endswith("too long")
 
 
 # What an error tells

@@ -25,6 +25,7 @@ import pytest
 from . import daemons
 from .daemons import Connection, Daemon, Op
 from .embedded import serving
+from .foreign import scripts
 
 T = TypeVar("T")
 
@@ -102,219 +103,57 @@ def compare(play: Callable[[Side], T]) -> T:
     return our
 
 
-def compare_script(script: str) -> list[tuple[str, bytes, bytes]]:
-    """Run commands, one a line after the exit status that it must have; ``@5`` is in the guest."""
+def require_tools() -> None:
     if shutil.which("xenstore-ls", path="/usr/bin") is None:
         daemons.skip("xenstore-ls is missing: install Debian's xenstore-utils.")
 
-    def play(side: Side) -> list[tuple[str, bytes, bytes]]:
-        played = []
-        for line in script.strip().splitlines():
-            status, *command = shlex.split(line)
-            guest = command[0] == "@5"
-            code, out, err = side.run(command[guest:], guest=guest)
-            assert code == int(status), f"{line} ended with {code}: {out!r} {err!r}"
-            played.append((line, out, err))
-        return played
 
-    return compare(play)
+def play_script(
+    script: str, run: Callable[..., tuple[int, bytes, bytes]]
+) -> list[tuple[str, bytes, bytes]]:
+    """Run each command of a script; return it with what it printed."""
+    played = []
+    for line in script.strip().split("\n"):
+        status, *command = shlex.split(line)
+        guest = command[0] == "@5"
+        code, out, err = run(command[guest:], guest=guest)
+        assert code == int(status), f"{line} ended with {code}: {out!r} {err!r}"
+        played.append((line, out, err))
+    return played
+
+
+def compare_script(script: str) -> list[tuple[str, bytes, bytes]]:
+    """Run commands, one a line after the exit status that it must have; ``@5`` is in the guest."""
+    require_tools()
+    return compare(lambda side: play_script(script, side.run))
 
 
 # Debian's xenstore-utils
 
 
 def test_xenstore_read_and_write() -> None:
-    every_byte = "".join(f"\\x{byte:02x}" for byte in range(1, 256))
-    played = compare_script(
-        rf"""
-        0 xenstore-write /a one /b '' relative/c three
-        0 xenstore-read /a
-        0 xenstore-read /a /b relative/c /local/domain/0/relative/c /
-        0 xenstore-read -p /a /b
-        0 xenstore-read -R /a
-        0 xenstore-read -p -R /a /b
-        0 xenstore-read --prefix --raw /a
-        0 xenstore-read /a -p
-        0 xenstore-read -s /a
-        1 xenstore-read /missing
-        1 xenstore-read /a /missing /b
-        1 xenstore-read //
-        1 xenstore-read /a/
-        1 xenstore-read '/a b'
-        1 xenstore-read ''
-        1 xenstore-read @releaseDomain
-        0 xenstore-write /escaped 'x\n\t\r\\\x41\x7f\101\0é' /bytes '{every_byte}'
-        0 xenstore-read /escaped /bytes
-        0 xenstore-read -R /escaped
-        0 xenstore-write -R /raw 'x\n\t\\ \x41' --raw /again '\101'
-        0 xenstore-read /raw /again
-        0 xenstore-write /deep/er/and/deeper x /deep y
-        0 xenstore-write /long {"l" * 4000}
-        0 xenstore-read /long
-        1 xenstore-write /too-long {"l" * 4096}
-        1 xenstore-write /ok 1 // 2 /never 3
-        1 xenstore-read /ok
-        1 xenstore-write '/a b' x
-        1 xenstore-write @releaseDomain x
-        0 xenstore-write / root
-        0 xenstore-write /{"p" * 2040} x
-        1 xenstore-write /{"p" * 3080} x
-        """
-    )
+    played = compare_script(scripts.READ_AND_WRITE)
     assert (played[1][1], played[3][1]) == (b"one\n", b"/a: one\n/b: \n")
 
 
 def test_xenstore_ls_and_list() -> None:
-    many = " ".join(f"/many/child-of-some-length-{number} {number}" for number in range(200))
-    played = compare_script(
-        rf"""
-        0 xenstore-write /vm/1/name one /vm/1/odd '\x01\n"\xff' /vm/2 '' /long {"x" * 100}
-        0 xenstore-write relative r {many}
-        0 xenstore-chmod /vm/1 n5 r0 w6 b7
-        0 xenstore-ls /vm
-        0 xenstore-ls
-        0 xenstore-ls -f
-        0 xenstore-ls -p
-        0 xenstore-ls -fp /
-        0 xenstore-ls -f -p /vm/1 /vm
-        0 xenstore-ls --flat --prefix
-        0 xenstore-ls /vm/2
-        1 xenstore-ls .
-        0 xenstore-ls relative
-        1 xenstore-ls /missing
-        1 xenstore-ls /vm /missing /long
-        1 xenstore-ls /vm/
-        1 xenstore-ls ''
-        1 xenstore-ls @releaseDomain
-        0 xenstore-list /
-        0 xenstore-list /vm /vm/1 /vm/2
-        0 xenstore-list -p / /vm
-        0 xenstore-list /many
-        1 xenstore-list /vm /missing
-        1 xenstore-list //
-        1 xenstore-list relative/missing
-        0 xenstore-rm /many
-        """
-    )
+    played = compare_script(scripts.LS_AND_LIST)
     assert played[3][1] == b'1 = ""\n name = "one"\n odd = "\\001\\n"\\xff"\n2 = ""\n'
     assert len(played[-5][1].splitlines()) == 200
 
 
 def test_xenstore_rm_exists_and_chmod() -> None:
-    played = compare_script(
-        """
-        0 xenstore-write /a/b/c/d x /e/f '' /g h relative/i j /k/l/m ''
-        0 xenstore-exists /a
-        0 xenstore-exists /a /e/f relative/i /
-        1 xenstore-exists /missing
-        1 xenstore-exists /a /missing /e
-        1 xenstore-exists /a/
-        0 xenstore-chmod /a n5
-        0 xenstore-chmod /a/b r0 w5 b6 n7
-        0 xenstore-chmod -r /a w0 r5
-        0 xenstore-chmod -u /a/b/c n0 r6
-        0 xenstore-chmod -r -u /a/b b5
-        0 xenstore-chmod --recurse /e n5
-        0 xenstore-chmod --upto /k/l r0
-        0 xenstore-ls -fp
-        1 xenstore-chmod /a n999
-        0 xenstore-chmod /a n0 r999
-        1 xenstore-chmod /a x5
-        0 xenstore-chmod /a r
-        1 xenstore-chmod /a n-1
-        1 xenstore-chmod /a
-        1 xenstore-chmod /missing n0
-        1 xenstore-chmod // n0
-        1 xenstore-chmod -u relative n0
-        0 xenstore-chmod relative n0 r5
-        1 xenstore-chmod -r / b0
-        0 xenstore-chmod @releaseDomain n0 r999
-        0 xenstore-ls -fp
-        0 xenstore-rm -t /k/l/m
-        0 xenstore-rm --tidy relative/i
-        0 xenstore-rm /g /e
-        0 xenstore-rm /missing
-        1 xenstore-rm /missing/deeper
-        1 xenstore-rm /a/b /missing/deeper
-        0 xenstore-exists /a/b
-        1 xenstore-rm /
-        1 xenstore-rm ''
-        0 xenstore-rm -t /a/b/c/d
-        0 xenstore-ls -fp
-        """
-    )
+    played = compare_script(scripts.RM_EXISTS_AND_CHMOD)
     assert b"/a/b = " in played[13][1]
 
 
 def test_wrong_options_and_one_program_for_all() -> None:
-    modes = ("exists", "list", "ls", "rm", "read", "write", "chmod", "watch")
-    usage = [f"1 xenstore-{mode} {wrong}" for mode in modes for wrong in ("-h", "--help")]
-    usage += [f"1 xenstore-{mode}" for mode in modes if mode != "ls"]
-    played = compare_script(
-        "\n".join(usage)
-        + """
-        0 xenstore write /a b
-        0 xenstore read -p /a
-        0 xenstore ls -f
-        0 xenstore exists /a
-        1 xenstore
-        1 xenstore bogus
-        1 xenstore -h
-        0 xenstore-ls -z
-        0 xenstore-read --bogus /a
-        1 xenstore-read -t /a
-        1 xenstore-write /a
-        1 xenstore-write /a b /c
-        1 xenstore-ls -R
-        1 xenstore-rm -p /a
-        1 xenstore-chmod -f /a n0
-        1 xenstore-exists -p /missing
-        1 xenstore-watch -n
-        0 xenstore-read -- /a
-        """
-    )
+    played = compare_script(scripts.WRONG_OPTIONS)
     assert b"Usage: xenstore-exists" in played[0][2]
 
 
 def test_the_tools_in_a_guest() -> None:
-    played = compare_script(
-        f"""
-        0 xenstore-write /local/domain/5 '' /secret/deep x /shown/deep y
-        0 xenstore-chmod /local/domain/5 n5 r6
-        0 xenstore-chmod /secret n0
-        0 xenstore-chmod -r /shown n0 r5
-        0 @5 xenstore-write name five /local/domain/5/data/x y
-        1 @5 xenstore-write /a b
-        1 @5 xenstore-write name {"z" * 2100}
-        1 @5 xenstore-write ok 1 /secret 2
-        1 @5 xenstore-read name /secret
-        0 @5 xenstore-read -p name /local/domain/5/data/x /shown/deep
-        1 @5 xenstore-ls
-        1 @5 xenstore-list /
-        0 xenstore-chmod / r0
-        1 @5 xenstore-ls
-        1 @5 xenstore-ls -fp
-        0 @5 xenstore-ls -fp /local/domain/5
-        0 @5 xenstore-ls -p /shown
-        1 @5 xenstore-list / /secret
-        0 @5 xenstore-exists name
-        1 @5 xenstore-exists /secret
-        1 @5 xenstore-exists /secret/none
-        1 @5 xenstore-rm /secret
-        1 @5 xenstore-rm /shown/deep
-        0 @5 xenstore-rm -t data/x
-        0 @5 xenstore-rm none
-        0 @5 xenstore-chmod name n5 r0 r6 b6
-        1 @5 xenstore-chmod name r0
-        1 @5 xenstore-chmod /secret b5
-        1 @5 xenstore-chmod name n5 r0 r1 r2 r3 r4
-        0 @5 xenstore-watch -n 2 name /local/domain/5/name
-        0 @5 xenstore-watch -n 1 /secret
-        0 @5 xenstore-watch -n 1 @releaseDomain
-        1 @5 xenstore-watch -n 1 //
-        0 xenstore-ls -fp
-        """
-    )
+    played = compare_script(scripts.IN_A_GUEST)
     assert b"(n5,r0,r6,b6)" in played[-1][1]
 
 

@@ -37,15 +37,23 @@ LAYERS: dict[str, set[str]] = {
     "session": {"errors", "wire", "paths", "requests", "events", "client", "watches"},
     "operations": {"client", "errors", "paths", "perms", "requests"},
     "device": {"errors", "wire", "requests", "client", "session"},
+    "xenbus": {"device", "errors", "wire"},
     "location": {"errors"},
     "lanes": {"client", "requests", "session", "watches"},
+    "clock": {"errors", "lanes"},
     "blocking": {*FACADE},
     "awaitable": {*FACADE},
+    "loops": {
+        *("awaitable", "client", "device", "errors", "lanes", "location", "operations"),
+        "requests",
+        *("session", "watches", "xenbus"),
+    },
     "store": {"errors", "paths", "perms"},
     "control": {"store"},
     "daemon": {
         *("errors", "wire", "paths", "perms", "requests", "events", "server", "store", "control"),
     },
+    "serving": {"daemon", "errors"},
     "testing": ANY,
     "strategies": ANY,
     # The package only re-exports, and not `testing`: who wants that imports it by name.
@@ -69,6 +77,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "xsproto.testing": {"attrs", "hypothesis"},
     "xsproto.strategies": {"attrs", "hypothesis"},
     "xsproto_sync": {"attrs", "click"},
+    "xsproto_sync.lowlevel": {"xen"},  # to leave Xen's own alone, where there is one
     "xsproto_sync.pytest_plugin": {"pytest"},
     "xsproto_gevent": {"attrs", "gevent"},
     "xsproto_trio": {"attrs", "trio"},

@@ -17,6 +17,7 @@ from xsproto.errors import (
     CommitUnknown,
     ConflictError,
     ConnectionClosed,
+    Forked,
     InvalidArgument,
     InvalidType,
     LocalProtocolError,
@@ -36,10 +37,13 @@ from xsproto.operations import (
     commit_unknown,
     exhausted,
     exists,
+    forked,
     get_feature,
     get_quota,
     is_watch,
     list_children,
+    no_answer,
+    no_event,
     not_in_transaction,
     permissions_of,
     read_many,
@@ -583,6 +587,32 @@ def test_a_transaction_is_used_between_its_beginning_and_its_end() -> None:
     assert "5" in str(ended)
     early = not_in_transaction(0, ended=False)
     assert type(early) is LocalProtocolError
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_a_wait_that_took_too_long_says_for_what_and_whether_it_was_sent(sent: bool) -> None:
+    requests = [Read(b"/a"), Read(b"/b")]
+    one, several = (no_answer("/socket", some, sent, True) for some in (requests[:1], requests))
+    for error in one, several:
+        assert error.sent == sent
+        assert "/socket" in str(error)
+        assert ("not sent" in str(error)) != sent
+        assert (error.path, error.request) == (b"/a", requests[0])
+    assert repr(requests[0]) in str(one)
+    assert "2 requests" in str(several)
+    assert ("earlier" in str(one)) != sent
+    assert "takes no more" in str(no_answer("/socket", requests, False, False))
+
+
+def test_a_wait_for_an_event_that_took_too_long_says_of_what() -> None:
+    assert str(no_event(WATCHES[1:])).endswith("of b'/a', b'/b'")
+    assert str(no_event([])).endswith("no watch")
+
+
+def test_a_client_of_the_parent_process_says_so() -> None:
+    error = forked("/socket")
+    assert isinstance(error, Forked)
+    assert "/socket" in str(error)
 
 
 WATCHES = [(b"/a", b"1"), (b"/a", b"2"), (b"/b", b"1")]

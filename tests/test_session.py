@@ -804,6 +804,23 @@ def test_events_of_one_token_go_to_whoever_watches_their_path() -> None:
     assert [len(queue) for queue in queues.values()] == [0, 1]
 
 
+def test_who_listens_to_the_rest_gets_what_nobody_listens_for_and_the_end() -> None:
+    session = Session()
+    watching, rest = EventQueue(), EventQueue()
+    session.listen(watching, b"/a", b"token")
+    session.listen_to_rest(rest)
+    rest.watches.add((b"/", b"other"))  # so that it is not ready for want of watches
+    for payload in (b"/a\0token\0", b"/b\0token\0", b"@c\0other\0"):
+        session.inbox.append(Packet(Op.WATCH_EVENT, 0, 0, payload).encode())
+    session.received()
+    taken: list[WatchEvent] = []
+    rest.take(taken)
+    assert (len(watching), taken, len(rest)) == (1, [WatchEvent(b"@c", b"other")], 0)
+    assert session.events_waiting
+    session.close(ConnectionClosed("over"))
+    assert isinstance(rest.ended, ConnectionClosed)
+
+
 def test_a_reset_ends_every_watch_that_was_set_and_no_other() -> None:
     session = Session()
     queues = {path: EventQueue() for path in (b"/a", b"/b")}

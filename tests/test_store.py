@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from xsproto.store import C_4_17, C, Caller, Profile, Refused, Store
+from xsproto.store.nodes import IGNORE, READ, WRITE, format_perms
 
 paths = st.lists(st.sampled_from([b"a", b"b", b"c"]), min_size=1, max_size=3).map(
     lambda parts: b"/" + b"/".join(parts)
@@ -182,8 +183,14 @@ def with_guest(profile: Profile = C) -> tuple[Store, Caller, Caller]:
     return store, dom0, domain_7
 
 
+def hears(store: Store, domid: int) -> tuple[Caller, list[bytes]]:
+    """A caller, and the paths of the events that it gets."""
+    heard: list[bytes] = []
+    return store.caller(domid, lambda path, token: heard.append(path)), heard
+
+
 def test_a_transaction_that_touches_too_much_fails_at_its_end() -> None:
-    store, _, seven = with_guest()
+    store, _, seven = with_guest(C_4_17)
     store.set_quota(b"transaction-nodes", 3, 7)
     tx = seven.transactions[store.start(seven)]
     for number in range(2):
@@ -214,32 +221,96 @@ def test_a_commit_that_makes_nodes_has_the_room_that_the_profile_says(
         store.write(seven, None, b"/g/%d" % seven.domain.nodes, b"")
 
 
-def test_a_transaction_makes_no_more_nodes_than_its_domain_may_have() -> None:
-    store, _, seven = with_guest()
-    store.set_quota(b"nodes", 4, 7)
-    tx = seven.transactions[store.start(seven)]
-    for number in range(3):
-        store.write(seven, tx, b"/g/%d" % number, b"")
-    with pytest.raises(Refused, match="ENOSPC"):
-        store.end(seven, tx, commit=True)
-    for number in range(2):
-        store.write(seven, None, b"/g/%d" % number, b"")
+def test_a_transaction_goes_on_after_a_node_too_many() -> None:
+    store, _, seven = with_guest(C_4_17)
+    store.set_quota(b"nodes", 1, 7)
     tx = seven.transactions[store.start(seven)]
     with pytest.raises(Refused, match="ENOSPC"):
         store.write(seven, tx, b"/g/9", b"")
+    store.write(seven, tx, b"/g", b"value")
+    store.end(seven, tx, commit=True)
+    assert store.node(seven, None, b"/g").value == b"value"
+
+
+def test_a_node_that_stays_its_owners_is_no_reason_to_count_with_the_newest_daemon() -> None:
+    for profile in (C, C_4_17):
+        store, _, seven = with_guest(profile)
+        store.write(seven, None, b"/g/1/2/3", b"")
+        store.set_quota(b"nodes", 2, 7)
+        tx = seven.transactions[store.start(seven)]
+        with pytest.raises(Refused, match="ENOSPC"):
+            store.write(seven, tx, b"/g/9", b"")
+        store.set_perms(seven, tx, b"/g/1", [b"n7"])
+        if profile is C:
+            store.end(seven, tx, commit=True)
+        else:
+            with pytest.raises(Refused, match="ENOSPC"):
+                store.end(seven, tx, commit=True)
+
+
+def test_fewer_nodes_are_never_too_many_with_the_newest_daemon() -> None:
+    for profile in (C, C_4_17):
+        store, _, seven = with_guest(profile)
+        store.write(seven, None, b"/g/1/2/3", b"")
+        store.set_quota(b"nodes", 2, 7)
+        tx = seven.transactions[store.start(seven)]
+        with pytest.raises(Refused, match="ENOSPC"):
+            store.write(seven, tx, b"/g/9", b"")
+        store.rm(seven, tx, b"/g/1/2/3")
+        if profile is C:
+            store.end(seven, tx, commit=True)
+        else:
+            with pytest.raises(Refused, match="ENOSPC"):
+                store.end(seven, tx, commit=True)
+
+
+@pytest.mark.parametrize("size", [3000, 0], ids=["too large", "too many"])
+def test_what_is_refused_for_a_quota_moves_the_store_on(size: int) -> None:
+    store, dom0, seven = with_guest(C_4_17)
+    guest(store, 8)
+    store.write(dom0, None, b"/a", b"")
+    store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
+    store.release(8)
+    store.set_quota(b"nodes", 2, 7)
+    with pytest.raises(Refused, match="ENOSPC"):
+        store.write(seven, None, b"/g/1/2/3" if size == 0 else b"/g", bytes(size))
+    store.introduce(8)
+    with pytest.raises(Refused, match="EACCES"):
+        store.node(store.caller(8, nobody), None, b"/a")
+
+
+def test_several_nodes_that_one_request_makes_are_counted_whole_by_4_17_alone() -> None:
+    for profile in (C, C_4_17):
+        store, _, seven = with_guest(profile)
+        store.set_quota(b"nodes", 3 + profile.spare.get(b"nodes", 0), 7)
+        if profile is C:
+            store.write(seven, None, b"/g/1/2/3/4", b"")
+            assert seven.domain.nodes == 5
+        else:
+            with pytest.raises(Refused, match="ENOSPC"):
+                store.write(seven, None, b"/g/1/2/3", b"")
+            store.write(seven, None, b"/g/1/2", b"")
+
+
+def test_a_domain_that_goes_while_a_transaction_makes_nodes_for_it() -> None:
+    for profile, code in ((C_4_17, "ENOMEM"), (C, "EAGAIN")):
+        store, dom0, _ = with_guest(profile)
+        tx = dom0.transactions[store.start(dom0)]
+        store.write(dom0, tx, b"/g/a", b"")
+        store.vanish(7)
+        with pytest.raises(Refused, match=code):
+            store.end(dom0, tx, commit=True)
+
+
+def test_rm_in_a_transaction_that_touches_too_much_stops_half_way() -> None:
+    store, dom0, seven = with_guest(C_4_17)
+    store.write(dom0, None, b"/g/a/b/c/d", b"")
+    store.set_quota(b"transaction-nodes", 4, 7)
+    tx = seven.transactions[store.start(seven)]
+    with pytest.raises(Refused, match="EIO"):
+        store.rm(seven, tx, b"/g")
     with pytest.raises(Refused, match="ENOMEM"):
         store.end(seven, tx, commit=True)
-
-
-def test_a_domain_that_goes_while_a_transaction_makes_nodes_for_it_fails_the_commit() -> None:
-    store, dom0, seven = with_guest()
-    tx = dom0.transactions[store.start(dom0)]
-    store.write(dom0, tx, b"/g/a", b"")
-    store.reset(seven)
-    store.existing.discard(7)
-    store.release(7)
-    with pytest.raises(Refused, match="ENOMEM"):
-        store.end(dom0, tx, commit=True)
 
 
 def test_a_watch_that_is_set_within_the_life_of_a_transaction_tells_of_its_commit() -> None:
@@ -286,20 +357,43 @@ def test_rm_of_a_child_whose_parent_is_gone_meanwhile_is_refused() -> None:
         store.end(dom0, tx, commit=True)
 
 
-def test_a_child_that_is_made_where_it_is_listed_already_is_listed_once() -> None:
+def test_a_child_that_is_made_where_it_is_listed_already_is_listed_twice() -> None:
     store, dom0, _ = with_guest()
     store.write(dom0, None, b"/p/c", b"")
+    store.write(dom0, None, b"/p/d", b"")
     tx = dom0.transactions[store.start(dom0)]
     store.node(dom0, tx, b"/p")
     store.rm(dom0, None, b"/p/c")
     store.write(dom0, tx, b"/p/c", b"")
-    assert list(store.node(dom0, tx, b"/p").children or ()) == [b"c"]
+    store.write(dom0, tx, b"/p/e", b"")
+    node = store.node(dom0, tx, b"/p")
+    assert node.names == [b"c", b"d", b"c", b"e"]
+    assert node.names_size == 8
+    store.rm(dom0, tx, b"/p/c")
+    store.rm(dom0, tx, b"/p/e")
+    assert store.node(dom0, tx, b"/p").names == [b"d", b"c"]
+    with pytest.raises(Refused, match="EIO"):  # there is no second one
+        store.rm(dom0, tx, b"/p")
+    with pytest.raises(Refused, match="EAGAIN"):
+        store.end(dom0, tx, commit=True)
 
 
-def test_what_nobody_owns_counts_for_nobody() -> None:
+def test_domid_any_owns_nothing() -> None:
+    for profile, code in ((C, "ENOMEM"), (C_4_17, "ENOENT")):
+        store, dom0, _ = with_guest(profile)
+        store.write(dom0, None, b"/a", b"")
+        with pytest.raises(Refused, match=code):
+            store.set_perms(dom0, None, b"/a", [b"n32757"])
+        store.set_perms(dom0, None, b"/a", [b"n0", b"n32757"])
+
+
+def test_a_commit_of_nodes_whose_owner_is_gone_counts_them_for_nobody() -> None:
     store, dom0, _ = with_guest()
     store.write(dom0, None, b"/a", b"")
-    store.set_perms(dom0, None, b"/a", [b"n32757"])
+    tx = dom0.transactions[store.start(dom0)]
+    store.set_perms(dom0, tx, b"/a", [b"n7"])
+    store.vanish(7)
+    store.end(dom0, tx, commit=True)
     store.rm(dom0, None, b"/a")
 
 
@@ -315,14 +409,31 @@ def test_what_a_permission_says_of_a_domain_that_came_later_does_not_count() -> 
         store.node(late, None, b"/a")
 
 
+def test_special_paths_are_not_part_of_the_store_that_moves_on_with_4_17() -> None:
+    for profile in (C, C_4_17):
+        store, dom0, _ = with_guest(profile)
+        guest(store, 8)
+        store.vanish(8)
+        store.existing.add(8)
+        store.write(dom0, None, b"/a", b"")
+        store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
+        store.vanish(8)
+        store.set_perms(dom0, None, b"@releaseDomain", [b"n0"])
+        late = guest(store, 8)  # as old as /a, if nothing has changed since
+        if profile is C_4_17:
+            assert store.node(late, None, b"/a").value == b""
+        else:
+            with pytest.raises(Refused, match="EACCES"):
+                store.node(late, None, b"/a")
+
+
 def test_nor_does_what_it_says_of_one_that_is_gone_and_came_again() -> None:
     store, dom0, _ = with_guest()
     first = guest(store, 8)
     store.write(dom0, None, b"/a", b"")
     store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
     assert store.node(first, None, b"/a").value == b""
-    store.existing.discard(8)
-    store.release(8)
+    store.vanish(8)
     store.write(dom0, None, b"/b", b"")  # the store moves on
     with pytest.raises(Refused, match="EACCES"):
         store.node(guest(store, 8), None, b"/a")
@@ -338,3 +449,195 @@ def test_domid_any_means_everyone_where_the_profile_has_that() -> None:
         else:
             with pytest.raises(Refused, match="EACCES"):
                 store.node(seven, None, b"/a")
+
+
+def test_entries_are_asked_in_their_order() -> None:
+    store, dom0, seven = with_guest()
+    guest(store, 8)
+    store.write(dom0, None, b"/a", b"")
+    for texts, allowed in (
+        ([b"n0", b"n8", b"r7", b"n7"], True),
+        ([b"n0", b"n7", b"r7"], False),
+        ([b"n0", b"n32757", b"r7"], False),
+    ):
+        store.set_perms(dom0, None, b"/a", texts)
+        if allowed:
+            store.node(seven, None, b"/a")
+        else:
+            with pytest.raises(Refused, match="EACCES"):
+                store.node(seven, None, b"/a")
+
+
+@pytest.mark.parametrize("profile", [C, C_4_17], ids=lambda profile: profile.name)
+def test_entries_of_a_domain_that_came_again_let_it_hear_of_no_change(profile: Profile) -> None:
+    store, dom0, _ = with_guest(profile)
+    guest(store, 8)
+    for path in (b"/a", b"/b"):
+        store.write(dom0, None, path, b"")
+        store.set_perms(dom0, None, path, [b"n0", b"r8"])
+    store.release(8)
+    store.write(dom0, None, b"/c", b"")  # the store moves on
+    store.introduce(8)
+    late, heard = hears(store, 8)
+    store.watch(late, b"/a", b"token")
+    store.watch(late, b"/b", b"token")
+    tx = dom0.transactions[store.start(dom0)]
+    store.write(dom0, tx, b"/a", b"")
+    store.end(dom0, tx, commit=True)
+    store.set_perms(dom0, None, b"/b", [b"n0"])
+    assert heard == []
+
+
+def test_permissions_are_told_as_long_as_c_has_room_for() -> None:
+    assert format_perms(((0, READ), (-(1 << 31), 0))) == b"r0\0n-214748364\0"
+
+
+# Domains
+
+
+def test_a_domain_that_vanishes_takes_its_nodes_be_it_introduced_or_not() -> None:
+    store, dom0, _ = with_guest()
+    listener, heard = hears(store, 0)
+    store.watch(listener, b"@releaseDomain", b"token")
+    store.existing.add(8)
+    store.write(dom0, None, b"/a/b", b"")
+    store.set_perms(dom0, None, b"/a", [b"n8"])
+    store.vanish(8)
+    assert list(store.node(dom0, None, b"/").children or ()) == [b"tool", b"g"]
+    assert heard == []
+    store.vanish(7)
+    assert list(store.node(dom0, None, b"/").children or ()) == [b"tool"]
+    assert heard == [b"@releaseDomain"]
+
+
+def test_what_a_domain_owns_and_must_stay_becomes_dom0s() -> None:
+    for profile in (C, C_4_17):
+        store, dom0, _ = with_guest(profile)
+        store.set_perms(dom0, None, b"/", [b"r7", b"w7"])
+        store.set_perms(dom0, None, b"@releaseDomain", [b"w7"])
+        store.vanish(7)
+        perms = store.node(dom0, None, b"/").perms
+        assert perms == (((0, READ),) if profile is C else ((0, READ), (7, WRITE)))
+        assert store.node(dom0, None, b"@releaseDomain").perms == ((0, WRITE),)
+
+
+def test_the_newest_daemon_forgets_what_permissions_say_of_a_domain_that_is_gone() -> None:
+    for profile, expected in ((C, ((0, 0), (8, READ))), (C_4_17, ((0, 0), (7, READ), (8, READ)))):
+        store, dom0, _ = with_guest(profile)
+        guest(store, 8)
+        store.write(dom0, None, b"/a", b"")
+        store.set_perms(dom0, None, b"/a", [b"n0", b"r7", b"r8"])
+        tx = dom0.transactions[store.start(dom0)]
+        before = store.node(dom0, tx, b"/a").perms
+        store.vanish(7)
+        assert store.node(dom0, None, b"/a").perms == expected
+        assert store.node(dom0, tx, b"/a").perms == before
+        store.end(dom0, tx, commit=True)  # that was no change
+
+
+def test_so_it_does_where_a_domain_that_there_is_not_is_introduced() -> None:
+    for profile, kept in ((C, ()), (C_4_17, ((9, READ | IGNORE),))):
+        store, dom0, _ = with_guest(profile)
+        store.write(dom0, None, b"/a", b"")
+        for path in (b"/a", b"@releaseDomain"):
+            store.set_perms(dom0, None, path, [b"n0", b"r9"])
+        with pytest.raises(Refused, match="EINVAL"):
+            store.introduce(9)
+        assert store.node(dom0, None, b"/a").perms == ((0, 0), *kept)
+        assert store.node(dom0, None, b"@releaseDomain").perms == ((0, 0),)
+
+
+def test_an_introduction_without_an_event_channel_leaves_a_known_domain_known() -> None:
+    store, dom0, _ = with_guest()
+    store.existing.add(8)
+    store.write(dom0, None, b"/a", b"")
+    store.set_perms(dom0, None, b"/a", [b"n8"])
+    with pytest.raises(Refused, match="EINVAL"):
+        store.introduce(8, reachable=False)
+    assert store.node(dom0, None, b"/a").perms == ((8, 0),)
+    assert not store.introduced(8)
+
+
+def test_a_target_is_kept_as_long_as_the_domain_that_has_its_rights() -> None:
+    store, dom0, _ = with_guest()
+    listener, heard = hears(store, 0)
+    store.watch(listener, b"@releaseDomain", b"token")
+    for domid in (8, 9):
+        guest(store, domid)
+        store.set_target(domid, 7)
+    store.write(dom0, None, b"/g/a", b"value")
+    store.vanish(7)
+    store.vanish(8)
+    assert heard == [b"@releaseDomain"]
+    assert store.introduced(7)
+    assert store.node(store.caller(9, nobody), None, b"/g/a").value == b"value"
+    for refused in (store.introduce, store.release):
+        with pytest.raises(Refused, match="EINVAL"):
+            refused(7)
+    store.vanish(9)
+    assert heard == [b"@releaseDomain"] * 3
+    assert not store.introduced(7)
+    with pytest.raises(Refused, match="ENOENT"):
+        store.node(dom0, None, b"/g")
+
+
+def test_special_watches_with_a_depth_tell_which_domain() -> None:
+    store, _, _ = with_guest()
+    listener, heard = hears(store, 0)
+    for path, depth in (
+        *((b"@releaseDomain", 0), (b"@releaseDomain", 1), (b"@releaseDomain", None)),
+        *((b"@releaseDomain/7", None), (b"@releaseDomain/8", 0), (b"@introduceDomain", 2)),
+    ):
+        store.watch(listener, path, b"%r" % depth, depth)
+    curious, nothing = hears(store, 7)
+    store.watch(curious, b"@introduceDomain", b"token", 1)
+    guest(store, 8)
+    assert heard == [b"@introduceDomain/8"]
+    assert nothing == []
+    heard.clear()
+    store.shutdown(8)
+    assert heard == [b"@releaseDomain/8", b"@releaseDomain/8", b"@releaseDomain"]
+    heard.clear()
+    store.vanish(8)
+    assert heard == [b"@releaseDomain", b"@releaseDomain/8", b"@releaseDomain/8"]
+
+
+def test_special_paths_are_nodes_of_the_newest_daemon() -> None:
+    store, dom0, seven = with_guest()
+    listener, heard = hears(store, 7)
+    store.watch(listener, b"@introduceDomain", b"token")
+    store.set_perms(dom0, None, b"@introduceDomain", [b"n0", b"r7"])
+    assert heard == [b"@introduceDomain"]
+    tx = dom0.transactions[store.start(dom0)]
+    store.node(dom0, tx, b"@introduceDomain")
+    store.set_perms(dom0, None, b"@introduceDomain", [b"n0"])
+    with pytest.raises(Refused, match="EAGAIN"):
+        store.end(dom0, tx, commit=True)
+    with pytest.raises(Refused, match="EACCES"):
+        store.node(seven, None, b"@introduceDomain")
+    # Who may read the root hears of domains, whatever the special path says.
+    heard.clear()
+    store.set_perms(dom0, None, b"/", [b"r0"])
+    guest(store, 8)
+    assert heard == [b"@introduceDomain"]
+
+
+def test_a_shorter_limit_for_paths_is_for_nodes_that_there_are_too() -> None:
+    for profile in (C, C_4_17):
+        store, dom0, seven = with_guest(profile)
+        store.write(seven, None, b"/g/long", b"")
+        store.watch(seven, b"/g/long", b"token")
+        store.set_quota(b"path-max", 4, 7)
+        store.set_quota(b"path-max", 4, 0)
+        with pytest.raises(Refused, match="EINVAL"):
+            store.node(seven, None, b"/g/long")
+        if profile is C:  # which asks the same of a path that is watched no more
+            with pytest.raises(Refused, match="EINVAL"):
+                store.unwatch(seven, b"/g/long", b"token")
+        else:
+            store.unwatch(seven, b"/g/long", b"token")
+        if profile is C_4_17:
+            with pytest.raises(Refused, match="EINVAL"):
+                store.node(dom0, None, b"/g/long")
+        else:
+            store.node(dom0, None, b"/g/long")

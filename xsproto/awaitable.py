@@ -60,6 +60,9 @@ D = TypeVar("D")
 class AsyncOperations(ABC):
     """What can be done with nodes, by a client itself or within a transaction."""
 
+    #: Where requests go.
+    _lane: AsyncLane
+
     @abstractmethod
     async def _exchange(self, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
         """Send requests; return them with what came of each."""
@@ -147,6 +150,7 @@ class _AsyncWalk(AsyncIterator[Node]):
         self._walk = walk
 
     async def __anext__(self) -> Node:
+        await self._client._lane.checkpoint()  # first: a node that was taken cannot be put back
         while (step := self._walk.advance()) is not None:
             if isinstance(step, Node):
                 return step
@@ -156,9 +160,6 @@ class _AsyncWalk(AsyncIterator[Node]):
 
 class AsyncClient(AsyncOperations):
     """A client that is awaited. An adapter opens its lanes."""
-
-    #: Where requests go.
-    _lane: AsyncLane
 
     def _watch_lane(self) -> AsyncLane:
         """Where watches live."""
@@ -245,17 +246,17 @@ class AsyncClient(AsyncOperations):
         operations.check_attempts(attempts)
         for _ in range(attempts):
             transaction = AsyncTransaction(self._lane)
-            async with transaction:
-                try:
+            try:
+                async with transaction:
                     result = await function(transaction)
-                except TransactionLost:
-                    continue
-                try:
-                    if not transaction.ended:
-                        await transaction.commit()
-                except ConflictError:
-                    continue
-                return result
+                    try:
+                        if not transaction.ended:
+                            await transaction.commit()
+                    except ConflictError:
+                        continue
+                    return result
+            except TransactionLost:
+                continue
         raise operations.exhausted(attempts)
 
     # Watches
@@ -295,7 +296,7 @@ class AsyncTransaction(AsyncOperations):
         if self._entered:
             raise LocalProtocolError("a transaction can be entered only once")
         self._entered = True
-        self._lane, exchanges = await self._lane.begin()
+        self._lane, exchanges = await self._lane.start_transaction()
         self._id = exchanges[0].value()
         return self
 
@@ -433,6 +434,7 @@ class AsyncMonitor(_AsyncStream):
     """Any number of watches."""
 
     async def __aenter__(self) -> Self:
+        await self._lane.checkpoint()
         return self
 
     async def watch(

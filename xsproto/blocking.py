@@ -362,16 +362,15 @@ class BlockingClient(BlockingOperations):
             transaction = BlockingTransaction(self._lane, timeout)
             try:
                 with transaction:
-                    try:
-                        result = function(transaction)
-                    except TransactionLost:
-                        continue
+                    result = function(transaction)
                     try:
                         if not transaction.ended:
                             transaction.commit(timeout=timeout)
                     except ConflictError:
                         continue
                     return result
+            except TransactionLost:
+                insist(transaction._drop)
             except BaseException:
                 insist(transaction._drop)  # if an interrupt was faster than `__exit__`
                 raise
@@ -433,7 +432,7 @@ class BlockingTransaction(BlockingOperations):
         started: list[tuple[BlockingLane, Sequence[Exchange]]] = []
         try:
             # Kept in the very call that starts it: an interrupt must not lose it.
-            started.extend(map(self._lane.begin, (self._timeout,)))
+            started.extend(map(self._lane.start_transaction, (self._timeout,)))
             self._lane, exchanges = started[0]
             self._id = exchanges[0].value()
             return self

@@ -20,6 +20,7 @@ What costs what, of that which a peer can send:
 a length over the bound                        the connection ends
 the wrong type, or a payload that is nonsense  that request fails: `RemoteProtocolError`
 an id that nobody waits for                    `Ignored`
+a new transaction with the id of another       both are lost: `TransactionLost`
 a watch event that is nonsense                 `Ignored`
 a transaction id unlike the request's          nothing: daemons differ in it
 ============================================== =========================================
@@ -47,6 +48,7 @@ from .errors import (
     LocalProtocolError,
     RemoteProtocolError,
     TransactionEnded,
+    TransactionLost,
     XenStoreError,
     error_from_code,
 )
@@ -62,7 +64,9 @@ class TransactionState(StrEnum):
 
     STARTED = "started"
     DOOMED = "doomed"  # a request in it got no answer: it may only be rolled back
+    LOST = "lost"  # the daemon gave its id to another one, which a rollback ends
     ENDING = "ending"
+    ENDING_LOST = "ending, and lost"
     ENDED = "ended"
 
 
@@ -94,6 +98,17 @@ TRANSACTION: Final[Mapping[tuple[TransactionState, str], TransactionState]] = Ma
         (_T.ENDING, "withdraw"): _T.DOOMED,
         (_T.ENDING, "abandon"): _T.ENDING,
         (_T.ENDING, "answer"): _T.ENDED,
+        (_T.STARTED, "forget"): _T.LOST,
+        (_T.DOOMED, "forget"): _T.LOST,
+        (_T.LOST, "forget"): _T.LOST,
+        (_T.LOST, "rollback"): _T.ENDING,
+        (_T.LOST, "abandon"): _T.LOST,
+        (_T.LOST, "withdraw"): _T.LOST,
+        (_T.ENDING, "forget"): _T.ENDING_LOST,
+        (_T.ENDING_LOST, "forget"): _T.ENDING_LOST,
+        (_T.ENDING_LOST, "withdraw"): _T.LOST,
+        (_T.ENDING_LOST, "abandon"): _T.ENDING_LOST,
+        (_T.ENDING_LOST, "answer"): _T.ENDED,
     }
 )
 
@@ -216,6 +231,7 @@ class ClientConnection:
         #: What `events_received` will say, as exchanges; `Session` takes from it and clears it.
         self.happened: list[Exchange | Event] = []
         self._transactions: dict[int, TransactionState] = {}
+        self._started_by: dict[int, int] = {}  # transaction -> the id of its TRANSACTION_START
         self._watches: dict[bytes, dict[bytes, _Watched]] = {}  # token -> path -> watch
         #: Why the connection is over; None while it is not. To be read only.
         self.closed: XenStoreError | None = None
@@ -320,6 +336,8 @@ class ClientConnection:
                 )
             life = self._transactions.get(tx_id, _T.ENDED)
             if (life, _use_of(request)) not in TRANSACTION:
+                if life is _T.LOST:
+                    raise _lost(request, tx_id)
                 why = (
                     ": a request in it got no answer, so that it can only be rolled back"
                     if life is _T.DOOMED
@@ -621,6 +639,7 @@ class ClientConnection:
         self._outbox = ((), b"", [], [], 0)
         self._outstanding.clear()
         self._transactions.clear()
+        self._started_by.clear()
         self._watches.clear()
         self.inbox.clear()
 
@@ -653,8 +672,18 @@ class ClientConnection:
             self._fail(exchange)
             return
         if isinstance(request, TransactionStart):
-            self._transactions[value] = _T.STARTED
+            if value not in self._transactions:
+                self._started_by[value] = exchange.rq_id
+                self._transactions[value] = _T.STARTED
+            elif self._started_by[value] != exchange.rq_id:
+                # The daemon has forgotten the other one, as when a guest was suspended and resumed
+                # meanwhile. Requests of both would act on this one, so neither may go on.
+                self._move_transaction(value, "forget")
+                exchange.answer = _lost(request, value)
+                return
         elif isinstance(request, TransactionEnd):
+            if self._transactions.get(exchange.tx_id) is _T.ENDING_LOST:
+                exchange.answer = _lost(request, exchange.tx_id)
             self._move_transaction(exchange.tx_id, "answer")
         elif isinstance(request, Watch | Unwatch):
             self._settle(request)
@@ -690,6 +719,7 @@ class ClientConnection:
         state = TRANSACTION.get((self._transactions.get(tx_id, _T.ENDED), event), _T.ENDED)
         if state is _T.ENDED:
             self._transactions.pop(tx_id, None)
+            self._started_by.pop(tx_id, None)
         else:
             self._transactions[tx_id] = state
 
@@ -713,6 +743,7 @@ class ClientConnection:
             self._watches[token][path].is_set = False
             self._settle(Unwatch(path, token))
         self._transactions.clear()
+        self._started_by.clear()
 
     # Events
 
@@ -743,6 +774,15 @@ def already_watched(request: Watch) -> AlreadyExists:
         f"{request!r}: this path is watched with this token already",
         code="EEXIST",
         path=request.path,
+        request=request,
+    )
+
+
+def _lost(request: Request[Any], tx_id: int) -> TransactionLost:
+    return TransactionLost(
+        f"the daemon gave the id of transaction {tx_id} to a new one, and nothing of either took "
+        "place: was this domain suspended and resumed meanwhile?",
+        path=getattr(request, "path", None),
         request=request,
     )
 

@@ -16,12 +16,12 @@ __all__ = ["control"]
 _HELP: Final = b"""\
 check\t
 help\t
+log\ton|off
 print\t<text>
 quota\t[set <name> <number> | <domid>]
 quota-soft\t[set memory <number>]
 \0"""
 _OK: Final = b"OK\0"
-_INT_MAX: Final = 0x7FFFFFFF
 
 
 def control(store: Store, texts: list[bytes]) -> bytes:
@@ -32,8 +32,10 @@ def control(store: Store, texts: list[bytes]) -> bytes:
     """
     names = store.profile.control_quotas
     match texts:
-        case [b"check"] | [b"print", _]:
+        case [b"check"] | [b"print", _] | [b"log", b"on" | b"off"]:
             return _OK  # it is never inconsistent, and there is no log
+        case [b"log"] if store.profile.log_tells:
+            return b"There is no log.\n\0"
         case [b"help"]:
             return _HELP
         case [b"quota"]:
@@ -45,7 +47,7 @@ def control(store: Store, texts: list[bytes]) -> bytes:
         case [b"quota-soft", b"set", b"memory", number]:
             return _set(store, b"soft-memory", number)
         case [b"quota", domid] if domid not in (b"set", b"max"):
-            return _usage(store.domain(atoi(domid)))
+            return _usage(store.domain(atoi(domid) & 0xFFFFFFFF))
     raise Refused("EINVAL")
 
 
@@ -71,7 +73,7 @@ def _table(title: bytes, rows: dict[bytes, int]) -> bytes:
 
 def _set(store: Store, name: bytes, number: bytes) -> bytes:
     value = atoi(number)
-    if not 0 < value <= _INT_MAX:
+    if value < 1:
         raise Refused("EINVAL")
     store.set_quota(name, value, None)
     return _OK

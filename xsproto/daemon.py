@@ -13,6 +13,7 @@ The interface, for adapters (sockets, memory):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -20,6 +21,7 @@ from .control import control
 from .server import MAX_EVENTS, MAX_OUTPUT, ServerConnection
 from .store import C, Caller, Profile, Refused, Store, Transaction
 from .store.nodes import atoi, format_perms
+from .store.profiles import FEATURE_WATCH_DEPTH
 from .wire import NUL, PAYLOAD_MAX, Op
 
 __all__ = ["Connection", "Daemon"]
@@ -27,6 +29,7 @@ __all__ = ["Connection", "Daemon"]
 _DOMID_SELF: Final = 0x7FF0
 _OK: Final = b"OK\0"
 _ERROR: Final = Op.ERROR.value
+_STRTOUL: Final = re.compile(rb"[ \t-\r]*([+-]?)([0-9]+)")
 
 
 class Connection:
@@ -168,16 +171,18 @@ class Daemon:
             self.store.shutdown(domid)
 
     def remove_domain(self, domid: int) -> None:
-        """A domain is gone: its connections end, its nodes are removed."""
-        self.store.existing.discard(domid)
-        if domid and self.store.introduced(domid):
-            self._release(domid)
+        """A domain is gone: its connections end, its nodes are removed.
 
-    def _release(self, domid: int) -> None:
+        One that is the target of another (SET_TARGET) is kept as long as that one is.
+        """
+        if domid:
+            self._end_connections(domid)
+            self.store.vanish(domid)
+
+    def _end_connections(self, domid: int) -> None:
         for connection in [each for each in self._connections if each.domid == domid]:
             connection._server.close(f"domain {domid} is gone")
             self._forget(connection)
-        self.store.release(domid)
 
     # Requests
 
@@ -212,9 +217,7 @@ class Daemon:
     # Each handler takes the connection, the transaction and the payload.
 
     def _path(self, caller: Caller, payload: bytes) -> bytes:
-        if payload[-1:] != NUL or payload.find(NUL) != len(payload) - 1:
-            raise Refused("EINVAL")
-        path = payload[:-1]
+        path = payload[: _one_string(payload)]
         return path if path[:1] == b"/" else self.store.canonical(caller, path)
 
     def _read(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
@@ -224,6 +227,8 @@ class Daemon:
     def _directory(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
         caller = connection._caller
         node = self.store.node(caller, tx, self._path(caller, payload))
+        if node.listed is not None:
+            return NUL.join(node.names) + NUL
         return NUL.join(node.children) + NUL if node.children else b""
 
     def _directory_part(
@@ -236,7 +241,7 @@ class Daemon:
         at = atoi(offset) & 0xFFFFFFFF
         if at >= node.names_size:
             return head + NUL
-        names = NUL.join(node.children or ()) + NUL
+        names = NUL.join(node.names) + NUL
         room = PAYLOAD_MAX - len(head) - 1
         if len(names) - at <= room:
             return head + names[at:] + NUL
@@ -244,12 +249,17 @@ class Daemon:
 
     def _get_perms(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
         caller = connection._caller
-        return format_perms(self.store.perms(caller, tx, self._path(caller, payload)))
+        if payload[:1] == b"@" and self._profile.special_nodes:
+            path = payload[: _one_string(payload)]
+        else:
+            path = self._path(caller, payload)
+        return format_perms(self.store.perms(caller, tx, path))
 
     def _set_perms(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
         path, *texts = payload.split(NUL)[:-1] or [b""]
         caller = connection._caller
-        self.store.set_perms(caller, tx, self.store.canonical(caller, path), texts)
+        path = self.store.canonical(caller, path, special=True)
+        self.store.set_perms(caller, tx, path, texts)
 
     def _write(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
         path, nul, value = payload.partition(NUL)
@@ -267,10 +277,10 @@ class Daemon:
     def _watch(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
         depth = None
         texts = payload.split(NUL)[:-1]
-        if len(texts) == 3 and self._profile.watch_depth:
-            if not texts[2].isdigit():
+        if len(texts) == 3 and connection._caller.domain.features & FEATURE_WATCH_DEPTH:
+            depth = atoi(texts.pop())
+            if depth < 0:
                 raise Refused("EINVAL")
-            depth = int(texts.pop())
         if len(texts) != 2:
             raise Refused("EINVAL")
         path, token = texts
@@ -298,14 +308,16 @@ class Daemon:
     def _domid(self, text: bytes) -> int:
         if not self._profile.strict_domids:
             return atoi(text) & 0xFFFFFFFF
-        if text and (not text.isdigit() or len(text) > 5 or int(text) > 0xFFFF):
+        found = _STRTOUL.fullmatch(text)
+        number = int(found[2]) if found else -1 if text else 0
+        if found and found[1] == b"-":
+            number = -number & 0xFFFFFFFFFFFFFFFF
+        if not 0 <= number <= 0xFFFF:
             raise Refused("EINVAL")
-        return int(text or b"0")
+        return number
 
     def _one_domid(self, payload: bytes) -> int:
-        if payload[-1:] != NUL or payload.find(NUL) != len(payload) - 1:
-            raise Refused("EINVAL")
-        return self._domid(payload[:-1])
+        return self._domid(payload[: _one_string(payload)])
 
     def _served_guest(self, payload: bytes) -> int:
         domid = self._one_domid(payload)
@@ -318,9 +330,10 @@ class Daemon:
         if len(texts) < 3:
             raise Refused("EINVAL")
         domid = self._domid(texts[0])
-        if atoi(texts[2]) <= 0:
+        port = atoi(texts[2]) & 0xFFFFFFFF
+        if port == 0:
             raise Refused("EINVAL")
-        self.store.introduce(domid)
+        self.store.introduce(domid, reachable=port <= 0xFFFF)
         for other in self._connections:
             if other.domid == domid and domid:
                 self.store.reset(other._caller)
@@ -328,7 +341,9 @@ class Daemon:
     def _release_request(
         self, connection: Connection, tx: Transaction | None, payload: bytes
     ) -> None:
-        self._release(self._served_guest(payload))
+        domid = self._served_guest(payload)
+        self._end_connections(domid)
+        self.store.release(domid)
 
     def _resume(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
         self.store.served(self._served_guest(payload)).shutdown = False
@@ -337,8 +352,7 @@ class Daemon:
         texts = payload.split(NUL)[:-1]
         if len(texts) < 2:
             raise Refused("EINVAL")
-        domain = self.store.served(self._domid(texts[0]))
-        domain.target = self.store.served(self._domid(texts[1])).domid
+        self.store.set_target(self._domid(texts[0]), self._domid(texts[1]))
 
     def _domain_path(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
         return b"/local/domain/%d\0" % self._one_domid(payload)
@@ -382,10 +396,21 @@ class Daemon:
         if len(texts) not in (2, 3):
             raise Refused("EINVAL")
         domid = self._domid(texts[0]) if len(texts) == 3 else None
-        self.store.set_quota(texts[-2], atoi(texts[-1]) & 0xFFFFFFFF, domid)
+        value = atoi(texts[-1]) & 0xFFFFFFFF
+        if value == 0xFFFFFFFF:  # what a quota that is none has in the C daemon
+            raise Refused("EINVAL")
+        self.store.set_quota(texts[-2], value, domid)
 
     def _control(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
         return control(self.store, payload.split(NUL)[:-1])
+
+
+def _one_string(payload: bytes) -> int:
+    """The length of a payload's only string, which must end in a NUL."""
+    size = len(payload) - 1
+    if size < 0 or payload.find(NUL) != size:
+        raise Refused("EINVAL")
+    return size
 
 
 def _exactly(payload: bytes, count: int) -> list[bytes]:

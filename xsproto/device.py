@@ -26,6 +26,7 @@ RESET_WATCHES ends the kernel's watches; a depth is     `DeviceSession.submit`
 ignored
 the daemon's death is not told                          a time limit by default: `TIMEOUT`
 suspend and resume end transactions                     `TransactionLost`
+and new transactions get their ids                      `ClientConnection`: both are lost
 ======================================================= ==========================================
 
 An unanswered request occupies its descriptor. So once a request is given up that the daemon has
@@ -36,17 +37,27 @@ Once nobody uses the lane, it is closed, with which the kernel ends what is left
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from errno import errorcode
-from typing import Any, Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
-from .client import ClientConnection, TransactionState
-from .errors import NotSupported, XenStoreError
+from .client import ClientConnection, Exchange, TransactionState
+from .errors import ConnectFailed, NotSupported, XenStoreError
 from .requests import Request, ResetWatches, Watch
 from .session import Session, Waiter
 from .wire import HEADER, HEADER_SIZE, Op, Packet
 
-__all__ = ["PAYLOAD_MAX", "RETIRED_MAX", "TIMEOUT", "DeviceSession", "Retired", "refusal"]
+__all__ = [
+    "PAYLOAD_MAX",
+    "RETIRED_MAX",
+    "TIMEOUT",
+    "DeviceSession",
+    "Requests",
+    "Retired",
+    "merged",
+    "moved",
+    "refusal",
+]
 
 #: The most bytes of a request's payload.
 PAYLOAD_MAX: Final = 4096 - HEADER_SIZE
@@ -101,7 +112,9 @@ class DeviceSession(Session):
     def idle(self) -> bool:
         """Whether nobody needs this session: closing it ends what there is of transactions."""
         used = TransactionState.STARTED in self.connection.transactions.values()
-        return not (used or self.waiting or self.leader)
+        leader = self.leader  # where a loop leads, it waits for nothing
+        awaited = leader is not None and (leader.exchanges or leader.queue is not None)
+        return not (used or self.waiting or awaited)
 
     def retire(self) -> None:
         """Take no new requests but those of transactions; have the others that wait moved.
@@ -118,6 +131,68 @@ class DeviceSession(Session):
             self.connection.withdraw(exchange.rq_id)
         for exchange in moved:
             self._look(exchange.owner)
+
+
+def moved(exchanges: Sequence[Exchange]) -> list[Request[Any]]:
+    """The requests that go to the successor, of a call's exchanges on a lane that was retired."""
+    return [exchange.request for exchange in exchanges if exchange.withdrawn]
+
+
+def merged(exchanges: Sequence[Exchange], later: Sequence[Exchange]) -> list[Exchange]:
+    """What came of a call: `exchanges`, with those that have `moved` as they went `later`."""
+    rest = iter(later)
+    return [next(rest) if exchange.withdrawn else exchange for exchange in exchanges]
+
+
+class _Lane(Protocol):
+    @property
+    def answered(self) -> bool: ...
+    @property
+    def session(self) -> DeviceSession: ...
+
+
+L = TypeVar("L", bound=_Lane)
+
+
+class Requests(Generic[L]):
+    """The lanes of a client that requests go to, one after the other.
+
+    Arguments:
+        make: opens one.
+    """
+
+    def __init__(self, make: Callable[[], L]) -> None:
+        self._make = make
+        self._unanswered = 0  # how many in a row were given up without any answer
+        #: In the order in which one followed the other. The last one takes new requests; of the
+        #: others, which were given up, some are in use for transactions.
+        self.lanes = [make()]
+
+    @property
+    def current(self) -> L:
+        """That which takes new requests."""
+        return self.lanes[-1]
+
+    def replace(self, lane: L) -> L | None:
+        """The successor of a lane that is to be retired; made, unless that is done already.
+
+        Returns:
+            None, if there can be none.
+        """
+        lanes = self.lanes
+        if lanes[-1] is lane:
+            unanswered = 1 if lane.answered else self._unanswered + 1
+            if unanswered > RETIRED_MAX:
+                return None
+            try:
+                # An interrupt comes before, or has `lane` find it here.
+                lanes.append(self._make())
+            except ConnectFailed:
+                return None
+            self._unanswered = unanswered
+        successor = lanes[lanes.index(lane) + 1]
+        self.lanes = [one for one in lanes if one is lanes[-1] or one.session.closed is None]
+        return successor
 
 
 def refusal(message: bytes, errno: int | None) -> bytes:

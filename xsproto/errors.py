@@ -44,6 +44,7 @@ __all__ = [
     "TransactionEnded",
     "TransactionLost",
     "XenStoreError",
+    "connect_failed",
     "error_from_code",
 ]
 
@@ -174,6 +175,22 @@ class RemoteProtocolError(XenStoreError):
 
 class ConnectFailed(XenStoreError, ConnectionError):
     """There is no connection: nobody listens there, or it may not be used."""
+
+
+def connect_failed(path: str, error: OSError) -> ConnectFailed:
+    """The error of a connection to `path` that there is not, because of `error`."""
+    hint = ""
+    if isinstance(error, FileNotFoundError):
+        hint = "; is xenstored running? XENSTORED_PATH may name another socket"
+    elif isinstance(error, PermissionError):
+        hint = "; it is usually root's alone"
+    elif isinstance(error, ConnectionRefusedError):
+        hint = "; the daemon that made it is gone"
+    elif isinstance(error, BlockingIOError):
+        hint = "; the daemon has not accepted the connection in time"
+    failed = ConnectFailed(f"cannot connect to XenStore at {path}: {error.strerror or error}{hint}")
+    failed.errno = error.errno
+    return failed
 
 
 class _Unanswered(XenStoreError):

@@ -98,7 +98,7 @@ class BlockingLane(_Lane):
             TimedOut: not all answers came in time.
         """
 
-    def begin(self, timeout: Timeout) -> tuple[BlockingLane, Sequence[Exchange]]:
+    def start_transaction(self, timeout: Timeout) -> tuple[BlockingLane, Sequence[Exchange]]:
         """Start a transaction; return the lane that it is on, too, as it may have had to move."""
         return self, self.exchange(0, (TransactionStart(),), timeout)
 
@@ -118,10 +118,13 @@ class AsyncLane(_Lane):
     async def exchange(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
         """Send requests, of a transaction or (0) of none; return them with what came of each."""
 
-    async def begin(self) -> tuple[AsyncLane, Sequence[Exchange]]:
+    async def start_transaction(self) -> tuple[AsyncLane, Sequence[Exchange]]:
         """Start a transaction; return the lane that it is on, too, as it may have had to move."""
         return self, await self.exchange(0, (TransactionStart(),))
 
     @abstractmethod
     async def take_event(self, queue: EventQueue) -> WatchEvent:
         """Wait for an event; `queue.ended` if there will be none."""
+
+    async def checkpoint(self) -> None:
+        """Let others run, in a loop whose rule is that every call does, though it need not wait."""

@@ -16,12 +16,14 @@ from .client import Exchange
 from .errors import (
     AccessDenied,
     CommitUnknown,
+    Forked,
     InvalidArgument,
     InvalidType,
     LocalProtocolError,
     NotFound,
     NotSupported,
     RetriesExhausted,
+    TimedOut,
     TooBig,
     TransactionEnded,
     TransactionLost,
@@ -51,11 +53,14 @@ __all__ = [
     "commit_unknown",
     "exhausted",
     "exists",
+    "forked",
     "get_feature",
     "get_quota",
     "is_doubtful",
     "is_watch",
     "list_children",
+    "no_answer",
+    "no_event",
     "not_in_transaction",
     "nothing_watched",
     "permissions_of",
@@ -110,11 +115,13 @@ def list_children(path: bytes) -> Operation[list[bytes]]:
         while True:
             try:
                 part: Part = yield from DirectoryPart(path, offset)
-            except NotSupported:
+            except NotSupported as error:
+                # Else these, which refer to frames that refer to them, are left to the collector.
+                error.__traceback__ = None
                 try:
                     raise too_big from None
                 finally:
-                    del too_big  # it refers to this frame: else a cycle for the collector
+                    del too_big
             if generation not in (None, part.generation) or b"" in part.names:
                 break  # it has changed, and the offset is another list's
             generation = part.generation
@@ -364,4 +371,36 @@ def nothing_watched() -> LocalProtocolError:
     return LocalProtocolError(
         "nothing is watched here, so no event will come: a watch is set by 'with', and a path of a "
         "monitor by 'watch'"
+    )
+
+
+def no_event(watched: Iterable[tuple[bytes, bytes]]) -> TimedOut:
+    """The error of a wait for an event of `watched`, (path, token), that took too long."""
+    paths = ", ".join(sorted(repr(path) for path, _ in watched))
+    return TimedOut(f"no event in time of {paths or 'no watch'}")
+
+
+def no_answer(where: str, requests: Sequence[Request[Any]], sent: bool, busy: bool) -> TimedOut:
+    """The error of `requests` to the daemon at `where` that were not all answered in time.
+
+    Arguments:
+        sent: whether the daemon may have seen any of them.
+        busy: whether earlier requests are unanswered.
+    """
+    what = repr(requests[0]) if len(requests) == 1 else f"{len(requests)} requests"
+    why_not = "earlier requests are unanswered" if busy else "the daemon takes no more"
+    fate = "sent and not answered" if sent else f"not sent: {why_not}"
+    return TimedOut(
+        f"no answer in time from {where}; {what}: {fate}",
+        sent=sent,
+        path=getattr(requests[0], "path", None),
+        request=requests[0],
+    )
+
+
+def forked(where: str) -> Forked:
+    """The error of using a client of the daemon at `where` in a child of the process it is of."""
+    return Forked(
+        f"this client of {where} was made before fork(), by the parent process; open another one "
+        "in this process"
     )

@@ -84,7 +84,8 @@ class Session:
         #: Who receives.
         self.leader: Waiter | None = None
         self._waiting: dict[Waiter, None] = {}
-        self._listeners: dict[bytes, list[tuple[bytes, EventQueue]]] = {}
+        # By token. Under None there are those who take what nobody else does.
+        self._listeners: dict[bytes | None, list[tuple[bytes | None, EventQueue]]] = {}
         self._tokens = 0
         #: Where the leader puts what it receives; an empty element is the end of the stream.
         self.inbox = self.connection.inbox
@@ -143,6 +144,13 @@ class Session:
             raise already_watched(Watch(path, token))
         queue.watches.add((path, token))
         self._listeners.setdefault(token, []).append((path, queue))
+
+    def listen_to_rest(self, queue: EventQueue) -> None:
+        """Feed `queue` with every event whose token nobody listens for, until the connection ends.
+
+        For those who set watches by requests of their own, and know their tokens.
+        """
+        self._listeners.setdefault(None, []).append((None, queue))
 
     def unlisten(self, queue: EventQueue, watches: Iterable[tuple[bytes, bytes]]) -> None:
         """Feed `queue` from `watches` no more, and drop what is in it of them."""
@@ -291,9 +299,9 @@ class Session:
 
     def _take(self, event: Any) -> None:
         if isinstance(event, WatchFired):
-            listeners = self._listeners.get(event.token, ())
+            listeners = self._listeners.get(event.token) or self._listeners.get(None) or ()
             for path, queue in listeners:
-                if is_within(event.path, path):
+                if path is None or is_within(event.path, path):
                     queue.put(event.path, event.token)
                     self.fired = True
                     self._wake_waiters(queue)

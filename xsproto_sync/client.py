@@ -7,11 +7,12 @@ import threading
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
+from weakref import WeakMethod
 
 from xsproto import device
 from xsproto.blocking import BlockingClient
-from xsproto.device import RETIRED_MAX, DeviceSession
-from xsproto.errors import ConnectFailed, ConnectionClosed, XenStoreError
+from xsproto.device import DeviceSession, Requests
+from xsproto.errors import ConnectionClosed, XenStoreError
 from xsproto.lanes import DEFAULT, Timeout
 from xsproto.location import locate
 from xsproto.session import Session
@@ -59,15 +60,13 @@ class Client(BlockingClient):
         self._clock = Clock(timeout)
         self._opening = threading.Lock()  # over what is below
         self._ended = False  # whether `close` was called
-        # Of requests, in the order in which one followed the other; the last one is `_lane`, and
-        # the others were given up. Some of those are in use for transactions.
-        self._lanes: list[RequestLane] = []
-        self._unanswered = 0  # how many in a row were given up without any answer
+        self._requests: Requests[RequestLane] | None = None  # on a device
         self._watches: Lane | None = None
         self._lane: Lane
         if on_device:
-            self._lane = RequestLane(self._location.path, self._clock, self._replace)
-            self._lanes.append(self._lane)
+            path, clock, replace = self._location.path, self._clock, WeakMethod(self._replace)
+            self._requests = Requests(lambda: RequestLane(path, clock, replace))
+            self._lane = self._requests.current
         else:
             transport = UnixTransport(self._location.path, self._clock.timeout)
             self._lane = self._watches = Lane(transport, self._clock, Session())
@@ -103,7 +102,8 @@ class Client(BlockingClient):
         """
         self._ended = True  # first: whoever opens a lane now looks at it afterwards
         reason = ConnectionClosed("the client was closed")
-        for lane in (self._lane, self._watches, *self._lanes):
+        lanes = () if self._requests is None else self._requests.lanes
+        for lane in (self._lane, self._watches, *lanes):
             if lane is not None:
                 lane.close(reason)
 
@@ -128,24 +128,12 @@ class Client(BlockingClient):
         return self._watches
 
     def _replace(self, lane: RequestLane) -> RequestLane | None:
-        """The successor of a lane that is to be retired; opened, unless that is done already."""
+        """Open the successor of a lane that is to be retired."""
+        assert self._requests is not None
         with self._opening:
-            lanes = self._lanes
-            if lanes[-1] is lane:
-                unanswered = 1 if lane.answered else self._unanswered + 1
-                if unanswered > RETIRED_MAX:
-                    return None
-                try:
-                    # An interrupt comes before this is all done, or has `lane` find it here.
-                    lanes.append(RequestLane(self._location.path, self._clock, self._replace))
-                except ConnectFailed:
-                    return None
-                self._unanswered = unanswered
-            successor = lanes[lanes.index(lane) + 1]
-            self._lane = lanes[-1]
-            self._lanes = [x for x in lanes if x is lanes[-1] or not x.session.closed]
-        if self._ended:
-            # Not all of them: whoever retires `lane` has its lock.
+            successor = self._requests.replace(lane)
+            self._lane = self._requests.current
+        if self._ended and successor is not None:
             successor.close(ConnectionClosed("the client was closed"))
         return successor
 

@@ -12,6 +12,7 @@ try:
     import click
 except ImportError:
     sys.exit("the command xsproto needs click: pip install 'xsproto[cli]'")
+from click.shell_completion import get_completion_class
 
 from xsproto.daemon import Daemon
 from xsproto.errors import XenStoreError
@@ -21,13 +22,10 @@ from xsproto.store import PROFILES
 from . import trees
 from .client import Client
 from .demo import demo as tell
+from .node_commands import EXIT_STATUSES, NODE_COMMANDS, connecting, status_of
 from .server import Server
 
 __all__ = ["main"]
-
-_socket = click.option(
-    "--socket", "socket_path", metavar="PATH", help="The daemon's socket; else as Client finds it."
-)
 
 
 def _guest(ctx: Any, param: Any, values: tuple[str, ...]) -> list[tuple[int, str]]:
@@ -40,10 +38,44 @@ def _guest(ctx: Any, param: Any, values: tuple[str, ...]) -> list[tuple[int, str
     return guests
 
 
-@click.group()
+class _Commands(click.Group):
+    """Tells an error of XenStore, or of the system, in a line and by the exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # click ends quietly
+        except (XenStoreError, OSError, ValueError) as error:
+            click.echo(f"xsproto: {error}", err=True)
+            ctx.exit(status_of(error))
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
+
+_STATUSES = "\n\n".join(f"{number}  {meaning}" for number, meaning in EXIT_STATUSES.items())
+
+
+@click.group(cls=_Commands, epilog=f"Exit statuses:\n\n{_STATUSES}")
 @click.version_option(package_name="xsproto")
 def commands() -> None:
-    """XenStore: a first look, an embedded daemon, and trees as JSON."""
+    """XenStore: its nodes, an embedded daemon, trees as JSON, and a first look."""
+
+
+for _command in NODE_COMMANDS:
+    commands.add_command(_command)
+
+
+@commands.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes SHELL complete commands, options and nodes' paths.
+
+    For bash: eval "$(xsproto completion bash)"
+    """
+    cls = get_completion_class(shell)
+    assert cls is not None
+    click.echo(cls(commands, {}, "xsproto", "_XSPROTO_COMPLETE").source())
 
 
 @commands.command()
@@ -104,23 +136,23 @@ def serve(
 
 
 @commands.command()
-@_socket
+@connecting
 @click.argument("top", default="/")
-def dump(socket_path: str | None, top: str) -> None:
+def dump(top: str, **where: Any) -> None:
     """Print the tree at and below TOP as JSON, with permissions."""
-    with Client(socket_path) as client:
+    with Client(**where) as client:
         nodes = trees.dump(client, top.encode())
     lines = ",\n ".join(json.dumps(node) for node in nodes)
     click.echo(f"[{lines}]")
 
 
 @commands.command()
-@_socket
+@connecting
 @click.argument("tree", type=click.File(), default="-")
-def load(socket_path: str | None, tree: IO[str]) -> None:
+def load(tree: IO[str], **where: Any) -> None:
     """Write what `dump` printed, from the file TREE or standard input."""
     nodes = _nodes(tree)
-    with Client(socket_path) as client:
+    with Client(**where) as client:
         click.echo(f"{trees.load(client, nodes)} nodes", err=True)
 
 
@@ -135,8 +167,5 @@ def _nodes(tree: IO[str]) -> list[Any]:
 
 
 def main() -> None:
-    """Run the command; an error of XenStore, or of the system, is told in a line."""
-    try:
-        commands()
-    except (XenStoreError, OSError, ValueError) as error:
-        sys.exit(f"xsproto: {error}")
+    """Run the command."""
+    commands()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakMethod
 
 from xsproto.client import Exchange
-from xsproto.device import DeviceSession, Retired
+from xsproto.device import DeviceSession, Retired, merged, moved
 from xsproto.errors import TransactionEnded
 from xsproto.lanes import Timeout, insist
 from xsproto.requests import Request, TransactionStart
@@ -23,8 +23,9 @@ class RequestLane(Lane):
     """Is retired, and goes on in a successor, once a request is given up that was sent.
 
     Arguments:
-        replace: a method that is called with the lane to be retired, and returns its successor,
-            the same one if it is called again; None if there can be none.
+        replace: a method that is called with the lane to be retired, at most once with success,
+            and makes its successor; None if there can be none. Weak, so that a client that nobody
+            has any more needs no garbage collector.
     """
 
     forgetful = True
@@ -35,11 +36,10 @@ class RequestLane(Lane):
         self,
         path: str,
         clock: Clock,
-        replace: Callable[[RequestLane], RequestLane | None],
+        replace: WeakMethod[Any],
     ) -> None:
         super().__init__(XenBusTransport(path), clock, DeviceSession())
-        # Weak, so that a client that nobody has any more needs no garbage collector.
-        self._replace = WeakMethod(replace)
+        self._replace = replace
         self._successor: RequestLane | None = None
         #: Whether the daemon has answered a request on it.
         self.answered = False
@@ -53,14 +53,13 @@ class RequestLane(Lane):
         if self._successor is None:
             return exchanges
         insist(self.end_if_idle)
-        moved = [x.request for x in exchanges if x.withdrawn] if exchanges else requests
-        if not moved:
+        again = moved(exchanges) if exchanges else requests
+        if not again:
             return exchanges
-        later = self._successor.exchange(tx_id, moved, left())
-        rest = iter(later)
-        return [next(rest) if x.withdrawn else x for x in exchanges] if exchanges else later
+        later = self._successor.exchange(tx_id, again, left())
+        return merged(exchanges, later) if exchanges else later
 
-    def begin(self, timeout: Timeout) -> tuple[RequestLane, Sequence[Exchange]]:
+    def start_transaction(self, timeout: Timeout) -> tuple[RequestLane, Sequence[Exchange]]:
         """See `BlockingLane`."""
         left = self.until(timeout)
         lane = self
@@ -81,7 +80,7 @@ class RequestLane(Lane):
         """
         try:
             exchanges = super().exchange(tx_id, requests, timeout)
-            self.answered = True
+            self.answered |= len(moved(exchanges)) < len(exchanges)
             return exchanges
         except Retired:
             return ()

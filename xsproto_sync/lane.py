@@ -21,9 +21,9 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from xsproto.client import Exchange
-from xsproto.errors import ConnectionClosed, Forked, TimedOut, XenStoreError
+from xsproto.errors import ConnectionClosed, TimedOut, XenStoreError
 from xsproto.lanes import DEFAULT, BlockingLane, Timeout, insist
-from xsproto.operations import nothing_watched
+from xsproto.operations import forked, no_answer, no_event, nothing_watched
 from xsproto.requests import Request
 from xsproto.session import Role, Session, Waiter
 from xsproto.watches import EventQueue, WatchEvent
@@ -65,8 +65,7 @@ class Lane(BlockingLane):
 
     def until(self, timeout: Timeout) -> Callable[[], Timeout]:
         """See `BlockingLane`."""
-        at = self._clock.ends_at(timeout)
-        return lambda: None if at is None else max(0.0, at - monotonic())
+        return self._clock.until(timeout)
 
     # Exchanges
 
@@ -104,22 +103,9 @@ class Lane(BlockingLane):
                 self._cancel(waiter)
                 raise
             if isinstance(error, TimedOut):
-                raise self._timed_out(requests, sent) from None
+                busy = session.connection.outstanding > 0
+                raise no_answer(self.transport.path, requests, sent, busy) from None
             raise
-
-    def _timed_out(self, requests: Sequence[Request[Any]], sent: bool) -> TimedOut:
-        what = repr(requests[0]) if len(requests) == 1 else f"{len(requests)} requests"
-        fate = "sent and not answered"
-        if not sent:
-            busy = self.session.connection.outstanding
-            what_else = "earlier requests are unanswered" if busy else "the daemon takes no more"
-            fate = f"not sent: {what_else}"
-        return TimedOut(
-            f"no answer in time from {self.transport.path}; {what}: {fate}",
-            sent=sent,
-            path=getattr(requests[0], "path", None),
-            request=requests[0],
-        )
 
     def take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
         """See `BlockingLane`."""
@@ -143,8 +129,7 @@ class Lane(BlockingLane):
             insist(self._put_back, queue, taken, waiter)
             if isinstance(error, TimedOut):
                 # In a copy: other threads may set watches meanwhile.
-                watched = ", ".join(sorted(repr(path) for path, _ in list(queue.watches)))
-                raise TimedOut(f"no event in time of {watched or 'no watch'}") from None
+                raise no_event(list(queue.watches)) from None
             raise
 
     def _put_back(self, queue: EventQueue, taken: list[WatchEvent], waiter: Waiter) -> None:
@@ -360,12 +345,7 @@ class Lane(BlockingLane):
         self._lock = self.guard = threading.Lock()
         self._writer = None
         self.session = Session()
-        self.session.close(
-            Forked(
-                f"this client of {self.transport.path} was made before fork(), by the parent "
-                "process; open another one in this process"
-            )
-        )
+        self.session.close(forked(self.transport.path))
         self._readiness.close()
         self.transport.forget()
 

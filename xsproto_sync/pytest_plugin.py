@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from .client import Client
+    import xsproto_sync
+
     from .embedded import EmbeddedXenStore
 
 __all__ = ["xenstore", "xenstore_client"]
@@ -33,6 +34,6 @@ def xenstore() -> Iterator[EmbeddedXenStore]:
 
 
 @pytest.fixture
-def xenstore_client(xenstore: EmbeddedXenStore) -> Client:
+def xenstore_client(xenstore: EmbeddedXenStore) -> xsproto_sync.Client:
     """A client of the test's `xenstore` that acts as dom0; it is closed with the store."""
     return xenstore.client()

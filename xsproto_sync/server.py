@@ -1,103 +1,48 @@
-"""A XenStore daemon on Unix sockets: one thread, a selector, any number of clients.
-
-`Server` moves bytes between sockets and an `xsproto.daemon.Daemon`, which does all the rest. Each
-listening socket stands for one domain: who connects there acts as it.
-"""
+"""A XenStore daemon on Unix sockets: one thread, a selector, any number of clients."""
 
 from __future__ import annotations
 
-import errno
 import os
 import selectors
 import socket
-import stat
 import threading
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Self
 
-from xsproto.daemon import Connection, Daemon
-from xsproto.errors import InvalidArgument, LocalProtocolError
+from xsproto.daemon import Daemon
+from xsproto.serving import PAUSE, Service
 
 __all__ = ["Server"]
 
-_READ_SIZE: Final = 65536
-_BACKLOG: Final = 1024
-#: Connections taken at once from one listening socket, so that a crowd keeps nobody else waiting.
-_ACCEPT: Final = 64
-#: Seconds until a listening socket is looked at again after the process ran out of descriptors.
-_PAUSE: Final = 0.1
 
-
-class _Peer:
-    """A client's socket, and what it has not taken yet."""
-
-    __slots__ = ("connection", "interest", "rest", "sock")
-
-    def __init__(self, sock: socket.socket, connection: Connection) -> None:
-        self.sock = sock
-        self.connection = connection
-        self.rest: memoryview | None = None
-        self.interest = selectors.EVENT_READ
-
-
-class Server:
+class Server(Service):
     """Serves `daemon` on the sockets that it is told to `listen` on.
 
     `start` serves in a thread, until `close`; `serve` serves in the calling one. A context manager
     that starts and closes it. All methods may be called from any thread.
 
     Arguments:
-        daemon: what to serve; None: an empty one.
+        daemon: what to serve; None: an empty one. Touch it under `lock` only, and `wake` the
+            server after a change.
     """
 
     def __init__(self, daemon: Daemon | None = None) -> None:
-        #: The daemon. Touch it under `lock` only, and `wake` the server after a change.
-        self.daemon = daemon or Daemon()
+        super().__init__(daemon, os, socket, selectors)
         self.lock = threading.Lock()
-        self._selector = selectors.DefaultSelector()
         self._waker, self._wakee = socket.socketpair()
         self._wakee.setblocking(False)
         self._waker.setblocking(False)
-        self._selector.register(self._wakee, selectors.EVENT_READ, None)
-        self._listeners: dict[str, tuple[socket.socket, int]] = {}
-        self._peers: dict[Connection, _Peer] = {}
+        self.selector.register(self._wakee, selectors.EVENT_READ, self._awake)
         self._thread: threading.Thread | None = None
         self._serving = False
         self._over = False
-        self._closed = False
-        self._paused: list[tuple[socket.socket, int]] = []
 
     # Sockets
 
     def listen(self, path: str | os.PathLike[str], domid: int = 0) -> None:
-        """Listen on a new Unix socket at `path`, whose clients act as domain `domid`.
-
-        Only the user that runs this can connect (mode 0600). A socket that a dead daemon has left
-        behind is replaced.
-
-        Raises:
-            FileExistsError: another daemon listens there, or something else has that name.
-        """
-        path = os.fspath(path)
-        _remove_stale(path)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            # Before it has a name, so that there is no moment when others can connect.
-            os.fchmod(sock.fileno(), 0o600)
-            sock.bind(path)
-            os.chmod(path, 0o600)  # where fchmod() does not count for sockets
-            sock.listen(_BACKLOG)
-            sock.setblocking(False)
-        except BaseException:
-            sock.close()
-            raise
+        """See `xsproto.serving.Service.listen`."""
         with self.lock:
-            if self._closed:
-                sock.close()
-                os.unlink(path)
-                raise LocalProtocolError("the server is closed")
-            self._listeners[path] = (sock, domid)
-            self._selector.register(sock, selectors.EVENT_READ, (sock, domid))
+            super().listen(path, domid)
         self.wake()
 
     def wake(self) -> None:
@@ -106,6 +51,9 @@ class Server:
             self._waker.send(b"\0")
         except (BlockingIOError, OSError):
             pass  # it is awake already, or over
+
+    def _awake(self) -> None:
+        self._wakee.recv(65536)
 
     # Serving
 
@@ -117,21 +65,19 @@ class Server:
 
     def serve(self) -> None:
         """Serve until `close` is called, by another thread or a signal handler."""
-        select = self._selector.select
+        select = self.selector.select
         self._serving = True
         try:
             while not self._over:
-                ready = select(_PAUSE if self._paused else None)
+                ready = select(PAUSE if self.paused else None)
                 with self.lock:
                     if self._over:
                         return
-                    for key, events in ready:
-                        self._handle(key.data, events)
-                    self._flush()
-                    self._resume()
+                    self.step(ready)
+                    self.resume()
         finally:
             with self.lock:
-                self._end()
+                self.end()
 
     def close(self) -> None:
         """End all connections and remove the sockets. Idempotent.
@@ -146,7 +92,7 @@ class Server:
                 thread.join()
         elif not self._serving:
             with self.lock:
-                self._end()
+                self.end()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -159,143 +105,8 @@ class Server:
     ) -> None:
         self.close()
 
-    def _handle(self, what: Any, events: int) -> None:
-        if what.__class__ is _Peer:
-            if events & selectors.EVENT_WRITE:
-                self._write_rest(what)
-            if events & selectors.EVENT_READ:
-                self._receive(what)
-        elif what is None:
-            self._wakee.recv(_READ_SIZE)
-        else:
-            self._accept(*what)
-
-    def _accept(self, listener: socket.socket, domid: int) -> None:
-        for _ in range(_ACCEPT):
-            try:
-                sock, _address = listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    # It would be ready at once again: leave it alone for a while.
-                    self._selector.unregister(listener)
-                    self._paused.append((listener, domid))
-                return
-            sock.setblocking(False)
-            peer = _Peer(sock, self.daemon.connect(domid))
-            self._peers[peer.connection] = peer
-            self._selector.register(sock, peer.interest, peer)
-
-    def _resume(self) -> None:
-        for listener, domid in self._paused:
-            self._selector.register(listener, selectors.EVENT_READ, (listener, domid))
-        self._paused.clear()
-
-    def _receive(self, peer: _Peer) -> None:
-        try:
-            data = peer.sock.recv(_READ_SIZE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if peer.connection in self._peers:
-            self.daemon.receive_data(peer.connection, data)
-            self._watch(peer)
-
-    def _flush(self) -> None:
-        """Send what the daemon has to say."""
-        while batch := self.daemon.data_to_send():
-            for connection, data in batch:
-                peer = self._peers.get(connection)
-                if peer is None:
-                    continue
-                if not data:
-                    self._drop(peer)
-                    continue
-                try:
-                    sent = peer.sock.send(data)
-                except BlockingIOError:
-                    sent = 0
-                except OSError:
-                    self._drop(peer)
-                    continue
-                if sent != len(data):
-                    peer.rest = memoryview(data)[sent:]
-                    self.daemon.block(connection)
-                self._watch(peer)
-
-    def _write_rest(self, peer: _Peer) -> None:
-        assert peer.rest is not None
-        try:
-            peer.rest = peer.rest[peer.sock.send(peer.rest) :]
-        except BlockingIOError:
-            return
-        except OSError:
-            self._drop(peer)
-            return
-        if not peer.rest:
-            peer.rest = None
-            self.daemon.unblock(peer.connection)
-            self._watch(peer)
-
-    def _watch(self, peer: _Peer) -> None:
-        """Wait for what can be done with the peer."""
-        interest = (selectors.EVENT_READ if peer.connection.wants_data else 0) | (
-            selectors.EVENT_WRITE if peer.rest is not None else 0
-        )
-        if interest == peer.interest:
-            return
-        if peer.interest == 0:
-            self._selector.register(peer.sock, interest, peer)
-        elif interest == 0:
-            self._selector.unregister(peer.sock)
-        else:
-            self._selector.modify(peer.sock, interest, peer)
-        peer.interest = interest
-
-    def _drop(self, peer: _Peer) -> None:
-        if self._peers.pop(peer.connection, None) is not None:
-            if peer.interest:
-                self._selector.unregister(peer.sock)
-            peer.sock.close()
-            self.daemon.disconnect(peer.connection)
-
-    def _end(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        for path, (sock, _domid) in self._listeners.items():
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                pass
-            sock.close()
-        for peer in list(self._peers.values()):
-            peer.sock.close()
-        self._peers.clear()
-        self._selector.close()
+    def end(self) -> None:
+        """See `xsproto.serving.Service.end`; to be called under `lock`."""
+        super().end()
         self._waker.close()
         self._wakee.close()
-
-
-def _remove_stale(path: str) -> None:
-    """Remove the socket of a daemon that is gone."""
-    if "\0" in path or not path:
-        raise InvalidArgument(f"the path of a socket cannot be {path!r}")
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise FileExistsError(errno.EEXIST, "there is something that is no socket", path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:
-            pass  # its backlog is full: somebody is there
-    raise FileExistsError(errno.EEXIST, "a daemon listens there", path)

@@ -74,7 +74,7 @@ class Transport(ABC):
             poll = select.poll
         except AttributeError:
             writing = [self.fileno()] if write else []
-            found = select.select([self.fileno(), *self._alarms()], writing, [], timeout)
+            found = select.select([self.fileno(), *self.alarms()], writing, [], timeout)
             return bool(found[0] or found[1])
         if poll is not self._poll:
             self._poll_read = self._poller(select.POLLIN)
@@ -87,11 +87,11 @@ class Transport(ABC):
     def _poller(self, events: int) -> Callable[[float | None], Any]:
         poller = select.poll()
         poller.register(self.fileno(), events)
-        for alarm in self._alarms():
+        for alarm in self.alarms():
             poller.register(alarm, select.POLLIN)
         return poller.poll
 
-    def _alarms(self) -> tuple[int, ...]:
+    def alarms(self) -> tuple[int, ...]:
         """More descriptors, whose becoming readable ends a wait."""
         return ()
 

@@ -13,7 +13,7 @@ from socket import (
 from struct import Struct
 from typing import Final
 
-from xsproto.errors import ConnectFailed
+from xsproto.errors import connect_failed
 
 from .transport import Transport
 
@@ -42,7 +42,7 @@ class UnixTransport(Transport):
         try:
             sock = socket(AF_UNIX, SOCK_STREAM)
         except OSError as error:
-            raise _failed(path, error) from error
+            raise connect_failed(path, error) from error
         sock.setblocking(True)  # whatever `socket.setdefaulttimeout` says
         try:
             if timeout is not None:
@@ -55,7 +55,7 @@ class UnixTransport(Transport):
             sock.getpeername()
         except OSError as error:
             sock.close()
-            raise _failed(path, error) from error
+            raise connect_failed(path, error) from error
         except BaseException:
             sock.close()
             raise
@@ -91,18 +91,3 @@ class UnixTransport(Transport):
     def close(self) -> None:
         """See `Transport`; nothing more than that: a forked child closes only its copy."""
         self._sock.close()
-
-
-def _failed(path: str, error: OSError) -> ConnectFailed:
-    hint = ""
-    if isinstance(error, FileNotFoundError):
-        hint = "; is xenstored running? XENSTORED_PATH may name another socket"
-    elif isinstance(error, PermissionError):
-        hint = "; it is usually root's alone"
-    elif isinstance(error, ConnectionRefusedError):
-        hint = "; the daemon that made it is gone"
-    elif isinstance(error, BlockingIOError):
-        hint = "; the daemon has not accepted the connection in time"
-    failed = ConnectFailed(f"cannot connect to XenStore at {path}: {error.strerror or error}{hint}")
-    failed.errno = error.errno
-    return failed

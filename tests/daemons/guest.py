@@ -87,6 +87,12 @@ class GuestDomain:
         """
         if not self._exists:
             return
+        self.vanish()
+        if self._daemon.running and not self._daemon.suspended:
+            self._await_release()
+
+    def vanish(self) -> None:
+        """As `destroy`, without waiting for the daemon to let go of the domain."""
         self._exists = False
         if self._connection is not None:
             self._connection.close()
@@ -96,8 +102,6 @@ class GuestDomain:
         for name in "ring", "state", "evtchn", "guest":
             self._path(name).unlink(missing_ok=True)
         self._raise_virq()
-        if self._daemon.running and not self._daemon.suspended:
-            self._await_release()
 
     def _await_release(self) -> None:
         deadline = time.monotonic() + TIMEOUT

@@ -39,6 +39,10 @@ class Op(enum.IntEnum):
     SET_TARGET = 19
     RESET_WATCHES = 21
     DIRECTORY_PART = 22
+    GET_FEATURE = 23
+    SET_FEATURE = 24
+    GET_QUOTA = 25
+    SET_QUOTA = 26
 
 
 class Packet(NamedTuple):
@@ -108,7 +112,10 @@ class Connection:
         self._socket.settimeout(timeout)
 
     def send(self, packet: Packet) -> None:
-        self._socket.sendall(packet.encode())
+        self.send_bytes(packet.encode())
+
+    def send_bytes(self, data: bytes) -> None:
+        self._socket.sendall(data)
 
     def receive(self) -> Packet:
         """Return the next packet, be it a reply or an event."""

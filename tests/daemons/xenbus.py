@@ -31,9 +31,10 @@ from .wire import Op, Packet, take_packet
 RING_SIZE = 1024
 PAGE_SIZE = 4096
 
-# struct xenstore_domain_interface: a ring of requests, one of replies, then these.
+# struct xenstore_domain_interface: a ring of requests, one of replies, then these among others.
 _REQ_CONS, _REQ_PROD, _RSP_CONS, _RSP_PROD = range(4)
-_N_INDEXES = 4
+_ERROR = 6
+_N_INDEXES = 8
 _WRAP = 1 << 32
 
 
@@ -46,8 +47,11 @@ class Ring:
         self._page = mmap.mmap(page, PAGE_SIZE)
         os.close(page)
         # Native 32-bit items, so that each index is stored in one go.
-        indexes = memoryview(self._page)[2 * RING_SIZE :]
-        self._index = indexes[: 4 * _N_INDEXES].cast("I")
+        with (
+            memoryview(self._page) as whole,
+            whole[2 * RING_SIZE : 2 * RING_SIZE + 4 * _N_INDEXES] as indexes,
+        ):
+            self._index = indexes.cast("I")
         incoming = os.path.join(directory, f"evtchn.{domid}")
         with contextlib.suppress(FileExistsError):
             os.mkfifo(incoming, 0o600)
@@ -57,6 +61,22 @@ class Ring:
 
     def fileno(self) -> int:
         return self._incoming
+
+    @property
+    def error(self) -> int:
+        """Why the daemon ignores the domain; 0 if it does not."""
+        return self._index[_ERROR]
+
+    @error.setter
+    def error(self, number: int) -> None:
+        self._index[_ERROR] = number
+
+    def close(self) -> None:
+        """Let go of the page and of the event channel; the domain stays as it is."""
+        self._index.release()
+        self._page.close()
+        os.close(self._incoming)
+        os.close(self._outgoing)
 
     def clear_events(self) -> None:
         """To be called before the ring is looked at, or an event may be lost."""

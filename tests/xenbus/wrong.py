@@ -17,12 +17,12 @@ from typing import Any, Final, NamedTuple
 import xsproto.device
 import xsproto_sync.client
 import xsproto_sync.device
+from xsproto import xenbus as _xenbus
 from xsproto.client import ClientConnection
 from xsproto.device import DeviceSession
 from xsproto.events import Ignored, WatchFired
 from xsproto.session import Session
 from xsproto.wire import HEADER, HEADER_SIZE
-from xsproto_sync import xenbus as _xenbus
 from xsproto_sync.xenbus import WatchTransport, XenBusTransport
 
 xenbus: Any = _xenbus
@@ -87,7 +87,7 @@ def watches_share_the_descriptor_of_requests() -> None:
             return opened[0]
         return FileIO(os.dup(opened[0].fileno()), mode)
 
-    xenbus.FileIO = file
+    XenBusTransport._open = lambda self: file(self.path, "r+", self._opener)
 
 
 @wrong(11, "test_watches_come_and_go_while_others_read")
@@ -131,12 +131,13 @@ def it_waits_until_it_may_write() -> None:
 
 @wrong(13, "test_closing_wakes_who_waits")
 def nothing_wakes_who_waits() -> None:
-    XenBusTransport._alarms = lambda self: ()
+    XenBusTransport.fileno = lambda self: -1 if self._closed else self._file.fileno()
+    XenBusTransport.alarms = lambda self: ()
 
 
 @wrong(14, "test_a_refused_watch_is_an_answer")
 def a_refused_watch_is_waited_for() -> None:
-    def write_orders(orders: Any, file: FileIO, bell: Any) -> None:
+    def write_orders(orders: Any, file: FileIO, bell: Any, modules: Any) -> None:
         while message := orders.recv(8192):
             try:
                 os.write(file.fileno(), message)
@@ -217,4 +218,4 @@ def a_lane_with_an_unanswered_request_is_kept() -> None:
 
 @wrong(17, "test_the_environment_may_name_a_device")
 def it_is_opened_buffered() -> None:
-    xenbus.FileIO = lambda path, mode, opener: open(path, "r+b", opener=opener)  # noqa: SIM115
+    XenBusTransport._open = lambda self: open(self.path, "r+b", opener=self._opener)  # noqa: SIM115

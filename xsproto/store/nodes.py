@@ -52,9 +52,10 @@ class Refused(Exception):
 
 
 def atoi(text: bytes) -> int:
-    """The number at the begin of a text, of any size; 0 if there is none."""
+    """The number at the begin of a text, 0 if there is none; as C's, what fits into 32 bits."""
     found = _ATOI.match(text)
-    return int(found[1]) if found else 0
+    number = max(-1 << 63, min(int(found[1]), (1 << 63) - 1)) if found else 0
+    return ((number + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
 
 
 def parse_perms(texts: list[bytes]) -> Perms:
@@ -80,7 +81,9 @@ def parse_perms(texts: list[bytes]) -> Perms:
 
 def format_perms(perms: Perms) -> bytes:
     """The payload of a GET_PERMS reply."""
-    return b"".join([b"%c%d\0" % (_LETTERS[bits & 3], domid) for domid, bits in perms])
+    # C's buffer has room for ten characters.
+    texts = [(_LETTERS[bits & 3], (b"%d" % domid)[:10]) for domid, bits in perms]
+    return b"".join([b"%c%b\0" % text for text in texts])
 
 
 @define(eq=False)
@@ -90,7 +93,9 @@ class Node:
     Attributes:
         generation: which change of the store it was last changed by.
         children: names in the order of creation; None stands for none.
-        names_size: the bytes that they take, each with its NUL.
+        listed: the names as they are told, where one of them is told twice: in a transaction that
+            will fail, as it had seen the parent of a child that was gone when it made that child.
+        names_size: the bytes that the names told take, each with its NUL.
         shared: whether a transaction looks at this object, so that a change needs another.
     """
 
@@ -100,24 +105,38 @@ class Node:
     children: dict[bytes, None] | None = None
     names_size: int = 0
     shared: bool = False
+    listed: list[bytes] | None = None
 
     def copy(self) -> Node:
         """The same, to be changed on its own."""
         children = None if self.children is None else dict(self.children)
-        return Node(self.value, self.perms, self.generation, children, self.names_size)
+        listed = None if self.listed is None else list(self.listed)
+        size = self.names_size
+        return Node(self.value, self.perms, self.generation, children, size, listed=listed)
+
+    @property
+    def names(self) -> list[bytes]:
+        """The children's names as they are told."""
+        return list((self.children or ()) if self.listed is None else self.listed)
 
     def add(self, name: bytes) -> None:
         """Append a child's name."""
         if self.children is None:
             self.children = {}
-        if name not in self.children:  # as it may be in a transaction that will fail
-            self.children[name] = None
-            self.names_size += len(name) + 1
+        if name in self.children and self.listed is None:
+            self.listed = list(self.children)
+        if self.listed is not None:
+            self.listed.append(name)
+        self.children[name] = None
+        self.names_size += len(name) + 1
 
     def remove(self, name: bytes) -> None:
-        """Drop a child's name."""
+        """Drop a child's name, where it is listed first."""
         assert self.children is not None
-        del self.children[name]
+        if self.listed is not None:
+            self.listed.remove(name)
+        if self.listed is None or name not in self.listed:
+            del self.children[name]
         self.names_size -= len(name) + 1
 
     @property
@@ -127,8 +146,8 @@ class Node:
 
 
 def node_size(perms: int, value: int, names: int) -> int:
-    """Bytes of a node's record in the C daemon's database."""
-    return 24 + 8 * perms + value + names
+    """Bytes of a node's record in the C daemon's database, but for its header."""
+    return 8 * perms + value + names
 
 
 @define(eq=False)
@@ -166,6 +185,8 @@ class Domain:
 
     Attributes:
         limits: how much of what it may have, by the names of GET_QUOTA.
+        gone: whether it exists no more, and is kept as another domain's target.
+        targets: the domains that are kept as long as this one is; the last is `target`.
     """
 
     domid: int
@@ -178,6 +199,8 @@ class Domain:
     watches: int = 0
     transactions: int = 0
     target: int | None = None
+    targets: set[int] = field(factory=set)
+    gone: bool = False
 
 
 @define(eq=False)

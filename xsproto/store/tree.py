@@ -7,7 +7,6 @@ that it must fail.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Final
 
@@ -24,101 +23,36 @@ from .nodes import (
     Perms,
     Refused,
     Transaction,
-    Watched,
     node_size,
     parse_perms,
 )
 from .profiles import C, Profile
+from .watching import Watching, parent
 
 __all__ = ["Store"]
 
-_VALID: Final = re.compile(rb"/|(?:/[-A-Za-z0-9_@]+)+")
-_HOME: Final = re.compile(rb"/local/domain/[0-9]{1,5}/")
-_ALL: Final = READ | WRITE | OWNER
-_SPECIAL: Final = (b"@introduceDomain", b"@releaseDomain")
+_INTRODUCE: Final = b"@introduceDomain"
+_RELEASE: Final = b"@releaseDomain"
 _UINT32: Final = 0xFFFFFFFF
-_NO_LIMIT: Final = 1 << 64
 
 
-def _parent(path: bytes) -> bytes:
-    return path[: path.rindex(b"/")] or b"/"
-
-
-class Store:
+class Store(Watching):
     """Nodes, watches and domains, under the rules of one profile."""
 
     def __init__(self, profile: Profile = C) -> None:
-        self.profile = profile
-        self._generation = 0
-        self._serial = 0
-        self._nodes: dict[bytes, Node] = {}
-        self._watches: dict[bytes, dict[Watched, None]] = {}
-        #: The domains that there are, known to the store or not.
-        self.existing: set[int] = {0}
-        #: What new domains may have (with `common_limits` all), by the names of GET_QUOTA.
-        self.limits = dict(profile.limits)
-        self._domains: dict[int, Domain] = {}
-        self._new_domain(0).introduced = True
-        everyone: Perms = ((DOMID_ANY, READ),) if profile.special_perms else ()
-        release = ((0, 0), *everyone)
-        self._special: dict[bytes, Perms] = {_SPECIAL[0]: ((0, 0),), _SPECIAL[1]: release}
-        self._nodes[b"/"] = Node(b"", ((0, 0),), self._next())
+        super().__init__(profile)
+        self._watches = {}
+        self._nodes = {b"/": Node(b"", ((0, 0),), self._next())}
         self._count(None, 0, 1)
-        root = self.caller(0, lambda path, token: None)
-        self.write(root, None, b"/tool/xenstored", b"")
+        self.write(self._root(), None, b"/tool/xenstored", b"")
+        everyone: Perms = ((DOMID_ANY, READ),) if profile.domid_any else ()
+        for name, perms in ((_RELEASE, ((0, 0), *everyone)), (_INTRODUCE, ((0, 0),))):
+            self._nodes[name] = Node(b"", perms, self._next())
+            if profile.special_nodes:
+                self._count(None, 0, 1)
 
-    def _new_domain(self, domid: int) -> Domain:
-        limits = self.limits if self.profile.common_limits else dict(self.limits)
-        domain = Domain(domid, self._generation, limits, self.profile.features)
-        self._domains[domid] = domain
-        return domain
-
-    def _next(self) -> int:
-        self._generation += 1
-        return self._generation
-
-    # Paths and permissions
-
-    def canonical(self, caller: Caller, path: bytes) -> bytes:
-        """The absolute form of a path, not judged."""
-        return path if path[:1] in (b"/", b"@") and path else caller.prefix + b"/" + path
-
-    def _check(self, caller: Caller, path: bytes) -> None:
-        if _VALID.fullmatch(path) is None:
-            raise Refused("EINVAL")
-        longest = caller.domain.limits[b"path-max"]
-        if len(path) > longest and (self.profile.limits_privileged_paths or not caller.privileged):
-            home = _HOME.match(path)
-            if len(path) > longest + (home.end() if home else 0):
-                raise Refused("EINVAL")
-
-    def _rights(self, caller: Caller, perms: Perms, generation: int) -> int:
-        owner, default = perms[0]
-        domain = caller.domain
-        if caller.privileged or owner in (domain.domid, domain.target):
-            return _ALL
-        for domid, bits in perms[1:]:
-            if bits & IGNORE:
-                continue
-            if domid in (domain.domid, domain.target):
-                known = self._domains.get(domid)
-                if known is not None and known.generation <= generation:
-                    return bits
-            elif domid == DOMID_ANY and self.profile.special_perms:
-                return bits
-        return default
-
-    def _settled(self, node: Node) -> Perms:
-        """Permissions to be stored anew: entries that do not count by now never will."""
-        if len(node.perms) == 1:
-            return node.perms
-        settled = [node.perms[0]]
-        for domid, bits in node.perms[1:]:
-            domain = self._domains.get(domid)
-            counts = domain is not None and domain.generation <= node.generation
-            any_domain = domid == DOMID_ANY and self.profile.special_perms
-            settled.append((domid, bits if counts or any_domain else bits | IGNORE))
-        return tuple(settled)
+    def _root(self) -> Caller:
+        return self.caller(0, lambda path, token: None)
 
     # Nodes, as a transaction sees them
 
@@ -138,14 +72,14 @@ class Store:
                 access = Access(None, None, None)
             else:
                 node.shared = True
-                access = Access(node.generation, node.perms, node)
+                access = Access(node.generation, self._settled(node), node)
             tx.accessed[path] = access
         return access.node
 
     def _find(self, caller: Caller, tx: Transaction | None, path: bytes, need: int) -> Node | None:
         """The node, or None if there is none and the caller may know that."""
         node = self._nodes.get(path) if tx is None else None
-        if node is None:
+        if node is None or len(path) > caller.domain.limits[b"path-max"]:
             self._check(caller, path)
             node = self._see(caller, tx, path)
         if caller.privileged and (node is not None or tx is None):
@@ -155,7 +89,7 @@ class Store:
         # The nearest parent decides what may be told. (A transaction has then seen it, dom0's too.)
         up = path
         while True:
-            up = _parent(up)
+            up = parent(up)
             above = self._see(caller, tx, up)
             if above is not None:
                 break
@@ -195,7 +129,10 @@ class Store:
                 domain.nodes += by
 
     def _fits(self, caller: Caller, tx: Transaction | None, *sizes: int) -> None:
-        if not caller.privileged and max(sizes) > caller.domain.limits[b"node-size"]:
+        if caller.privileged:
+            return
+        if max(sizes) + self.profile.node_header > caller.domain.limits[b"node-size"]:
+            self._next()  # as if something had been written
             if tx is not None:
                 tx.failed = True
             raise Refused("ENOSPC")
@@ -210,9 +147,7 @@ class Store:
         return node
 
     def perms(self, caller: Caller, tx: Transaction | None, path: bytes) -> Perms:
-        """The permissions of a node or, where the profile has that, of a special path."""
-        if self.profile.special_perms and path in self._special:
-            return self._special[path]
+        """The permissions of a node."""
         return self.node(caller, tx, path).perms
 
     # Changing
@@ -223,7 +158,7 @@ class Store:
         if node is None:
             node = self._create(caller, tx, path, value)
         else:
-            if not caller.privileged:
+            if not caller.privileged:  # (asked here as well, for speed)
                 self._fits(caller, tx, node.size - len(node.value) + len(value))
             node = self._changed(tx, path, node)
             node.value = value
@@ -238,20 +173,21 @@ class Store:
 
     def _create(self, caller: Caller, tx: Transaction | None, path: bytes, value: bytes) -> Node:
         missing = [path]
-        top = _parent(path)
+        top = parent(path)
         while (above := self._see(caller, tx, top)) is None:
             missing.append(top)
-            top = _parent(top)
+            top = parent(top)
         perms = self._settled(above)
         if tx is not None:
             tx.created = True
         if not caller.privileged:
             perms = ((caller.domain.domid, perms[0][1]), *perms[1:])
             room = caller.domain.limits[b"nodes"] - caller.domain.nodes
-            if room < (len(missing) if tx is None else 1):
-                if tx is not None:
-                    tx.failed = True
-                raise Refused("ENOSPC")
+            whole = tx is None and self.profile.counts_at_once
+            if room < (len(missing) if whole else 1):
+                if room > 0:
+                    self._next()  # some were made, and taken back
+                raise Refused("ENOSPC")  # (and a transaction goes on)
             names = [len(each) - each.rindex(b"/") for each in missing]
             sizes = [node_size(len(perms), 0, size) for size in names[:-1]]
             sizes.append(node_size(len(perms), len(value), 0))
@@ -268,7 +204,7 @@ class Store:
     def rm(self, caller: Caller, tx: Transaction | None, path: bytes) -> None:
         """Remove a node and all below it; a missing one whose parent exists is none to remove."""
         if self._find(caller, tx, path, WRITE) is None:
-            if self._see(caller, tx, _parent(path)) is None:
+            if self._see(caller, tx, parent(path)) is None:
                 raise Refused("ENOENT")
             return
         if path == b"/":
@@ -276,7 +212,7 @@ class Store:
         self._rm(caller, tx, path)
 
     def _rm(self, caller: Caller, tx: Transaction | None, path: bytes) -> None:
-        top = _parent(path)
+        top = parent(path)
         above = self._see(caller, tx, top)
         if above is None:
             raise Refused("EINVAL")  # gone since a transaction saw its child
@@ -285,18 +221,22 @@ class Store:
         # the C daemon stops half-way with EIO, and the commit will find the conflict.
         node = self._see(caller, tx, path)
         assert node is not None
-        stack = [(path, node, iter(list(node.children or ())))]
+        stack = [(path, node, iter(node.names))]
         while stack:
             each, node, names = stack[-1]
             name = next(names, None)
             if name is not None:
                 each += b"/" + name
-                child = self._see(caller, tx, each)
+                try:
+                    child = self._see(caller, tx, each)
+                except Refused:
+                    child = None  # more than a transaction may touch
                 if child is None:
                     raise Refused("EIO")
-                stack.append((each, child, iter(list(child.children or ()))))
+                stack.append((each, child, iter(child.names)))
                 continue
             stack.pop()
+            self._next()
             self._put(tx, each, None)
             self._fire(tx, each, node, exact=each != path)
             self._count(tx, node.perms[0][0], -1)
@@ -318,39 +258,36 @@ class Store:
             raise Refused("EINVAL")
         if not caller.privileged and len(texts) > caller.domain.limits[b"node-permissions"]:
             raise Refused("ENOSPC")
-        perms = tuple([self._referred(*entry) for entry in parse_perms(texts)])
+        perms = tuple([self._referred(caller, *entry) for entry in parse_perms(texts)])
         if perms[0][1] & IGNORE:
             raise Refused("ENOENT")
-        if path[:1] == b"@":
-            special = self._special.get(path)
-            if special is None:
-                raise Refused("EINVAL")
-            need = WRITE | OWNER
-            if self._rights(caller, special, self._generation) & need != need:
-                raise Refused("EACCES")
-            self._special[path] = perms
+        if path[:1] == b"@" and not self.profile.special_nodes:
+            self._set_special(caller, path, perms)
             return
         node = self._find(caller, tx, path, WRITE | OWNER)
         if node is None:
             raise Refused("ENOENT")
         if not caller.privileged and perms[0][0] != node.perms[0][0]:
             raise Refused("EPERM")
+        if self.find(perms[0][0]) is None:
+            raise Refused("ENOMEM")  # as the C daemon says of DOMID_ANY for an owner
         self._fits(caller, tx, node.size + 8 * (len(perms) - len(node.perms)))
-        old = node.perms
+        old = self._settled(node)
         node = self._changed(tx, path, node)
         node.perms = perms
-        self._count(tx, old[0][0], -1)
-        self._count(tx, perms[0][0], 1)
+        if old[0][0] != perms[0][0] or self.profile.counts_at_once:
+            self._count(tx, old[0][0], -1)
+            self._count(tx, perms[0][0], 1)
         self._fire(tx, path, node, exact=False, old=old)
 
-    def _referred(self, domid: int, bits: int) -> tuple[int, int]:
-        if domid == DOMID_ANY and self.profile.special_perms:
-            return domid, bits
-        if domid not in self._domains:
-            if domid not in self.existing:
-                return domid, bits | IGNORE
-            self._new_domain(domid)
-        return domid, bits
+    def _set_special(self, caller: Caller, path: bytes, perms: Perms) -> None:
+        node = self._nodes.get(path)
+        if node is None:
+            raise Refused("EINVAL")
+        need = WRITE | OWNER
+        if self._rights(caller, node.perms, node.generation) & need != need:
+            raise Refused("EACCES")
+        node.perms, node.generation = perms, self._generation  # which is no change of the store
 
     # Transactions
 
@@ -376,14 +313,17 @@ class Store:
             return
         if tx.failed:
             raise Refused("ENOMEM")
+        guest = tx.created and not caller.privileged
         for domid, by in tx.owned.items():
-            domain = self._domains.get(domid)
+            if not guest and not self.profile.commit_needs_owners:
+                break
+            domain = self.find(domid)
             if domain is None:
                 raise Refused("ENOMEM")
-            if tx.created and not caller.privileged and domid:
-                room = domain.limits[b"nodes"] - self.profile.commit_reserve - domain.nodes
-                if by > room:
-                    raise Refused("ENOSPC")
+            limit = domain.limits[b"nodes"] - self.profile.commit_reserve
+            less = by < 0 and not self.profile.counts_at_once
+            if guest and domid != 0 and domain.nodes + by > limit and not less:
+                raise Refused("ENOSPC")
         nodes = self._nodes
         for path, access in tx.accessed.items():
             now = nodes.get(path)
@@ -400,108 +340,7 @@ class Store:
             if access.fire is not None:
                 self._fire(None, path, None, exact=access.fire, old=access.perms)
         for domid, by in tx.owned.items():
-            self._domains[domid].nodes += by
-
-    # Watches
-
-    def watch(self, caller: Caller, path: bytes, token: bytes, depth: int | None = None) -> bytes:
-        """Set a watch; return the path of its first event."""
-        full = self.canonical(caller, path)
-        if full[:1] != b"@":
-            self._check(caller, full)
-        elif len(full) > 2048:
-            raise Refused("EINVAL")
-        if (full, token) in caller.watches:
-            raise Refused("EEXIST")
-        domain = caller.domain
-        if not caller.privileged and domain.watches >= domain.limits[b"watches"]:
-            raise Refused(self.profile.watch_quota_code)
-        self._serial += 1
-        cut = len(full) - len(path)
-        watch = Watched(caller, full, token, cut, depth, self._serial)
-        caller.watches[full, token] = watch
-        caller.domain.watches += 1
-        self._watches.setdefault(full, {})[watch] = None
-        return path
-
-    def unwatch(self, caller: Caller, path: bytes, token: bytes) -> None:
-        """End a watch."""
-        watch = caller.watches.pop((self.canonical(caller, path), token), None)
-        if watch is None:
-            raise Refused("ENOENT")
-        self._forget(watch)
-
-    def _forget(self, watch: Watched) -> None:
-        watch.caller.domain.watches -= 1
-        there = self._watches[watch.path]
-        del there[watch]
-        if not there:
-            del self._watches[watch.path]
-
-    def reset(self, caller: Caller) -> None:
-        """End all watches and transactions of a caller."""
-        for watch in caller.watches.values():
-            self._forget(watch)
-        caller.watches.clear()
-        caller.domain.transactions -= len(caller.transactions)
-        caller.transactions.clear()
-
-    def _fire(
-        self,
-        tx: Transaction | None,
-        path: bytes,
-        node: Node | None,
-        *,
-        exact: bool,
-        old: Perms | None = None,
-    ) -> None:
-        if tx is not None:
-            access = tx.accessed[path]
-            access.fire = exact and access.fire is not False
-            return
-        index = self._watches
-        found = list(index.get(path, ()))
-        if not exact:
-            up = path
-            while up != b"/":
-                up = _parent(up)
-                if up in index:
-                    found += index[up]
-        if not found:
-            return
-        found.sort(key=lambda watch: watch.serial)
-        node = node or self._nodes.get(path)
-        allowed: dict[int, bool] = {}
-        for watch in found:
-            caller = watch.caller
-            may = allowed.get(id(caller))
-            if may is None:
-                may = allowed[id(caller)] = self._may_hear(caller, path, node, old)
-            if not may:
-                continue
-            if watch.depth is not None:
-                below = path[len(watch.path) :] if watch.path != b"/" else path.rstrip(b"/")
-                if below.count(b"/") > watch.depth:
-                    continue
-            caller.fire(path[watch.cut :], watch.token)
-
-    def _may_hear(self, caller: Caller, path: bytes, node: Node | None, old: Perms | None) -> bool:
-        if old is not None and self._rights(caller, old, self._generation) & READ:
-            return True
-        if node is None:
-            return False
-        if self._rights(caller, node.perms, node.generation) & READ:
-            return True
-        above = self._nodes.get(_parent(path))
-        return above is not None and bool(
-            self._rights(caller, above.perms, above.generation) & READ
-        )
-
-    def _fire_special(self, name: bytes, domid: int) -> None:
-        for watch in list(self._watches.get(name, ())):
-            if self._rights(watch.caller, self._special[name], self._generation) & READ:
-                path = b"%b/%d" % (name, domid) if watch.depth else name
-                watch.caller.fire(path, watch.token)
+            self._count(None, domid, by)
 
     # Domains
 
@@ -510,90 +349,86 @@ class Store:
         prefix = b"/local/domain/%d" % domid
         return Caller(self._domains[domid], fire, prefix, domid == 0)
 
-    def introduced(self, domid: int) -> bool:
-        """Whether a domain is served."""
-        domain = self._domains.get(domid)
-        return domain is not None and domain.introduced
+    def introduce(self, domid: int, *, reachable: bool = True) -> bool:
+        """Serve a domain; return whether that is new.
 
-    def introduce(self, domid: int) -> bool:
-        """Serve a domain; return whether that is new."""
-        if domid not in self.existing:
+        Arguments:
+            reachable: whether the domain has the event channel that was named.
+        """
+        if domid not in self.existing or not reachable:
+            if domid not in self._domains:
+                self._forget_entries(domid)
             raise Refused("EINVAL")
-        domain = self._domains.get(domid)
-        if domain is None:
-            domain = self._new_domain(domid)
+        domain = self.known(domid)
         if domain.introduced:
             return False
         domain.introduced = True
-        self._fire_special(_SPECIAL[0], domid)
+        self._fire_special(_INTRODUCE)
+        self._fire_special_of(_INTRODUCE, domid)
         return True
-
-    def domain(self, domid: int) -> Domain:
-        """A domain that the store knows."""
-        domain = self._domains.get(domid)
-        if domain is None:
-            raise Refused("ENOENT")
-        return domain
-
-    def known(self, domid: int) -> Domain:
-        """A domain that exists, served or not."""
-        domain = self._domains.get(domid)
-        if domain is not None:
-            return domain
-        if domid not in self.existing:
-            raise Refused("ENOENT")
-        return self._new_domain(domid)
-
-    def quota(self, name: bytes, domid: int | None) -> int:
-        """A domain's quota, or that of new domains; 0 is no limit."""
-        limits = self.limits if domid is None else self.known(domid).limits
-        if name not in limits:
-            raise Refused("EINVAL")
-        limit = limits[name]
-        return 0 if limit == _NO_LIMIT else limit + self.profile.spare.get(name, 0)
-
-    def set_quota(self, name: bytes, value: int, domid: int | None) -> None:
-        """Set a domain's quota, or that of new domains."""
-        limits = self.limits if domid is None else self.known(domid).limits
-        if name not in limits:
-            raise Refused("EINVAL")
-        limits[name] = value - self.profile.spare.get(name, 0) if value else _NO_LIMIT
-
-    def served(self, domid: int) -> Domain:
-        """A domain that is served."""
-        domain = self.domain(domid)
-        if not domain.introduced:
-            raise Refused("EINVAL")
-        return domain
 
     def shutdown(self, domid: int) -> None:
         """A domain has shut down: told once, till RESUME."""
         domain = self.served(domid)
         if not domain.shutdown:
             domain.shutdown = True
-            self._fire_special(_SPECIAL[1], domid)
+            self._fire_special_of(_RELEASE, domid)
+            self._fire_special(_RELEASE)
+
+    def vanish(self, domid: int) -> None:
+        """A domain exists no more. Its callers must have been `reset`."""
+        self.existing.discard(domid)
+        domain = self._domains.get(domid)
+        if domain is not None:
+            domain.gone = True
+            if not self._held(domid):
+                self._end(domain)
 
     def release(self, domid: int) -> None:
         """Serve a domain no more: what it owns goes. Its callers must have been `reset`."""
-        domain = self.served(domid)
-        root = self.caller(0, lambda path, token: None)
+        self._end(self.served(domid))
+
+    def _end(self, domain: Domain) -> None:
+        targets, domain.targets = domain.targets, set()
+        for target in sorted(targets):
+            other = self._domains.get(target)
+            if other is not None and other.gone and not self._held(target):
+                self._end(other)
+        domid = domain.domid
+        self._remove_nodes(domain)
+        self._forget_entries(domid)
+        del self._domains[domid]
+        if domain.introduced:
+            self._fire_special(_RELEASE)
+            self._fire_special_of(_RELEASE, domid)
+
+    def _remove_nodes(self, domain: Domain) -> None:
+        root = self._root()
         stack = [b"/"]
         while stack and domain.nodes > 0:
             path = stack.pop()
             node = self._nodes[path]
-            if node.perms[0][0] == domid and path != b"/":
+            if node.perms[0][0] == domain.domid and path != b"/":
                 self._rm(root, None, path)
                 continue
-            if node.perms[0][0] == domid:  # the root stays, and is dom0's again
+            if node.perms[0][0] == domain.domid:  # the root stays, and is dom0's again
                 node = self._changed(None, path, node)
                 node.perms = ((0, node.perms[0][1]), *node.perms[1:])
-                self._count(None, domid, -1)
+                self._count(None, domain.domid, -1)
                 self._count(None, 0, 1)
                 self._fire(None, path, node, exact=True)
             base = b"" if path == b"/" else path
             stack += [base + b"/" + name for name in reversed(node.children or {})]
-        del self._domains[domid]
-        for name, perms in self._special.items():
-            first = (0, perms[0][1]) if perms[0][0] == domid else perms[0]
-            self._special[name] = (first, *[entry for entry in perms[1:] if entry[0] != domid])
-        self._fire_special(_SPECIAL[1], domid)
+
+    def _forget_entries(self, domid: int) -> None:
+        """Nothing that permissions say of a domain shall be said of another one with its id."""
+        every = self._nodes if self.profile.forgets_entries else (_INTRODUCE, _RELEASE)
+        for path in list(every):
+            node = self._nodes[path]
+            owner, default = node.perms[0]
+            others = [entry for entry in node.perms[1:] if entry[0] != domid]
+            perms = ((0 if owner == domid else owner, default), *others)
+            if perms != node.perms:
+                if node.shared:
+                    node = self._nodes[path] = node.copy()
+                node.perms = perms

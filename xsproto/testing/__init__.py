@@ -10,6 +10,7 @@ from . import (
     scenarios_connection,
     scenarios_domains,
     scenarios_nodes,
+    scenarios_storms,
     scenarios_transactions,
     scenarios_watches,
 )
@@ -51,6 +52,7 @@ del (
     scenarios_connection,
     scenarios_domains,
     scenarios_nodes,
+    scenarios_storms,
     scenarios_transactions,
     scenarios_watches,
 )

@@ -463,6 +463,7 @@ async def ending_a_watch_ends_the_waits_for_it(h: Harness) -> None:
         await monitor.get()
         tasks = [h.spawn(get(stream), cancellable=True) for stream in (watch, monitor)]
         await h.sleep(0.02)
+    await h.sleep(0.02)
     for task in tasks:
         task.cancel()
         try:

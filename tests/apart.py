@@ -1,0 +1,176 @@
+"""Tests in a process of their own: with gevent, or on what gevent or eventlet made of Python.
+
+    @pytest.mark.apart("gevent")
+
+All tests that name one of `tests.worlds.WORLDS` run in one process, by a pytest of its own and
+without coverage, beside those of the other worlds. Here each is reported as it went there.
+"""
+
+from __future__ import annotations
+
+import ast
+import faulthandler
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from . import worlds
+
+__all__ = ["main", "pytest_collection_modifyitems", "pytest_configure", "pytest_runtest_protocol"]
+
+ROOT: Final = Path(__file__).parents[1]
+
+#: Seconds after which such a process is ended.
+LIMIT: Final = 600.0
+
+# Which of `WORLDS` this process is, and where to write what happens.
+_WORLD: Final = "XSPROTO_APART"
+_RECORD: Final = "XSPROTO_APART_RECORD"
+
+
+# Here
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the mark."""
+    config.addinivalue_line("markers", "apart(world): run in a process of its own; see tests.apart")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have such tests come last: pytest has to tear down nothing for them."""
+    items.sort(key=lambda item: _world(item) is not None)
+
+
+def _world(item: pytest.Item) -> str | None:
+    mark = item.get_closest_marker("apart")
+    return None if mark is None else mark.args[0]
+
+
+_Reports = dict[str, list[pytest.TestReport]]
+_processes: Final = pytest.StashKey[dict[str, Future[_Reports]]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """Run `item`'s like in another process, if it asks for one, and report what came of it."""
+    world = _world(item)
+    if world is None or world == os.environ.get(_WORLD):
+        return None
+    processes = item.session.stash.setdefault(_processes, {})
+    if not processes:
+        # That of this very test. There, each has its own.
+        faulthandler.cancel_dump_traceback_later()
+        # All worlds at once, since they wait more than they do.
+        alike: dict[str, list[pytest.Item]] = {}
+        for other in item.session.items:
+            if (of := _world(other)) is not None:
+                alike.setdefault(of, []).append(other)
+        with ThreadPoolExecutor(len(alike)) as pool:
+            for of, items in alike.items():
+                processes[of] = pool.submit(_run, item.config, of, items)
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in processes[world].result()[item.nodeid]:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def _run(config: pytest.Config, world: str, items: Iterable[pytest.Item]) -> _Reports:
+    """Run tests in processes of their own: in one, and if it dies, the rest in the next."""
+    waiting = {item.nodeid: item for item in items}
+    reports: _Reports = {}
+    with tempfile.TemporaryDirectory(prefix="xsproto-") as directory:
+        tests, record = Path(directory, "tests"), Path(directory, "record")
+        while waiting:
+            tests.write_text("\n".join(waiting))
+            record.write_text("")
+            output = _pytest(config.rootpath, world, tests, record)
+            for line in record.read_text().splitlines():
+                nodeid, data = ast.literal_eval(line)
+                found = reports.setdefault(nodeid, [])
+                if data is not None:
+                    found.append(
+                        config.hook.pytest_report_from_serializable(config=config, data=data)
+                    )
+            done = {nodeid for nodeid in waiting if _is_over(reports.get(nodeid))}
+            begun = [nodeid for nodeid in waiting if nodeid in reports and nodeid not in done]
+            for nodeid in begun or ([] if done else waiting):
+                text = f"its process, {world}, ended before it:\n{output}"
+                reports[nodeid] = [_failure(waiting[nodeid], text)]
+                done.add(nodeid)
+            for nodeid in done:
+                del waiting[nodeid]
+    return reports
+
+
+def _pytest(root: Path, world: str, tests: Path, record: Path) -> str:
+    """Run the tests listed in a file; return what was printed."""
+    # Not what this process may have been told: to measure coverage, for one.
+    environment = {name: of for name, of in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    try:
+        return subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                worlds.__name__,
+                world,
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                f"@{tests}",
+            ],
+            cwd=root,
+            env=environment | {"PYTHONPATH": str(ROOT), _RECORD: str(record)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="backslashreplace",
+            timeout=LIMIT,
+            check=False,
+        ).stdout
+    except subprocess.TimeoutExpired as error:
+        return f"{error}\n{error.stdout!r}"
+
+
+def _is_over(reports: list[pytest.TestReport] | None) -> bool:
+    return reports is not None and any(report.when == "teardown" for report in reports)
+
+
+def _failure(item: pytest.Item, text: str) -> pytest.TestReport:
+    return pytest.TestReport(item.nodeid, item.location, {}, "failed", text, "call")
+
+
+# There
+
+
+class _Recorder:
+    """Writes down each test that begins, and each report."""
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def _write(self, nodeid: str, data: Any) -> None:
+        with open(os.environ[_RECORD], "a") as record:
+            record.write(f"{(nodeid, data)!r}\n")  # JSON knows no tuples
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._write(nodeid, None)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
+        self._write(report.nodeid, data)
+
+
+def main(world: str, *arguments: str) -> int:
+    """Be a pytest, in such a process."""
+    os.environ[_WORLD] = world
+    plugins = [_Recorder()] if _RECORD in os.environ else []
+    return pytest.main([*arguments], plugins=plugins)

@@ -1,0 +1,248 @@
+"""`xsproto_gevent.Server`: sockets, domains, and clients that are slow, broken or many."""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.socket
+import pytest
+
+from xsproto.daemon import Daemon
+from xsproto.errors import AccessDenied, ConnectionClosed, InvalidArgument, LocalProtocolError
+from xsproto.wire import HEADER, Op
+from xsproto_gevent import Client, Server
+
+pytestmark = pytest.mark.apart("gevent")
+
+REPLY = HEADER.pack(Op.READ, 1, 0, 2000) + b"x" * 2000
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with Server() as server:
+        server.listen(tmp_path / "socket")
+        yield server
+
+
+@pytest.fixture
+def client(server: Server, tmp_path: Path) -> Iterator[Client]:
+    with Client(tmp_path / "socket") as client:
+        client.write(b"/value", b"x" * 2000)
+        yield client
+
+
+def raw(path: Path) -> Any:
+    """A client that sends and receives what it likes, and lets others run meanwhile."""
+    sock: Any = gevent.socket.socket(socket.AF_UNIX)
+    sock.connect(str(path))
+    sock.settimeout(10)
+    return sock
+
+
+def request(rq_id: int, path: bytes = b"/value") -> bytes:
+    return HEADER.pack(Op.READ, rq_id, 0, len(path) + 1) + path + b"\0"
+
+
+def take(sock: Any, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = sock.recv(size - len(data))
+        assert more, "cut off"
+        data += more
+    return data
+
+
+def test_each_socket_is_a_domains(server: Server, client: Client, tmp_path: Path) -> None:
+    server.listen(tmp_path / "guest", 7)
+    with Client(tmp_path / "guest") as guest:
+        assert guest.get_domain_path(7) == b"/local/domain/7"
+        client.write(b"/local/domain/7/name", b"seven")
+        client.set_perms(b"/local/domain/7/name", [b"n0", b"r7"])
+        assert guest.read(b"name") == b"seven"
+        with pytest.raises(AccessDenied):
+            guest.read(b"/value")
+
+
+def test_a_change_from_outside_is_told_when_the_server_is_woken(
+    server: Server, client: Client, tmp_path: Path
+) -> None:
+    server.listen(tmp_path / "guest", 7)
+    with Client(tmp_path / "guest") as guest, client.watch(b"@releaseDomain") as watch:
+        watch.get()
+        waiting = gevent.spawn(watch.get)
+        guest.get_domain_path(7)
+        server.daemon.shutdown(7)
+        server.wake()
+        assert waiting.get(timeout=10).path == b"@releaseDomain"
+        server.daemon.remove_domain(7)
+        server.wake()
+        with pytest.raises(ConnectionClosed):
+            guest.get_domain_path(7)
+
+
+def test_a_socket_is_its_users_alone_and_goes_with_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    old = os.umask(0)
+    try:
+        with Server() as server:
+            server.listen(path)
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            with pytest.raises(FileExistsError, match="a daemon listens there"):
+                server.listen(path)
+    finally:
+        os.umask(old)
+    assert not path.exists()
+    with pytest.raises(LocalProtocolError, match="is closed"):
+        server.listen(path)
+    assert not path.exists()
+    server.close()
+
+
+def test_a_dead_daemons_socket_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with Server(Daemon()) as server:
+        server.listen(path)
+        with Client(path) as client:
+            assert client.read(b"/tool") == b""
+    path.write_text("not a socket")
+    with Server() as server, pytest.raises(FileExistsError, match="no socket"):
+        server.listen(path)
+    assert path.read_text() == "not a socket"
+
+
+def test_a_daemon_whose_backlog_is_full_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(str(path))
+        listener.listen(0)
+        first.connect(str(path))
+        with Server() as server, pytest.raises(FileExistsError, match="a daemon listens there"):
+            server.listen(path)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_a_path_that_is_none_is_refused(path: str) -> None:
+    with Server() as server, pytest.raises(InvalidArgument):
+        server.listen(path)
+
+
+def test_closed_it_ends_everybody_and_leaves_nothing(
+    server: Server, client: Client, tmp_path: Path
+) -> None:
+    with client.watch(b"/a") as watch:
+        watch.get()
+        waiting = gevent.spawn(watch.get)
+        client.read(b"/")
+        (tmp_path / "socket").unlink()  # somebody else was faster
+        server.close()
+        server.close()
+        with pytest.raises(ConnectionClosed):
+            waiting.get(timeout=10)
+    assert gevent.get_hub().join(timeout=10), "it keeps the hub busy"
+
+
+def test_three_hundred_clients_at_once(server: Server, client: Client, tmp_path: Path) -> None:
+    def use(number: int) -> None:
+        with Client(tmp_path / "socket") as other:
+            other.write(b"/many/%d" % number, b"")
+            assert other.read(b"/value") == b"x" * 2000
+
+    users = [gevent.spawn(use, number) for number in range(300)]
+    gevent.joinall(users, timeout=60, raise_error=True)
+    assert all(user.ready() for user in users)
+    assert len(client.list(b"/many")) == 300
+
+
+def test_who_pipelines_without_reading_is_stopped_and_loses_nothing(
+    client: Client, tmp_path: Path
+) -> None:
+    sock = raw(tmp_path / "socket")
+    sock.settimeout(0.5)
+    requests = b"".join(map(request, range(100_000)))
+    sent = 0
+    try:
+        while sent < len(requests):
+            sent += sock.send(requests[sent:])
+        pytest.fail("it took 100,000 requests whose answers nobody reads")
+    except TimeoutError:
+        pass  # it reads no more
+    assert client.read(b"/tool") == b"", "others are served"
+    sock.settimeout(10)
+    for rq_id in range(sent // len(request(0))):
+        assert HEADER.unpack(take(sock, 16)) == (Op.READ, rq_id, 0, 2000)
+        assert take(sock, 2000) == b"x" * 2000
+    sock.close()
+
+
+def test_broken_clients_harm_nobody(client: Client, tmp_path: Path) -> None:
+    half, liar, rude = (raw(tmp_path / "socket") for _ in range(3))
+    half.sendall(request(1)[:-1])
+    liar.sendall(HEADER.pack(Op.READ, 1, 0, 0xFFFFFFFF))
+    assert liar.recv(1) == b"", "it is cut off"
+    rude.sendall(request(1) * 1000)
+    rude.close()
+    assert client.read(b"/tool") == b""
+    half.sendall(request(1)[-1:])
+    assert take(half, len(REPLY)) == REPLY
+    for sock in (half, liar):
+        sock.close()
+    assert client.read(b"/tool") == b""
+
+
+def test_out_of_descriptors_it_tries_again_later(
+    server: Server, client: Client, tmp_path: Path
+) -> None:
+    refusals = [errno.EMFILE, errno.ECONNABORTED, errno.EMFILE]
+    ((path, (listener, _)),) = server._listeners.items()
+
+    class Short:
+        def accept(self) -> Any:
+            if refusals:
+                raise OSError(refusals.pop(), "it cannot")
+            return listener.accept()
+
+        def fileno(self) -> int:
+            descriptor: int = listener.fileno()
+            return descriptor
+
+        def close(self) -> None:
+            listener.close()
+
+    short = Short()
+    server.selector.unregister(listener)
+    server.selector.register(short, selectors.EVENT_READ, (short, 0))
+    server._listeners[path] = (short, 0)
+    with Client(tmp_path / "socket") as other:
+        assert other.read(b"/tool") == b""
+    assert not refusals
+
+
+def test_an_interrupt_in_the_hub_does_not_end_it(
+    server: Server, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = server.step
+
+    def interrupted(ready: Any) -> None:
+        monkeypatch.setattr(server, "step", step)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server, "step", interrupted)
+    reading = gevent.spawn(client.read, b"/tool")
+    with pytest.raises(KeyboardInterrupt):
+        gevent.sleep(60)
+    assert reading.get(timeout=10) == b""
+
+
+@pytest.mark.apart("patched_by_gevent")
+def test_it_serves_where_gevent_has_patched_python(client: Client) -> None:
+    assert client.read(b"/tool") == b""

@@ -1,0 +1,139 @@
+"""`xsproto.serving` with clients' sockets that fail as they are told to."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xsproto.serving import Service
+from xsproto.wire import HEADER, Op
+
+READ = HEADER.pack(Op.READ, 1, 0, 6) + b"/tool\0"
+ANSWER = HEADER.pack(Op.READ, 1, 0, 0)
+
+
+class Odd:
+    """A socket that raises what `errors` says, by method, before it does what it should."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.errors: dict[str, list[OSError]] = {"recv": [], "send": []}
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.sock, name)
+        if name not in self.errors:
+            return method
+
+        def call(*arguments: Any) -> Any:
+            if self.errors[name]:
+                raise self.errors[name].pop(0)
+            return method(*arguments)
+
+        return call
+
+
+class Scene:
+    """A service with a client whose socket, as the service sees it, is `odd`."""
+
+    def __init__(self, service: Service, path: str) -> None:
+        self.service = service
+        self.client = socket.socket(socket.AF_UNIX)
+        self.client.connect(path)
+        self.client.settimeout(10)
+        self.odd: Odd
+
+    def turn(self) -> None:
+        self.service.step(self.service.selector.select(0))
+
+    def is_served(self) -> bool:
+        """Whether it is still a peer."""
+        return bool(self.service._peers)
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    accept = socket.socket.accept
+
+    def odd(listener: socket.socket) -> tuple[Any, Any]:
+        sock, address = accept(listener)
+        made.odd = Odd(sock)
+        return made.odd, address
+
+    monkeypatch.setattr(socket.socket, "accept", odd)
+    service = Service(None, os, socket, selectors)
+    service.listen(tmp_path / "socket")
+    made = Scene(service, str(tmp_path / "socket"))
+    made.turn()
+    with made.client:
+        yield made
+    service.end()
+
+
+def test_a_socket_that_is_not_ready_after_all_is_asked_again(scene: Scene) -> None:
+    scene.client.sendall(READ)
+    scene.odd.errors["recv"].append(BlockingIOError())
+    scene.turn()
+    assert scene.is_served()
+    scene.turn()
+    assert scene.client.recv(100) == ANSWER
+
+
+def test_what_a_socket_does_not_take_is_sent_later(scene: Scene) -> None:
+    scene.odd.errors["send"] += [BlockingIOError(), BlockingIOError()]
+    scene.client.sendall(READ)
+    scene.turn()
+    scene.client.sendall(READ)  # its answer waits behind the other
+    scene.turn()
+    scene.turn()
+    scene.turn()
+    assert scene.client.recv(100) == ANSWER * 2
+
+
+@pytest.mark.parametrize("errors", [[], [BlockingIOError()]], ids=["at once", "later"])
+def test_a_client_that_is_gone_when_it_is_answered_is_let_go(
+    scene: Scene, errors: list[OSError]
+) -> None:
+    scene.odd.errors["send"] += [*errors, BrokenPipeError()]
+    scene.client.sendall(READ)
+    scene.turn()
+    if errors:
+        scene.client.sendall(READ)  # so that it can be read and written at once
+        scene.turn()
+    assert not scene.is_served()
+
+
+def test_a_client_whose_socket_fails_is_let_go(scene: Scene) -> None:
+    scene.odd.errors["recv"].append(ConnectionResetError())
+    scene.client.sendall(READ)
+    scene.turn()
+    assert not scene.is_served()
+
+
+def test_a_daemon_whose_backlog_is_full_is_there(tmp_path: Path, scene: Scene) -> None:
+    path = str(tmp_path / "busy")
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as first:
+        busy.bind(path)
+        busy.listen(0)
+        first.connect(path)
+        with pytest.raises(FileExistsError, match="a daemon listens there"):
+            scene.service.listen(path)
+
+
+def test_a_socket_that_somebody_has_removed_is_no_matter(tmp_path: Path, scene: Scene) -> None:
+    (tmp_path / "socket").unlink()
+    scene.service.end()
+    scene.service.end()
+    assert scene.client.recv(100) == b""
+
+
+def test_where_the_name_cannot_be_made_nothing_is_left(tmp_path: Path, scene: Scene) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(FileNotFoundError):
+        scene.service.listen(tmp_path / "no" / "directory")
+    assert len(os.listdir("/proc/self/fd")) == before

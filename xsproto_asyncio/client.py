@@ -1,0 +1,57 @@
+"""The asyncio client."""
+
+from __future__ import annotations
+
+import _socket
+import _thread
+import asyncio
+import io
+import os
+import posix
+import select
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from xsproto.location import locate
+from xsproto.loops import LoopClient, Parts, open_lanes
+from xsproto.xenbus import Modules
+
+from .lane import Lane, RequestLane
+
+__all__ = ["Client", "open_client"]
+
+_MODULES = Modules(io, posix, select, _socket, _thread.start_new_thread)
+_PARTS = Parts(Lane, RequestLane, asyncio.sleep, socket, _MODULES)
+
+
+class Client(LoopClient):
+    """A connection to XenStore, as `open_client` makes it. Any number of tasks may use it at once.
+
+    It belongs to the event loop that opened it. Every call may be cancelled, as ``asyncio.timeout``
+    does. There is no background task: the loop reads by itself, so that events of watches are taken
+    from the daemon even while nobody waits for one.
+    """
+
+
+@asynccontextmanager
+async def open_client(
+    unix_socket_path: str | os.PathLike[str] | None = None,
+    xen_bus_path: str | os.PathLike[str] | None = None,
+) -> AsyncIterator[Client]:
+    """Connect to XenStore, for ``async with``, at whose end the client is closed.
+
+    Arguments:
+        unix_socket_path: the socket of a daemon.
+        xen_bus_path: the XenBus device of a guest, where only limits of yours tell of a dead
+            daemon. With neither: see `xsproto.location.locate`.
+
+    Raises:
+        ConnectFailed: nobody listens there, or it may not be used.
+    """
+    location = locate(unix_socket_path, xen_bus_path, os)
+    client = Client(*await open_lanes(location, _PARTS))
+    try:
+        yield client
+    finally:
+        client.close()

@@ -1,0 +1,281 @@
+"""A lane: one connection that the greenlets of one hub share.
+
+The hub reads: as long as anybody waits, it calls `_ready` when there is something to read, and
+switches to those whose answers or events it was. Only `_sleep` lets others run; all the rest is one
+step to them, so that nothing needs a lock. Whatever ends a wait, as a `gevent.Timeout` or a kill,
+goes through `_cancel`, which leaves the session whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from time import monotonic
+from types import TracebackType
+from typing import Any, Final
+from weakref import WeakSet
+
+from gevent import get_hub
+from gevent.hub import Hub
+from gevent.hub import Waiter as Gate
+
+from xsproto.client import Exchange
+from xsproto.clock import Clock
+from xsproto.errors import ConnectionClosed, LocalProtocolError, TimedOut, XenStoreError
+from xsproto.lanes import DEFAULT, BlockingLane, Timeout, insist
+from xsproto.operations import forked, no_answer, no_event, nothing_watched
+from xsproto.requests import Request
+from xsproto.session import Role, Session, Waiter
+from xsproto.watches import EventQueue, WatchEvent
+
+from .transport import Transport
+
+__all__ = ["Lane"]
+
+# To look a member up in its class costs as much as a call.
+_DONE: Final = Role.DONE
+
+# Once its time is over, a call takes what is there already. More is what a daemon sends without
+# end: a socket's buffer is a fraction of this many reads.
+_LATE_READS: Final = 16
+
+#: Seconds; libuv's loop complains of less.
+_SHORTEST: Final = 0.001
+
+
+class _Guard:
+    """Makes sure that it is the client's own thread that uses the session."""
+
+    def __init__(self, hub: Hub, session: Session, path: str) -> None:
+        self._hub = hub
+        self._session = session
+        self._path = path
+
+    def __enter__(self) -> None:
+        if get_hub() is not self._hub and self._session.closed is None:
+            raise LocalProtocolError(
+                f"this client of {self._path} belongs to the hub of another thread (or one that "
+                "was destroyed): open another client here, or leave the call to a greenlet there"
+            )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+
+class Lane(BlockingLane):
+    """A connection. It belongs to the hub of the thread that makes it.
+
+    Arguments:
+        transport: how its bytes come and go; it is the lane's to close.
+        clock: the client's time limits.
+        session: the protocol's side.
+    """
+
+    def __init__(self, transport: Transport, clock: Clock, session: Session) -> None:
+        self.transport = transport
+        self.session = session
+        # The hub has the lead, for good: it receives, and whoever waits is woken.
+        session.leader = Waiter()
+        self._clock = clock
+        self._hub = get_hub()
+        self.guard = _Guard(self._hub, session, transport.path)
+        self._stuck = False  # whether the daemon did not take all that there was to write
+        self._waking = False  # whether `_wake` is at work
+        self._corked = False  # whether it will write, too
+        _lanes.add(self)
+
+    def until(self, timeout: Timeout) -> Callable[[], Timeout]:
+        """See `BlockingLane`."""
+        return self._clock.until(timeout)
+
+    # Those who wait
+
+    def exchange(
+        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Timeout
+    ) -> Sequence[Exchange]:
+        """See `BlockingLane`."""
+        clock, session, hub = self._clock, self.session, self._hub
+        at = None if timeout is DEFAULT and clock.endless else clock.ends_at(timeout)
+        if get_hub() is not hub:
+            self.guard.__enter__()
+        waiter = Waiter(None, None, (), Gate(hub))
+        try:
+            session.submit(waiter, requests, tx_id)
+            if not self._corked:
+                self.flush()
+            if session.enter(waiter) is not _DONE:
+                self._sleep(waiter, at)
+            return waiter.exchanges
+        except BaseException as error:
+            sent = insist(self._cancel, waiter)
+            if isinstance(error, TimedOut):
+                busy = session.connection.outstanding > 0
+                raise no_answer(self.transport.path, requests, sent, busy) from None
+            raise
+
+    def take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
+        """See `BlockingLane`."""
+        at = self._clock.ends_at(timeout)
+        self.guard.__enter__()
+        taken: list[WatchEvent] = []
+        while True:
+            waiter = Waiter(None, queue, (), Gate(self._hub))
+            try:
+                if queue:
+                    queue.take(taken)
+                    return taken[0]
+                if (ended := queue.ended or self.session.closed) is not None:
+                    raise ended.with_traceback(None)
+                if not queue.watches:
+                    raise nothing_watched()
+                if self.session.enter(waiter) is not _DONE:
+                    self._sleep(waiter, at)
+                # Another consumer may have been faster.
+            except BaseException as error:
+                queue.put_back(taken)
+                insist(self._cancel, waiter)
+                if isinstance(error, TimedOut):
+                    raise no_event(queue.watches) from None
+                raise
+
+    def _sleep(self, waiter: Waiter, at: float | None) -> None:
+        """Let others run until `waiter` is done; `TimedOut` if it is not by `at`."""
+        if not self.transport.attended:
+            self._attend()
+        if at is None:
+            while not waiter.done:
+                waiter.handle.get()
+            return
+        timer = self._hub.loop.timer(max(_SHORTEST, at - monotonic()))
+        timer.start(waiter.handle.switch, timer, update=True)
+        try:
+            while not waiter.done and waiter.handle.get() is not timer:
+                pass
+        finally:
+            timer.close()
+        for _ in range(_LATE_READS):
+            if waiter.done or not self._receive():
+                break
+        self.flush()
+        if not waiter.done:
+            raise TimedOut("not in time")
+
+    def _cancel(self, waiter: Waiter) -> bool:
+        """Make the session whole after an exception; say whether anything was sent."""
+        sent = self.session.cancel(waiter)
+        self.session.leave(waiter)
+        self.flush()
+        self._attend()
+        return sent
+
+    def flush(self) -> None:
+        """Write what the daemon takes now; have the hub wake those who are done."""
+        session = self.session
+        if self._corked:
+            return  # `_wake` will do both
+        if session.wakeable and not self._waking:
+            self._hub.loop.run_callback(self._ready)
+        connection = session.connection
+        stuck = False
+        while data := connection.outgoing():
+            written = connection.written
+            try:
+                self.transport.write(data, written)
+            except BlockingIOError:
+                stuck = True
+                break
+            except OSError:
+                break  # the hub learns the reason, after the last replies
+            if written[-1] == len(data) and data.__class__ is bytes:
+                break
+        if stuck != self._stuck:
+            self._stuck = stuck
+            self._attend()
+
+    # The hub's part
+
+    def _attend(self) -> None:
+        """Have the hub look at the connection for as long as somebody waits."""
+        if self.session.closed is None:
+            reading = self._ready if self.session.waiting else None
+            self.transport.attend(reading, reading if self._stuck else None)
+
+    def _ready(self) -> None:
+        """There is something to read, or room to write, or somebody to wake."""
+        try:
+            if self.session.connection.outstanding > 1:
+                # Else each answer would interrupt the daemon in giving the next one.
+                os.sched_yield()
+            self._receive()
+            self._wake()
+        except BaseException:
+            # Out of a signal handler. gevent looks no more at what such a call was for.
+            self._hub.loop.run_callback(self._recover)
+            raise
+
+    def _recover(self) -> None:
+        self._receive()
+        self._wake()
+        self._attend()
+
+    def _receive(self) -> bool:
+        """Act on what is there to read; return whether there was anything."""
+        session, found = self.session, True
+        try:
+            self.transport.read(session.inbox)
+        except BlockingIOError:
+            found = False
+        except OSError as error:
+            session.close(ConnectionClosed(f"{self.transport.path}: {error}"))
+        session.received()
+        if session.closed is not None:
+            self.transport.close()
+        return found
+
+    def _wake(self) -> None:
+        """Switch to those who are done."""
+        wakeable = self.session.wakeable
+        self._waking = True
+        while wakeable:
+            # What they ask for next goes out in one piece, with that of the last of them.
+            self._corked = len(wakeable) > 1
+            wakeable[0].handle.switch(None)
+            del wakeable[0]
+        self._waking = False
+        self.flush()
+        if not self.session.waiting:
+            self._attend()
+
+    # The end
+
+    def close(self, reason: XenStoreError) -> None:
+        """End the connection: whoever waits for something gets `reason`. Idempotent."""
+        with self.guard:
+            self.session.close(reason)
+            self.transport.close()
+            self.flush()
+
+    def _forget(self) -> None:
+        """Become useless, in a forked child: the connection is the parent's."""
+        self.session.close(forked(self.transport.path))
+        self.transport.forget()
+        if self.session.wakeable and get_hub() is self._hub:
+            self._hub.loop.run_callback(self._ready)
+        else:  # they are of a thread that is not there any more
+            self.session.wakeable.clear()
+
+
+_lanes: WeakSet[Lane] = WeakSet()
+
+
+def _after_fork() -> None:
+    for lane in list(_lanes):
+        lane._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,81 @@
+"""A XenStore daemon on Unix sockets, served by a hub."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+from types import SimpleNamespace, TracebackType
+from typing import Any, Final, Self
+
+from gevent import get_hub
+from gevent.monkey import get_original
+
+from xsproto.daemon import Daemon
+from xsproto.serving import PAUSE, Service
+
+from .unix import READ
+
+__all__ = ["Server"]
+
+# Not what monkey-patching makes of them: nothing here waits.
+_SELECTORS: Final = SimpleNamespace(
+    DefaultSelector=get_original("selectors", "DefaultSelector"),
+    EVENT_READ=selectors.EVENT_READ,
+    EVENT_WRITE=selectors.EVENT_WRITE,
+)
+_SOCKET: Final = SimpleNamespace(
+    socket=get_original("socket", "socket"),
+    AF_UNIX=socket.AF_UNIX,
+    SOCK_STREAM=socket.SOCK_STREAM,
+)
+
+
+class Server(Service):
+    """Serves `daemon` on the sockets that it is told to `listen` on.
+
+    The hub of the thread that makes it does so from the begin until `close`, whenever the program
+    lets it. It needs no greenlet. ``with`` closes it.
+
+    Arguments:
+        daemon: what to serve; None: an empty one. After a change from outside, `wake` the server.
+    """
+
+    def __init__(self, daemon: Daemon | None = None) -> None:
+        super().__init__(daemon, os, _SOCKET, _SELECTORS)
+        self._loop: Any = get_hub().loop
+        self._watcher: Any = self._loop.io(self.selector.fileno(), READ)
+        self._timer: Any = self._loop.timer(PAUSE)
+        self._attend()
+
+    def _attend(self) -> None:
+        if not self.ended:
+            self._watcher.start(self._ready)
+
+    def _ready(self) -> None:
+        try:
+            self.step(self.selector.select(0))
+            if self.paused and not self._timer.active:
+                self._timer.start(self.resume)
+        except BaseException:
+            # Out of a signal handler. gevent looks no more at what such a call was for.
+            self._loop.run_callback(self._attend)
+            raise
+
+    def close(self) -> None:
+        """End all connections and remove the sockets. Idempotent."""
+        if not self.ended:
+            self._watcher.close()
+            self._timer.close()
+            self.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

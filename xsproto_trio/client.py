@@ -1,0 +1,58 @@
+"""The trio client."""
+
+from __future__ import annotations
+
+import _socket
+import _thread
+import io
+import os
+import posix
+import select
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from xsproto.location import locate
+from xsproto.loops import LoopClient, Parts, open_lanes
+from xsproto.xenbus import Modules
+
+from .lane import Lane, RequestLane
+
+__all__ = ["Client", "open_client"]
+
+_MODULES = Modules(io, posix, select, _socket, _thread.start_new_thread)
+_PARTS = Parts(Lane, RequestLane, trio.sleep, socket, _MODULES)
+
+
+class Client(LoopClient):
+    """A connection to XenStore, as `open_client` makes it. Any number of tasks may use it at once.
+
+    It belongs to the run of trio that opened it. Every call is a checkpoint, and may be cancelled.
+    There is no background task: a task that waits for something reads for all. What comes while
+    nobody waits for anything, such as events of watches, stays with the daemon until somebody does.
+    """
+
+
+@asynccontextmanager
+async def open_client(
+    unix_socket_path: str | os.PathLike[str] | None = None,
+    xen_bus_path: str | os.PathLike[str] | None = None,
+) -> AsyncIterator[Client]:
+    """Connect to XenStore, for ``async with``, at whose end the client is closed.
+
+    Arguments:
+        unix_socket_path: the socket of a daemon.
+        xen_bus_path: the XenBus device of a guest, where only limits of yours tell of a dead
+            daemon. With neither: see `xsproto.location.locate`.
+
+    Raises:
+        ConnectFailed: nobody listens there, or it may not be used.
+    """
+    location = locate(unix_socket_path, xen_bus_path, os)
+    client = Client(*await open_lanes(location, _PARTS))
+    try:
+        yield client
+    finally:
+        client.close()

@@ -1,0 +1,51 @@
+"""A XenStore daemon on Unix sockets, in a task."""
+
+from __future__ import annotations
+
+import math
+import os
+import selectors
+import socket
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import trio
+
+from xsproto.daemon import Daemon
+from xsproto.serving import PAUSE, Service
+
+__all__ = ["serve"]
+
+
+async def serve(
+    sockets: Mapping[Any, int],
+    daemon: Daemon | None = None,
+    *,
+    task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED,
+) -> NoReturn:
+    """Serve a daemon until cancelled; then end all connections and remove the sockets.
+
+        service = await nursery.start(serve, {"/run/xenstored/socket": 0})
+
+    Arguments:
+        sockets: paths to listen at, each with the domain that its clients act as.
+        daemon: what to serve; None: an empty one.
+        task_status: is told, once they can be connected to, a `Service`, which can `listen` at more
+            paths, and be told to `wake` after a change of its ``daemon`` from outside.
+
+    Raises:
+        FileExistsError, InvalidArgument: see `Service.listen`.
+    """
+    service = Service(daemon, os, socket, selectors)
+    selector = service.selector
+    try:
+        for path, domid in sockets.items():
+            service.listen(path, domid)
+        task_status.started(service)
+        while True:
+            with trio.move_on_after(PAUSE if service.paused else math.inf):
+                await trio.lowlevel.wait_readable(selector.fileno())
+            service.step(selector.select(0))
+            service.resume()
+    finally:
+        service.end()
