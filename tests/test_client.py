@@ -782,6 +782,17 @@ def test_a_transaction_whose_id_is_given_away_is_lost_with_the_new_one(doomed: b
     assert dict(client.transactions) == {tx_id: TransactionState.STARTED}
 
 
+def test_an_answer_that_is_acted_upon_twice_starts_one_transaction() -> None:
+    """As after an interrupt, before the answer was taken out of the inbox."""
+    client = ClientConnection()
+    exchange = client.submit(TransactionStart(), 0, None)
+    client.data_to_send()
+    answer(client, exchange.rq_id, TransactionStart(), 7)
+    client._succeed(exchange)
+    assert exchange.value() == 7
+    assert dict(client.transactions) == {7: TransactionState.STARTED}
+
+
 def test_a_commit_is_lost_if_the_id_is_given_away_before_it_is_answered() -> None:
     client = ClientConnection(max_outstanding=1)
     tx_id = started(client)

@@ -75,6 +75,14 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     service.end()
 
 
+def test_the_end_comes_to_one_of_whom_nothing_is_awaited_too(scene: Scene) -> None:
+    (peer,) = scene.service._peers.values()
+    scene.service.selector.unregister(peer.sock)
+    peer.interest = 0
+    scene.service.end()
+    assert scene.client.recv(1) == b""
+
+
 def test_a_socket_that_is_not_ready_after_all_is_asked_again(scene: Scene) -> None:
     scene.client.sendall(READ)
     scene.odd.errors["recv"].append(BlockingIOError())
