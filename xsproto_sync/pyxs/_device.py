@@ -45,7 +45,7 @@ class _Lane:
         self.waiting: deque[bytes] = deque()
 
     def descriptors(self) -> tuple[int, ...]:
-        return (self.transport.fileno(), *self.transport._alarms())
+        return (self.transport.fileno(), self.transport._alarm.fileno())
 
     def send(self, message: bytes) -> None:
         self.waiting.append(message)
