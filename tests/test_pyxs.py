@@ -278,12 +278,14 @@ def test_no_transaction_is_open_after_its_end_was_refused(client: Any, end: str)
 
 def test_a_transaction_left_open_is_an_error_unless_there_is_another(store: Store) -> None:
     client = pyxs.Client(store.socket_path)
-    with pytest.raises(PyXSError, match="uncommitted"), client:
-        client.transaction()
-        client.write(b"/t", b"")
-    with pytest.raises(KeyError), client:
-        client.transaction()
-        raise KeyError
+    client.connect()
+    client.transaction()
+    client.write(b"/t", b"")
+    with pytest.raises(PyXSError, match="uncommitted"):
+        client.__exit__(None, None, None)
+    client.connect()
+    client.transaction()
+    client.__exit__(KeyError, KeyError(), None)
     with client:
         assert not client.exists(b"/t")
 

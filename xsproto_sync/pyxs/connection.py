@@ -109,9 +109,6 @@ class PacketConnection:
         except OSError as wrong:
             self._break_off(transport)
             raise self._failed("writing to", wrong) from wrong
-        except BaseException:  # a signal's: who knows how much of it was sent
-            self._break_off(transport)
-            raise
 
     def recv(self) -> Packet:
         """Wait for a packet. Nothing behind it is read, so that `select` tells of the next one.
@@ -200,7 +197,15 @@ class _UnixSocketTransport:
         return self.sock.recv(_READ_SIZE)
 
     def send(self, data: bytes) -> None:
-        self.sock.sendall(data)
+        # Added to by the very call that sends, so that no interrupt comes in between.
+        sent: list[int] = []
+        try:
+            while (done := sum(sent)) < len(data):
+                sent += map(self.sock.send, (data[done:],))
+        except BaseException:
+            if 0 < sum(sent) < len(data):
+                self.shutdown()  # what comes next would be taken for the rest
+            raise
 
     def shutdown(self) -> None:
         try:
