@@ -17,8 +17,9 @@ from xsproto.errors import ConnectFailed, InvalidArgument
 from xsproto.location import locate
 from xsproto.perms import Permission
 
+from ._events import Events
 from ._internal import Event
-from .client import Client, Monitor, _Events
+from .client import Client, Monitor
 from .exceptions import ConnectionError, PyXSError
 from .helpers import error
 
@@ -29,31 +30,16 @@ Error = PyXSError
 T = TypeVar("T")
 
 
-class _TellingEvents(_Events):
-    """A queue beside which a descriptor is readable while something is in it."""
+class _TellingEvents(Events):
+    """A queue beside which a descriptor is readable while `get` has something to do."""
 
-    def _init(self, maxsize: int) -> None:
-        super()._init(maxsize)
+    def __init__(self) -> None:
+        super().__init__()
         self.signal, self._bell = socket.socketpair()
         self._told = False
 
-    def fail(self, why: str) -> None:
-        super().fail(why)
-        with self.mutex:
-            self._tell()
-
-    def _put(self, item: Event) -> None:
-        super()._put(item)
-        self._tell()
-
-    def _get(self) -> Event:
-        try:
-            return super()._get()
-        finally:
-            self._tell()
-
     def _tell(self) -> None:
-        there = bool(self._qsize())
+        there = bool(self._events) or self._failure is not None
         if there != self._told and self.signal.fileno() >= 0:
             self._told = there
             if there:
@@ -62,7 +48,7 @@ class _TellingEvents(_Events):
                 self.signal.recv(1)
 
     def close(self) -> None:
-        with self.mutex:
+        with self._changed:
             self.signal.close()
             self._bell.close()
 
@@ -70,7 +56,7 @@ class _TellingEvents(_Events):
 class _Monitor(Monitor):
     events: _TellingEvents
 
-    def _make_queue(self) -> queue.Queue[Event]:
+    def _make_queue(self) -> _TellingEvents:
         return _TellingEvents()
 
 
@@ -216,11 +202,11 @@ class xs:  # noqa: N801
         if not any(each == alias for _, each in tuple(self.monitor.unwatch_queue)):
             self.token_aliases.pop(alias, None)
 
-    def read_watch(self) -> Event:
+    def read_watch(self) -> Any:
         """Wait for an event: ``(path, token)``."""
         return self._event(next(iter(self.monitor.wait())))
 
-    def check_watch(self) -> Event | None:
+    def check_watch(self) -> Any:
         """An event, if one has come; else None.
 
         Raises:

@@ -88,27 +88,34 @@ class _XenBusTransport:
         self._lock = threading.Lock()
         self._buffer = bytearray()
         self._watched: set[bytes] = set()
+        self._requests: _Lane | None = None
         self._watches: _Lane | None = None
         # It waits for nothing here, so that it may be the real one under monkey-patching.
         epoll = native("select", "epoll")
         if epoll is None:
             raise ConnectionError(f"{path!r} needs epoll, which this system does not have")
-        self._requests = _Lane(self._open(XenBusTransport))
         self._epoll = epoll()
         # Readable while the buffer has something.
         self._more = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._more, _EPOLLIN)
-        self._register(self._requests)
-
-    def _open(self, transport: Callable[[str], Any]) -> Any:
         try:
-            return transport(self._path)
-        except ConnectFailed as wrong:
-            raise ConnectionError(f"error while opening {self._path!r}: {wrong}") from wrong
+            self._requests = self._open(XenBusTransport)
+        except BaseException:
+            self.close()
+            raise
 
-    def _register(self, lane: _Lane) -> None:
-        for descriptor in lane.descriptors():
-            self._epoll.register(descriptor, _EPOLLIN)
+    def _open(self, transport: Callable[[str], Any]) -> _Lane:
+        opened = None
+        try:
+            opened = transport(self._path)
+            lane = _Lane(opened)
+            for descriptor in lane.descriptors():
+                self._epoll.register(descriptor, _EPOLLIN)
+        except (ConnectFailed, OSError) as wrong:  # the latter for what is no device
+            if opened is not None:
+                opened.close()
+            raise ConnectionError(f"error while opening {self._path!r}: {wrong}") from wrong
+        return lane
 
     def fileno(self) -> int:
         return int(self._epoll.fileno())
@@ -130,10 +137,12 @@ class _XenBusTransport:
                 self._tell()
             elif op in (_WATCH, _UNWATCH):
                 if self._watches is None:
-                    self._watches = _Lane(self._open(WatchTransport))
-                    self._register(self._watches)
+                    self._watches = self._open(WatchTransport)
+                if op == _WATCH:
+                    self._watched.add(message[HEADER_SIZE:])
                 self._watches.send(message)
             else:
+                assert self._requests is not None
                 self._requests.send(message)
 
     def _refuse_watch(self, op: int, names: bytes) -> int:
@@ -141,10 +150,7 @@ class _XenBusTransport:
         if names.count(NUL) != 2 or names[-1:] != NUL:
             return errno.EINVAL  # such as a depth, which would be ignored
         if op == _WATCH:
-            if names in self._watched:
-                return errno.EEXIST  # the kernel would have two of them
-            self._watched.add(names)
-            return 0
+            return errno.EEXIST if names in self._watched else 0  # the kernel would have two
         return 0 if names in self._watched else errno.ENOENT
 
     def recv(self, size: int) -> bytes:

@@ -17,9 +17,10 @@ from xsproto.operations import Operation, exists, list_children, resume
 from xsproto.paths import is_within
 from xsproto.requests import IsDomainIntroduced, Request, TransactionStart
 
+from ._events import Events
 from ._internal import NUL, Event, Op, Packet, next_rq_id
 from .connection import UnixSocketConnection, XenBusConnection
-from .exceptions import ConnectionError, PyXSError, UnexpectedPacket
+from .exceptions import PyXSError, UnexpectedPacket
 from .helpers import check_path, check_perms, check_token, check_watch_path, error
 from .router import Router, RVar
 
@@ -371,25 +372,6 @@ def _number(number: int) -> bytes:
     return str(number).encode() + NUL
 
 
-class _Events(queue.Queue[Event]):
-    """A queue that can fail: then, and from then on, whoever finds it empty gets an error."""
-
-    _failure: str | None = None
-
-    def fail(self, why: str) -> None:
-        with self.mutex:
-            self._failure = why
-            self.not_empty.notify_all()
-
-    def _qsize(self) -> int:
-        return len(self.queue) + (self._failure is not None)
-
-    def _get(self) -> Event:
-        if not self.queue:
-            raise ConnectionError(self._failure)
-        return super()._get()
-
-
 class Monitor:
     """Watches, and their events.
 
@@ -403,15 +385,15 @@ class Monitor:
         self.client = client
         #: Events that have come, without a bound. Getting one raises `ConnectionError` once there
         #: are no more and the connection has ended.
-        self.events: queue.Queue[Event] = self._make_queue()
+        self.events = self._make_queue()
         #: The watches, as (path, token).
         self.unwatch_queue: set[tuple[bytes, bytes]] = set()
         self._lock = threading.Lock()
         if (listen := getattr(client.router, "listen", None)) is not None:
             listen(self)
 
-    def _make_queue(self) -> queue.Queue[Event]:
-        return _Events()
+    def _make_queue(self) -> Events:
+        return Events()
 
     def __enter__(self) -> Any:
         return self
