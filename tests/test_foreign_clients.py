@@ -257,9 +257,9 @@ def test_xens_test_program_passes(guest: str) -> None:
     assert len(played[2][1].splitlines()) == 12
 
 
-def run_program(side: Side, python: list[str], name: str) -> list[bytes]:
+def run_program(side: Side, python: list[str], name: str, *arguments: str) -> list[bytes]:
     """The lines that a program of `tests.foreign` prints."""
-    code, out, err = side.run([*python, str(PROGRAMS / name), side.guest])
+    code, out, err = side.run([*python, str(PROGRAMS / name), side.guest, *arguments])
     assert (code, err) == (0, b""), f"{out.decode()}\n{err.decode()}"
     return out.splitlines()
 
@@ -281,3 +281,27 @@ def test_pyxs() -> None:
     out = compare(lambda side: run_program(side, [sys.executable], "pyxs_calls.py"))
     assert b"commit(): False" in out
     assert b"Event(path=b'name', token=b'token-of-name')" in out
+
+
+def test_the_drop_in_for_pyxs_does_what_pyxs_does() -> None:
+    daemons.require("c")
+    told, trees = [], []
+    for module in ("pyxs", "xsproto_sync.pyxs"):
+        with theirs() as side:
+            told.append(run_program(side, [sys.executable], "pyxs_calls.py", module))
+            trees.append(side.tree())
+    assert [path for path, _ in trees[0]] == [path for path, _ in trees[1]]
+    unequal = [one for one, other in zip(*trees, strict=True) if one != other]
+    assert [path for path, _ in unequal] == [b"/a/c"]
+    # In this order: an empty value, which pyxs 0.4.1 cannot write; lists of many; the walk with
+    # that value; events that it tells twice, after a second watch was refused.
+    differ = [(pyxs, ours) for pyxs, ours in zip(*told, strict=True) if pyxs != ours]
+    assert [ours.partition(b": ")[0][:30] for _, ours in differ] == [
+        *(b"write(b'/a/c', b'')", b"read(b'/a/c')", b"list(b'/many')", b"exists(b'/many')"),
+        *(b"[(b'/', b'', [b'tool', b'a', b", b"[Event(path=b'/w/x', token=b't"),
+    ]
+    walks = [dict.fromkeys(re.findall(rb"\(b'[^\[]*", walk)) for walk in differ[4]]
+    assert [*walks[0].keys() - walks[1].keys()] == [b"(b'/a/c', b'c', "]
+    events = [re.findall(rb"path=b'([^']*)", lines) for lines in differ[5]]
+    assert events[0] == [b"/w/x", b"/w/x", b"relative/y", b"@introduceDomain", b"@releaseDomain"]
+    assert events[1] == [b"/w/x", b"relative/y", b"@introduceDomain", b"@releaseDomain", b"/w"]

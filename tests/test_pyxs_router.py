@@ -1,0 +1,722 @@
+"""`xsproto_sync.pyxs`: the router, what is at its ends, and peers that are wrong or gone.
+
+Numbers in comments are faults of pyxs: docs/migrating-pyxs.md has the list.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import queue
+import select
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import xsproto_sync.pyxs as pyxs
+from xsproto.wire import HEADER
+from xsproto_sync.pyxs import _internal
+from xsproto_sync.pyxs._internal import NUL, Event, Op, Packet, next_rq_id
+from xsproto_sync.pyxs.client import RVar
+from xsproto_sync.pyxs.connection import (
+    PacketConnection,
+    UnixSocketConnection,
+    _UnixSocketTransport,
+)
+from xsproto_sync.pyxs.exceptions import ConnectionError, PyXSError, UnexpectedPacket
+from xsproto_sync.pyxs.helpers import check_path, check_perms, check_watch_path, error
+
+from .test_pyxs import PATIENCE, Store, refusal, store  # noqa: F401
+
+
+class Caller(threading.Thread):
+    """Calls something in a thread of its own."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        super().__init__(daemon=True)
+        self._call = (function, arguments)
+        self._outcome: Any = None
+        self.start()
+
+    def run(self) -> None:
+        function, arguments = self._call
+        try:
+            self._outcome = function(*arguments)
+        except BaseException as error:
+            self._outcome = error
+
+    def result(self) -> Any:
+        self.join(PATIENCE)
+        assert not self.is_alive(), "it hangs"
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return self._outcome
+
+
+class Peer:
+    """A daemon that does what a test says."""
+
+    def __init__(self, directory: str) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self.path = f"{directory}/peer"
+        self._listener.bind(self.path)
+        self._listener.listen()
+        self.connection = self._listener
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+        self._listener.close()
+
+    def accept(self) -> None:
+        self.connection, _ = self._listener.accept()
+
+    def request(self) -> tuple[int, int, int, bytes]:
+        """The next request: type, id, transaction, payload."""
+        op, rq_id, tx_id, size = HEADER.unpack(self._exactly(16))
+        return op, rq_id, tx_id, self._exactly(size)
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            part = self.connection.recv(size - len(data))
+            assert part, "the client has closed the connection"
+            data += part
+        return data
+
+    def say(self, op: int, rq_id: int, tx_id: int, payload: bytes) -> None:
+        self.connection.sendall(HEADER.pack(op, rq_id, tx_id, len(payload)) + payload)
+
+    def answer(self, payload: bytes, op: int | None = None, tx_id: int | None = None) -> int:
+        """Take a request, and answer it; return its type."""
+        asked, rq_id, tx, _ = self.request()
+        self.say(asked if op is None else op, rq_id, tx if tx_id is None else tx_id, payload)
+        return asked
+
+
+@pytest.fixture
+def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    with Peer(str(tmp_path_factory.mktemp("p"))) as peer:
+        yield peer
+
+
+@pytest.fixture
+def client(peer: Peer) -> Iterator[Any]:
+    with pyxs.Client(peer.path) as client:
+        peer.accept()
+        yield client
+
+
+# Peers that are wrong
+
+
+def test_an_answer_that_nobody_waits_for_is_dropped(
+    peer: Peer, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    # 1
+    reading = Caller(client.read, b"/a")
+    op, rq_id, tx_id, _ = peer.request()
+    peer.say(op, (rq_id + 1000) % 2**32, tx_id, b"wrong")
+    peer.say(op, rq_id, tx_id, b"right")
+    assert reading.result() == b"right"
+    assert "nobody waits" in caplog.text
+
+
+def test_types_that_nobody_knows_are_dropped(peer: Peer, client: Any) -> None:
+    # 4
+    reading = Caller(client.read, b"/a")
+    op, rq_id, tx_id, _ = peer.request()
+    peer.say(9999, (rq_id + 1000) % 2**32, 0, b"")
+    peer.say(op, rq_id, tx_id, b"right")
+    assert reading.result() == b"right"
+
+
+def test_events_of_any_form(peer: Peer, client: Any, caplog: pytest.LogCaptureFixture) -> None:
+    # 4, 5
+    with client.monitor() as monitor:
+        watching = Caller(monitor.watch, b"/m", b"token")
+        peer.answer(b"OK\0")
+        watching.result()
+        for payload in (b"", b"/m", b"/m\0", b"/m\0token", b"/m\0unknown\0", b"/m\0token\0more\0"):
+            peer.say(Op.WATCH_EVENT, 0, 0, payload)
+        assert next(monitor.wait()) == Event(b"/m", b"token")
+        assert list(client.router.monitors) == [b"token"]
+        assert caplog.text.count("without path and token") == 4
+        closing = Caller(monitor.close)
+        peer.answer(b"OK\0")
+        closing.result()
+
+
+def test_an_event_that_comes_before_the_answer_to_watch_is_kept(peer: Peer, client: Any) -> None:
+    # 24
+    monitor = client.monitor()
+    watching = Caller(monitor.watch, b"/m", b"token")
+    op, rq_id, _, _ = peer.request()
+    waiting = Caller(next, monitor.wait())
+    peer.say(Op.WATCH_EVENT, 0, 0, b"/m\0token\0")
+    assert waiting.result() == (b"/m", b"token")
+    peer.say(op, rq_id, 0, b"OK\0")
+    watching.result()
+
+
+@pytest.mark.parametrize(
+    ("op", "tx_id"), [(Op.DEBUG, 0), (Op.READ, 42)], ids=["another type", "another transaction"]
+)
+def test_an_answer_to_something_else_is_an_error_of_that_caller_alone(
+    peer: Peer, client: Any, op: int, tx_id: int
+) -> None:
+    reading = Caller(client.read, b"/a")
+    peer.answer(b"", op=op, tx_id=tx_id)
+    with pytest.raises(UnexpectedPacket):
+        reading.result()
+    reading = Caller(client.read, b"/a")
+    peer.answer(b"right")
+    assert reading.result() == b"right"
+
+
+def test_oxenstored_answers_watch_with_transaction_0(peer: Peer, client: Any) -> None:
+    # 12
+    client.tx_id = 7
+    acknowledged = Caller(client.ack, Op.WATCH, b"/m\0token\0")
+    assert peer.answer(b"OK\0", tx_id=0) == Op.WATCH
+    acknowledged.result()
+    client.tx_id = 0
+
+
+@pytest.mark.parametrize("payload", [b"0\0", b"x\0", b""])
+def test_a_transaction_without_an_id_is_none(peer: Peer, client: Any, payload: bytes) -> None:
+    starting = Caller(client.transaction)
+    peer.answer(payload)
+    with pytest.raises(PyXSError):
+        starting.result()
+    assert client.tx_id == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [(b"EQUOTA", errno.EDQUOT), (b"ENOTCONN", errno.ENOTCONN), (b"EODD", None)],
+)
+def test_error_names_that_xs_wire_does_not_have(
+    peer: Peer, client: Any, name: bytes, number: int | None
+) -> None:
+    # 29
+    reading = Caller(client.read, b"/a")
+    peer.answer(name + NUL, op=Op.ERROR)
+    with pytest.raises(PyXSError) as caught:
+        reading.result()
+    assert caught.value.args == (number, os.strerror(number) if number else "EODD")
+    listing = Caller(client.list, b"/a")
+    peer.answer(name + NUL, op=Op.ERROR)
+    with pytest.raises(PyXSError) as caught:
+        listing.result()
+    assert caught.value.args == (number, os.strerror(number) if number else "EODD")
+
+
+def test_long_answers_are_taken_and_too_long_ones_end_the_connection(
+    peer: Peer, client: Any
+) -> None:
+    # 14, 33
+    listing = Caller(client.list, b"/a")
+    peer.answer(b"name\0" * 1500)
+    assert listing.result() == [b"name"] * 1500
+    reading = Caller(client.read, b"/a")
+    op, rq_id, tx_id, _ = peer.request()
+    peer.connection.sendall(HEADER.pack(op, rq_id, tx_id, 1 << 31))
+    with pytest.raises(ConnectionError, match="2147483648 bytes"):
+        reading.result()
+
+
+@pytest.mark.parametrize("sent", [0, 7, 16, 18])
+def test_the_end_of_the_connection_is_told_to_everyone(peer: Peer, client: Any, sent: int) -> None:
+    # 2, 9, 33
+    watched = client.monitor()
+    watching = Caller(watched.watch, b"/m", b"token")
+    peer.answer(b"OK\0")
+    watching.result()
+    unwatched = client.monitor()
+    waiting = [Caller(next, monitor.wait()) for monitor in (watched, watched, unwatched)]
+    reading = [Caller(client.read, b"/a") for _ in range(3)]
+    for _ in reading:
+        op, rq_id, tx_id, _ = peer.request()
+    peer.connection.sendall((HEADER.pack(op, rq_id, tx_id, 9) + b"part")[:sent])
+    peer.connection.close()
+    for caller in reading + waiting:
+        with pytest.raises(ConnectionError, match="closed"):
+            caller.result()
+    for _ in "ab":
+        with pytest.raises(ConnectionError, match="closed"):
+            next(watched.wait())
+    with pytest.raises(ConnectionError, match="closed"):
+        client.read(b"/a")
+    watched.close()  # there is nothing to take back
+    assert watched.watched == set()
+
+
+def test_events_that_came_before_the_end_are_still_told(peer: Peer, client: Any) -> None:
+    monitor = client.monitor()
+    watching = Caller(monitor.watch, b"/m", b"token")
+    peer.answer(b"OK\0")
+    watching.result()
+    peer.say(Op.WATCH_EVENT, 0, 0, b"/m\0token\0")
+    peer.connection.close()
+    client.router.thread.join(PATIENCE)
+    events = monitor.wait()
+    assert next(events) == (b"/m", b"token")
+    with pytest.raises(ConnectionError):
+        next(events)
+
+
+def test_the_daemons_death(store: Store) -> None:  # noqa: F811
+    # 2
+    with pyxs.Client(store.socket_path) as client, client.monitor() as monitor:
+        monitor.watch(b"/m", b"token")
+        next(monitor.wait())
+        waiting = Caller(next, monitor.wait())
+        store.kill()
+        with pytest.raises(ConnectionError):
+            waiting.result()
+        with pytest.raises(ConnectionError):
+            client.read(b"/")
+
+
+# The router's own life
+
+
+def test_terminating_frees_those_who_wait(peer: Peer, client: Any) -> None:
+    # 3
+    reading = Caller(client.read, b"/a")
+    peer.request()
+    waiting = Caller(next, client.monitor().wait())
+    client.router.terminate()
+    for caller in (reading, waiting):
+        with pytest.raises(ConnectionError, match="terminated"):
+            caller.result()
+    client.router.terminate()
+
+
+def test_terminating_frees_who_sends(peer: Peer, client: Any) -> None:
+    # 6: the daemon reads nothing
+    def send() -> None:
+        while True:
+            client.router.send(Packet(Op.WRITE, b"x" * 4000, next_rq_id()))
+
+    sending = [Caller(send) for _ in range(3)]
+    while select.select([], [client.router.connection], [], 0)[1]:
+        pass
+    client.router.terminate()
+    for caller in sending:
+        with pytest.raises(ConnectionError):
+            caller.result()
+    assert client.router.rvars == {}
+
+
+def test_a_router_can_be_started_again(store: Store) -> None:  # noqa: F811
+    # 7
+    client = pyxs.Client(store.socket_path)
+    for number in range(3):
+        assert not client.router.thread.is_alive()
+        with client:
+            assert client.router.thread.is_alive()
+            assert client.router.is_connected
+            client.write(b"/a", b"%d" % number)
+            client.connect()
+            assert client.read(b"/a") == b"%d" % number
+            with client.monitor() as monitor:
+                monitor.watch(b"/a", b"token")
+                assert next(monitor.wait()) == (b"/a", b"token")
+        assert not client.router.is_connected
+        with pytest.raises(ConnectionError, match="not connected"):
+            client.read(b"/a")
+
+
+def test_a_router_can_be_started_again_after_the_daemons_death(peer: Peer, client: Any) -> None:
+    peer.connection.close()
+    client.router.thread.join(PATIENCE)
+    client.connect()
+    peer.accept()
+    reading = Caller(client.read, b"/a")
+    peer.answer(b"value")
+    assert reading.result() == b"value"
+
+
+def test_a_router_is_started_and_ended_at_once_any_number_of_times(peer: Peer) -> None:
+    # The thread may be anywhere between its begin and its end.
+    client = pyxs.Client(peer.path)
+    for _ in range(100):
+        client.connect()
+        client.close()
+        peer.accept()
+        peer.connection.close()
+        assert not client.router.thread.is_alive()
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_no_descriptor_is_left(peer: Peer, tmp_path_factory: pytest.TempPathFactory) -> None:
+    # 8, 34
+    gc.collect()
+    before = descriptors()
+    client = pyxs.Client(peer.path)
+    assert descriptors() == before
+    for _ in range(3):
+        client.connect()
+        peer.accept()
+        peer.connection.close()
+        client.close()
+    for _ in range(3):
+        client.connect()
+        client.close()
+        peer.accept()
+        peer.connection.close()
+    nowhere = str(tmp_path_factory.mktemp("q") / "missing")
+    with pytest.raises(ConnectionError, match="missing"):
+        pyxs.Client(nowhere).connect()
+    with pytest.raises(ConnectionError, match="missing"):
+        _UnixSocketTransport(nowhere)
+    assert descriptors() == before
+
+
+def test_an_unsent_request_leaves_nothing_behind(peer: Peer, client: Any) -> None:
+    # 6, 30
+    with pytest.raises(ValueError, match="cannot be sent"):
+        client.router.send(Packet(Op.READ, b"/a\0", 1 << 32))
+    assert client.router.rvars == {}
+    client.close()
+    with pytest.raises(ConnectionError, match="not connected"):
+        client.router.send(Packet(Op.READ, b"/a\0", 1))
+    assert client.router.rvars == {}
+
+
+def test_part_of_a_message_is_the_end_of_the_connection(peer: Peer) -> None:
+    # 32
+    sent: list[bytes] = []
+
+    class Socket(socket.socket):
+        def send(self, data: Any, flags: int = 0) -> int:
+            sent.append(data)
+            if len(sent) == 3:
+                raise KeyboardInterrupt
+            return super().send(data[:5] if len(sent) == 2 else data)
+
+    class Interrupted(_UnixSocketTransport):
+        def __init__(self, path: str) -> None:
+            super().__init__(path)
+            self.sock = Socket(fileno=self.sock.detach())
+
+    class Connection(UnixSocketConnection):
+        def create_transport(self) -> Any:
+            return Interrupted(self.path)
+
+    with pyxs.Client(router=pyxs.Router(Connection(peer.path))) as client:
+        peer.accept()
+        waiting = Caller(client.read, b"/a")
+        peer.request()
+        with pytest.raises(KeyboardInterrupt):
+            client.read(b"/b")
+        with pytest.raises(ConnectionError):
+            waiting.result()
+        assert len(sent[0]) == 16 + 3  # else a message is sent in one piece
+
+
+def test_the_last_client_that_is_closed_ends_a_shared_router(store: Store) -> None:  # noqa: F811
+    # 19
+    router = pyxs.Router(UnixSocketConnection(store.socket_path))
+    with pyxs.Client(router=router) as one:
+        two = pyxs.Client(router=router)
+        two.connect()
+        two.transaction()
+        two.write(b"/t", b"")
+        two.close()
+        assert router.thread.is_alive()
+        assert not one.exists(b"/t")
+        # A monitor's client has not connected, and does not count.
+        with one.monitor() as monitor:
+            monitor.watch(b"/m", b"token")
+        assert one.read(b"/") == b""
+    assert not router.thread.is_alive()
+
+
+def test_an_answer_can_be_waited_for_with_a_limit(peer: Peer, client: Any) -> None:
+    # 9
+    rvar = client.router.send(Packet(Op.READ, b"/a\0", 5))
+    with pytest.raises(TimeoutError):
+        rvar.get(timeout=0.01)
+    peer.answer(b"late")
+    packet = rvar.get(PATIENCE)
+    assert packet == rvar.get() == (Op.READ, 5, 0, 4, b"late")
+    assert rvar.target is packet
+    empty = RVar()
+    with pytest.raises(TimeoutError):
+        empty.get(0)
+    empty.set(packet)
+    empty.set(packet)
+    assert empty.get() is packet
+    assert repr(empty) == f"RVar({packet})"
+
+
+def test_ids_are_the_callers_and_no_two_are_outstanding(peer: Peer, client: Any) -> None:
+    rvar = client.router.send(Packet(Op.READ, b"/a\0", 7))
+    with pytest.raises(ValueError, match="7 is not answered yet"):
+        client.router.send(Packet(Op.READ, b"/b\0", 7))
+    peer.answer(b"value")
+    assert rvar.get().rq_id == 7
+
+
+def test_a_forked_child_lets_the_parents_connection_be(peer: Peer, client: Any) -> None:
+    pid = os.fork()
+    if not pid:
+        try:
+            with pytest.raises(ConnectionError, match="parent process"):
+                client.read(b"/a")
+            client.close()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    reading = Caller(client.read, b"/a")
+    peer.answer(b"value")
+    assert reading.result() == b"value"
+
+
+def test_an_interrupted_wait_for_an_answer_costs_nobody_anything(peer: Peer, client: Any) -> None:
+    class Interrupt(Exception):
+        pass
+
+    def handler(number: int, frame: object) -> None:
+        raise Interrupt
+
+    def interrupt() -> None:
+        peer.request()
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        interrupter = Caller(interrupt)
+        with pytest.raises(Interrupt):
+            client.read(b"/a")
+        interrupter.result()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    reading = Caller(client.read, b"/b")
+    peer.answer(b"value")
+    assert reading.result() == b"value"
+
+
+# Subclasses
+
+
+class AgentsRouter(pyxs.Router):
+    """As agents have it that were written for daemons, or kernels, that answer with wrong ids."""
+
+    def __call__(self) -> None:
+        try:
+            while True:
+                readable, _, _ = select.select([self.connection, self.r_terminator], [], [])
+                if self.r_terminator in readable:
+                    break
+                packet = self.connection.recv()
+                if packet.op == Op.WATCH_EVENT:
+                    event = Event(*packet.payload.split(NUL)[:-1])
+                    for monitor in self.monitors[event.token]:
+                        monitor.events.put(event)
+                    continue
+                rvar = self.rvars.pop(packet.rq_id, None)
+                if rvar is None:
+                    rvar = self.rvars.pop(next(iter(self.rvars)))
+                rvar.set(packet)
+        finally:
+            self.connection.close()
+            self.r_terminator.close()
+            self.w_terminator.close()
+
+
+def test_an_agents_router_of_its_own(store: Store) -> None:  # noqa: F811
+    router = AgentsRouter(UnixSocketConnection(store.socket_path))
+    client = pyxs.Client(router=router)
+    for _ in "ab":
+        with client, client.monitor() as monitor:
+            client.write(b"/a", b"value")
+            assert client.read(b"/a") == b"value"
+            monitor.watch(b"/a", b"one")
+            monitor.watch(b"/b", b"one")
+            events = monitor.wait()
+            assert [next(events), next(events)] == [(b"/a", b"one"), (b"/b", b"one")]
+            waiting = Caller(next, monitor.wait())
+        with pytest.raises(ConnectionError):
+            waiting.result()
+    with client:
+        store.kill()
+        router.thread.join(PATIENCE)
+        with pytest.raises(ConnectionError):
+            client.read(b"/a")
+
+
+def test_an_agents_router_answers_by_type_where_the_id_is_wrong(peer: Peer) -> None:
+    with pyxs.Client(router=AgentsRouter(UnixSocketConnection(peer.path))) as client:
+        peer.accept()
+        for number in range(3):
+            reading = Caller(client.read, b"/a")
+            op, rq_id, _, _ = peer.request()
+            peer.say(op, rq_id + 1000, 0, b"%d" % number)
+            assert reading.result() == b"%d" % number
+        # Whatever ends such a thread, those who wait are told.
+        reading = Caller(client.read, b"/a")
+        peer.request()
+        peer.connection.close()
+        with pytest.raises(ConnectionError):
+            reading.result()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_those_who_wait_are_told_of_a_bug_in_such_a_router(peer: Peer) -> None:
+    class Broken(pyxs.Router):
+        def __call__(self) -> None:
+            select.select([self.connection], [], [])
+            raise ZeroDivisionError
+
+    with pyxs.Client(router=Broken(UnixSocketConnection(peer.path))) as client:
+        peer.accept()
+        reading = Caller(client.read, b"/a")
+        peer.answer(b"value")
+        with pytest.raises(ConnectionError, match="ZeroDivisionError"):
+            reading.result()
+
+
+def test_a_connection_with_a_recv_of_its_own_is_asked_by_it(peer: Peer) -> None:
+    received = []
+
+    class Traced(UnixSocketConnection):
+        def recv(self) -> Packet:
+            received.append(super().recv())
+            return received[-1]
+
+    with pyxs.Client(router=pyxs.Router(Traced(peer.path))) as client:
+        peer.accept()
+        for _ in "ab":
+            reading = Caller(client.read, b"/a")
+            peer.answer(b"value")
+            assert reading.result() == b"value"
+    assert [packet.payload for packet in received] == [b"value"] * 2
+
+
+def test_a_transport_needs_no_more_than_pyxs_has(peer: Peer) -> None:
+    class Transport:
+        def __init__(self, path: str) -> None:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.connect(path)
+
+        def fileno(self) -> int:
+            return self.sock.fileno()
+
+        def recv(self, size: int) -> bytes:
+            return self.sock.recv(size, socket.MSG_WAITALL)
+
+        def send(self, data: bytes) -> None:
+            self.sock.sendall(data)
+
+        def close(self) -> None:
+            self.sock.close()
+
+    class Connection(PacketConnection):
+        path = peer.path
+
+        def create_transport(self) -> Any:
+            return Transport(self.path)
+
+    with pyxs.Client(router=pyxs.Router(Connection())) as client:
+        peer.accept()
+        reading = Caller(client.read, b"/a")
+        peer.answer(b"value")
+        assert reading.result() == b"value"
+        reading = Caller(client.read, b"/a")
+        peer.request()
+        peer.connection.close()
+        with pytest.raises(ConnectionError):
+            reading.result()
+
+
+def test_others_may_subscribe_to_events(peer: Peer, client: Any) -> None:
+    class Listener:
+        def __init__(self) -> None:
+            self.events: queue.Queue[Event] = queue.Queue()
+
+    one, two = Listener(), Listener()
+    for listener in (one, two, one):
+        client.router.subscribe(b"token", listener)
+    peer.say(Op.WATCH_EVENT, 0, 0, b"/m\0token\0")
+    for listener in (one, two):
+        assert listener.events.get(timeout=PATIENCE) == (b"/m", b"token")
+    assert one.events.empty()  # 22
+    for listener in (one, two, one):
+        client.router.unsubscribe(b"token", listener)
+    with pytest.raises(ValueError, match=r"not in list"):
+        client.router.unsubscribe(b"token", one)
+    assert not client.router.monitors
+
+
+# The small parts
+
+
+def test_ids_are_given_out_once_and_have_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 30
+    monkeypatch.setattr(_internal, "_counter", iter(range(2**32 - 2, 2**33)))
+    assert [next_rq_id() for _ in range(4)] == [2**32 - 2, 2**32 - 1, 0, 1]
+    found: list[int] = []
+    threads = [Caller(lambda: found.extend(next_rq_id() for _ in range(500))) for _ in range(8)]
+    for thread in threads:
+        thread.result()
+    assert len(set(found)) == 4000
+
+
+def test_what_is_checked_before_it_is_sent() -> None:
+    # 26 to 28, 31
+    assert check_path(b"/") == b"/"
+    assert check_path(b"@releaseDomain") == b"@releaseDomain"
+    assert check_watch_path(b"@releaseDomain/7") == b"@releaseDomain/7"
+    assert check_perms([b"w999999", b"n0"]) == [b"w999999", b"n0"]
+    for path in (b"/a\n", b"/a\0", b"a" * 2049, b"@", b"@a/", b"@a b", b"@//a"):
+        with pytest.raises(pyxs.InvalidPath):
+            check_path(path)
+    assert error(b"EINVAL").args == error(22).args == (22, "Invalid argument")
+    assert len(set(Op)) == len(Op) == 27
+
+
+def test_closing_can_say_what_failed(peer: Peer) -> None:
+    class Failing(_UnixSocketTransport):
+        def close(self) -> None:
+            super().close()
+            raise OSError(errno.EIO, "odd")
+
+    class Connection(UnixSocketConnection):
+        def create_transport(self) -> Any:
+            return Failing(self.path)
+
+    connection = Connection(peer.path)
+    connection.connect()
+    connection.connect()
+    assert connection.is_connected
+    connection.close()
+    assert not connection.is_connected
+    connection.connect()
+    with pytest.raises(ConnectionError) as caught:
+        connection.close(silent=False)
+    assert caught.value.args == ((errno.EIO, "odd"),)
+    assert not connection.is_connected
+    connection.close()
+    for call in (connection.recv, connection.fileno, connection.recv_ready):
+        with pytest.raises(ConnectionError, match="not connected"):
+            call()
+
+
+def test_the_end_of_no_transaction_is_the_daemons_to_refuse(store: Store) -> None:  # noqa: F811
+    with pyxs.Client(store.socket_path) as client, refusal(errno.ENOENT):
+        client.rollback()

@@ -1,0 +1,99 @@
+"""Checks of arguments, and errors by their name on the wire."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from typing import Final, TypeVar
+
+from xsproto import errors, paths
+from xsproto.requests import Watch
+from xsproto.wire import NUL
+
+from .exceptions import InvalidPath, InvalidPermission, PyXSError
+
+__all__ = ["check_path", "check_perms", "check_token", "check_watch_path", "error"]
+
+_NUMBERS: Final = {name: number for number, name in errno.errorcode.items()}
+
+_Perms = TypeVar("_Perms", bound=Iterable[bytes])
+
+
+def error(smth: int | bytes) -> PyXSError:
+    """The error of a number of `errno`, or of a name on the wire such as ``b"EINVAL"``.
+
+    Of a name that this machine does not know, the first argument is None.
+    """
+    if isinstance(smth, int):
+        return PyXSError(smth, os.strerror(smth))
+    name = smth.decode(errors="backslashreplace")
+    number = errors.error_from_code(name).errno or _NUMBERS.get(name)
+    return PyXSError(number, name if number is None else os.strerror(number))
+
+
+def check_path(path: bytes) -> bytes:
+    """Return `path` if it may be sent. Of a path that begins with ``@`` the daemon judges.
+
+    Raises:
+        InvalidPath: it breaks the rules of `xsproto.paths`.
+        TypeError: it is no `bytes`.
+    """
+    try:
+        # Permissions may be those of a special path; which there are is the daemon's to say.
+        special = isinstance(path, bytes) and path.startswith(b"@")
+        paths.check_node_path(path[1:] if special and path[1:2] != b"/" else path)
+    except errors.InvalidPath:
+        raise InvalidPath(path) from None
+    except errors.InvalidType as wrong:
+        raise TypeError(str(wrong)) from None
+    return path
+
+
+def check_watch_path(wpath: bytes) -> bytes:
+    """Return `wpath` if it may be watched: a node's path, or a special one.
+
+    Raises:
+        InvalidPath: it is neither.
+        TypeError: it is no `bytes`.
+    """
+    try:
+        return paths.check_path(wpath)
+    except errors.InvalidPath:
+        raise InvalidPath(wpath) from None
+    except errors.InvalidType as wrong:
+        raise TypeError(str(wrong)) from None
+
+
+def check_token(wpath: bytes, token: bytes) -> bytes:
+    """Return `token` if the events on `wpath` and below can bear it.
+
+    Raises:
+        ValueError: it has a NUL, or is too long for a packet with a path.
+        TypeError: it is no `bytes`.
+    """
+    try:
+        Watch(wpath, token).payload()
+    except errors.InvalidArgument as wrong:
+        raise ValueError(str(wrong)) from None
+    except errors.InvalidType as wrong:
+        raise TypeError(str(wrong)) from None
+    return token
+
+
+def check_perms(perms: _Perms) -> _Perms:
+    """Return `perms` if each is a letter and a domain id, as ``b"r5"``.
+
+    Ids of more than 16 bits are passed on to the daemon. Those that Xen reserves are not: C
+    xenstored ends over 32757.
+
+    Raises:
+        InvalidPermission: one is not.
+    """
+    for perm in perms:
+        digits = perm[1:]
+        if perm[:1] not in (b"n", b"r", b"w", b"b") or not digits.isdigit() or len(digits) > 10:
+            raise InvalidPermission(perm)
+        if paths.DOMID_FIRST_RESERVED <= int(digits) <= 0x7FFF or NUL in perm:
+            raise InvalidPermission(perm)
+    return perms
