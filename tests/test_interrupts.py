@@ -33,6 +33,7 @@ import xsproto
 import xsproto_sync
 from xsproto import ConnectionClosed, TimedOut
 from xsproto.blocking import BlockingTransaction
+from xsproto.session import Session
 from xsproto_sync import Client
 
 from .daemons import Connection, Daemon, Op, require
@@ -151,10 +152,13 @@ class Bench:
 
     def __init__(self, daemon: Daemon) -> None:
         self._path = daemon.socket_path
-        self.client = Client(self._path)
+        self.client = self.open()
         self._other = Connection(self._path)
         self._turn = 0
         self._stream: Any = None
+
+    def open(self) -> Client:
+        return Client(self._path)
 
     def close(self) -> None:
         self.client.close()
@@ -163,7 +167,7 @@ class Bench:
     def trial(self, call: Callable[[], Any], injector: Injector, problems: Problems) -> bool:
         """Return whether `call` was interrupted. Each has a client that has done nothing yet."""
         self.client.close()
-        self.client = Client(self._path)
+        self.client = self.open()
         try:
             interrupted = injector.run(call)
             if self._stream is not None:
@@ -181,14 +185,7 @@ class Bench:
         # what takes that back.
         for _ in range(2):
             self.read(timeout=2)
-        session = self.client._lane.session
-        assert session.leader is None
-        assert not session.waiting
-        if whole:
-            assert not session.connection.transactions, "a transaction was left behind"
-            assert not session.connection.watches, "a watch was left behind"
-            assert not session.connection.outstanding, "a request was left behind"
-            assert not session._listeners, "somebody is listening still"
+        check_session(self.client._lane.session, whole)
 
     def touch(self) -> None:
         assert self._other.request(Op.WRITE, b"/watched\0") == (Op.WRITE, b"OK\0")
@@ -255,6 +252,16 @@ class Bench:
 
     def pump(self) -> None:
         self.client.pump()
+
+
+def check_session(session: Session, whole: bool) -> None:
+    assert session.leader is None
+    assert not session.waiting
+    if whole:
+        assert not session.connection.transactions, "a transaction was left behind"
+        assert not session.connection.watches, "a watch was left behind"
+        assert not session.connection.outstanding, "a request was left behind"
+        assert not session._listeners, "somebody is listening still"
 
 
 CALLS = (

@@ -449,10 +449,16 @@ class BlockingTransaction(BlockingOperations):
     ) -> None:
         if self.ended:
             return
-        if kind is None:
-            self.commit(timeout=self._timeout)
-        else:
-            insist(self._drop)
+        try:
+            if kind is None:
+                self.commit(timeout=self._timeout)
+            else:
+                self._drop()
+        except BaseException:
+            # Unless `_end` has seen to it already, which an interrupt may have kept from that.
+            if kind is not None or not self.ended:
+                self._drop()
+            raise
 
     def __del__(self) -> None:
         if not self._entered:

@@ -90,12 +90,10 @@ class RequestTransport:
         self._write_one = partial(map, os.write, (fd,))
 
     def _open(self) -> Any:
-        return self._modules.io.FileIO(self.path, "r+", opener=self._opener)
-
-    def _opener(self, path: str, flags: int) -> int:
-        os = self._modules.os
-        fd: int = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-        return fd
+        # (An opener of ours could be interrupted between its `open` and its `return`.)
+        file = self._modules.io.FileIO(self.path, "r+")
+        self._modules.os.set_blocking(file.fileno(), False)
+        return file
 
     def fileno(self) -> int:
         """The descriptor that is readable while `read_now` has something to do; -1 once closed."""

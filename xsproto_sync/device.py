@@ -66,7 +66,7 @@ class RequestLane(Lane):
         while True:
             exchanges = lane._attempt(0, (TransactionStart(),), left())
             if exchanges and not exchanges[0].withdrawn:
-                return lane, exchanges  # with no call in between: an interrupt must not lose it
+                return lane, exchanges  # as above
             insist(lane.end_if_idle)
             assert lane._successor is not None
             lane = lane._successor
@@ -80,7 +80,9 @@ class RequestLane(Lane):
         """
         try:
             exchanges = super().exchange(tx_id, requests, timeout)
-            self.answered |= len(moved(exchanges)) < len(exchanges)
+            # With no call from here on: an interrupt must not lose what was started.
+            if exchanges and not exchanges[0].withdrawn:
+                self.answered = True
             return exchanges
         except Retired:
             return ()
@@ -88,9 +90,9 @@ class RequestLane(Lane):
             insist(self._give_up)
             raise
 
-    def post(self, request: Request[Any], tx_id: int = 0) -> None:
+    def roll_back(self, tx_id: int) -> None:
         """See `BlockingLane`."""
-        super().post(request, tx_id)
+        super().roll_back(tx_id)
         if self._successor is not None:
             self.end_if_idle()
 

@@ -81,13 +81,15 @@ def several_requests_are_outstanding() -> None:
 def watches_share_the_descriptor_of_requests() -> None:
     opened: list[FileIO] = []
 
-    def file(path: str, mode: str, opener: Any) -> FileIO:
-        if not opened:
-            opened.append(FileIO(path, mode, opener=opener))
-            return opened[0]
-        return FileIO(os.dup(opened[0].fileno()), mode)
+    right = XenBusTransport._open
 
-    XenBusTransport._open = lambda self: file(self.path, "r+", self._opener)
+    def open_one(self: XenBusTransport) -> Any:
+        if not opened:
+            opened.append(right(self))
+            return opened[0]
+        return FileIO(os.dup(opened[0].fileno()), "r+")
+
+    XenBusTransport._open = open_one
 
 
 @wrong(11, "test_watches_come_and_go_while_others_read")
@@ -218,4 +220,9 @@ def a_lane_with_an_unanswered_request_is_kept() -> None:
 
 @wrong(17, "test_the_environment_may_name_a_device")
 def it_is_opened_buffered() -> None:
-    XenBusTransport._open = lambda self: open(self.path, "r+b", opener=self._opener)  # noqa: SIM115
+    def open_one(self: XenBusTransport) -> Any:
+        file = open(self.path, "r+b")  # noqa: SIM115
+        os.set_blocking(file.fileno(), False)
+        return file
+
+    XenBusTransport._open = open_one
