@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
+import socket
 import sys
 from collections.abc import Sequence
 
@@ -39,6 +41,20 @@ def bare_loop(fd: int, packets: Sequence[bytes]) -> None:
             reply += read(fd, 65536)
 
 
+def polling_loop(fd: int, packets: Sequence[bytes]) -> None:
+    """What no client can do without that is to end a wait: it polls a second descriptor as well."""
+    write, read, unpack = os.write, os.read, HEADER.unpack_from
+    ends = socket.socketpair()
+    with select.epoll() as epoll, ends[0], ends[1]:
+        for one in fd, ends[0].fileno():
+            epoll.register(one, select.EPOLLIN)
+        poll = epoll.poll
+        for data in packets:
+            write(fd, data)
+            poll(30)
+            _op, _rq_id, _tx_id, _size = unpack(read(fd, 65536))
+
+
 def measure(device: str, rounds: int, slices: int) -> None:
     """Print the rows of `device`."""
     print(f"{machine()}; {device}; {rounds} rounds\n", flush=True)
@@ -59,6 +75,7 @@ def measure(device: str, rounds: int, slices: int) -> None:
             results = compete(
                 [
                     Contestant("bare", lambda: bare_loop(fd, packets), count),
+                    Contestant("polling", lambda: polling_loop(fd, packets), count),
                     Contestant("read", read_all, count),
                     Contestant("read_many", lambda: client.read_many(PATHS), count),
                 ],
@@ -71,6 +88,8 @@ def measure(device: str, rounds: int, slices: int) -> None:
     print("| what | figure | must | µs an operation (other's) |\n|---|---|---|---|")
     print(row("Client.read / bare write+read loop", results["read"], results["bare"], ">= 0.7"))
     print(row("Client.read_many / the same", results["read_many"], results["bare"], ""))
+    print(row("bare write+poll+read loop / the same", results["polling"], results["bare"], ""))
+    print(row("Client.read / bare write+poll+read loop", results["read"], results["polling"], ""))
 
 
 def row(what: str, ours: Result, theirs: Result, must: str) -> str:

@@ -267,6 +267,20 @@ def test_a_domain_that_is_referred_to_and_not_introduced_is_not_served() -> None
     assert outcome(daemon, dom0, Op.READ, b"/tool\0") == b"ENOENT", "what it owned is gone"
 
 
+def test_a_domain_that_is_gone_and_kept_as_a_target_cannot_shut_down() -> None:
+    daemon = Daemon()
+    dom0 = daemon.connect()
+    for domid in (7, 8):
+        daemon.connect(domid)
+    assert outcome(daemon, dom0, Op.SET_TARGET, b"7\x008\0") == b"OK"
+    daemon.remove_domain(8)
+    assert outcome(daemon, dom0, Op.IS_DOMAIN_INTRODUCED, b"8\0") == b"T"
+    assert outcome(daemon, dom0, Op.WATCH, b"@releaseDomain\0t\0") == b"OK"
+    daemon.data_to_send()
+    daemon.shutdown(8)
+    assert daemon.data_to_send() == []
+
+
 def test_an_unknown_transaction_is_refused_but_for_watches() -> None:
     daemon = Daemon()
     client = daemon.connect()

@@ -166,8 +166,8 @@ class Daemon:
         self.store.existing.add(domid)
 
     def shutdown(self, domid: int) -> None:
-        """A domain has shut down or crashed; it still exists."""
-        if self.store.introduced(domid):
+        """A domain has shut down or crashed; it still exists. Nobody is told of one not served."""
+        if domid in self.store.existing and self.store.introduced(domid):
             self.store.shutdown(domid)
 
     def remove_domain(self, domid: int) -> None:
