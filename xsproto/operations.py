@@ -29,6 +29,7 @@ from .errors import (
     TransactionLost,
     XenStoreError,
 )
+from .paths import check_path
 from .perms import Permission
 from .requests import (
     Directory,
@@ -360,6 +361,7 @@ def watches_of(
     watches: Iterable[tuple[bytes, bytes]], path: bytes, token: bytes | None
 ) -> list[tuple[bytes, bytes]]:
     """Those of `watches`, (path, token), that are meant; `NotFound` if there are none."""
+    check_path(path)
     found = [watch for watch in watches if is_watch(watch, path, token)]
     if not found:
         raise NotFound(f"{path!r} is not watched here", path=path)

@@ -13,6 +13,7 @@ from ..errors import (
     AlreadyExists,
     ConnectionClosed,
     InvalidRequest,
+    InvalidType,
     LocalProtocolError,
     NotFound,
     NotSupported,
@@ -334,6 +335,8 @@ async def an_ended_watch_tells_nothing(h: Harness) -> None:
             monitor.unwatch(b"/a")
         with raises(NotFound):
             monitor.unwatch(b"/b", b"another token")
+        with raises(InvalidType):
+            monitor.unwatch("/b")  # type: ignore[arg-type]
         await monitor.watch(b"/a")
         expect((await monitor.get()).path, b"/a", "watched again")
         await other.write(b"/a/3", b"")
