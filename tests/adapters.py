@@ -382,10 +382,13 @@ def _awaited(name: str) -> Callable[[str], contextlib.AbstractContextManager[Run
     return harness
 
 
-def _gevent(kind: str) -> contextlib.AbstractContextManager[RunnableHarness]:
-    from . import adapters_gevent  # which is of no use to the others
+def _gevent(name: str) -> Callable[[str], contextlib.AbstractContextManager[RunnableHarness]]:
+    def harness(kind: str) -> contextlib.AbstractContextManager[RunnableHarness]:
+        from . import adapters_gevent  # which is of no use to the others
 
-    return adapters_gevent.harness(kind)
+        return adapters_gevent.ADAPTERS[name](kind)
+
+    return harness
 
 
 ADAPTERS: Final[Adapters] = {
@@ -397,17 +400,23 @@ ADAPTERS: Final[Adapters] = {
     "trio": _awaited("trio"),
     "sync_on_gevent": _sync,
     "sync_on_eventlet": _sync,
-    "gevent": _gevent,
+    "gevent": _gevent("gevent"),
 }
 
 #: Those that are another one with an option: on one daemon they have shown what they can.
-VARIANTS: Final = {"sync_timeout", "sync_reader", "asyncio_uvloop", "uvloop_device"}
+VARIANTS: Final = {
+    *("sync_timeout", "sync_reader", "asyncio_uvloop", "uvloop_device"),
+    *("device_on_gevent", "device_on_eventlet"),
+}
 
 #: The worlds (`tests.worlds`) that some of them are tested in.
 WORLDS: Final = {
     "sync_on_gevent": "patched_by_gevent",
     "sync_on_eventlet": "patched_by_eventlet",
     "gevent": "gevent",
+    "device_on_gevent": "patched_by_gevent",
+    "device_on_eventlet": "patched_by_eventlet",
+    "gevent_device": "gevent",
 }
 
 #: Those for a process that has the stand-in for the XenBus device preloaded.
@@ -416,4 +425,7 @@ DEVICE_ADAPTERS: Final[Adapters] = {
     "asyncio_device": _awaited("asyncio_device"),
     "uvloop_device": _awaited("uvloop_device"),
     "trio_device": _awaited("trio_device"),
+    "device_on_gevent": lambda kind: _sync(kind, DeviceHarness),
+    "device_on_eventlet": lambda kind: _sync(kind, DeviceHarness),
+    "gevent_device": _gevent("gevent_device"),
 }

@@ -9,8 +9,9 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Coroutine, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 import gevent
 
@@ -20,8 +21,9 @@ from xsproto.store import PROFILES
 from xsproto.testing import Cancelled, Client, DomainState
 
 from . import embedded
-from .adapters import LIMIT, SyncHarness, _AwaitableClient, run
+from .adapters import LIMIT, Adapters, DeviceHarness, SyncHarness, _AwaitableClient, run
 from .daemons import Daemon
+from .xenbus import device_of
 
 T = TypeVar("T")
 
@@ -133,9 +135,12 @@ class GeventHarness(SyncHarness):
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
         path = self._guests[domid].socket_path if domid else self._daemon.socket_path
-        client = xsproto_gevent.Client(path, **self._options, **options)
+        client = self._open_path(path, **self._options, **options)
         self._clients.append(client)
         return cast(Client, _AwaitableClient(client, client))
+
+    def _open_path(self, path: str, **options: Any) -> xsproto_gevent.Client:
+        return xsproto_gevent.Client(path, **options)
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], *, cancellable: bool = False) -> _Task[T]:
         task = _Task(coroutine, cancellable)
@@ -151,11 +156,19 @@ class GeventHarness(SyncHarness):
         gevent.killall([task.greenlet for task in self._tasks], timeout=5)
 
 
+class GeventDeviceHarness(GeventHarness):
+    """`xsproto_gevent` on the stand-in for the XenBus device, in a process that has it."""
+
+    can = DeviceHarness.can
+
+    def _open_path(self, path: str, **options: Any) -> xsproto_gevent.Client:
+        return xsproto_gevent.Client(xen_bus_path=device_of(path), **options)
+
+
 @contextlib.contextmanager
-def harness(kind: str, **options: Any) -> Iterator[GeventHarness]:
-    """A harness over a daemon of `kind`, with `options` for every client."""
+def _over(make: type[GeventHarness], kind: str) -> Iterator[GeventHarness]:
     daemon: Any = EmbeddedInHub(kind) if kind in embedded.KINDS else Daemon(kind)
-    harness = GeventHarness(daemon, **options)
+    harness = make(daemon)
     watchdog = gevent.spawn_later(LIMIT, daemon.kill)
     try:
         yield harness
@@ -164,3 +177,10 @@ def harness(kind: str, **options: Any) -> Iterator[GeventHarness]:
         harness.end()
         daemon.kill()  # faster than to ask it
         daemon.stop()
+
+
+#: As `adapters.ADAPTERS`, and `adapters.DEVICE_ADAPTERS`.
+ADAPTERS: Final[Adapters] = {
+    "gevent": partial(_over, GeventHarness),
+    "gevent_device": partial(_over, GeventDeviceHarness),
+}

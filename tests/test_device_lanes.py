@@ -39,14 +39,13 @@ from .loops import LOOPS, Loop
 class SocketFile:
     """What `io.FileIO` gives of a device: a connection to the socket of that path."""
 
-    def __init__(self, path: str, mode: str, opener: object) -> None:
+    def __init__(self, path: str, mode: str) -> None:
         self._sock = socket.socket(socket.AF_UNIX)
         try:
             self._sock.connect(path)
         except BaseException:
             self._sock.close()
             raise
-        self._sock.setblocking(False)
         self.fileno, self.close = self._sock.fileno, self._sock.close
 
     def __enter__(self) -> SocketFile:
@@ -59,6 +58,11 @@ class SocketFile:
 def start_thread(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     # Not by `_thread`, as adapters do: coverage would not see it.
     threading.Thread(target=function, args=arguments, daemon=True).start()
+
+
+def system_of(**changed: object) -> Any:
+    """`posix`, with some of its functions replaced."""
+    return types.SimpleNamespace(**vars(posix) | changed)
 
 
 IO = types.SimpleNamespace(FileIO=SocketFile)
@@ -127,7 +131,7 @@ def test_what_write_refuses_is_answered(
     def refuse(fd: int, data: bytes) -> int:
         raise OSError(errno.EINVAL, "no")
 
-    system = types.SimpleNamespace(read=posix.read, write=refuse)
+    system = system_of(write=refuse)
     transport = kind(store.socket_path(), MODULES._replace(os=system))
     written: list[int] = []
     data = message(Op.WATCH, b"/a\0t\0")
@@ -154,7 +158,7 @@ def test_a_refusal_that_nobody_wants_is_dropped(store: EmbeddedXenStore) -> None
 
         start_thread(run, ())
 
-    system = types.SimpleNamespace(read=posix.read, write=refuse)
+    system = system_of(write=refuse)
     modules = MODULES._replace(os=system, start_thread=start)
     transport = WatchTransport(store.socket_path(), modules)
     transport.write(message(Op.WATCH, b"/a\0t\0"), [])
@@ -187,13 +191,8 @@ def test_what_cannot_be_opened_is_connect_failed(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    def file(path: str, mode: str, opener: Callable[[str, int], int]) -> int:
-        return opener(path, 0)
-
-    system = types.SimpleNamespace(open=fail, O_NONBLOCK=0, O_CLOEXEC=0)
     for modules in (
         MODULES._replace(io=types.SimpleNamespace(FileIO=fail)),
-        MODULES._replace(io=types.SimpleNamespace(FileIO=file), os=system),
         MODULES._replace(select=types.SimpleNamespace(epoll=fail)),
     ):
         with pytest.raises(ConnectFailed, match=hint) as caught:
@@ -223,12 +222,12 @@ def test_without_a_thread_there_is_no_watch(store: EmbeddedXenStore) -> None:
 def test_after_an_empty_request_the_nudge_may_fail(store: EmbeddedXenStore) -> None:
     opened = 0
 
-    def file(path: str, mode: str, opener: object) -> SocketFile:
+    def file(path: str, mode: str) -> SocketFile:
         nonlocal opened
         opened += 1
         if opened > 1:
             raise OSError(errno.EMFILE, "too many")
-        return SocketFile(path, mode, opener)
+        return SocketFile(path, mode)
 
     modules = MODULES._replace(io=types.SimpleNamespace(FileIO=file))
     transport = RequestTransport(store.socket_path(), modules)
@@ -422,7 +421,7 @@ def test_a_refused_watch(loop: Loop, run: Run, monkeypatch: pytest.MonkeyPatch) 
             raise OSError(errno.EINVAL, "no")
         return posix.write(fd, data)
 
-    system = types.SimpleNamespace(read=posix.read, write=refuse)
+    system = system_of(write=refuse)
     module: Any = loop.module
     parts = module.client._PARTS
     changed = parts._replace(modules=MODULES._replace(os=system))

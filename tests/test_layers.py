@@ -48,6 +48,9 @@ LAYERS: dict[str, set[str]] = {
         "requests",
         *("session", "watches", "xenbus"),
     },
+    "waiting": {
+        *("blocking", "client", "clock", "device", "errors", "lanes", "location", "requests"),
+    },
     "store": {"errors", "paths", "perms"},
     "control": {"store"},
     "daemon": {

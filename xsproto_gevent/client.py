@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
 from time import monotonic
-from types import TracebackType
-from typing import Self
 
 from gevent.local import local
 
-from xsproto.blocking import BlockingClient
 from xsproto.clock import Clock
-from xsproto.errors import ConnectFailed, ConnectionClosed, XenStoreError
+from xsproto.lanes import DEFAULT, Timeout
 from xsproto.location import locate
 from xsproto.session import Session
+from xsproto.waiting import LaneClient, Parts
 
 from .lane import Lane
 from .unix import connect
+from .xenbus import RequestLane, open_watches
 
 __all__ = ["Client"]
 
@@ -28,16 +26,29 @@ class _Deadline(local):
     at: float | None = None
 
 
-class Client(BlockingClient):
-    """A connection to a XenStore daemon. Any number of greenlets may use it at once.
+def _clock(timeout: float | None) -> Clock:
+    return Clock(timeout, monotonic, _Deadline())
+
+
+def _connect(path: str, clock: Clock) -> Lane:
+    return Lane(connect(path, clock.timeout), clock, Session())
+
+
+_PARTS = Parts(_clock, _connect, RequestLane, open_watches)
+
+
+class Client(LaneClient[Lane]):
+    """A connection to XenStore. Any number of greenlets may use it at once.
 
     It belongs to the hub of the thread that makes it, and lets others run while it waits. A
     `gevent.Timeout` or a kill may end any of its calls: the client is usable after it.
 
     Arguments:
-        unix_socket_path: the daemon's socket; None: see `xsproto.location.locate`.
+        unix_socket_path: the socket of a daemon.
+        xen_bus_path: the XenBus device of a guest. With neither: see `xsproto.location.locate`.
         timeout: seconds that each call may take, if it is not told otherwise, and connecting;
-            None for ever.
+            None for ever. By default that is for ever on a socket, and `xsproto.device.TIMEOUT` on
+            the device, where nothing else tells that the daemon is dead.
 
     It is connected at once, and is a context manager that closes it.
 
@@ -49,50 +60,8 @@ class Client(BlockingClient):
     def __init__(
         self,
         unix_socket_path: str | os.PathLike[str] | None = None,
+        xen_bus_path: str | os.PathLike[str] | None = None,
         *,
-        timeout: float | None = None,
+        timeout: Timeout = DEFAULT,
     ) -> None:
-        self._clock = Clock(timeout, monotonic, _Deadline())
-        location = locate(unix_socket_path, None, os)
-        if location.kind == "device":
-            raise ConnectFailed(
-                f"there is no socket of a daemon, but {location.path}, a XenBus device, which "
-                "xsproto_gevent cannot use yet; xsproto_sync can"
-            )
-        transport = connect(location.path, self._clock.timeout)
-        self._lane: Lane = Lane(transport, self._clock, Session())
-
-    def __repr__(self) -> str:
-        closed = f", closed: {self.closed}" if self.closed else ""
-        name = f"{type(self).__module__}.{type(self).__qualname__}"
-        return f"<{name} {self._lane.transport.path}{closed}>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection; the daemon ends its watches and transactions. Idempotent.
-
-        Whoever waits gets `ConnectionClosed`.
-        """
-        self._lane.close(ConnectionClosed("the client was closed"))
-
-    @property
-    def closed(self) -> XenStoreError | None:
-        """Why the connection is over; None while it is not, as far as is known."""
-        return self._lane.session.closed
-
-    def deadline(self, seconds: float) -> AbstractContextManager[None]:
-        """Within ``with``, all calls of this greenlet together may take `seconds`.
-
-        A shorter `timeout` of a call, and an outer deadline, hold as well.
-        """
-        return self._clock.deadline(seconds)
+        super().__init__(locate(unix_socket_path, xen_bus_path, os), timeout, _PARTS)

@@ -9,7 +9,7 @@ goes through `_cancel`, which leaves the session whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final
@@ -22,10 +22,11 @@ from gevent.hub import Waiter as Gate
 from xsproto.client import Exchange
 from xsproto.clock import Clock
 from xsproto.errors import ConnectionClosed, LocalProtocolError, TimedOut, XenStoreError
-from xsproto.lanes import DEFAULT, BlockingLane, Timeout, insist
+from xsproto.lanes import DEFAULT, Timeout, insist
 from xsproto.operations import forked, no_answer, no_event, nothing_watched
 from xsproto.requests import Request
 from xsproto.session import Role, Session, Waiter
+from xsproto.waiting import WaitingLane
 from xsproto.watches import EventQueue, WatchEvent
 
 from .transport import Transport
@@ -67,7 +68,7 @@ class _Guard:
         pass
 
 
-class Lane(BlockingLane):
+class Lane(WaitingLane):
     """A connection. It belongs to the hub of the thread that makes it.
 
     Arguments:
@@ -89,9 +90,9 @@ class Lane(BlockingLane):
         self._corked = False  # whether it will write, too
         _lanes.add(self)
 
-    def until(self, timeout: Timeout) -> Callable[[], Timeout]:
-        """See `BlockingLane`."""
-        return self._clock.until(timeout)
+    def check(self) -> None:
+        """See `WaitingLane`."""
+        self.guard.__enter__()
 
     # Those who wait
 
@@ -102,7 +103,7 @@ class Lane(BlockingLane):
         clock, session, hub = self._clock, self.session, self._hub
         at = None if timeout is DEFAULT and clock.endless else clock.ends_at(timeout)
         if get_hub() is not hub:
-            self.guard.__enter__()
+            self.check()
         waiter = Waiter(None, None, (), Gate(hub))
         try:
             session.submit(waiter, requests, tx_id)
@@ -121,7 +122,7 @@ class Lane(BlockingLane):
     def take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
         """See `BlockingLane`."""
         at = self._clock.ends_at(timeout)
-        self.guard.__enter__()
+        self.check()
         taken: list[WatchEvent] = []
         while True:
             waiter = Waiter(None, queue, (), Gate(self._hub))

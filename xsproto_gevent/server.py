@@ -14,7 +14,7 @@ from gevent.monkey import get_original
 from xsproto.daemon import Daemon
 from xsproto.serving import PAUSE, Service
 
-from .unix import READ
+from .transport import READ
 
 __all__ = ["Server"]
 

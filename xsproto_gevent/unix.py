@@ -5,22 +5,18 @@ from __future__ import annotations
 from _socket import socket  # not that of `socket`, which monkey-patching replaces
 from socket import AF_UNIX, MSG_NOSIGNAL, SOCK_STREAM
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 import gevent
 
 from xsproto.errors import connect_failed
 
-from .transport import Callback, Transport
+from .transport import Transport
 
-__all__ = ["READ", "WRITE", "UnixTransport", "connect"]
+__all__ = ["UnixTransport", "connect"]
 
 _READ_SIZE: Final = (65536,)
 _SEND_FLAGS: Final = (MSG_NOSIGNAL,)
-
-#: The events of the loop's ``io``.
-READ: Final = 1
-WRITE: Final = 2
 
 #: Seconds after which a daemon is tried again that has accepted no connection.
 _PAUSE: Final = 0.01
@@ -30,13 +26,10 @@ class UnixTransport(Transport):
     """A connected socket; see `Transport`."""
 
     def __init__(self, sock: socket, path: str) -> None:
-        self.path = path
+        super().__init__(path, sock.fileno())
         self._sock = sock
         self._send = sock.send
         self._recv = sock.recv
-        loop: Any = gevent.get_hub().loop
-        self._reader = loop.io(sock.fileno(), READ)
-        self._writer = loop.io(sock.fileno(), WRITE)
 
     def write(self, data: bytes | memoryview, written: list[int]) -> None:
         """See `Transport`."""
@@ -46,30 +39,13 @@ class UnixTransport(Transport):
         """See `Transport`."""
         inbox += map(self._recv, _READ_SIZE)
 
-    def attend(self, readable: Callback, writable: Callback) -> None:
-        """See `Transport`."""
-        for watcher, callback in (self._reader, readable), (self._writer, writable):
-            if callback is None:
-                watcher.stop()
-            elif not watcher.active:
-                watcher.start(callback)
-
-    @property
-    def attended(self) -> bool:
-        """See `Transport`."""
-        active: bool = self._reader.active
-        return active
-
     def close(self) -> None:
         """See `Transport`."""
-        # Before the descriptor, which the loop would look at otherwise.
-        self._reader.close()
-        self._writer.close()
+        super().close()
         self._sock.close()
 
     def forget(self) -> None:
         """See `Transport`."""
-        # The loop's own descriptor is still the parent's: what it looks at must not be changed.
         self._sock.close()
 
 

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Self
-from weakref import WeakMethod
 
-from xsproto import device
-from xsproto.blocking import BlockingClient
-from xsproto.device import DeviceSession, Requests
-from xsproto.errors import ConnectionClosed, XenStoreError
+from xsproto.clock import Clock
+from xsproto.device import DeviceSession
 from xsproto.lanes import DEFAULT, Timeout
 from xsproto.location import locate
 from xsproto.session import Session
+from xsproto.waiting import LaneClient, Parts
 
-from .clock import Clock
+from . import clock
 from .device import RequestLane
 from .lane import Lane
 from .unix import UnixTransport
@@ -26,7 +21,18 @@ from .xenbus import WatchTransport
 __all__ = ["Client"]
 
 
-class Client(BlockingClient):
+def _connect(path: str, clock: Clock) -> Lane:
+    return Lane(UnixTransport(path, clock.timeout), clock, Session())
+
+
+def _open_watches(path: str, clock: Clock) -> Lane:
+    return Lane(WatchTransport(path), clock, DeviceSession())
+
+
+_PARTS = Parts(clock.Clock, _connect, RequestLane, _open_watches)
+
+
+class Client(LaneClient[Lane]):
     """A connection to XenStore. Any number of threads may use it at once.
 
     Arguments:
@@ -53,23 +59,8 @@ class Client(BlockingClient):
         timeout: Timeout = DEFAULT,
         reader: bool = False,
     ) -> None:
-        self._location = locate(unix_socket_path, xen_bus_path, os)
-        on_device = self._location.kind == "device"
-        if timeout is DEFAULT:
-            timeout = device.TIMEOUT if on_device else None
-        self._clock = Clock(timeout)
-        self._opening = threading.Lock()  # over what is below
-        self._ended = False  # whether `close` was called
-        self._requests: Requests[RequestLane] | None = None  # on a device
-        self._watches: Lane | None = None
-        self._lane: Lane
-        if on_device:
-            path, clock, replace = self._location.path, self._clock, WeakMethod(self._replace)
-            self._requests = Requests(lambda: RequestLane(path, clock, replace))
-            self._lane = self._requests.current
-        else:
-            transport = UnixTransport(self._location.path, self._clock.timeout)
-            self._lane = self._watches = Lane(transport, self._clock, Session())
+        self._opening = threading.Lock()
+        super().__init__(locate(unix_socket_path, xen_bus_path, os), timeout, _PARTS)
         if reader:
             read = self._watch_lane().read_for_all
             thread = threading.Thread(target=read, name="xsproto reader", daemon=True)
@@ -78,73 +69,6 @@ class Client(BlockingClient):
             except BaseException:
                 self.close()  # it may be running already
                 raise
-
-    def __repr__(self) -> str:
-        closed = f", closed: {self.closed}" if self.closed else ""
-        name = f"{type(self).__module__}.{type(self).__qualname__}"
-        return f"<{name} {self._location.path}{closed}>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection; the daemon ends its watches and transactions. Idempotent.
-
-        From any thread: whoever waits gets `ConnectionClosed`.
-        """
-        self._ended = True  # first: whoever opens a lane now looks at it afterwards
-        reason = ConnectionClosed("the client was closed")
-        lanes = () if self._requests is None else self._requests.lanes
-        for lane in (self._lane, self._watches, *lanes):
-            if lane is not None:
-                lane.close(reason)
-
-    @property
-    def closed(self) -> XenStoreError | None:
-        """Why the connection is over; None while it is not, as far as is known."""
-        watches = self._watches
-        return self._lane.session.closed or (watches.session.closed if watches else None)
-
-    # Lanes: one on a socket, two on a device
-
-    def _watch_lane(self) -> Lane:
-        if self._watches is None:
-            if self._lane.session.closed is not None:
-                return self._lane  # which says why
-            with self._opening:
-                if self._watches is None:
-                    transport = WatchTransport(self._location.path)
-                    self._watches = Lane(transport, self._clock, DeviceSession())
-            if self._ended:
-                self.close()
-        return self._watches
-
-    def _replace(self, lane: RequestLane) -> RequestLane | None:
-        """Open the successor of a lane that is to be retired."""
-        assert self._requests is not None
-        with self._opening:
-            successor = self._requests.replace(lane)
-            self._lane = self._requests.current
-        if self._ended and successor is not None:
-            successor.close(ConnectionClosed("the client was closed"))
-        return successor
-
-    # Timeouts
-
-    def deadline(self, seconds: float) -> AbstractContextManager[None]:
-        """Within ``with``, all calls of this thread together may take `seconds`.
-
-        A shorter `timeout` of a call, and an outer deadline, hold as well.
-        """
-        return self._clock.deadline(seconds)
 
     # For foreign loops
 

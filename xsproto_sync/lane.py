@@ -14,21 +14,22 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 from weakref import WeakSet
 
 from xsproto.client import Exchange
+from xsproto.clock import Clock
 from xsproto.errors import ConnectionClosed, TimedOut, XenStoreError
-from xsproto.lanes import DEFAULT, BlockingLane, Timeout, insist
+from xsproto.lanes import DEFAULT, Timeout, insist
 from xsproto.operations import forked, no_answer, no_event, nothing_watched
 from xsproto.requests import Request
 from xsproto.session import Role, Session, Waiter
+from xsproto.waiting import WaitingLane
 from xsproto.watches import EventQueue, WatchEvent
 
-from .clock import Clock
 from .readiness import Readiness
 from .transport import Transport
 
@@ -43,7 +44,7 @@ _WAIT: Final = Role.WAIT
 _LATE_READS: Final = 16
 
 
-class Lane(BlockingLane):
+class Lane(WaitingLane):
     """A connection.
 
     Arguments:
@@ -62,10 +63,6 @@ class Lane(BlockingLane):
         self._writer: Waiter | None = None
         self._readiness = Readiness()
         _lanes.add(self)
-
-    def until(self, timeout: Timeout) -> Callable[[], Timeout]:
-        """See `BlockingLane`."""
-        return self._clock.until(timeout)
 
     # Exchanges
 

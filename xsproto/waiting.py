@@ -1,0 +1,268 @@
+"""What the adapters share whose callers wait: a client of one lane or, on a device, of two.
+
+How a lane waits is the adapter's. The rules of the device are told in `xsproto.device`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Any, Generic, NamedTuple, Self, TypeVar
+from weakref import WeakMethod
+
+from . import device
+from .blocking import BlockingClient
+from .client import Exchange
+from .clock import Clock
+from .device import DeviceSession, Requests, Retired, merged, moved
+from .errors import ConnectionClosed, TransactionEnded, XenStoreError
+from .lanes import DEFAULT, BlockingLane, Timeout, insist
+from .location import Location
+from .requests import Request, TransactionStart
+
+__all__ = ["LaneClient", "Parts", "RequestLane", "WaitingLane"]
+
+
+class WaitingLane(BlockingLane):
+    """A connection."""
+
+    _clock: Clock
+
+    def until(self, timeout: Timeout) -> Callable[[], Timeout]:
+        """See `BlockingLane`."""
+        return self._clock.until(timeout)
+
+    def check(self) -> None:
+        """Raise `LocalProtocolError` if this thread may not use the lane."""
+
+    @abstractmethod
+    def close(self, reason: XenStoreError) -> None:
+        """End the connection: whoever waits for something gets `reason`. Idempotent."""
+
+
+class RequestLane(WaitingLane):
+    """The lane of a device that requests go to.
+
+    An adapter's is this and its own lane. It is retired, and goes on in a successor, once a request
+    is given up that was sent.
+    """
+
+    forgetful = True
+    session: DeviceSession
+
+    #: A method that is called with the lane to be retired, at most once with success, and makes its
+    #: successor; None if there can be none. Weak, so that a client that nobody has any more needs
+    #: no garbage collector.
+    replace: WeakMethod[Any]
+    #: Whether the daemon has answered a request on it.
+    answered = False
+    _successor: RequestLane | None = None
+
+    @abstractmethod
+    def wake_all(self) -> None:
+        """Wake those whose wait is over, and whoever receives; `guard` is held."""
+
+    def exchange(
+        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Timeout
+    ) -> Sequence[Exchange]:
+        """See `BlockingLane`."""
+        left = self.until(timeout)
+        exchanges = self._attempt(tx_id, requests, left())
+        if self._successor is None:
+            return exchanges
+        insist(self.end_if_idle)
+        again = moved(exchanges) if exchanges else requests
+        if not again:
+            return exchanges
+        later = self._successor.exchange(tx_id, again, left())
+        return merged(exchanges, later) if exchanges else later
+
+    def start_transaction(self, timeout: Timeout) -> tuple[RequestLane, Sequence[Exchange]]:
+        """See `BlockingLane`."""
+        left = self.until(timeout)
+        lane = self
+        while True:
+            exchanges = lane._attempt(0, (TransactionStart(),), left())
+            if exchanges and not exchanges[0].withdrawn:
+                return lane, exchanges  # as above
+            insist(lane.end_if_idle)
+            assert lane._successor is not None
+            lane = lane._successor
+
+    def _attempt(
+        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Timeout
+    ) -> Sequence[Exchange]:
+        """As `exchange`, on this lane alone; what must go to the successor is withdrawn.
+
+        Or, if that is so from the beginning, there are no exchanges.
+        """
+        self.check()
+        try:
+            exchanges = super().exchange(tx_id, requests, timeout)  # type: ignore[safe-super]
+            # With no call from here on: an interrupt must not lose what was started.
+            if exchanges and not exchanges[0].withdrawn:
+                self.answered = True
+            return exchanges
+        except Retired:
+            return ()
+        except BaseException:
+            insist(self._give_up)
+            raise
+
+    def roll_back(self, tx_id: int) -> None:
+        """See `BlockingLane`."""
+        super().roll_back(tx_id)
+        if self._successor is not None:
+            self.end_if_idle()
+
+    def disown(self, exchanges: Sequence[Exchange]) -> None:
+        """See `BlockingLane`."""
+        super().disown(exchanges)
+        if self._successor is not None:
+            self.end_if_idle()
+
+    def _give_up(self) -> None:
+        """Retire, if what was given up is a request that the daemon has seen."""
+        with self.guard:
+            if self.session.closed is not None:
+                return
+            if self._successor is None and self.session.forsaken:
+                replace = self.replace()
+                self._successor = None if replace is None else replace(self)
+            if self._successor is None:
+                return
+            self.session.retire()
+            # Whoever receives may be one whose requests have moved.
+            self.wake_all()
+        self.end_if_idle()
+
+    def end_if_idle(self) -> None:
+        """Close, if nobody needs this lane any more."""
+        with self.guard:
+            idle = self.session.idle
+            if idle:
+                self.session.retire()  # if an interrupt kept it from that
+        if idle:
+            # Nobody can see this but who goes on with a transaction that is over.
+            self.close(TransactionEnded("a request got no answer: its descriptor was given up"))
+
+
+L = TypeVar("L", bound=WaitingLane)
+
+
+class Parts(NamedTuple, Generic[L]):
+    """What an adapter's clients are made of.
+
+    Attributes:
+        clock: of a client with that timeout.
+        connect: makes the lane of a socket at a path,
+        open_requests: or those of a device, a `RequestLane` (the last argument is its `replace`),
+        open_watches: and that of watches.
+    """
+
+    clock: Callable[[float | None], Clock]
+    connect: Callable[[str, Clock], L]
+    open_requests: Callable[[str, Clock, WeakMethod[Any]], Any]
+    open_watches: Callable[[str, Clock], L]
+
+
+class LaneClient(BlockingClient, Generic[L]):
+    """A client of one lane or, on a device, of two. It is connected at once.
+
+    Arguments:
+        location: where XenStore is.
+        timeout: seconds that each call may take, if it is not told otherwise, and connecting;
+            None for ever. By default that is for ever on a socket, and `device.TIMEOUT` on a
+            device.
+        parts: the adapter's.
+
+    Raises:
+        ConnectFailed: nobody listens there, or it may not be used.
+    """
+
+    _lane: L
+    #: Taken over the opening of lanes.
+    _opening: AbstractContextManager[Any] = nullcontext()
+
+    def __init__(self, location: Location, timeout: Timeout, parts: Parts[L]) -> None:
+        path, on_device = location.path, location.kind == "device"
+        if timeout is DEFAULT:
+            timeout = device.TIMEOUT if on_device else None
+        self._path = path
+        self._parts = parts
+        self._clock = clock = parts.clock(timeout)
+        self._ended = False  # whether `close` was called
+        self._requests: Requests[Any] | None = None  # on a device
+        self._watches: L | None = None
+        if on_device:
+            open_requests, replace = parts.open_requests, WeakMethod(self._replace)
+            self._requests = Requests(lambda: open_requests(path, clock, replace))
+            self._lane = self._requests.current
+        else:
+            self._lane = self._watches = parts.connect(path, clock)
+
+    def __repr__(self) -> str:
+        closed = f", closed: {self.closed}" if self.closed else ""
+        name = f"{type(self).__module__}.{type(self).__qualname__}"
+        return f"<{name} {self._path}{closed}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the daemon ends its watches and transactions. Idempotent.
+
+        Whoever waits gets `ConnectionClosed`.
+        """
+        self._lane.check()
+        self._ended = True  # first: whoever opens a lane now looks at it afterwards
+        reason = ConnectionClosed("the client was closed")
+        lanes = () if self._requests is None else self._requests.lanes
+        for lane in (self._lane, self._watches, *lanes):
+            if lane is not None:
+                lane.close(reason)
+
+    @property
+    def closed(self) -> XenStoreError | None:
+        """Why the connection is over; None while it is not, as far as is known."""
+        watches = self._watches
+        return self._lane.session.closed or (watches.session.closed if watches else None)
+
+    def deadline(self, seconds: float) -> AbstractContextManager[None]:
+        """Within ``with``, all calls of this thread, or greenlet, together may take `seconds`.
+
+        A shorter `timeout` of a call, and an outer deadline, hold as well.
+        """
+        return self._clock.deadline(seconds)
+
+    def _watch_lane(self) -> L:
+        if self._watches is None:
+            if self._lane.session.closed is not None:
+                return self._lane  # which says why
+            self._lane.check()
+            with self._opening:
+                if self._watches is None:
+                    self._watches = self._parts.open_watches(self._path, self._clock)
+            if self._ended:
+                self.close()
+        return self._watches
+
+    def _replace(self, lane: RequestLane) -> RequestLane | None:
+        """Open the successor of a lane that is to be retired."""
+        assert self._requests is not None
+        with self._opening:
+            successor: RequestLane | None = self._requests.replace(lane)
+            self._lane = self._requests.current
+        if self._ended and successor is not None:
+            successor.close(ConnectionClosed("the client was closed"))
+        return successor

@@ -1,0 +1,78 @@
+"""The XenBus device, for the greenlets of a hub; see `xsproto.device`."""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import io
+import posix
+import select
+from types import SimpleNamespace
+from typing import Any, Final
+from weakref import WeakMethod
+
+from gevent.monkey import get_original
+
+from xsproto import waiting
+from xsproto.clock import Clock
+from xsproto.device import DeviceSession
+from xsproto.xenbus import Modules, RequestTransport, WatchTransport
+
+from .lane import Lane
+from .transport import Transport
+
+__all__ = ["RequestLane", "open_watches"]
+
+# Not what monkey-patching makes of them, which lets no thread be one, and takes epoll away.
+_SELECT: Any = select
+if hasattr(select, "EPOLLIN"):
+    _SELECT = SimpleNamespace(epoll=get_original("select", "epoll"), EPOLLIN=select.EPOLLIN)
+_MODULES: Final = Modules(io, posix, _SELECT, _socket, get_original("_thread", "start_new_thread"))
+
+
+class XenBusTransport(Transport):
+    """An opened device; see `Transport`."""
+
+    def __init__(self, device: RequestTransport) -> None:
+        super().__init__(device.path, device.fileno(), device.alarms())
+        self._device = device
+
+    def write(self, data: bytes | memoryview, written: list[int]) -> None:
+        """See `Transport`."""
+        self._device.write(data, written)
+
+    def read(self, inbox: list[bytes]) -> None:
+        """See `Transport`."""
+        if self._device.fileno() < 0:
+            # What has its number now is another's.
+            raise OSError(errno.EBADF, "it is closed")
+        self._device.read_now(inbox)
+
+    def close(self) -> None:
+        """See `Transport`."""
+        super().close()
+        self._device.close()
+
+    def forget(self) -> None:
+        """See `Transport`."""
+        self._device.forget()
+
+
+class RequestLane(waiting.RequestLane, Lane):
+    """See `xsproto.waiting.RequestLane`."""
+
+    session: DeviceSession
+
+    def __init__(self, path: str, clock: Clock, replace: WeakMethod[Any]) -> None:
+        transport = XenBusTransport(RequestTransport(path, _MODULES))
+        super().__init__(transport, clock, DeviceSession())
+        self.replace = replace
+
+    def wake_all(self) -> None:
+        """See `xsproto.waiting.RequestLane`."""
+        self.flush()  # it is the hub that receives
+
+
+def open_watches(path: str, clock: Clock) -> Lane:
+    """Make the lane that watches live on."""
+    return Lane(XenBusTransport(WatchTransport(path, _MODULES)), clock, DeviceSession())
