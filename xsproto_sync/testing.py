@@ -38,8 +38,8 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: Seconds after which a scenario is ended. Each is a matter of a few at most.
-LIMIT: Final = 30.0
+#: Seconds after which a scenario is ended. Each is a matter of one or two.
+LIMIT: Final = 15.0
 
 #: The versions of Xen that profiles of the store are like.
 VERSIONS: Final = {"c": (4, 23), "c-4.17": (4, 17)}
@@ -239,8 +239,8 @@ def check(
 ) -> int:
     """Run scenarios, each on an embedded daemon of its own, and print what came of them.
 
-    One that goes on for longer than `limit` loses its daemon. If that does not end it either, which
-    is a defect too, the stacks of all threads are printed, and the process ends.
+    One that goes on for longer than `limit` loses its daemon. If that does not end it,
+    as it should, half as long again prints the stacks of all threads and ends the process.
 
     Arguments:
         harness: makes one.
@@ -249,11 +249,17 @@ def check(
 
     Returns:
         how many failed: 0 suits `sys.exit`.
+
+    Raises:
+        ValueError: there is no scenario of a name.
     """
+    if unknown := set(names) - set(SCENARIOS):
+        raise ValueError(f"there are no scenarios {', '.join(sorted(unknown))}")
     outcomes: list[str] = []
     for name in names or SCENARIOS:
         print(name, end=" ", flush=True)
-        faulthandler.dump_traceback_later(limit + 10, exit=True)
+        # To the descriptor: what is in `sys.stderr` may have none.
+        faulthandler.dump_traceback_later(1.5 * limit, exit=True, file=2)
         outcome, why = _try(harness, name, limit)
         faulthandler.cancel_dump_traceback_later()
         outcomes.append(outcome)

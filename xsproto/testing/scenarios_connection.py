@@ -117,6 +117,28 @@ async def clients_are_apart(h: Harness) -> None:
     await h.close(one)  # again
 
 
+@scenario()
+async def clients_come_and_go(h: Harness) -> None:
+    """A client that was closed leaves nothing that is in the way of the next, as its descriptor."""
+    for number in range(20):
+        client = await h.open()
+        async with client.watch(b"/a") as watch:
+            expect((await watch.get()).path, b"/a")
+        waiting = h.spawn(wait_for_event(client))
+        await client.write(b"/a", b"%d" % number)
+        expect(await client.read(b"/a"), b"%d" % number)
+        await h.close(client)
+        with raises(ConnectionClosed):
+            await waiting.result()
+
+
+async def wait_for_event(client: Client) -> None:
+    """Wait for an event that never comes."""
+    async with client.watch(b"/none") as watch:
+        await watch.get()
+        await watch.get()
+
+
 # Waits that are given up
 
 
@@ -176,6 +198,29 @@ async def those_who_wait_on_do_so_when_others_give_up(h: Harness) -> None:
     for at, task in staying:
         expect(await task.result(), b"value %d" % at)
     expect(await client.read(b"/conf/0"), b"value 0")
+
+
+@scenario(needs=["suspend"])
+async def what_the_daemon_has_no_room_for_goes_out_later(h: Harness) -> None:
+    """More than the connection holds waits, and goes out whole, or not at all if given up."""
+    client = await h.open()
+    value = b"x" * 2000  # oxenstored takes no more
+    await h.suspend_daemon()
+    given_up = [
+        h.spawn(client.write(b"/given-up/%d" % number, value), cancellable=True)
+        for number in range(60)
+    ]
+    await h.sleep(0.01)
+    kept = [h.spawn(client.write(b"/kept/%d" % number, value)) for number in range(60)]
+    await h.sleep(0.01)
+    await cancel(*given_up)
+    await h.resume_daemon()
+    for task in kept:
+        await task.result()
+    paths = [b"/kept/%d" % number for number in range(60)]
+    expect(await client.read_many(paths), [value] * 60)
+    paths = [b"/given-up/%d" % number for number in range(60)]
+    expect_that(set(await client.read_many(paths, None)) <= {value, None}, "a part was written")
 
 
 @scenario()
