@@ -23,8 +23,13 @@ from xsproto.errors import CommitUnknown, NotSupported, TimedOut
 from xsproto.lanes import DEFAULT
 from xsproto.requests import DirectoryPart
 from xsproto.testing import Cancelled, Client, Task
-from xsproto_sync.testing import Daemon as DaemonUnderTest
-from xsproto_sync.testing import DaemonHarness, EmbeddedDaemon, RunnableHarness, limited
+from xsproto_sync.testing import (
+    DaemonHarness,
+    DaemonUnderTest,
+    EmbeddedDaemon,
+    RunnableHarness,
+    limited,
+)
 
 from . import embedded
 from .daemons import Daemon

@@ -15,7 +15,7 @@ import check_adapter
 from selectors_adapter import open_client
 
 from xsproto.testing import Client
-from xsproto_sync.testing import Daemon, DaemonHarness, RunnableHarness
+from xsproto_sync.testing import DaemonHarness, DaemonUnderTest, RunnableHarness
 
 from .adapters import Adapters, daemon_of
 from .loops import AnyClient, AsyncioLoop, TrioLoop, UvloopLoop
@@ -81,7 +81,9 @@ class TrioDeviceHarness(_OnDevice, TrioHarness):
 
 
 @contextlib.contextmanager
-def _over(make: Callable[[Daemon], RunnableHarness], kind: str) -> Iterator[RunnableHarness]:
+def _over(
+    make: Callable[[DaemonUnderTest], RunnableHarness], kind: str
+) -> Iterator[RunnableHarness]:
     with daemon_of(kind) as daemon:
         yield make(daemon)
 

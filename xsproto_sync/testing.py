@@ -27,8 +27,8 @@ from .embedded import EmbeddedXenStore
 
 __all__ = [
     "VERSIONS",
-    "Daemon",
     "DaemonHarness",
+    "DaemonUnderTest",
     "EmbeddedDaemon",
     "Guest",
     "RunnableHarness",
@@ -59,7 +59,7 @@ class Guest(Protocol):
         """See `Harness.remove_domain`."""
 
 
-class Daemon(Protocol):
+class DaemonUnderTest(Protocol):
     """A daemon that a harness has for itself. See `Harness` for what is asked of it."""
 
     @property
@@ -106,7 +106,7 @@ class DaemonHarness:
 
     can: frozenset[str] = frozenset({"socket", "dom0", "guest", "kill", "suspend"})
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: DaemonUnderTest) -> None:
         super().__init__()
         self.kind = daemon.kind
         self.version = daemon.version
@@ -167,7 +167,7 @@ class _EmbeddedGuest:
 
 
 class EmbeddedDaemon:
-    """An embedded XenStore as a `Daemon`; a context manager that ends it.
+    """An embedded XenStore as a `DaemonUnderTest`; a context manager that ends it.
 
     Arguments:
         profile: its name; see `xsproto.store.PROFILES`.
@@ -194,32 +194,32 @@ class EmbeddedDaemon:
 
     @property
     def socket_path(self) -> str:
-        """See `Daemon`."""
+        """See `DaemonUnderTest`."""
         return self._store.socket_path()
 
     def guest(self, domid: int, introduce: bool = True) -> Guest:
-        """See `Daemon`."""
+        """See `DaemonUnderTest`."""
         return _EmbeddedGuest(self._store, domid, introduce)
 
     def kill(self) -> None:
-        """See `Daemon`."""
+        """See `DaemonUnderTest`."""
         self.resume()
         self._store.kill()
 
     def suspend(self) -> None:
-        """See `Daemon`."""
+        """See `DaemonUnderTest`."""
         self._store._server.lock.acquire()
         self._suspended = True
 
     def resume(self) -> None:
-        """See `Daemon`."""
+        """See `DaemonUnderTest`."""
         if self._suspended:
             self._suspended = False
             self._store._server.lock.release()
 
 
 @contextmanager
-def limited(daemon: Daemon, seconds: float = LIMIT) -> Iterator[None]:
+def limited(daemon: DaemonUnderTest, seconds: float = LIMIT) -> Iterator[None]:
     """Within it, `daemon` is killed after so many seconds, which ends every wait for it."""
     watchdog = threading.Timer(seconds, daemon.kill)
     watchdog.daemon = True
@@ -232,7 +232,7 @@ def limited(daemon: Daemon, seconds: float = LIMIT) -> Iterator[None]:
 
 
 def check(
-    harness: Callable[[Daemon], RunnableHarness],
+    harness: Callable[[DaemonUnderTest], RunnableHarness],
     names: Collection[str] = (),
     *,
     limit: float = LIMIT,
@@ -269,7 +269,9 @@ def check(
     return outcomes.count("FAILED")
 
 
-def _try(harness: Callable[[Daemon], RunnableHarness], name: str, limit: float) -> tuple[str, Any]:
+def _try(
+    harness: Callable[[DaemonUnderTest], RunnableHarness], name: str, limit: float
+) -> tuple[str, Any]:
     with EmbeddedDaemon() as daemon, limited(daemon, limit):
         made = harness(daemon)
         if reason := SCENARIOS[name].why_not(made):

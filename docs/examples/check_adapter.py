@@ -16,7 +16,7 @@ from selectors_adapter import open_client
 
 from xsproto.loops import LoopClient
 from xsproto.testing import Cancelled, Client
-from xsproto_sync.testing import Daemon, DaemonHarness, check
+from xsproto_sync.testing import DaemonHarness, DaemonUnderTest, check
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class Task(callback_loop.Task[T], Generic[T]):
 class Harness(DaemonHarness):
     """A daemon, and clients and tasks on the loop."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: DaemonUnderTest) -> None:
         super().__init__(daemon)
         self.loop = Loop()
         self.stack = AsyncExitStack()

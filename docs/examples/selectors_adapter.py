@@ -21,6 +21,7 @@ from xsproto.location import locate
 from xsproto.loops import LoopClient, LoopLane, Parts, Transport, forget_all, open_lanes
 from xsproto.session import Role, Session, Waiter
 from xsproto.xenbus import Modules
+from xsproto_sync import EmbeddedXenStore
 
 
 class Lane(LoopLane):
@@ -74,14 +75,14 @@ async def open_client(
         client.close()
 
 
-async def main(loop: Loop) -> None:
+async def main(loop: Loop, path: str) -> None:
     """Something to try it with."""
-    async with open_client(loop) as client, client.watch(b"/tool/example") as watch:
+    async with open_client(loop, path) as client, client.watch(b"/tool/example") as watch:
         await client.write(b"/tool/example", b"hello")
         print((await watch.get()).path, await client.read(b"/tool/example"))
-        await client.delete(b"/tool/example")
 
 
 if __name__ == "__main__":
-    a_loop = Loop()
-    a_loop.run(main(a_loop))
+    with EmbeddedXenStore() as store:
+        a_loop = Loop()
+        a_loop.run(main(a_loop, store.socket_path()))
