@@ -14,6 +14,7 @@ PAGE = ROOT / "docs" / "writing-an-adapter.md"
 
 _BLOCK = re.compile(r"^```(\{literalinclude\} |)(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INSTALL = "python3 -m venv .venv\n.venv/bin/pip install xsproto\n"
+_PYTEST = ".venv/bin/pip install pytest\n"
 
 
 def test_the_guide_can_be_followed(tmp_path: Path) -> None:
@@ -37,7 +38,7 @@ def test_the_guide_can_be_followed(tmp_path: Path) -> None:
             python.chmod(0o755)
         else:
             assert word == "sh"
-            printed = run(tmp_path, text)
+            printed = run(tmp_path, text.removeprefix(_PYTEST))
             if text == ".venv/bin/python check_adapter.py\n":
                 assert re.search(r"\n1\d\d ok, \d left out, 0 FAILED\n\Z", printed)
     assert saved == [
@@ -47,8 +48,7 @@ def test_the_guide_can_be_followed(tmp_path: Path) -> None:
         "check_adapter.py",
         "test_adapter.py",
     ]
-    printed = run(tmp_path, ".venv/bin/python -m pytest -q -p no:cacheprovider test_adapter.py")
-    assert re.search(r"\n1\d\d passed, \d skipped in ", printed)
+    assert re.search(r" 1\d\d passed, \d skipped in ", printed)
 
 
 def run(directory: Path, commands: str) -> str:
