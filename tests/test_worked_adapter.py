@@ -16,12 +16,13 @@ import check_adapter
 import pytest
 import selectors_adapter
 
-from xsproto.errors import ConnectFailed, LocalProtocolError
+import xsproto_sync
+from xsproto.errors import ConnectFailed, ConnectionClosed, LocalProtocolError, TimedOut
 from xsproto.location import Location
 from xsproto.loops import Parts, open_lanes
 from xsproto.testing import Client
 from xsproto_sync import EmbeddedXenStore
-from xsproto_sync.testing import check
+from xsproto_sync.testing import EmbeddedDaemon, check
 
 EXAMPLES = Path(selectors_adapter.__file__).parent
 
@@ -62,7 +63,44 @@ def test_a_loop_may_call_once_more_than_it_should(monkeypatch: pytest.MonkeyPatc
         loop.run(main())
 
 
+def test_a_sleep_ends_though_the_loop_was_held_up_as_it_began(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Selector:
+        def select(self, seconds: float | None) -> list[Any]:
+            assert seconds is not None, "it sleeps for ever"
+            return []
+
+    times = iter([0.0, 0.005])
+    monkeypatch.setattr(callback_loop, "monotonic", lambda: next(times, 0.01))
+    loop = callback_loop.Loop()
+    monkeypatch.setattr(loop, "_selector", Selector())
+    loop.run(loop.sleep(0.01))
+
+
 # What the kit says
+
+
+def test_a_daemon_that_is_killed_while_it_is_suspended_answers_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with EmbeddedDaemon() as daemon, xsproto_sync.Client(daemon.socket_path) as client:
+        store, server = daemon._store, daemon._store._server
+        assert server._thread is not None
+        real_kill, thread = store.kill, server._thread
+
+        def kill() -> None:
+            thread.join(10)
+            assert not thread.is_alive(), "it goes on"
+            real_kill()
+
+        monkeypatch.setattr(store, "kill", kill)
+        daemon.suspend()
+        with pytest.raises(TimedOut):
+            client.read(b"/", timeout=0.01)
+        daemon.kill()
+        with pytest.raises(ConnectionClosed):
+            client.read(b"/")
 
 
 def test_of_a_right_one_the_kit_says_so(capsys: pytest.CaptureFixture[str]) -> None:

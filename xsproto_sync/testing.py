@@ -203,6 +203,7 @@ class EmbeddedDaemon:
 
     def kill(self) -> None:
         """See `DaemonUnderTest`."""
+        self._store._server._over = True  # so that, resumed, it answers nothing more
         self.resume()
         self._store.kill()
 

@@ -29,8 +29,8 @@ class Loop:
     def call_soon(self, callback: Callable[[], object]) -> None:
         self._soon.append(callback)
 
-    def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
-        heappush(self._timers, (monotonic() + seconds, next(self._numbers), callback))
+    def call_at(self, moment: float, callback: Callable[[], object]) -> None:
+        heappush(self._timers, (moment, next(self._numbers), callback))
 
     def call_when_ready(self, fd: int, callback: Callable[[], object]) -> None:
         """Call back whenever there is something to read, until `forget`."""
@@ -59,8 +59,8 @@ class Loop:
 
     async def sleep(self, seconds: float) -> None:
         assert self.current is not None
-        self.call_later(seconds, self.current.wake)
         end = monotonic() + seconds
+        self.call_at(end, self.current.wake)
         await suspend()
         while monotonic() < end:
             await suspend()
