@@ -200,29 +200,6 @@ async def those_who_wait_on_do_so_when_others_give_up(h: Harness) -> None:
     expect(await client.read(b"/conf/0"), b"value 0")
 
 
-@scenario(needs=["suspend"])
-async def what_the_daemon_has_no_room_for_goes_out_later(h: Harness) -> None:
-    """More than the connection holds waits, and goes out whole, or not at all if given up."""
-    client = await h.open()
-    value = b"x" * 2000  # oxenstored takes no more
-    await h.suspend_daemon()
-    given_up = [
-        h.spawn(client.write(b"/given-up/%d" % number, value), cancellable=True)
-        for number in range(60)
-    ]
-    await h.sleep(0.01)
-    kept = [h.spawn(client.write(b"/kept/%d" % number, value)) for number in range(60)]
-    await h.sleep(0.01)
-    await cancel(*given_up)
-    await h.resume_daemon()
-    for task in kept:
-        await task.result()
-    paths = [b"/kept/%d" % number for number in range(60)]
-    expect(await client.read_many(paths), [value] * 60)
-    paths = [b"/given-up/%d" % number for number in range(60)]
-    expect_that(set(await client.read_many(paths, None)) <= {value, None}, "a part was written")
-
-
 @scenario()
 async def a_wait_for_an_event_may_be_given_up(h: Harness) -> None:
     """A wait for an event that is given up loses no event."""
