@@ -16,17 +16,23 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import Any, Final, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, Final, Generic, Self, TypeVar, cast
 
 import xsproto_sync
 from xsproto.errors import CommitUnknown, NotSupported, TimedOut
 from xsproto.lanes import DEFAULT
 from xsproto.requests import DirectoryPart
-from xsproto.testing import Cancelled, Client, DomainState, Harness, Task
+from xsproto.testing import Cancelled, Client, Task
+from xsproto_sync.testing import (
+    DaemonHarness,
+    DaemonUnderTest,
+    EmbeddedDaemon,
+    RunnableHarness,
+    limited,
+)
 
 from . import embedded
-from .daemons import Daemon, GuestDomain, Op
-from .embedded import EmbeddedDaemon, EmbeddedGuest
+from .daemons import Daemon
 from .xenbus import device_of
 
 T = TypeVar("T")
@@ -174,40 +180,21 @@ class _AwaitableClient(_Awaitable):
 # The harness
 
 
-def version_of(daemon: Daemon | EmbeddedDaemon) -> tuple[int, ...]:
-    """The version of Xen that the daemon is of, as far as it shows."""
-    if not isinstance(daemon, Daemon):
-        return daemon.version
-    if daemon.kind == "oxenstored":
-        return (4, 17)  # does not answer the empty requests below
-    get_feature, get_quota = 23, 25
-    for op, version in (get_quota, (4, 22)), (get_feature, (4, 21)):
-        if daemon.request(op, b"")[0] != Op.ERROR:
-            return version
-    return (4, 17)
-
-
-class SyncHarness:
+class SyncHarness(DaemonHarness):
     """`xsproto_sync` over a daemon of its own.
 
     Arguments:
         options: for every client.
     """
 
-    can: frozenset[str] = frozenset({"socket", "dom0", "guest", "kill", "suspend"})
-
-    def __init__(self, daemon: Daemon | EmbeddedDaemon, **options: Any) -> None:
-        self.kind = daemon.kind
-        self.version = version_of(daemon)
-        self._daemon = daemon
+    def __init__(self, daemon: DaemonUnderTest, **options: Any) -> None:
+        super().__init__(daemon)
         self._options = options
         self._clients: list[Any] = []
         self._tasks: list[Any] = []
-        self._guests: dict[int, GuestDomain | EmbeddedGuest] = {}
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
-        path = self._guests[domid].socket_path if domid else self._daemon.socket_path
-        return self._keep(self._open(path, **self._options, **options))
+        return self._keep(self._open(self.socket_path(domid), **self._options, **options))
 
     def _keep(self, client: xsproto_sync.Client) -> Client:
         self._clients.append(client)
@@ -227,25 +214,6 @@ class SyncHarness:
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
-
-    async def kill_daemon(self) -> None:
-        self._daemon.kill()
-
-    async def suspend_daemon(self) -> None:
-        self._daemon.suspend()
-
-    async def resume_daemon(self) -> None:
-        self._daemon.resume()
-
-    async def add_domain(self, domid: int, *, introduce: bool = True) -> tuple[int, int]:
-        self._guests[domid] = self._daemon.guest(domid, introduce)
-        return 1, 1  # whichever the fake hypervisor is told
-
-    async def set_domain_state(self, domid: int, state: DomainState) -> None:
-        self._guests[domid].set_state(state)
-
-    async def remove_domain(self, domid: int) -> None:
-        self._guests.pop(domid).destroy()
 
     def run(self, scenario: Awaitable[T]) -> T:
         """Run a scenario to its end."""
@@ -336,25 +304,14 @@ def real_device(device: str, daemon: int | None) -> Iterator[RealDeviceHarness]:
         harness.end()
 
 
-class RunnableHarness(Harness, Protocol):
-    """A harness that knows how to run a scenario."""
-
-    def run(self, scenario: Awaitable[T]) -> T: ...
-
-
 @contextlib.contextmanager
-def daemon_of(kind: str) -> Iterator[Daemon | EmbeddedDaemon]:
+def daemon_of(kind: str) -> Iterator[DaemonUnderTest]:
     """A daemon, which is killed after `LIMIT` if it is still needed then."""
-    with EmbeddedDaemon(kind) if kind in embedded.KINDS else Daemon(kind) as daemon:
-        watchdog = threading.Timer(LIMIT, daemon.kill)
-        watchdog.daemon = True
-        watchdog.start()
-        try:
+    profile, _ = embedded.KINDS.get(kind, ("", ()))
+    with EmbeddedDaemon(profile) if profile else Daemon(kind) as daemon:
+        with limited(daemon, LIMIT):
             yield daemon
-        finally:
-            watchdog.cancel()
-            watchdog.join()
-            daemon.kill()  # faster than to ask it
+        daemon.kill()  # faster than to ask it
 
 
 @contextlib.contextmanager
@@ -398,6 +355,7 @@ ADAPTERS: Final[Adapters] = {
     "asyncio": _awaited("asyncio"),
     "asyncio_uvloop": _awaited("asyncio_uvloop"),
     "trio": _awaited("trio"),
+    "selectors": _awaited("selectors"),
     "sync_on_gevent": _sync,
     "sync_on_eventlet": _sync,
     "gevent": _gevent("gevent"),
@@ -428,4 +386,5 @@ DEVICE_ADAPTERS: Final[Adapters] = {
     "device_on_gevent": lambda kind: _sync(kind, DeviceHarness),
     "device_on_eventlet": lambda kind: _sync(kind, DeviceHarness),
     "gevent_device": _gevent("gevent_device"),
+    "selectors_device": _awaited("selectors_device"),
 }

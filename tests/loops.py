@@ -7,6 +7,9 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Generic, TypeVar
 
+import callback_loop
+import check_adapter
+import selectors_adapter
 import trio
 import uvloop
 
@@ -14,13 +17,14 @@ import xsproto_asyncio
 import xsproto_asyncio.lane
 import xsproto_trio
 import xsproto_trio.lane
-from xsproto.loops import LoopLane
+from xsproto.loops import LoopClient, LoopLane, Transport
+from xsproto.session import Session
 from xsproto.testing import Cancelled
 
-__all__ = ["LOOPS", "AnyClient", "AsyncioLoop", "Loop", "TrioLoop", "UvloopLoop"]
+__all__ = ["LOOPS", "AnyClient", "AsyncioLoop", "GuidesLoop", "Loop", "TrioLoop", "UvloopLoop"]
 
 T = TypeVar("T")
-AnyClient = xsproto_asyncio.Client | xsproto_trio.Client
+AnyClient = LoopClient
 
 
 class _AsyncioTask(Generic[T]):
@@ -157,6 +161,20 @@ class TrioLoop:
         for error in errors:
             raise error
         return outcome[0]
+
+
+class GuidesLoop(check_adapter.Harness):
+    """That of docs/examples/selectors_adapter.py."""
+
+    client: type[AnyClient] = LoopClient
+
+    def __init__(self) -> None:
+        self.loop = callback_loop.Loop()
+        self.stack = contextlib.AsyncExitStack()
+        self.tasks = []
+
+    def lane(self, transport: Transport, session: Session) -> LoopLane:
+        return selectors_adapter.Lane(self.loop, transport, session)
 
 
 Loop = AsyncioLoop | TrioLoop

@@ -23,9 +23,12 @@ from xsproto.session import WINDOW, Session
 from xsproto.testing import Cancelled
 from xsproto.wire import HEADER, Op, PacketReader
 
-from .loops import LOOPS, AnyClient, Loop, TrioLoop
+from .loops import LOOPS, AnyClient, GuidesLoop, TrioLoop
+from .loops import Loop as AdaptersLoop
 
 T = TypeVar("T")
+Loop = AdaptersLoop | GuidesLoop
+ALL: dict[str, type[Loop]] = {**LOOPS, "selectors": GuidesLoop}
 
 
 class Wire:
@@ -109,9 +112,9 @@ class Wire:
         self.peer.close()
 
 
-@pytest.fixture(params=LOOPS)
+@pytest.fixture(params=ALL)
 def loop(request: pytest.FixtureRequest) -> Loop:
-    return LOOPS[request.param]()
+    return ALL[request.param]()
 
 
 def wired(loop: Loop, test: Callable[[Wire], Coroutine[Any, Any, None]], **options: Any) -> None:
@@ -260,7 +263,7 @@ def test_the_late_answer_to_a_request_goes_to_nobody(loop: Loop) -> None:
     wired(loop, test)
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"], indirect=True)
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "selectors"], indirect=True)
 def test_an_answer_that_comes_with_the_cancellation_is_undone(loop: Loop) -> None:
     """trio does not cancel a task that is about to go on."""
 

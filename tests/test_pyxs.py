@@ -26,10 +26,10 @@ from xsproto_sync.pyxs.exceptions import (
     PyXSError,
     UnexpectedPacket,
 )
+from xsproto_sync.testing import EmbeddedDaemon
 
 from . import daemons
 from .daemons import Daemon
-from .embedded import EmbeddedDaemon
 
 PATIENCE = 30
 
@@ -43,7 +43,7 @@ class Store(Protocol):
 @pytest.fixture(params=["c", "embedded"])
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     if request.param == "embedded":
-        with EmbeddedDaemon("embedded") as embedded:
+        with EmbeddedDaemon() as embedded:
             yield embedded
     else:
         daemons.require("c")

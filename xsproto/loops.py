@@ -16,6 +16,7 @@ from .awaitable import AsyncClient
 from .client import Exchange
 from .device import DeviceSession, Requests, Retired, merged, moved
 from .errors import (
+    ConnectFailed,
     ConnectionClosed,
     Forked,
     LocalProtocolError,
@@ -173,20 +174,28 @@ class LoopLane(AsyncLane, ABC):
     def check(self) -> None:
         """Raise `misplaced` unless this runs in the loop that the lane belongs to."""
 
-    @abstractmethod
     async def begin(self) -> None:
         """As `check`; where a task that is cancelled is told at each call, tell it."""
+        self.check()
 
     @abstractmethod
     async def wait(self, waiter: Waiter, role: Role) -> None:
-        """Return when `waiter` is done, whose `role` is what `Session.enter` has said."""
+        """Return when `waiter` is done, whose `role` is what `Session.enter` has said.
+
+        ``WAIT``: sleep until `wake`; then `waiter` is done or, unless the loop itself leads, may
+        have become the leader: `Session.leads`. ``LEAD``: until `waiter` is done, wait until the
+        descriptor is ready, and `receive`. ``DONE``: it is done already.
+
+        It may be left by an exception, such as the loop's cancellation, wherever it waits.
+        """
 
     @abstractmethod
     def wake(self, waiter: Waiter) -> None:
-        """End the sleep of `waiter`, if it sleeps."""
+        """End the sleep of `waiter`, if it sleeps: it may have been cancelled meanwhile."""
 
+    @abstractmethod
     def stuck_changed(self) -> None:
-        """`stuck` has changed."""
+        """`stuck` has changed: while it is set, `receive` when there is room to write, too."""
 
     @abstractmethod
     def unregister(self) -> None:
@@ -255,10 +264,14 @@ class LoopLane(AsyncLane, ABC):
     def receive(self) -> bool:
         """Take what has come, for all; write what had to wait for it.
 
+        After the end of the connection it does nothing: a loop may call once more than it should.
+
         Returns:
             whether anything had come.
         """
         session = self.session
+        if session.connection.closed is not None:
+            return False
         there = True
         try:
             self.transport.read_now(session.inbox)
@@ -487,17 +500,17 @@ class Parts(NamedTuple):
     """What an adapter's clients are made of.
 
     Attributes:
-        lane, request_lane: its own.
+        lane: makes a lane of its own.
         sleep: the loop's, of seconds; awaited at least once.
         socket: the module of this name.
-        modules: for a device.
+        request_lane, modules: for a device; None: it is for sockets only.
     """
 
     lane: Callable[[Transport, Session], LoopLane]
-    request_lane: Callable[[RequestTransport, DeviceSession], RequestLane]
     sleep: Callable[[float], Awaitable[object]]
     socket: Any
-    modules: Modules
+    request_lane: Callable[[RequestTransport, DeviceSession], RequestLane] | None = None
+    modules: Modules | None = None
 
 
 Lanes = tuple[LoopLane | Callable[[], RequestLane], Callable[[], LoopLane] | None]
@@ -511,17 +524,22 @@ async def open_lanes(location: Location, parts: Parts) -> Lanes:
             `LoopClient`, which opens it.
     """
     path = location.path
+    lane, sleep, socket, request_lane, modules = parts
     if location.kind == "device":
+        if request_lane is None or modules is None:
+            raise ConnectFailed(
+                f"there is no socket of a daemon, but {path}, a XenBus device, which this adapter "
+                "cannot use; xsproto_sync can"
+            )
         return (
-            lambda: parts.request_lane(RequestTransport(path, parts.modules), DeviceSession()),
-            lambda: parts.lane(WatchTransport(path, parts.modules), DeviceSession()),
+            lambda: request_lane(RequestTransport(path, modules), DeviceSession()),
+            lambda: lane(WatchTransport(path, modules), DeviceSession()),
         )
-    socket = parts.socket
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        await connect(sock, path, parts.sleep)
-        return parts.lane(SocketTransport(sock, path, socket.MSG_NOSIGNAL), Session()), None
+        await connect(sock, path, sleep)
+        return lane(SocketTransport(sock, path, socket.MSG_NOSIGNAL), Session()), None
     except BaseException:
         sock.close()
         raise

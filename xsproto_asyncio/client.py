@@ -22,7 +22,7 @@ from .lane import Lane, RequestLane
 __all__ = ["Client", "open_client"]
 
 _MODULES = Modules(io, posix, select, _socket, _thread.start_new_thread)
-_PARTS = Parts(Lane, RequestLane, asyncio.sleep, socket, _MODULES)
+_PARTS = Parts(Lane, asyncio.sleep, socket, RequestLane, _MODULES)
 
 
 class Client(LoopClient):

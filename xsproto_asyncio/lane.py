@@ -53,10 +53,6 @@ class Lane(LoopLane):
             where = "none is running here"
         raise self.misplaced(where)
 
-    async def begin(self) -> None:
-        """See `LoopLane`."""
-        self.check()
-
     async def wait(self, waiter: Waiter, role: Role) -> None:
         """See `LoopLane`."""
         if role is _WAIT:

@@ -271,6 +271,16 @@ class Daemon:
         with Connection(self.socket_path) as dom0:
             return dom0.request(op, body)
 
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The version of Xen that it is of, as far as it shows."""
+        if self.kind == "oxenstored":
+            return (4, 17)  # does not answer the empty requests below
+        for op, version in (Op.GET_QUOTA, (4, 22)), (Op.GET_FEATURE, (4, 21)):
+            if self.request(op, b"")[0] != Op.ERROR:
+                return version
+        return (4, 17)
+
     def guest(self, domid: int, introduce: bool = True) -> GuestDomain:
         """Make the domain `domid`, which lasts at most as long as the daemon's context."""
         guest = GuestDomain(self, domid, introduce)

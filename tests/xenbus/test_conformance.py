@@ -21,7 +21,7 @@ TEST = "tests/test_conformance.py::test_conformance"
 
 CELLS = [
     (adapter, kind)
-    for adapter, kind in product(DEVICE_ADAPTERS, daemons.KINDS)
+    for adapter, kind in product(DEVICE_ADAPTERS, (*daemons.KINDS, "embedded"))
     if adapter not in VARIANTS or kind == "c"
 ]
 
@@ -75,7 +75,8 @@ def test_conformance(
             run(run_scenario(name, harness))
         return
     record_property("conformance", (name, adapter, kind))
-    daemons.require(kind)
+    if kind in daemons.KINDS:
+        daemons.require(kind)
     outcomes: Mapping[tuple[str, str], Future[Outcomes]] = request.getfixturevalue("outcomes")
     outcome, details = outcomes[adapter, kind].result()[f"{TEST}[{adapter}-{kind}-{name}]"]
     if outcome == "skipped":

@@ -117,6 +117,28 @@ async def clients_are_apart(h: Harness) -> None:
     await h.close(one)  # again
 
 
+@scenario()
+async def clients_come_and_go(h: Harness) -> None:
+    """A client that was closed leaves nothing that is in the way of the next, as its descriptor."""
+    for number in range(20):
+        client = await h.open()
+        async with client.watch(b"/a") as watch:
+            expect((await watch.get()).path, b"/a")
+        waiting = h.spawn(wait_for_event(client))
+        await client.write(b"/a", b"%d" % number)
+        expect(await client.read(b"/a"), b"%d" % number)
+        await h.close(client)
+        with raises(ConnectionClosed):
+            await waiting.result()
+
+
+async def wait_for_event(client: Client) -> None:
+    """Wait for an event that never comes."""
+    async with client.watch(b"/none") as watch:
+        await watch.get()
+        await watch.get()
+
+
 # Waits that are given up
 
 

@@ -1,0 +1,130 @@
+"""An event loop of bare `selectors` callbacks, with coroutines on top: selectors_adapter.py's."""
+
+from __future__ import annotations
+
+import selectors
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from heapq import heappop, heappush
+from itertools import count
+from time import monotonic
+from types import coroutine
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Loop:
+    """Calls back what is to be done soon, at some time, or when a descriptor is ready."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.current: Task[Any] | None = None
+        self._selector = selectors.DefaultSelector()
+        self._soon: deque[Callable[[], object]] = deque()
+        self._timers: list[tuple[float, int, Callable[[], object]]] = []
+        self._numbers = count()
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        self._soon.append(callback)
+
+    def call_at(self, moment: float, callback: Callable[[], object]) -> None:
+        heappush(self._timers, (moment, next(self._numbers), callback))
+
+    def call_when_ready(self, fd: int, callback: Callable[[], object]) -> None:
+        """Call back whenever there is something to read, until `forget`."""
+        self._selector.register(fd, selectors.EVENT_READ, callback)
+
+    def call_when_writable(self, fd: int, wanted: bool) -> None:
+        """Whether to call back when there is room to write, too."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
+        self._selector.modify(fd, events, self._selector.get_key(fd).data)
+
+    def forget(self, fd: int) -> None:
+        self._selector.unregister(fd)
+
+    def run(self, main: Coroutine[Any, Any, T]) -> T:
+        """Call back until `main` is done; return what it returned, or raise what it raised."""
+        task = Task(self, main)
+        while not task.done:
+            rest = self._timers[0][0] - monotonic() if self._timers else None
+            for key, _ in self._selector.select(0 if self._soon else rest):
+                key.data()
+            while self._timers and self._timers[0][0] <= monotonic():
+                heappop(self._timers)[2]()
+            for _ in range(len(self._soon)):
+                self._soon.popleft()()
+        return task.outcome()
+
+    async def sleep(self, seconds: float) -> None:
+        assert self.current is not None
+        end = monotonic() + seconds
+        self.call_at(end, self.current.wake)
+        await suspend()
+        while monotonic() < end:
+            await suspend()
+
+
+class Cancelled(BaseException):
+    """What a cancelled task ends with."""
+
+
+class Task(Generic[T]):
+    """A coroutine in steps, each a callback. It may be woken for nothing, and must look again."""
+
+    def __init__(self, loop: Loop, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._loop = loop
+        self._coroutine = coroutine
+        self._cancelled = False
+        self._end: BaseException | None = None
+        self._awaited_by: list[Task[Any]] = []
+        self.wake()
+
+    @property
+    def done(self) -> bool:
+        return self._end is not None
+
+    def wake(self) -> None:
+        self._loop.call_soon(self._step)
+
+    def cancel(self) -> None:
+        """Have `Cancelled` come out of whatever it waits for, from now on."""
+        self._cancelled = True
+        self.wake()
+
+    def _step(self) -> None:
+        if self._end is not None:
+            return
+        self._loop.current = self
+        try:
+            if self._cancelled:
+                self._coroutine.throw(Cancelled())
+            else:
+                self._coroutine.send(None)
+        except BaseException as error:
+            self._end = error
+            for task in self._awaited_by:
+                task.wake()
+
+    def outcome(self) -> T:
+        """What it returned; or raises what it raised."""
+        assert self._end is not None
+        if isinstance(self._end, StopIteration):
+            result: T = self._end.value
+            return result
+        raise self._end
+
+    async def result(self) -> T:
+        """Wait for its end; then as `outcome`."""
+        assert self._loop.current is not None
+        self._awaited_by.append(self._loop.current)
+        while not self.done:
+            await suspend()
+        return self.outcome()
+
+
+@coroutine
+def suspend() -> Generator[None, None, None]:
+    """Sleep until the task is woken."""
+    yield

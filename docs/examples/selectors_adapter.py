@@ -1,0 +1,88 @@
+"""XenStore on the loop of callback_loop.py: the worked adapter of docs/writing-an-adapter.md."""
+
+from __future__ import annotations
+
+import _socket
+import _thread
+import io
+import os
+import posix
+import select
+import socket
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from callback_loop import Loop, suspend
+
+from xsproto import loops
+from xsproto.location import locate
+from xsproto.loops import LoopClient, LoopLane, Parts, Transport, forget_all, open_lanes
+from xsproto.session import Role, Session, Waiter
+from xsproto.xenbus import Modules
+from xsproto_sync import EmbeddedXenStore
+
+
+class Lane(LoopLane):
+    """One connection, shared by any number of tasks."""
+
+    def __init__(self, loop: Loop, transport: Transport, session: Session) -> None:
+        super().__init__(transport, session)
+        self._loop = loop
+        session.enter(Waiter())  # the loop itself leads: it receives, and tasks only sleep
+        loop.call_when_ready(transport.fileno(), self.receive)
+
+    def check(self) -> None:
+        if threading.get_ident() != self._loop.thread:
+            raise self.misplaced("this is another one")
+
+    async def wait(self, waiter: Waiter, role: Role) -> None:
+        waiter.handle = self._loop.current
+        while not waiter.done:
+            await suspend()
+
+    def wake(self, waiter: Waiter) -> None:
+        waiter.handle.wake()
+
+    def stuck_changed(self) -> None:
+        self._loop.call_when_writable(self.transport.fileno(), self.stuck)
+
+    def unregister(self) -> None:
+        self._loop.forget(self.transport.fileno())
+
+
+class RequestLane(loops.RequestLane, Lane):
+    """On the XenBus device, the connection for requests; there, `Lane` is that of watches."""
+
+
+os.register_at_fork(after_in_child=forget_all)
+
+MODULES = Modules(io, posix, select, _socket, _thread.start_new_thread)
+
+
+@asynccontextmanager
+async def open_client(
+    loop: Loop, unix_socket_path: str | None = None, xen_bus_path: str | None = None
+) -> AsyncIterator[LoopClient]:
+    """Connect to XenStore, for ``async with``, at whose end the client is closed."""
+    location = locate(unix_socket_path, xen_bus_path, os)
+    parts = Parts(partial(Lane, loop), loop.sleep, socket, partial(RequestLane, loop), MODULES)
+    client = LoopClient(*await open_lanes(location, parts))
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+async def main(loop: Loop, path: str) -> None:
+    """Something to try it with."""
+    async with open_client(loop, path) as client, client.watch(b"/tool/example") as watch:
+        await client.write(b"/tool/example", b"hello")
+        print((await watch.get()).path, await client.read(b"/tool/example"))
+
+
+if __name__ == "__main__":
+    with EmbeddedXenStore() as store:
+        a_loop = Loop()
+        a_loop.run(main(a_loop, store.socket_path()))

@@ -1,0 +1,284 @@
+"""The conformance kit on embedded daemons: for who writes an adapter.
+
+`xsproto.testing` has the scenarios. Here is what runs them, and the daemon's part of a harness:
+
+    class MyHarness(DaemonHarness):
+        ...  # `open`, `close`, `spawn`, `sleep` and `run`, which are your loop's
+
+    if __name__ == "__main__":
+        sys.exit(check(MyHarness, sys.argv[1:]))
+
+"How to write an adapter" in the documentation has a whole one.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import threading
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Final, Protocol, Self, TypeVar
+
+from xsproto.store import PROFILES
+from xsproto.testing import SCENARIOS, DomainState, Harness, ScenarioFailed, run_scenario
+
+from .embedded import EmbeddedXenStore
+
+__all__ = [
+    "VERSIONS",
+    "DaemonHarness",
+    "DaemonUnderTest",
+    "EmbeddedDaemon",
+    "Guest",
+    "RunnableHarness",
+    "check",
+    "limited",
+]
+
+T = TypeVar("T")
+
+#: Seconds after which a scenario is ended. Each is a matter of one or two.
+LIMIT: Final = 15.0
+
+#: The versions of Xen that profiles of the store are like.
+VERSIONS: Final = {"c": (4, 23), "c-4.17": (4, 17)}
+
+
+class Guest(Protocol):
+    """A simulated domain."""
+
+    @property
+    def socket_path(self) -> str:
+        """Of a socket whose clients act as it."""
+
+    def set_state(self, state: DomainState) -> None:
+        """See `Harness.set_domain_state`."""
+
+    def destroy(self) -> None:
+        """See `Harness.remove_domain`."""
+
+
+class DaemonUnderTest(Protocol):
+    """A daemon that a harness has for itself. See `Harness` for what is asked of it."""
+
+    @property
+    def kind(self) -> str:
+        """See `Harness.kind`."""
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """See `Harness.version`."""
+
+    @property
+    def socket_path(self) -> str:
+        """Dom0's."""
+
+    def guest(self, domid: int, introduce: bool = True) -> Guest:
+        """See `Harness.add_domain`."""
+
+    def kill(self) -> None:
+        """See `Harness.kill_daemon`. Idempotent; any thread may call it."""
+
+    def suspend(self) -> None:
+        """See `Harness.suspend_daemon`."""
+
+    def resume(self) -> None:
+        """See `Harness.resume_daemon`."""
+
+
+class RunnableHarness(Harness, Protocol):
+    """A harness that knows how to run a scenario."""
+
+    def run(self, scenario: Awaitable[T]) -> T:
+        """Run it to its end; end all clients and tasks that are left."""
+
+
+class DaemonHarness:
+    """The daemon's part of a harness. An adapter's inherits it, and adds that of its loop.
+
+    The daemon has a thread, or a process, of its own: what is done with it may block the loop for
+    the moment that it takes.
+
+    Arguments:
+        daemon: for this harness alone.
+    """
+
+    can: frozenset[str] = frozenset({"socket", "dom0", "guest", "kill", "suspend"})
+
+    def __init__(self, daemon: DaemonUnderTest) -> None:
+        super().__init__()
+        self.kind = daemon.kind
+        self.version = daemon.version
+        self._daemon = daemon
+        self._guests: dict[int, Guest] = {}
+
+    def socket_path(self, domid: int = 0) -> str:
+        """The path of a socket whose clients act as a domain."""
+        return self._guests[domid].socket_path if domid else self._daemon.socket_path
+
+    async def kill_daemon(self) -> None:
+        """See `Harness`."""
+        self._daemon.kill()
+
+    async def suspend_daemon(self) -> None:
+        """See `Harness`."""
+        self._daemon.suspend()
+
+    async def resume_daemon(self) -> None:
+        """See `Harness`."""
+        self._daemon.resume()
+
+    async def add_domain(self, domid: int, *, introduce: bool = True) -> tuple[int, int]:
+        """See `Harness`."""
+        self._guests[domid] = self._daemon.guest(domid, introduce)
+        return 1, 1  # whichever: there are no rings
+
+    async def set_domain_state(self, domid: int, state: DomainState) -> None:
+        """See `Harness`."""
+        self._guests[domid].set_state(state)
+
+    async def remove_domain(self, domid: int) -> None:
+        """See `Harness`."""
+        self._guests.pop(domid).destroy()
+
+
+class _EmbeddedGuest:
+    """See `Guest`."""
+
+    def __init__(self, store: EmbeddedXenStore, domid: int, introduce: bool) -> None:
+        self._store = store
+        self._domid = domid
+        store.add_domain(domid)
+        if introduce:
+            with store.client() as dom0:
+                dom0.introduce_domain(domid, 1, 1)
+
+    @property
+    def socket_path(self) -> str:
+        return self._store.socket_path(self._domid)
+
+    def set_state(self, state: DomainState) -> None:
+        if state != "dying":
+            self._store.shutdown_domain(self._domid)
+
+    def destroy(self) -> None:
+        self._store.remove_domain(self._domid)
+
+
+class EmbeddedDaemon:
+    """An embedded XenStore as a `DaemonUnderTest`; a context manager that ends it.
+
+    Arguments:
+        profile: its name; see `xsproto.store.PROFILES`.
+    """
+
+    kind = "embedded"
+
+    def __init__(self, profile: str = "c") -> None:
+        self.version = VERSIONS[profile]
+        self._store = EmbeddedXenStore(profile=PROFILES[profile])
+        self._suspended = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.resume()
+        self._store.close()
+
+    @property
+    def socket_path(self) -> str:
+        """See `DaemonUnderTest`."""
+        return self._store.socket_path()
+
+    def guest(self, domid: int, introduce: bool = True) -> Guest:
+        """See `DaemonUnderTest`."""
+        return _EmbeddedGuest(self._store, domid, introduce)
+
+    def kill(self) -> None:
+        """See `DaemonUnderTest`."""
+        self._store._server._over = True  # so that, resumed, it answers nothing more
+        self.resume()
+        self._store.kill()
+
+    def suspend(self) -> None:
+        """See `DaemonUnderTest`."""
+        self._store._server.lock.acquire()
+        self._suspended = True
+
+    def resume(self) -> None:
+        """See `DaemonUnderTest`."""
+        if self._suspended:
+            self._suspended = False
+            self._store._server.lock.release()
+
+
+@contextmanager
+def limited(daemon: DaemonUnderTest, seconds: float = LIMIT) -> Iterator[None]:
+    """Within it, `daemon` is killed after so many seconds, which ends every wait for it."""
+    watchdog = threading.Timer(seconds, daemon.kill)
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+        watchdog.join()
+
+
+def check(
+    harness: Callable[[DaemonUnderTest], RunnableHarness],
+    names: Collection[str] = (),
+    *,
+    limit: float = LIMIT,
+) -> int:
+    """Run scenarios, each on an embedded daemon of its own, and print what came of them.
+
+    One that goes on for longer than `limit` loses its daemon. If that does not end it,
+    as it should, half as long again prints the stacks of all threads and ends the process.
+
+    Arguments:
+        harness: makes one.
+        names: of scenarios; none: all.
+        limit: seconds.
+
+    Returns:
+        how many failed: 0 suits `sys.exit`.
+
+    Raises:
+        ValueError: there is no scenario of a name.
+    """
+    if unknown := set(names) - set(SCENARIOS):
+        raise ValueError(f"there are no scenarios {', '.join(sorted(unknown))}")
+    outcomes: list[str] = []
+    for name in names or SCENARIOS:
+        print(name, end=" ", flush=True)
+        # To the descriptor: what is in `sys.stderr` may have none.
+        faulthandler.dump_traceback_later(1.5 * limit, exit=True, file=2)
+        outcome, why = _try(harness, name, limit)
+        faulthandler.cancel_dump_traceback_later()
+        outcomes.append(outcome)
+        print(f"... {outcome}{why and ': '}{why}")
+    counts = (f"{outcomes.count(what)} {what}" for what in ("ok", "left out", "FAILED"))
+    print(", ".join(counts))
+    return outcomes.count("FAILED")
+
+
+def _try(
+    harness: Callable[[DaemonUnderTest], RunnableHarness], name: str, limit: float
+) -> tuple[str, Any]:
+    with EmbeddedDaemon() as daemon, limited(daemon, limit):
+        made = harness(daemon)
+        if reason := SCENARIOS[name].why_not(made):
+            return "left out", reason
+        try:
+            made.run(run_scenario(name, made))
+        except ScenarioFailed as failure:
+            return "FAILED", failure
+    return "ok", ""
