@@ -9,6 +9,7 @@ command ``xsproto`` find:
 ``pycon``   a session, whose answers must come, in the same namespace
 ``sh``      is run by bash, and must succeed
 ``console`` lines after ``$`` are run by bash, one by one, and must print what follows
+a program   that is included from the examples is run
 ``text``    must be what the block right before it printed; there ``...`` stands for anything
 =========== ======================================================================================
 
@@ -27,7 +28,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import textwrap
 from collections.abc import Collection, Iterator
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
@@ -37,7 +37,7 @@ from attrs import frozen
 
 from xsproto_sync import EmbeddedXenStore
 
-__all__ = ["Block", "blocks", "run_page"]
+__all__ = ["PROGRAM", "ROOT", "Block", "blocks", "run_page"]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _FENCE: Final = re.compile(
@@ -48,6 +48,9 @@ _FENCE: Final = re.compile(
 )
 _FILE: Final = re.compile(r"# ([\w.]+\.py)\n")
 _TIMEOUT: Final = 60
+
+#: The language of a block whose text is the path of a program.
+PROGRAM: Final = "program"
 
 #: What an installation puts on PATH, and where its `main` is.
 COMMANDS: Final = {
@@ -76,16 +79,22 @@ class Block:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """The blocks of a page; not MyST's directives, such as ``{toctree}``."""
+    """The blocks of a page; of MyST's directives, only those that include an example."""
     source = page.read_text(encoding="utf-8")
     end = None
     for match in _FENCE.finditer(source):
         follows = end is not None and not source[end : match.start()].strip()
         end = match.end()
-        language = match["language"].strip()
+        language, text = match["language"].strip(), _outdented(match["text"], len(match["indent"]))
+        if language.startswith("{literalinclude} examples/"):
+            language, text = PROGRAM, str(page.parent / language.partition(" ")[2])
         if not language.startswith("{"):
             line = source.count("\n", 0, match.start()) + 2
-            yield Block(page, line, language, textwrap.dedent(match["text"]), follows)
+            yield Block(page, line, language, text, follows)
+
+
+def _outdented(text: str, by: int) -> str:
+    return "".join(line[by:] or "\n" for line in text.splitlines(keepends=True))
 
 
 def run_page(page: Path, directory: Path, left_out: Collection[str] = ()) -> None:
@@ -129,6 +138,9 @@ def _run_blocks(page: Path, directory: Path, left_out: Collection[str]) -> None:
         elif block.language == "pycon":
             _discuss(block, namespace)
             printed = None
+        elif block.language == PROGRAM:
+            command = f"{sys.executable} -Werror {block.text}"
+            printed = _command(block, command, directory, status=0)
         elif block.language == "sh":
             printed = _command(block, block.text, directory, status=0)
         elif block.language == "console":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,9 @@ from typing import Final
 
 import pytest
 
-from .manual import ROOT, blocks
+from xsproto import ClientConnection
+
+from .manual import PROGRAM, ROOT, blocks
 
 PAGES: Final = {
     str(page.relative_to(ROOT)): page
@@ -52,6 +56,31 @@ def test_what_a_page_shows_is_so(name: str) -> None:
 @pytest.mark.parametrize(("name", "start"), LEFT_OUT)
 def test_what_is_left_out_is_there(name: str, start: str) -> None:
     assert any(block.text.startswith(start) for block in blocks(PAGES[name]))
+
+
+def test_every_example_is_in_the_manual_with_what_it_prints() -> None:
+    page = [*blocks(PAGES["docs/examples.md"])]
+    shown = {
+        Path(block.text)
+        for block, behind in itertools.pairwise(page)
+        if block.language == PROGRAM and behind.language == "text"
+    }
+    assert shown == {*(ROOT / "docs" / "examples").glob("*.py")}
+
+
+def test_the_fuzz_target_finds_a_rule_that_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ROOT / "docs" / "examples" / "fuzz_target.py"
+    example = runpy.run_path(str(path))
+    _, requests = example["asking"]()
+    assert example["fuzz"](example["answers"](requests))
+
+    def receive_data(self: ClientConnection, data: bytes) -> None:
+        self.inbox.append(data[:20])  # what is lost depends on how the bytes are split
+        self.process()
+
+    monkeypatch.setattr(ClientConnection, "receive_data", receive_data)
+    with pytest.raises(AssertionError):
+        example["fuzz"](example["answers"](requests))
 
 
 #: Pages, and what makes each a false one.
