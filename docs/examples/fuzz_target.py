@@ -1,0 +1,78 @@
+"""A fuzz target: what if a peer sends anything at all?
+
+`fuzz` takes bytes and raises if the engine breaks one of its rules over them. Here it is given
+mutations of a real conversation. With atheris: `atheris.Setup(sys.argv, fuzz); atheris.Fuzz()`.
+"""
+
+import random
+from collections import Counter
+
+from xsproto import ClientConnection, Closed, Daemon, Event
+from xsproto.requests import Directory, Read, TransactionStart, Watch, Write
+
+REQUESTS = (
+    Write(b"/vm/name", b"web"),
+    Read(b"/vm/name"),
+    Read(b"/vm/size"),
+    Directory(b"/vm"),
+    Watch(b"/vm", b"token"),
+    TransactionStart(),
+)
+
+
+def asking() -> tuple[ClientConnection, bytes]:
+    """A client that waits for answers, and what it has asked."""
+    client = ClientConnection()
+    for request in REQUESTS:
+        client.send(request)
+    return client, b"".join(client.data_to_send())
+
+
+def answers(requests: bytes) -> bytes:
+    """What a daemon answers."""
+    daemon = Daemon()
+    connection = daemon.connect()
+    daemon.receive_data(connection, requests)
+    return b"".join(data for _, data in daemon.data_to_send())
+
+
+def events(replies: bytes, size: int) -> list[Event]:
+    """What the client makes of bytes that come in portions of `size`, and then end."""
+    client, _ = asking()
+    for at in range(0, len(replies), size):
+        client.receive_data(replies[at : at + size])
+    client.receive_eof()
+    return client.events_received()
+
+
+def fuzz(data: bytes) -> list[Event]:
+    happened = events(data, len(data) + 1)
+    # However the bytes are split, the same comes out; and the end comes last, once.
+    assert repr(happened) == repr(events(data, 7))
+    assert [type(event) is Closed for event in happened].index(True) == len(happened) - 1
+    answers(data)  # nor does a daemon mind
+    return happened
+
+
+def main() -> None:
+    chance = random.Random(4)
+    _, requests = asking()
+    seen: Counter[str] = Counter()
+    for _ in range(1000):
+        data = bytearray(answers(requests) if chance.random() < 0.9 else requests)
+        for _ in range(chance.randrange(4)):
+            at = chance.randrange(len(data))
+            match chance.randrange(3):
+                case 0:
+                    data[at] = chance.randrange(256)
+                case 1:
+                    del data[at : at + chance.randrange(1, 40)]
+                case 2:
+                    data[at:at] = data[: chance.randrange(len(data))]
+        seen.update(type(event).__name__ for event in fuzz(bytes(data)))
+    for kind, count in sorted(seen.items()):
+        print(f"{count:>6} {kind}")
+
+
+if __name__ == "__main__":
+    main()
