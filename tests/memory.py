@@ -19,7 +19,7 @@ from xsproto.awaitable import AsyncClient
 from xsproto.blocking import BlockingClient
 from xsproto.client import Exchange
 from xsproto.errors import TimedOut
-from xsproto.lanes import AsyncLane, BlockingLane, Timeout
+from xsproto.lanes import AsyncLane, BlockingLane, Limit, Timeout
 from xsproto.paths import is_within
 from xsproto.perms import Permission
 from xsproto.session import Session, Waiter
@@ -241,13 +241,13 @@ class BlockingMemory(Memory, BlockingLane, BlockingClient):
 
     def __init__(self, daemon: Daemon) -> None:
         super().__init__(daemon)
-        self.timeouts: list[Timeout] = []  # what each wait was allowed to take
+        self.timeouts: list[Limit] = []  # what each wait was allowed to take
         self.interrupt: BaseException = TimedOut("not in time")  # raised by an endless wait
 
-    def until(self, timeout: Timeout) -> Callable[[], Timeout]:
-        return lambda: timeout
+    def until(self, timeout: Limit) -> Limit:
+        return timeout
 
-    def _wait(self, waiter: Waiter, timeout: Timeout) -> None:
+    def _wait(self, waiter: Waiter, timeout: Limit) -> None:
         self.timeouts.append(timeout)
         while not waiter.done and self.daemon.readable:
             self._receive()
@@ -255,7 +255,7 @@ class BlockingMemory(Memory, BlockingLane, BlockingClient):
             raise self.interrupt
 
     def exchange(
-        self, tx_id: int, requests: Sequence[Request], timeout: Timeout
+        self, tx_id: int, requests: Sequence[Request], timeout: Limit
     ) -> Sequence[Exchange]:
         waiter = Waiter()
         try:

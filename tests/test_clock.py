@@ -34,16 +34,15 @@ def test_of_all_limits_the_shortest_holds(
     assert limits.ends_at(own) == own
 
 
-def test_what_is_left_of_a_limit_grows_less_and_ends_at_nothing() -> None:
+def test_a_limit_that_has_begun_to_count_holds_for_several_calls_together() -> None:
     now = 0.0
     limits = Clock(5, lambda: now, SimpleNamespace(at=None))
-    left, endless = limits.until(DEFAULT), limits.until(None)
-    assert left() == 5
+    moment, endless = limits.until(DEFAULT), limits.until(None)
     now = 3.0
-    assert left() == 2
+    assert limits.ends_at(moment) == limits.ends_at(limits.until(moment)) == 5
     now = 9.0
-    assert left() == 0
-    assert endless() is None
+    assert limits.ends_at(moment) == 5
+    assert limits.ends_at(endless) is None
 
 
 def test_more_than_can_be_waited_for_is_for_ever() -> None:

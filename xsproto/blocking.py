@@ -28,7 +28,7 @@ from .errors import (
     TransactionLost,
     XenStoreError,
 )
-from .lanes import DEFAULT, BlockingLane, Timeout, insist
+from .lanes import DEFAULT, BlockingLane, Limit, Timeout, insist
 from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk, resume
 from .perms import Permission
 from .requests import (
@@ -69,26 +69,26 @@ class BlockingOperations(ABC):
     """What can be done with nodes, by a client itself or within a transaction."""
 
     @abstractmethod
-    def _exchange(self, requests: Sequence[Request[Any]], timeout: Timeout) -> Sequence[Exchange]:
+    def _exchange(self, requests: Sequence[Request[Any]], timeout: Limit) -> Sequence[Exchange]:
         """Send requests; return them with what came of each."""
 
     @abstractmethod
-    def _until(self, timeout: Timeout) -> Callable[[], Timeout]:
-        """Begin to count: what is returned says how much of `timeout` is left."""
+    def _until(self, timeout: Timeout) -> Limit:
+        """Begin to count: what is returned stands for `timeout` in several calls together."""
 
     def _ask(self, request: Request[T], timeout: Timeout) -> T:
         return self._exchange((request,), timeout)[0].value()  # type: ignore[no-any-return]
 
     def _perform(self, operation: Operation[T], timeout: Timeout) -> T:
-        left = self._until(timeout)
+        limit = self._until(timeout)
         outcome: Any = None
         try:
             while True:
                 step = resume(operation, outcome)
                 if isinstance(step, Request):
-                    outcome = self._exchange((step,), left())[0].result()
+                    outcome = self._exchange((step,), limit)[0].result()
                 else:
-                    outcome = [exchange.result() for exchange in self._exchange(step, left())]
+                    outcome = [exchange.result() for exchange in self._exchange(step, limit)]
         except StopIteration as stop:
             result: T = stop.value
             return result
@@ -227,10 +227,10 @@ class BlockingClient(BlockingOperations):
         """Where watches live."""
         return self._lane
 
-    def _exchange(self, requests: Sequence[Request[Any]], timeout: Timeout) -> Sequence[Exchange]:
+    def _exchange(self, requests: Sequence[Request[Any]], timeout: Limit) -> Sequence[Exchange]:
         return self._lane.exchange(0, requests, timeout)
 
-    def _until(self, timeout: Timeout) -> Callable[[], Timeout]:
+    def _until(self, timeout: Timeout) -> Limit:
         return self._lane.until(timeout)
 
     def _ask(self, request: Request[T], timeout: Timeout) -> T:
@@ -504,7 +504,7 @@ class BlockingTransaction(BlockingOperations):
         if self.ended or not self._id:
             raise operations.not_in_transaction(self._id, self.ended)
 
-    def _exchange(self, requests: Sequence[Request[Any]], timeout: Timeout) -> Sequence[Exchange]:
+    def _exchange(self, requests: Sequence[Request[Any]], timeout: Limit) -> Sequence[Exchange]:
         self._check()
         exchanges = self._lane.exchange(self._id, requests, timeout)
         if self._lane.forgetful and operations.is_doubtful(exchanges):
@@ -514,7 +514,7 @@ class BlockingTransaction(BlockingOperations):
                 raise lost
         return exchanges
 
-    def _until(self, timeout: Timeout) -> Callable[[], Timeout]:
+    def _until(self, timeout: Timeout) -> Limit:
         return self._lane.until(timeout)
 
 

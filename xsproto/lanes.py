@@ -11,14 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from .client import TRANSACTION, Exchange, TransactionState
 from .requests import Request, TransactionEnd, TransactionStart
 from .session import Session
 from .watches import EventQueue, WatchEvent
 
-__all__ = ["DEFAULT", "AsyncLane", "BlockingLane", "Timeout", "insist"]
+__all__ = ["DEFAULT", "AsyncLane", "BlockingLane", "Limit", "Moment", "Timeout", "insist"]
 
 T = TypeVar("T")
 
@@ -29,8 +29,19 @@ class Default(Enum):
     DEFAULT = "DEFAULT"
 
 
+class Moment(NamedTuple):
+    """A time limit that has begun to count, for several calls together.
+
+    Attributes:
+        at: when they must be over, in seconds of the client's clock; None for never.
+    """
+
+    at: float | None
+
+
 DEFAULT: Final = Default.DEFAULT
 Timeout = float | None | Literal[Default.DEFAULT]
+Limit = Timeout | Moment
 
 
 def insist(step: Callable[..., T], *arguments: Any) -> T:
@@ -90,7 +101,7 @@ class BlockingLane(_Lane):
 
     @abstractmethod
     def exchange(
-        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Timeout
+        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Limit
     ) -> Sequence[Exchange]:
         """Send requests, of a transaction or (0) of none; return them with what came of each.
 
@@ -98,7 +109,7 @@ class BlockingLane(_Lane):
             TimedOut: not all answers came in time.
         """
 
-    def start_transaction(self, timeout: Timeout) -> tuple[BlockingLane, Sequence[Exchange]]:
+    def start_transaction(self, timeout: Limit) -> tuple[BlockingLane, Sequence[Exchange]]:
         """Start a transaction; return the lane that it is on, too, as it may have had to move."""
         return self, self.exchange(0, (TransactionStart(),), timeout)
 
@@ -107,8 +118,8 @@ class BlockingLane(_Lane):
         """Wait for an event; `TimedOut` if there is none in time, `queue.ended` if never."""
 
     @abstractmethod
-    def until(self, timeout: Timeout) -> Callable[[], Timeout]:
-        """Begin to count: what is returned says how much of `timeout` is left."""
+    def until(self, timeout: Limit) -> Limit:
+        """Begin to count: what is returned stands for `timeout` in several calls together."""
 
 
 class AsyncLane(_Lane):

@@ -18,7 +18,7 @@ from .client import Exchange
 from .clock import Clock
 from .device import DeviceSession, Requests, Retired, merged, moved
 from .errors import ConnectionClosed, TransactionEnded, XenStoreError
-from .lanes import DEFAULT, BlockingLane, Timeout, insist
+from .lanes import DEFAULT, BlockingLane, Limit, Timeout, insist
 from .location import Location
 from .requests import Request, TransactionStart
 
@@ -30,7 +30,7 @@ class WaitingLane(BlockingLane):
 
     _clock: Clock
 
-    def until(self, timeout: Timeout) -> Callable[[], Timeout]:
+    def until(self, timeout: Limit) -> Limit:
         """See `BlockingLane`."""
         return self._clock.until(timeout)
 
@@ -65,26 +65,26 @@ class RequestLane(WaitingLane):
         """Wake those whose wait is over, and whoever receives; `guard` is held."""
 
     def exchange(
-        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Timeout
+        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Limit
     ) -> Sequence[Exchange]:
         """See `BlockingLane`."""
-        left = self.until(timeout)
-        exchanges = self._attempt(tx_id, requests, left())
+        timeout = self.until(timeout)
+        exchanges = self._attempt(tx_id, requests, timeout)
         if self._successor is None:
             return exchanges
         insist(self.end_if_idle)
         again = moved(exchanges) if exchanges else requests
         if not again:
             return exchanges
-        later = self._successor.exchange(tx_id, again, left())
+        later = self._successor.exchange(tx_id, again, timeout)
         return merged(exchanges, later) if exchanges else later
 
-    def start_transaction(self, timeout: Timeout) -> tuple[RequestLane, Sequence[Exchange]]:
+    def start_transaction(self, timeout: Limit) -> tuple[RequestLane, Sequence[Exchange]]:
         """See `BlockingLane`."""
-        left = self.until(timeout)
+        timeout = self.until(timeout)
         lane = self
         while True:
-            exchanges = lane._attempt(0, (TransactionStart(),), left())
+            exchanges = lane._attempt(0, (TransactionStart(),), timeout)
             if exchanges and not exchanges[0].withdrawn:
                 return lane, exchanges  # as above
             insist(lane.end_if_idle)
@@ -92,7 +92,7 @@ class RequestLane(WaitingLane):
             lane = lane._successor
 
     def _attempt(
-        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Timeout
+        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Limit
     ) -> Sequence[Exchange]:
         """As `exchange`, on this lane alone; what must go to the successor is withdrawn.
 

@@ -22,7 +22,7 @@ from gevent.hub import Waiter as Gate
 from xsproto.client import Exchange
 from xsproto.clock import Clock
 from xsproto.errors import ConnectionClosed, LocalProtocolError, TimedOut, XenStoreError
-from xsproto.lanes import DEFAULT, Timeout, insist
+from xsproto.lanes import DEFAULT, Limit, Timeout, insist
 from xsproto.operations import forked, no_answer, no_event, nothing_watched
 from xsproto.requests import Request
 from xsproto.session import Role, Session, Waiter
@@ -97,7 +97,7 @@ class Lane(WaitingLane):
     # Those who wait
 
     def exchange(
-        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Timeout
+        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Limit
     ) -> Sequence[Exchange]:
         """See `BlockingLane`."""
         clock, session, hub = self._clock, self.session, self._hub

@@ -23,7 +23,7 @@ from weakref import WeakSet
 from xsproto.client import Exchange
 from xsproto.clock import Clock
 from xsproto.errors import ConnectionClosed, TimedOut, XenStoreError
-from xsproto.lanes import DEFAULT, Timeout, insist
+from xsproto.lanes import DEFAULT, Limit, Timeout, insist
 from xsproto.operations import forked, no_answer, no_event, nothing_watched
 from xsproto.requests import Request
 from xsproto.session import Role, Session, Waiter
@@ -67,7 +67,7 @@ class Lane(WaitingLane):
     # Exchanges
 
     def exchange(
-        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Timeout
+        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Limit
     ) -> Sequence[Exchange]:
         """See `BlockingLane`."""
         clock = self._clock

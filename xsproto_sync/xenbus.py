@@ -45,6 +45,12 @@ class XenBusTransport(xenbus.RequestTransport, Transport):
         Transport.__init__(self, path)
         xenbus.RequestTransport.__init__(self, path, modules)
 
+    def wait(self, timeout: float | None, write: bool) -> bool:
+        """See `Transport`; the device is never ready to be written to."""
+        if self._epoll is None or self.patched():
+            return super().wait(timeout, False)
+        return bool(self._epoll.poll(timeout, 1))
+
     def read(self, inbox: list[bytes]) -> None:
         """See `Transport`."""
         self.wait(None, False)
