@@ -23,6 +23,7 @@ from xsproto.device import DeviceSession
 from xsproto.events import Ignored, WatchFired
 from xsproto.session import Session
 from xsproto.wire import HEADER, HEADER_SIZE
+from xsproto_sync.transport import Transport
 from xsproto_sync.xenbus import WatchTransport, XenBusTransport
 
 xenbus: Any = _xenbus
@@ -133,6 +134,7 @@ def it_waits_until_it_may_write() -> None:
 
 @wrong(13, "test_closing_wakes_who_waits")
 def nothing_wakes_who_waits() -> None:
+    XenBusTransport.wait = Transport.wait
     XenBusTransport.fileno = lambda self: -1 if self._closed else self._file.fileno()
     XenBusTransport.alarms = lambda self: ()
 
