@@ -1,17 +1,12 @@
-"""The device's lanes of event loops, and its bytes, on a device that is a socket: no stand-in.
-
-What is particular to the real device is told on the stand-in, in `tests/xenbus`.
-"""
+"""The device's lanes of event loops, and its bytes, on a device that is a socket."""
 
 from __future__ import annotations
 
-import _socket
 import errno
 import io
 import os
 import posix
 import select
-import socket
 import threading
 import types
 from collections.abc import Awaitable, Callable, Iterator
@@ -30,43 +25,16 @@ from xsproto.errors import (
 )
 from xsproto.testing import Cancelled
 from xsproto.wire import Op, Packet
-from xsproto.xenbus import Modules, RequestTransport, WatchTransport
+from xsproto.xenbus import RequestTransport, WatchTransport
 from xsproto_sync.embedded import EmbeddedXenStore
 
 from .loops import LOOPS, Loop
-
-
-class SocketFile:
-    """What `io.FileIO` gives of a device: a connection to the socket of that path."""
-
-    def __init__(self, path: str, mode: str) -> None:
-        self._sock = socket.socket(socket.AF_UNIX)
-        try:
-            self._sock.connect(path)
-        except BaseException:
-            self._sock.close()
-            raise
-        self.fileno, self.close = self._sock.fileno, self._sock.close
-
-    def __enter__(self) -> SocketFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def start_thread(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-    # Not by `_thread`, as adapters do: coverage would not see it.
-    threading.Thread(target=function, args=arguments, daemon=True).start()
+from .socket_device import MODULES, SocketFile
 
 
 def system_of(**changed: object) -> Any:
     """`posix`, with some of its functions replaced."""
     return types.SimpleNamespace(**vars(posix) | changed)
-
-
-IO = types.SimpleNamespace(FileIO=SocketFile)
-MODULES = Modules(IO, posix, select, _socket, start_thread)
 
 
 @pytest.fixture
@@ -156,7 +124,7 @@ def test_a_refusal_that_nobody_wants_is_dropped(store: EmbeddedXenStore) -> None
             function(*arguments)
             over.release()
 
-        start_thread(run, ())
+        MODULES.start_thread(run, ())
 
     system = system_of(write=refuse)
     modules = MODULES._replace(os=system, start_thread=start)

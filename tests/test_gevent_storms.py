@@ -137,22 +137,40 @@ def assert_clean(client: Client) -> None:
     assert not client._lane.transport.attended
 
 
-@pytest.mark.parametrize("woken", [False, True], ids=["asleep", "about to be woken"])
+WOKEN = pytest.mark.parametrize("woken", [False, True], ids=["asleep", "about to be woken"])
+
+
+@WOKEN
 @pytest.mark.parametrize("call", CALLS)
 def test_a_greenlet_killed_at_any_switch_leaves_nothing_behind(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch, call: Callable[[Client], None], woken: bool
 ) -> None:
+    def clean(client: Client) -> None:
+        assert not client._lane.session.connection.unsent
+        assert_clean(client)
+
+    kill_at_each_switch(monkeypatch, lambda: Client(daemon.socket_path), call, woken, clean)
+
+
+def kill_at_each_switch(
+    monkeypatch: pytest.MonkeyPatch,
+    open_client: Callable[[], Client],
+    call: Callable[[Client], None],
+    woken: bool,
+    assert_clean: Callable[[Client], None],
+) -> None:
+    """Make a call that is killed at its first switch, at its second, and so on, each anew."""
     monkeypatch.setattr(lane, "Gate", Gate)
     monkeypatch.setattr(Gate, "woken", woken)
     for nth in count(1):
-        with Client(daemon.socket_path) as client:
+        monkeypatch.setattr(Gate, "nth", 0)
+        with open_client() as client:
             other = gevent.spawn(read, client)
             gevent.idle()
             monkeypatch.setattr(Gate, "nth", nth)
             monkeypatch.setattr(Gate, "waits", 0)
             killed = gevent.spawn(outcome, call, client)
             error = killed.get()
-            assert not client._lane.session.connection.unsent
             monkeypatch.setattr(Gate, "nth", 0)
             assert_clean(client)
             other.get()
@@ -177,16 +195,15 @@ def outcome(function: Callable[..., Any], *arguments: Any) -> BaseException | No
 class Storm:
     """Greenlets at work on one client, and what came of them."""
 
-    def __init__(self, daemon: Daemon, seed: int) -> None:
+    def __init__(self, client: Client, seed: int) -> None:
         self.random = random.Random(seed)
-        self.client = Client(daemon.socket_path)
+        self.client = client
         self.begun = 0
         self.ended: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.alive: list[gevent.Greenlet[..., Any]] = []
-        self._roughen()
 
-    def _roughen(self) -> None:
+    def roughen(self) -> None:
         """Have the socket take and give bytes in portions as they come."""
         transport: Any = self.client._lane.transport
         send, recv, chance = transport._send, transport._recv, self.random.random
@@ -290,7 +307,8 @@ class Storm:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_in_a_storm_of_kills_nobody_else_notices_anything(daemon: Daemon, seed: int) -> None:
-    storm = Storm(daemon, seed)
+    storm = Storm(Client(daemon.socket_path), seed)
+    storm.roughen()
     with storm.client:
         storm.rage(400)
         storm.join()
@@ -308,7 +326,8 @@ def test_when_the_daemon_dies_in_a_storm_everybody_is_told_once(seed: int) -> No
     require("c")
     with Daemon("c") as daemon:
         fill(daemon)
-        storm = Storm(daemon, seed)
+        storm = Storm(Client(daemon.socket_path), seed)
+        storm.roughen()
         with storm.client, storm.client.watch(b"/watched") as watch:
             idle = gevent.spawn(outcome, lambda: [watch.get() for _ in range(1000)])
             storm.rage(storm.random.randint(1, 60))

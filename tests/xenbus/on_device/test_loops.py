@@ -167,16 +167,24 @@ def test_transactions_over_suspend_and_resume(loop: Loop, run: Run, daemon: Daem
 
 
 HANG = """
-import asyncio, ctypes, sys
-import trio
-import xsproto_asyncio, xsproto_sync, xsproto_trio
-from xsproto.errors import TimedOut
-
+import ctypes, sys, warnings
 kind, device = sys.argv[1:]
+world = kind.removeprefix("sync on ")
+if world == "patched gevent":
+    from gevent import monkey
+    monkey.patch_all()
+elif world == "patched eventlet":
+    warnings.simplefilter("ignore")
+    import eventlet
+    eventlet.monkey_patch()
+else:
+    import asyncio, trio, xsproto_asyncio, xsproto_trio
+import xsproto_sync
+from xsproto.errors import TimedOut
 ctypes.CDLL(None).xenbus_standin_modes(b"dead")
 
-def sync():
-    with xsproto_sync.Client(xen_bus_path=device, timeout=0.1) as client:
+def blocking(adapter):
+    with adapter.Client(xen_bus_path=device, timeout=0.1) as client:
         try:
             client.watch(b"/a").__enter__()
         except TimedOut:
@@ -196,8 +204,11 @@ async def watch_trio():
             await client.watch(b"/a").__aenter__()
         print("given up")
 
-if kind == "sync":
-    sync()
+if kind.startswith("sync"):
+    blocking(xsproto_sync)
+elif "gevent" in kind:
+    import xsproto_gevent
+    blocking(xsproto_gevent)
 elif kind == "asyncio":
     asyncio.run(watch_asyncio())
 else:
@@ -206,7 +217,13 @@ print("over")
 """
 
 
-@pytest.mark.parametrize("kind", ["sync", "asyncio", "trio"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("sync", "asyncio", "trio", "gevent", "patched gevent"),
+        *("sync on patched gevent", "sync on patched eventlet"),
+    ],
+)
 def test_the_interpreter_ends_though_a_watch_hangs(kind: str, daemon: Daemon) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", HANG, kind, device_of(daemon.socket_path)],
