@@ -65,7 +65,7 @@ class AsyncioDeviceHarness(_OnDevice, AsyncioHarness):
 
 
 class SelectorsDeviceHarness(_OnDevice, check_adapter.Harness):
-    """The guide's adapter, docs/examples/selectors_adapter.py, on the device."""
+    """The guide's adapter, docs/examples/adapter/selectors_adapter.py, on the device."""
 
     async def open_path(self, path: None, **options: Any) -> Client:
         opening = open_client(self.loop, path, **options)

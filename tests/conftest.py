@@ -1,4 +1,4 @@
-"""What all tests share: how thoroughly hypothesis looks, and real daemons."""
+"""What all tests share: how thoroughly hypothesis looks, real daemons, the table at the end."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .apart import (  # noqa: F401
     pytest_runtest_protocol,
 )
 from .daemons import Daemon
+from .matrix import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401
 
 # The same examples every time, so that neither a verdict nor the coverage depends on luck.
 settings.register_profile(

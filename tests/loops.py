@@ -164,7 +164,7 @@ class TrioLoop:
 
 
 class GuidesLoop(check_adapter.Harness):
-    """That of docs/examples/selectors_adapter.py."""
+    """That of docs/examples/adapter/selectors_adapter.py."""
 
     client: type[AnyClient] = LoopClient
 

@@ -1,48 +1,78 @@
-"""The table at the end of a test run: every scenario on every adapter and daemon."""
+"""The table at the end of a test run: what came of the kit on every adapter and every daemon."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 import pytest
 
-_MARKS: Final = {"passed": "ok", "failed": "FAIL", "skipped": "-"}
+from . import daemons
 
-# scenario -> (adapter, kind) -> what came of it
-_outcomes: dict[str, dict[tuple[str, str], str]] = {}
+__all__ = ["Matrix", "pytest_runtest_logreport", "pytest_terminal_summary"]
 
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    cell = dict(report.user_properties).get("conformance")
-    if not isinstance(cell, (tuple, list)):
-        return
-    name, adapter, kind = cell
-    row = _outcomes.setdefault(name, {})
-    # The phases before and after the test itself count only if they fail.
-    if report.when == "call" or report.outcome != "passed":
-        row[adapter, kind] = report.outcome
+_WORDS = {"passed": "ok", "skipped": "left out", "failed": "FAILED"}
 
 
-def _table() -> Iterator[str]:
-    columns = sorted({column for row in _outcomes.values() for column in row})
-    rows = [("", [f"{adapter}/{kind}" for adapter, kind in columns])]
-    for name, row in _outcomes.items():
-        rows.append((name, [_MARKS.get(row.get(column, ""), "") for column in columns]))
-    for outcome in _MARKS:
-        counts = [
-            sum(row.get(column) == outcome for row in _outcomes.values()) for column in columns
-        ]
-        rows.append((outcome, [str(count) for count in counts]))
-    names = max(len(name) for name, _ in rows)
-    for name, cells in rows:
-        padded = [cell.ljust(len(head)) for cell, head in zip(cells, rows[0][1], strict=True)]
-        yield "  ".join([name.ljust(names), *padded]).rstrip()
+class Matrix:
+    """What came of each scenario, by the adapter and the kind of daemon."""
+
+    def __init__(self) -> None:
+        self._outcomes: dict[tuple[str, str], dict[str, str]] = {}
+
+    def take(self, report: pytest.TestReport) -> None:
+        """Take note of a test, if it is one of the kit's."""
+        cell = dict(report.user_properties).get("conformance")
+        if not isinstance(cell, (tuple, list)):
+            return
+        name, adapter, kind = cell
+        outcomes = self._outcomes.setdefault((adapter, kind), {})
+        # The phases before and after the test itself count only if they fail.
+        if report.when == "call" or report.outcome != "passed":
+            outcomes[name] = report.outcome
+
+    def lines(self) -> Iterator[str]:
+        """The table, adapters by daemons; then what failed."""
+        if not self._outcomes:
+            return
+        kinds = sorted({kind for _, kind in self._outcomes}, key=_order_of_daemons)
+        adapters = {adapter for adapter, _ in self._outcomes}
+        rows = [["adapter", "on", *kinds]]
+        for adapter in sorted(adapters, key=lambda name: (_transport(name) == "device", name)):
+            cells = [self._outcomes.get((adapter, kind), {}).values() for kind in kinds]
+            rows.append([adapter, _transport(adapter), *map(_count, cells)])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            yield "  ".join(padded).rstrip()
+        for (adapter, kind), outcomes in self._outcomes.items():
+            for name, outcome in outcomes.items():
+                if outcome == "failed":
+                    yield f"FAILED {name}, by {adapter} with {kind}"
+
+
+def _transport(adapter: str) -> str:
+    return "device" if "device" in adapter else "socket"
+
+
+def _order_of_daemons(kind: str) -> tuple[bool, str]:
+    return kind not in daemons.KINDS, kind
+
+
+def _count(outcomes: Iterable[str]) -> str:
+    counts = Counter(outcomes)
+    return ", ".join(
+        f"{counts[outcome]} {word}" for outcome, word in _WORDS.items() if outcome in counts
+    )
+
+
+_matrix = Matrix()
+pytest_runtest_logreport = _matrix.take
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not _outcomes:
-        return
-    terminalreporter.section("conformance")
-    for line in _table():
+    """Print the table."""
+    for at, line in enumerate(_matrix.lines()):
+        if not at:
+            terminalreporter.section("the conformance kit")
         terminalreporter.write_line(line)

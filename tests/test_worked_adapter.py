@@ -24,11 +24,29 @@ from xsproto.testing import Client
 from xsproto_sync import EmbeddedXenStore
 from xsproto_sync.testing import EmbeddedDaemon, check
 
-EXAMPLES = Path(selectors_adapter.__file__).parent
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "docs" / "examples" / "adapter"
 
 
 def test_it_is_under_a_hundred_lines() -> None:
-    assert len(Path(selectors_adapter.__file__).read_text().splitlines()) < 100
+    assert len((EXAMPLES / "selectors_adapter.py").read_text().splitlines()) < 100
+
+
+def test_the_bare_engine_needs_no_adapter() -> None:
+    with EmbeddedXenStore() as store:
+        ended = subprocess.run(
+            [sys.executable, EXAMPLES / "bare_engine.py"],
+            env={"PYTHONPATH": str(ROOT), "XENSTORED_PATH": store.socket_path()},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    # (How the one event and the other, and the replies, come one after another is the daemon's.)
+    assert "reply: Read(path=b'/tool/example') -> b'hello'\n" in ended.stdout
+    assert "event: b'/tool/example' b'mine'\n" in ended.stdout
+    assert "error: ENOENT: Read(path=b'/none'): there is no such node\n" in ended.stdout
+    assert ended.stderr == ""
 
 
 def test_it_belongs_to_its_thread() -> None:
@@ -165,7 +183,7 @@ def test_where_it_sleeps_for_ever_the_kit_shows_where() -> None:
     )
     ended = subprocess.run(
         [sys.executable, "-c", program],
-        env={"PYTHONPATH": f"{EXAMPLES}:{EXAMPLES.parents[1]}"},
+        env={"PYTHONPATH": f"{EXAMPLES}:{ROOT}"},
         capture_output=True,
         text=True,
         timeout=60,
@@ -180,7 +198,7 @@ def test_where_it_sleeps_for_ever_the_kit_shows_where() -> None:
 def test_the_program_that_checks_it_takes_names_of_scenarios() -> None:
     ended = subprocess.run(
         [sys.executable, EXAMPLES / "check_adapter.py", "waits_for_an_event"],
-        env={"PYTHONPATH": str(EXAMPLES.parents[1])},
+        env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=60,
