@@ -29,7 +29,9 @@ class Default(Enum):
     DEFAULT = "DEFAULT"
 
 
+#: The time limit that the client has.
 DEFAULT: Final = Default.DEFAULT
+#: Seconds; None for ever; or `DEFAULT`.
 Timeout = float | None | Literal[Default.DEFAULT]
 
 
