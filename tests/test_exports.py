@@ -9,10 +9,16 @@ from types import ModuleType
 import pytest
 
 import xsproto
+import xsproto_asyncio
 import xsproto_sync
+import xsproto_trio
 
 
-@pytest.mark.parametrize("package", [xsproto, xsproto_sync], ids=lambda package: package.__name__)
+@pytest.mark.parametrize(
+    "package",
+    [xsproto, xsproto_sync, xsproto_asyncio, xsproto_trio],
+    ids=lambda package: package.__name__,
+)
 def test_every_public_name_is_there_and_no_other(package: ModuleType) -> None:
     for name in package.__all__:
         assert getattr(package, name) is not None

@@ -39,8 +39,11 @@ class Moment(NamedTuple):
     at: float | None
 
 
+#: The time limit that the client has.
 DEFAULT: Final = Default.DEFAULT
+#: Seconds; None for ever; or `DEFAULT`.
 Timeout = float | None | Literal[Default.DEFAULT]
+#: The same, or one that several calls share.
 Limit = Timeout | Moment
 
 

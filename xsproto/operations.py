@@ -72,6 +72,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+#: A generator of requests, alone or in batches, that is sent what came of them; it returns a `T`.
 Operation = Generator[Request[Any] | Sequence[Request[Any]], Any, T]
 
 #: How often a list of children is begun anew because it changed while it was read.
@@ -84,6 +85,7 @@ class Missing(Enum):
     MISSING = "MISSING"
 
 
+#: There is no default.
 MISSING: Final = Missing.MISSING
 
 

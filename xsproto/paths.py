@@ -23,8 +23,11 @@ __all__ = [
     "join",
 ]
 
+#: The most bytes of an absolute path.
 ABS_PATH_MAX: Final = 3072
+#: The most bytes of a relative one.
 REL_PATH_MAX: Final = 2048
+#: Paths that are no nodes, and can be watched.
 SPECIAL_PATHS: Final = (b"@introduceDomain", b"@releaseDomain")
 
 #: Real domain ids are below this (xen.h, DOMID_FIRST_RESERVED).

@@ -130,6 +130,7 @@ class Request(Record, Generic[T]):
         )
 
 
+#: The class of each message type.
 REQUESTS: Final[dict[int, type[Request[Any]]]] = {}
 
 _R = TypeVar("_R", bound=type[Request[Any]])

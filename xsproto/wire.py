@@ -28,9 +28,12 @@ __all__ = [
     "split_packets",
 ]
 
+#: The header of a packet: type, request id, transaction id, length of the payload.
 HEADER: Final = Struct("=4I")
+#: Bytes of a header.
 HEADER_SIZE: Final = 16
 _unpack: Final = HEADER.unpack_from
+#: What ends each string on the wire.
 NUL: Final = b"\0"
 
 #: XENSTORE_PAYLOAD_MAX. The daemon ends the connection over a longer request.

@@ -38,6 +38,7 @@ T = TypeVar("T")
 D = TypeVar("D")
 T_co = TypeVar("T_co", covariant=True)
 
+#: What a domain can be.
 DomainState = Literal["running", "shutdown", "crashed", "dying"]
 
 
