@@ -111,7 +111,7 @@ def test_strings_are_refused_with_a_message_that_shows_the_bytes(client: Any) ->
     # 11
     with pytest.raises(TypeError, match=r"path must be bytes.*write it as b'/a'"):
         client.read("/a")
-    with pytest.raises(TypeError, match="write it as b'value'"):
+    with pytest.raises(TypeError, match=r"write .value. as b.value."):
         client.write(b"/a", "value")
     with pytest.raises(TypeError, match="token must be bytes"):
         client.monitor().watch(b"/a", "token")

@@ -712,7 +712,7 @@ def test_closing_can_say_what_failed(peer: Peer) -> None:
     assert caught.value.args == ((errno.EIO, "odd"),)
     assert not connection.is_connected
     connection.close()
-    for call in (connection.recv, connection.fileno, connection.recv_ready):
+    for call in (connection.recv, connection.fileno, lambda: next(connection.recv_ready())):
         with pytest.raises(ConnectionError, match="not connected"):
             call()
 

@@ -45,13 +45,17 @@ def _is_control_domain() -> bool:
         return False
 
 
-def _check_arguments(op: int, args: tuple[Any, ...]) -> None:
-    for arg in args:
-        if isinstance(arg, str):
-            raise TypeError(f"it must be bytes, not str: {arg!r}; write it as {arg.encode()!r}")
-    payload = b"".join(args)
+def _joined(op: int, args: tuple[Any, ...]) -> bytes:
+    """The payload, of arguments that are checked."""
+    try:
+        payload = b"".join(args)
+    except TypeError:
+        wrong = next((arg for arg in args if isinstance(arg, str)), None)
+        hint = "" if wrong is None else f"; write {wrong!r} as {wrong.encode()!r}"
+        raise TypeError(f"all arguments must be bytes: {args!r}{hint}") from None
     if not _TEXT.fullmatch(payload.partition(NUL)[0] if op in _WITH_DATA else payload):
         raise ValueError(args)
+    return payload
 
 
 class Client:
@@ -121,12 +125,12 @@ class Client:
             ValueError: an argument has control characters, or others than ASCII's, where the
                 protocol has no data.
         """
-        _check_arguments(op, args)
+        payload = _joined(op, args)
         # As it is now: another thread may begin a transaction before the answer is there.
         tx_id = self.tx_id
         kwargs.update(tx_id=tx_id, rq_id=next_rq_id())
-        packet = self.router.send(Packet(op, b"".join(args), **kwargs)).get()
-        payload: bytes = packet.payload
+        packet: Packet = self.router.send(Packet(op, payload, **kwargs)).get()
+        payload = packet.payload
         if packet.op == Op.ERROR:
             raise error(payload.removesuffix(NUL))
         # To requests that are no part of transactions, oxenstored answers with 0.

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -137,14 +137,15 @@ class Router:
         """Receive packets, and hand them out, until the router is terminated."""
         why = "the router was terminated"
         try:
-            wait = waiter(self.connection.fileno(), self.r_terminator.fileno())
             terminator = self.r_terminator.fileno()
+            wait = waiter(self.connection.fileno(), terminator)
             receive = self._receiver()
+            rvars = self.rvars
             while terminator not in wait():
                 for packet in receive():
                     if packet.op == _WATCH_EVENT:
                         self._deliver(packet)
-                    elif (rvar := self.rvars.pop(packet.rq_id, None)) is not None:
+                    elif (rvar := rvars.pop(packet.rq_id, None)) is not None:
                         rvar.set(packet)
                     else:
                         _log.warning("nobody waits for this answer: %r", packet)
@@ -153,10 +154,15 @@ class Router:
         finally:
             self._end(why)
 
-    def _receiver(self) -> Any:
+    def _receiver(self) -> Callable[[], Iterable[Packet]]:
         """What gives the packets that are there: many at a time, unless a subclass has `recv`."""
-        own = getattr(self.connection.recv, "__func__", None) is PacketConnection.recv
-        return self.connection.recv_ready if own else lambda: (self.connection.recv(),)
+        connection = self.connection
+        if getattr(connection.recv, "__func__", None) is PacketConnection.recv and hasattr(
+            connection.transport, "read"
+        ):
+            ready: Callable[[], Iterable[Packet]] = connection.recv_ready
+            return ready
+        return lambda: (connection.recv(),)
 
     def _deliver(self, packet: Packet) -> None:
         # Some daemon may say more than these two.
