@@ -1,6 +1,6 @@
 """`xsproto_sync.pyxs`: clients and monitors, on the C xenstored and on the embedded store.
 
-Numbers in comments are faults of pyxs: docs/migrating-pyxs.md has the list.
+Numbers in comments are faults of pyxs: docs/migrating.md has the list.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ from xsproto_sync.pyxs.exceptions import (
 from . import daemons
 from .daemons import Daemon
 from .embedded import EmbeddedDaemon
-
-PATIENCE = 30
+from .peers import PATIENCE
 
 
 class Store(Protocol):

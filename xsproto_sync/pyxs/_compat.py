@@ -47,6 +47,14 @@ class _TellingEvents(Events):
             else:
                 self.signal.recv(1)
 
+    def forked(self, why: str) -> None:
+        if self.signal.fileno() >= 0:
+            self.signal.close()  # the parent goes on with it
+            self._bell.close()
+            self.signal, self._bell = socket.socketpair()
+            self._told = False
+        super().forked(why)
+
     def close(self) -> None:
         with self._changed:
             self.signal.close()

@@ -45,7 +45,7 @@ class _Lane:
         self.waiting: deque[bytes] = deque()
 
     def descriptors(self) -> tuple[int, ...]:
-        return (self.transport.fileno(), self.transport._alarm.fileno())
+        return (self.transport.fileno(), *self.transport.alarms())
 
     def send(self, message: bytes) -> None:
         self.waiting.append(message)
@@ -86,6 +86,7 @@ class _XenBusTransport:
     def __init__(self, path: str) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._ended = False
         self._buffer = bytearray()
         self._watched: set[bytes] = set()
         self._requests: _Lane | None = None
@@ -154,14 +155,14 @@ class _XenBusTransport:
         return 0 if names in self._watched else errno.ENOENT
 
     def recv(self, size: int) -> bytes:
-        """Wait for `size` bytes."""
-        while len(self._buffer) < size:
+        """Wait for `size` bytes; there are less once it has ended."""
+        while len(self._buffer) < size and not self._ended:
             self._receive()
         return self._take(size)
 
     def read(self) -> bytes:
-        """Wait for bytes, and take all that are there."""
-        while not self._buffer:
+        """Wait for bytes, and take all that are there; there are none once it has ended."""
+        while not self._buffer and not self._ended:
             self._receive()
         return self._take(len(self._buffer))
 
@@ -173,7 +174,7 @@ class _XenBusTransport:
         return data
 
     def _tell(self) -> None:
-        if self._buffer:
+        if self._buffer or self._ended:
             os.eventfd_write(self._more, 1)
         else:
             try:
@@ -200,10 +201,11 @@ class _XenBusTransport:
         self._buffer += packet.encode()
 
     def shutdown(self) -> None:
+        """Have whoever receives find the end."""
+        self._ended = True
         with self._lock:
-            for lane in (self._requests, self._watches):
-                if lane is not None:
-                    lane.transport.shutdown()
+            if self._more >= 0:
+                os.eventfd_write(self._more, 1)
 
     def close(self) -> None:
         """Give everything back, the second device when the kernel lets go of its thread."""

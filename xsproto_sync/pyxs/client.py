@@ -181,21 +181,20 @@ class Client:
         Raises:
             ConnectionError: there is no connection to be had.
         """
-        self.router.start()
-        if (clients := getattr(self.router, "clients", None)) is not None:
-            clients.add(self)
+        # A router that is no `Router` has less.
+        if (attach := getattr(self.router, "attach", None)) is not None:
+            attach(self)
+        else:
+            self.router.start()
 
     def close(self) -> None:
         """End the connection, unless another client has connected with the same router.
 
         An open transaction is dropped.
         """
-        clients = getattr(self.router, "clients", None)
-        if clients is not None:
-            clients.discard(self)
-        if not clients:
+        if (detach := getattr(self.router, "detach", None)) is None:
             self.router.terminate()
-        elif self.tx_id:
+        elif not detach(self) and self.tx_id:
             try:
                 self.rollback()
             except PyXSError:
@@ -262,10 +261,9 @@ class Client:
                 out.
         """
         visits = [self._visit(top)]
-        rests = [iter([] if topdown else visits[0][2])]
         if topdown:
             yield visits[0]
-            rests = [iter(visits[0][2])]
+        rests = [iter(visits[0][2])]
         while visits:
             path = visits[-1][0]
             for name in rests[-1]:
@@ -377,7 +375,7 @@ def _number(number: int) -> bytes:
 
 
 class Monitor:
-    """Watches, and their events.
+    """Watches, and their events. It ends with its client's connection, for good.
 
     It is a context manager, which takes its watches back in the end.
 
@@ -398,6 +396,12 @@ class Monitor:
 
     def _make_queue(self) -> Events:
         return Events()
+
+    def forked(self, why: str) -> None:
+        """Be the child's after a fork: the watches are the parent's."""
+        self._lock = threading.Lock()
+        self.unwatch_queue.clear()
+        self.events.forked(why)
 
     def __enter__(self) -> Any:
         return self
@@ -434,9 +438,13 @@ class Monitor:
             wpath: a node's path, whether it exists or not, or a special one:
                 ``@introduceDomain`` or ``@releaseDomain``.
             token: what its events will bear.
+
+        Raises:
+            ConnectionError: also if the connection has ended once, and is another one now.
         """
         check_watch_path(wpath)
         check_token(wpath, token)
+        self.events.check()
         watch = (wpath, token)
         with self._lock:
             # Before the daemon knows of it, since an event may come before the answer.
@@ -448,7 +456,8 @@ class Monitor:
                     self.client.router.subscribe(token, self)
         try:
             self.client.ack(Op.WATCH, wpath + NUL, token + NUL)
-        except BaseException:
+        except PyXSError:
+            # (After an interrupt, the daemon may have it: `close` takes it back.)
             if not known:
                 self._forget(watch)
             raise

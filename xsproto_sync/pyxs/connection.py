@@ -23,7 +23,11 @@ _READ_SIZE: Final = 65536
 
 
 class _Transport(Protocol):
-    """What carries a connection's bytes. It may also have `read`, and what `forget` calls."""
+    """What carries a connection's bytes.
+
+    It may also have `read`, which waits for bytes and returns all that are there, `shutdown`, which
+    ends what waits, and `forget`, which closes it in a forked child.
+    """
 
     def fileno(self) -> int: ...
     def recv(self, size: int) -> bytes: ...
@@ -64,7 +68,6 @@ class PacketConnection:
             ConnectionError: it cannot be opened.
         """
         if self.transport is None:
-            self._rest = b""
             self.transport = self.create_transport()
 
     def close(self, silent: bool = True) -> None:
@@ -107,7 +110,7 @@ class PacketConnection:
         try:
             transport.send(data + packet.payload)
         except OSError as wrong:
-            self._break_off(transport)
+            self.shutdown()
             raise self._failed("writing to", wrong) from wrong
 
     def recv(self) -> Packet:
@@ -128,26 +131,36 @@ class PacketConnection:
             raise self._failed("reading from", wrong) from wrong
         return Packet._make((op, rq_id, tx_id, size, payload))
 
-    def recv_ready(self) -> Iterator[Packet]:
-        """Read once, and yield the packets that are complete with it: in one go what `recv` does.
+    def packets(self) -> Iterator[Packet]:
+        """Wait for packets, and yield them: what `recv` does again and again, but many at a time.
+
+        It needs a transport with `read`.
 
         Raises:
-            ConnectionError: see `recv`.
+            ConnectionError: the connection has ended, and is closed.
         """
         transport = self._transport()
+        rest = b""
         try:
-            if not (data := transport.read()):
-                raise _ended()
-            data = self._rest + data
-            packets, used, too_long = split_packets(data, REPLY_MAX)
-            self._rest = data[used:]
-            for (op, rq_id, tx_id, size), payload in packets:
-                yield Packet._make((op, rq_id, tx_id, size, payload))
-            if too_long is not None:
-                raise _too_long(too_long)
+            while data := transport.read():
+                data = rest + data
+                found, used, too_long = split_packets(data, REPLY_MAX)
+                rest = data[used:]
+                for (op, rq_id, tx_id, size), payload in found:
+                    yield Packet._make((op, rq_id, tx_id, size, payload))
+                if too_long is not None:
+                    raise _too_long(too_long)
+            raise _ended()
         except OSError as wrong:
             self.close()
             raise self._failed("reading from", wrong) from wrong
+
+    def shutdown(self) -> None:
+        """End what others do with it; `close` is to follow.
+
+        (Where the transport has no `shutdown`, nothing ends.)
+        """
+        getattr(self.transport, "shutdown", _nothing)()
 
     def _transport(self) -> Any:
         transport = self.transport
@@ -155,14 +168,12 @@ class PacketConnection:
             raise ConnectionError("not connected")
         return transport
 
-    @staticmethod
-    def _break_off(transport: Any) -> None:
-        shutdown = getattr(transport, "shutdown", None)
-        if shutdown is not None:
-            shutdown()
-
     def _failed(self, doing: str, wrong: Exception) -> ConnectionError:
         return ConnectionError(f"error while {doing} {self.path!r}: {wrong}")
+
+
+def _nothing() -> None:
+    pass
 
 
 def _exactly(transport: Any, size: int) -> bytes:
