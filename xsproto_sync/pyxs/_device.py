@@ -121,12 +121,12 @@ class _XenBusTransport:
     def fileno(self) -> int:
         return int(self._epoll.fileno())
 
-    def send(self, message: bytes) -> None:
+    def send(self, data: bytes) -> None:
         """Send a whole message, or put it into the queue."""
         with self._lock:
-            op, _, tx_id, _ = HEADER.unpack_from(message)
+            op, _, tx_id, _ = HEADER.unpack_from(data)
             if op in (_WATCH, _UNWATCH):
-                code = self._refuse_watch(op, message[HEADER_SIZE:])
+                code = self._refuse_watch(op, data[HEADER_SIZE:])
             elif op == _TRANSACTION_END and not tx_id:
                 code = errno.ENOENT  # the kernel would not answer
             elif op == _RESET_WATCHES:
@@ -134,17 +134,17 @@ class _XenBusTransport:
             else:
                 code = 0
             if code:
-                self._buffer += refusal(message, code)
+                self._buffer += refusal(data, code)
                 self._tell()
             elif op in (_WATCH, _UNWATCH):
                 if self._watches is None:
                     self._watches = self._open(WatchTransport)
                 if op == _WATCH:
-                    self._watched.add(message[HEADER_SIZE:])
-                self._watches.send(message)
+                    self._watched.add(data[HEADER_SIZE:])
+                self._watches.send(data)
             else:
                 assert self._requests is not None
-                self._requests.send(message)
+                self._requests.send(data)
 
     def _refuse_watch(self, op: int, names: bytes) -> int:
         """What is wrong with a watch, as a daemon on a socket would see it; 0 if nothing is."""

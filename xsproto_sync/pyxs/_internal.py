@@ -43,6 +43,8 @@ class _Operations(NamedTuple):
     SET_QUOTA: int = wire.Op.SET_QUOTA.value
 
 
+_Operations.__name__ = "Operations"  # which its repr begins with
+
 #: The message types, as attributes; also a tuple of all of them.
 Operations = Op = _Operations()
 _TYPES: Final = frozenset(Op)
