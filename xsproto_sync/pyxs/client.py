@@ -234,7 +234,14 @@ class Client:
 
     def list(self, path: bytes) -> _List[bytes]:
         """The names of a node's children, however many."""
-        return self._run(list_children(check_path(path)))
+        check_path(path)
+        try:
+            payload = self.execute_command(Op.DIRECTORY, path + NUL)
+        except PyXSError as refused:
+            if refused.args[0] != errno.E2BIG:
+                raise
+            return self._run(list_children(path))  # in parts
+        return payload.split(NUL) if payload else []
 
     def exists(self, path: bytes) -> bool:
         """Whether there is such a node."""
