@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -153,6 +155,21 @@ def test_objects_have_the_same_attributes() -> None:
     for _, router, _, _ in found:
         router.r_terminator.close()
         router.w_terminator.close()
+
+
+def test_there_is_a_test_for_each_fault_that_the_documentation_lists() -> None:
+    here = Path(__file__).parent
+    listed = re.findall(
+        r"^\| (\d+) \|", (here.parent / "docs/migrating.md").read_text(), flags=re.MULTILINE
+    )
+    assert listed == [str(number) for number in range(1, 42)]
+    cited = set()
+    for file in [*here.glob("test_pyxs*.py"), here / "xenbus/on_device/test_pyxs.py"]:
+        for comment in re.findall(r"# (\d+(?:(?:, | to )\d+)*)(?::|, |$)", file.read_text(), re.M):
+            for part in comment.split(", "):
+                first, _, last = part.partition(" to ")
+                cited |= {str(number) for number in range(int(first), int(last or first) + 1)}
+    assert cited >= set(listed)
 
 
 @pytest.mark.parametrize(
