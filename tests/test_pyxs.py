@@ -343,6 +343,21 @@ def test_the_shortcut(store: Store) -> None:
     assert not monitor.client.router.thread.is_alive()
 
 
+def test_each_monitor_of_a_client_gets_its_own_events(client: Any) -> None:
+    with client.monitor() as one, client.monitor() as two:
+        one.watch(b"/m", b"one")
+        two.watch(b"/m", b"two")
+        client.write(b"/m/x", b"")
+        for monitor, token in ((one, b"one"), (two, b"two")):
+            assert list(islice(monitor.wait(), 2)) == [(b"/m", token), (b"/m/x", token)]
+        one.close()
+        one.close()
+        assert two.watched == {b"/m"}
+        client.write(b"/m/y", b"")
+        assert next(two.wait()) == (b"/m/y", b"two")
+        assert one.events.empty()
+
+
 def test_relative_paths_are_watched_as_such(client: Any) -> None:
     with client.monitor() as monitor:
         monitor.watch(b"r", b"token")

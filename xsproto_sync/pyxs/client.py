@@ -114,6 +114,7 @@ class Client:
         Arguments:
             op: one of `Op`.
             args: what the payload is made of, with all its NULs.
+            kwargs: not used; pyxs has them, and has its own way with each.
 
         Returns:
             The answer's payload, without the NUL that terminates it. A value has none.
@@ -128,8 +129,7 @@ class Client:
         payload = _joined(op, args)
         # As it is now: another thread may begin a transaction before the answer is there.
         tx_id = self.tx_id
-        kwargs.update(tx_id=tx_id, rq_id=next_rq_id())
-        packet: Packet = self.router.send(Packet(op, payload, **kwargs)).get()
+        packet: Packet = self.router.send(Packet(op, payload, next_rq_id(), tx_id)).get()
         payload = packet.payload
         if packet.op == Op.ERROR:
             raise error(payload.removesuffix(NUL))

@@ -51,7 +51,7 @@ class RVar:
             TimeoutError: there was none in time.
         """
         if not self._is_set:
-            if not self._lock.acquire(timeout=-1 if timeout is None else timeout):
+            if not (self._lock.acquire() if timeout is None else self._lock.acquire(True, timeout)):
                 raise TimeoutError(f"no answer in {timeout} seconds")
             self._lock.release()
         if self.target is None:
