@@ -1,6 +1,6 @@
 """`xsproto_sync.pyxs`: clients and monitors, on the C xenstored and on the embedded store.
 
-Numbers in comments are faults of pyxs: docs/migrating-pyxs.md has the list.
+Numbers in comments are faults of pyxs: docs/migrating.md has the list.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ from xsproto_sync.testing import EmbeddedDaemon
 
 from . import daemons
 from .daemons import Daemon
-
-PATIENCE = 30
+from .peers import PATIENCE
 
 
 class Store(Protocol):
@@ -111,7 +110,7 @@ def test_strings_are_refused_with_a_message_that_shows_the_bytes(client: Any) ->
     # 11
     with pytest.raises(TypeError, match=r"path must be bytes.*write it as b'/a'"):
         client.read("/a")
-    with pytest.raises(TypeError, match="write it as b'value'"):
+    with pytest.raises(TypeError, match=r"write .value. as b.value."):
         client.write(b"/a", "value")
     with pytest.raises(TypeError, match="token must be bytes"):
         client.monitor().watch(b"/a", "token")
@@ -342,6 +341,21 @@ def test_the_shortcut(store: Store) -> None:
         monitor.watch(b"/m", b"token")
         assert next(monitor.wait()) == (b"/m", b"token")
     assert not monitor.client.router.thread.is_alive()
+
+
+def test_each_monitor_of_a_client_gets_its_own_events(client: Any) -> None:
+    with client.monitor() as one, client.monitor() as two:
+        one.watch(b"/m", b"one")
+        two.watch(b"/m", b"two")
+        client.write(b"/m/x", b"")
+        for monitor, token in ((one, b"one"), (two, b"two")):
+            assert list(islice(monitor.wait(), 2)) == [(b"/m", token), (b"/m/x", token)]
+        one.close()
+        one.close()
+        assert two.watched == {b"/m"}
+        client.write(b"/m/y", b"")
+        assert next(two.wait()) == (b"/m/y", b"two")
+        assert one.events.empty()
 
 
 def test_relative_paths_are_watched_as_such(client: Any) -> None:

@@ -1,6 +1,6 @@
 """`xsproto_sync.pyxs.xs`, on the C xenstored and on the embedded store.
 
-Numbers in comments are faults of pyxs: docs/migrating-pyxs.md has the list.
+Numbers in comments are faults of pyxs: docs/migrating.md has the list.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import pytest
 from xsproto_sync.pyxs import ConnectionError, Error, xs
 from xsproto_sync.pyxs._compat import xs as from_module
 
+from .peers import Caller, descriptors, in_child
 from .test_pyxs import Store, refusal, store  # noqa: F401
-from .test_pyxs_router import Caller, descriptors
 
 
 @pytest.fixture
@@ -135,6 +135,19 @@ def test_the_end_of_the_connection(store: Store, handle: Any) -> None:  # noqa: 
     for call in (handle.check_watch, handle.read_watch, handle.transaction_start):
         with pytest.raises(ConnectionError):
             call()
+
+
+def test_a_forked_child_does_not_touch_the_parents_descriptor(handle: Any) -> None:
+    def child() -> None:
+        assert select.select([handle.fileno()], [], [], 30)[0]
+        with pytest.raises(ConnectionError, match="parent process"):
+            handle.check_watch()
+
+    in_child(child)
+    assert not select.select([handle.fileno()], [], [], 0)[0]
+    handle.watch("/m", "token")
+    assert handle.read_watch() == (b"/m", "token")
+    assert not select.select([handle.fileno()], [], [], 0)[0]
 
 
 def test_nothing_is_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

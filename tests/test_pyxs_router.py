@@ -1,6 +1,6 @@
-"""`xsproto_sync.pyxs`: the router, what is at its ends, and peers that are wrong or gone.
+"""`xsproto_sync.pyxs`: the router, and what is at its ends.
 
-Numbers in comments are faults of pyxs: docs/migrating-pyxs.md has the list.
+Numbers in comments are faults of pyxs: docs/migrating.md has the list.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import queue
 import select
 import signal
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,77 +27,11 @@ from xsproto_sync.pyxs.connection import (
     UnixSocketConnection,
     _UnixSocketTransport,
 )
-from xsproto_sync.pyxs.exceptions import ConnectionError, PyXSError, UnexpectedPacket
+from xsproto_sync.pyxs.exceptions import ConnectionError
 from xsproto_sync.pyxs.helpers import check_path, check_perms, check_watch_path, error
 
-from .test_pyxs import PATIENCE, Store, refusal, store  # noqa: F401
-
-
-class Caller(threading.Thread):
-    """Calls something in a thread of its own."""
-
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        super().__init__(daemon=True)
-        self._call = (function, arguments)
-        self._outcome: Any = None
-        self.start()
-
-    def run(self) -> None:
-        function, arguments = self._call
-        try:
-            self._outcome = function(*arguments)
-        except BaseException as error:
-            self._outcome = error
-
-    def result(self) -> Any:
-        self.join(PATIENCE)
-        assert not self.is_alive(), "it hangs"
-        if isinstance(self._outcome, BaseException):
-            raise self._outcome
-        return self._outcome
-
-
-class Peer:
-    """A daemon that does what a test says."""
-
-    def __init__(self, directory: str) -> None:
-        self._listener = socket.socket(socket.AF_UNIX)
-        self.path = f"{directory}/peer"
-        self._listener.bind(self.path)
-        self._listener.listen()
-        self.connection = self._listener
-
-    def __enter__(self) -> Peer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.connection.close()
-        self._listener.close()
-
-    def accept(self) -> None:
-        self.connection, _ = self._listener.accept()
-
-    def request(self) -> tuple[int, int, int, bytes]:
-        """The next request: type, id, transaction, payload."""
-        op, rq_id, tx_id, size = HEADER.unpack(self._exactly(16))
-        return op, rq_id, tx_id, self._exactly(size)
-
-    def _exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            part = self.connection.recv(size - len(data))
-            assert part, "the client has closed the connection"
-            data += part
-        return data
-
-    def say(self, op: int, rq_id: int, tx_id: int, payload: bytes) -> None:
-        self.connection.sendall(HEADER.pack(op, rq_id, tx_id, len(payload)) + payload)
-
-    def answer(self, payload: bytes, op: int | None = None, tx_id: int | None = None) -> int:
-        """Take a request, and answer it; return its type."""
-        asked, rq_id, tx, _ = self.request()
-        self.say(asked if op is None else op, rq_id, tx if tx_id is None else tx_id, payload)
-        return asked
+from .peers import PATIENCE, Caller, Peer, descriptors, in_child
+from .test_pyxs import Store, refusal, store  # noqa: F401
 
 
 @pytest.fixture
@@ -114,178 +47,6 @@ def client(peer: Peer) -> Iterator[Any]:
         yield client
 
 
-# Peers that are wrong
-
-
-def test_an_answer_that_nobody_waits_for_is_dropped(
-    peer: Peer, client: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    # 1
-    reading = Caller(client.read, b"/a")
-    op, rq_id, tx_id, _ = peer.request()
-    peer.say(op, (rq_id + 1000) % 2**32, tx_id, b"wrong")
-    peer.say(op, rq_id, tx_id, b"right")
-    assert reading.result() == b"right"
-    assert "nobody waits" in caplog.text
-
-
-def test_types_that_nobody_knows_are_dropped(peer: Peer, client: Any) -> None:
-    # 4
-    reading = Caller(client.read, b"/a")
-    op, rq_id, tx_id, _ = peer.request()
-    peer.say(9999, (rq_id + 1000) % 2**32, 0, b"")
-    peer.say(op, rq_id, tx_id, b"right")
-    assert reading.result() == b"right"
-
-
-def test_events_of_any_form(peer: Peer, client: Any, caplog: pytest.LogCaptureFixture) -> None:
-    # 4, 5
-    with client.monitor() as monitor:
-        watching = Caller(monitor.watch, b"/m", b"token")
-        peer.answer(b"OK\0")
-        watching.result()
-        for payload in (b"", b"/m", b"/m\0", b"/m\0token", b"/m\0unknown\0", b"/m\0token\0more\0"):
-            peer.say(Op.WATCH_EVENT, 0, 0, payload)
-        assert next(monitor.wait()) == Event(b"/m", b"token")
-        assert list(client.router.monitors) == [b"token"]
-        assert caplog.text.count("without path and token") == 4
-        closing = Caller(monitor.close)
-        peer.answer(b"OK\0")
-        closing.result()
-
-
-def test_an_event_that_comes_before_the_answer_to_watch_is_kept(peer: Peer, client: Any) -> None:
-    # 24
-    monitor = client.monitor()
-    watching = Caller(monitor.watch, b"/m", b"token")
-    op, rq_id, _, _ = peer.request()
-    waiting = Caller(next, monitor.wait())
-    peer.say(Op.WATCH_EVENT, 0, 0, b"/m\0token\0")
-    assert waiting.result() == (b"/m", b"token")
-    peer.say(op, rq_id, 0, b"OK\0")
-    watching.result()
-
-
-@pytest.mark.parametrize(
-    ("op", "tx_id"), [(Op.DEBUG, 0), (Op.READ, 42)], ids=["another type", "another transaction"]
-)
-def test_an_answer_to_something_else_is_an_error_of_that_caller_alone(
-    peer: Peer, client: Any, op: int, tx_id: int
-) -> None:
-    reading = Caller(client.read, b"/a")
-    peer.answer(b"", op=op, tx_id=tx_id)
-    with pytest.raises(UnexpectedPacket):
-        reading.result()
-    reading = Caller(client.read, b"/a")
-    peer.answer(b"right")
-    assert reading.result() == b"right"
-
-
-def test_oxenstored_answers_watch_with_transaction_0(peer: Peer, client: Any) -> None:
-    # 12
-    client.tx_id = 7
-    acknowledged = Caller(client.ack, Op.WATCH, b"/m\0token\0")
-    assert peer.answer(b"OK\0", tx_id=0) == Op.WATCH
-    acknowledged.result()
-    client.tx_id = 0
-
-
-@pytest.mark.parametrize("payload", [b"0\0", b"x\0", b""])
-def test_a_transaction_without_an_id_is_none(peer: Peer, client: Any, payload: bytes) -> None:
-    starting = Caller(client.transaction)
-    peer.answer(payload)
-    with pytest.raises(PyXSError):
-        starting.result()
-    assert client.tx_id == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "number"),
-    [(b"EQUOTA", errno.EDQUOT), (b"ENOTCONN", errno.ENOTCONN), (b"EODD", None)],
-)
-def test_error_names_that_xs_wire_does_not_have(
-    peer: Peer, client: Any, name: bytes, number: int | None
-) -> None:
-    # 29
-    reading = Caller(client.read, b"/a")
-    peer.answer(name + NUL, op=Op.ERROR)
-    with pytest.raises(PyXSError) as caught:
-        reading.result()
-    assert caught.value.args == (number, os.strerror(number) if number else "EODD")
-    listing = Caller(client.list, b"/a")
-    peer.answer(name + NUL, op=Op.ERROR)
-    with pytest.raises(PyXSError) as caught:
-        listing.result()
-    assert caught.value.args == (number, os.strerror(number) if number else "EODD")
-
-
-def test_long_answers_are_taken_and_too_long_ones_end_the_connection(
-    peer: Peer, client: Any
-) -> None:
-    # 14, 33
-    listing = Caller(client.list, b"/a")
-    peer.answer(b"name\0" * 1500)
-    assert listing.result() == [b"name"] * 1500
-    reading = Caller(client.read, b"/a")
-    op, rq_id, tx_id, _ = peer.request()
-    peer.connection.sendall(HEADER.pack(op, rq_id, tx_id, 1 << 31))
-    with pytest.raises(ConnectionError, match="2147483648 bytes"):
-        reading.result()
-
-
-@pytest.mark.parametrize("sent", [0, 7, 16, 18])
-def test_the_end_of_the_connection_is_told_to_everyone(peer: Peer, client: Any, sent: int) -> None:
-    # 2, 9, 33
-    watched = client.monitor()
-    watching = Caller(watched.watch, b"/m", b"token")
-    peer.answer(b"OK\0")
-    watching.result()
-    unwatched = client.monitor()
-    waiting = [Caller(next, monitor.wait()) for monitor in (watched, watched, unwatched)]
-    reading = [Caller(client.read, b"/a") for _ in range(3)]
-    for _ in reading:
-        op, rq_id, tx_id, _ = peer.request()
-    peer.connection.sendall((HEADER.pack(op, rq_id, tx_id, 9) + b"part")[:sent])
-    peer.connection.close()
-    for caller in reading + waiting:
-        with pytest.raises(ConnectionError, match="closed"):
-            caller.result()
-    for _ in "ab":
-        with pytest.raises(ConnectionError, match="closed"):
-            next(watched.wait())
-    with pytest.raises(ConnectionError, match="closed"):
-        client.read(b"/a")
-    watched.close()  # there is nothing to take back
-    assert watched.watched == set()
-
-
-def test_events_that_came_before_the_end_are_still_told(peer: Peer, client: Any) -> None:
-    monitor = client.monitor()
-    watching = Caller(monitor.watch, b"/m", b"token")
-    peer.answer(b"OK\0")
-    watching.result()
-    peer.say(Op.WATCH_EVENT, 0, 0, b"/m\0token\0")
-    peer.connection.close()
-    client.router.thread.join(PATIENCE)
-    events = monitor.wait()
-    assert next(events) == (b"/m", b"token")
-    with pytest.raises(ConnectionError):
-        next(events)
-
-
-def test_the_daemons_death(store: Store) -> None:  # noqa: F811
-    # 2
-    with pyxs.Client(store.socket_path) as client, client.monitor() as monitor:
-        monitor.watch(b"/m", b"token")
-        next(monitor.wait())
-        waiting = Caller(next, monitor.wait())
-        store.kill()
-        with pytest.raises(ConnectionError):
-            waiting.result()
-        with pytest.raises(ConnectionError):
-            client.read(b"/")
-
-
 # The router's own life
 
 
@@ -299,6 +60,21 @@ def test_terminating_frees_those_who_wait(peer: Peer, client: Any) -> None:
         with pytest.raises(ConnectionError, match="terminated"):
             caller.result()
     client.router.terminate()
+
+
+def test_terminating_frees_a_router_in_the_middle_of_a_packet(peer: Peer) -> None:
+    # 3
+    for kind in (pyxs.Router, AgentsRouter):
+        client = pyxs.Client(router=kind(UnixSocketConnection(peer.path)))
+        client.connect()
+        peer.accept()
+        reading = Caller(client.read, b"/a")
+        op, rq_id, _, _ = peer.request()
+        peer.connection.sendall(HEADER.pack(op, rq_id, 0, 9) + b"part")
+        Caller(client.close).result()
+        with pytest.raises(ConnectionError, match="terminated"):
+            reading.result()
+        peer.connection.close()
 
 
 def test_terminating_frees_who_sends(peer: Peer, client: Any) -> None:
@@ -346,6 +122,20 @@ def test_a_router_can_be_started_again_after_the_daemons_death(peer: Peer, clien
     assert reading.result() == b"value"
 
 
+def test_a_monitor_ends_with_its_connection_for_good(peer: Peer, client: Any) -> None:
+    # Else it would wait for events of watches that the new connection does not have.
+    monitor = client.monitor()
+    client.close()
+    client.connect()
+    peer.connection.close()
+    peer.accept()
+    with pytest.raises(ConnectionError, match="terminated"):
+        monitor.watch(b"/m", b"token")
+    with pytest.raises(ConnectionError, match="terminated"):
+        next(monitor.wait())
+    assert monitor.watched == set()
+
+
 def test_a_router_is_started_and_ended_at_once_any_number_of_times(peer: Peer) -> None:
     # The thread may be anywhere between its begin and its end.
     client = pyxs.Client(peer.path)
@@ -355,10 +145,6 @@ def test_a_router_is_started_and_ended_at_once_any_number_of_times(peer: Peer) -
         peer.accept()
         peer.connection.close()
         assert not client.router.thread.is_alive()
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 def test_no_descriptor_is_left(peer: Peer, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -445,6 +231,47 @@ def test_the_last_client_that_is_closed_ends_a_shared_router(store: Store) -> No
     assert not router.thread.is_alive()
 
 
+def test_a_shared_router_does_not_end_under_who_has_just_connected(
+    store: Store,  # noqa: F811
+) -> None:
+    # 19
+    class Slow(pyxs.Router):
+        def terminate(self) -> None:
+            connecting.append(Caller(two.connect))
+            connecting[0].join(0.1)  # it waits for this, or is through
+            super().terminate()
+
+    connecting: list[Caller] = []
+    router = Slow(UnixSocketConnection(store.socket_path))
+    one, two = pyxs.Client(router=router), pyxs.Client(router=router)
+    one.connect()
+    one.close()
+    connecting[0].result()
+    assert two.read(b"/") == b""
+    pyxs.Router.terminate(router)
+
+
+def test_a_client_asks_no_more_of_a_router_than_pyxs_does() -> None:
+    called = []
+
+    class Other:
+        def start(self) -> None:
+            called.append("start")
+
+        def terminate(self) -> None:
+            called.append("terminate")
+
+        def send(self, packet: Packet) -> RVar:
+            rvar = RVar()
+            rvar.set(Packet(packet.op, b"value", packet.rq_id))
+            return rvar
+
+    with pyxs.Client(router=Other()) as client:
+        assert client.read(b"/a") == b"value"
+        client.monitor()
+    assert called == ["start", "terminate"]
+
+
 def test_an_answer_can_be_waited_for_with_a_limit(peer: Peer, client: Any) -> None:
     # 9
     rvar = client.router.send(Packet(Op.READ, b"/a\0", 5))
@@ -472,19 +299,42 @@ def test_ids_are_the_callers_and_no_two_are_outstanding(peer: Peer, client: Any)
 
 
 def test_a_forked_child_lets_the_parents_connection_be(peer: Peer, client: Any) -> None:
-    pid = os.fork()
-    if not pid:
-        try:
+    monitor = client.monitor()
+    watching = Caller(monitor.watch, b"/m", b"token")
+    peer.answer(b"OK\0")
+    watching.result()
+    with client.router.send_lock, client.router._lock, monitor.events._changed:
+
+        def child() -> None:
             with pytest.raises(ConnectionError, match="parent process"):
                 client.read(b"/a")
+            with pytest.raises(ConnectionError, match="parent process"):
+                next(monitor.wait())
+            monitor.close()
             client.close()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitpid(pid, 0)[1] == 0
+
+        in_child(child)
     reading = Caller(client.read, b"/a")
     peer.answer(b"value")
     assert reading.result() == b"value"
+    peer.say(Op.WATCH_EVENT, 0, 0, b"/m\0token\0")
+    assert next(monitor.wait()) == (b"/m", b"token")
+
+
+def test_a_forked_child_may_connect_anew(store: Store) -> None:  # noqa: F811
+    with pyxs.Client(store.socket_path) as client, client.monitor() as monitor:
+        monitor.watch(b"/m", b"token")
+        next(monitor.wait())
+
+        def child() -> None:
+            with client, client.monitor() as other:
+                client.write(b"/m", b"child")
+                other.watch(b"/n", b"token")
+                assert next(other.wait()) == (b"/n", b"token")
+
+        in_child(child)
+        assert next(monitor.wait()) == (b"/m", b"token")
+        assert client.read(b"/m") == b"child"
 
 
 def test_an_interrupted_wait_for_an_answer_costs_nobody_anything(peer: Peer, client: Any) -> None:
@@ -509,6 +359,29 @@ def test_an_interrupted_wait_for_an_answer_costs_nobody_anything(peer: Peer, cli
     reading = Caller(client.read, b"/b")
     peer.answer(b"value")
     assert reading.result() == b"value"
+
+
+def test_a_watch_that_was_interrupted_is_taken_back_in_the_end(peer: Peer) -> None:
+    class Interrupted(pyxs.Client):
+        interrupt = True
+
+        def execute_command(self, op: int, *args: bytes, **kwargs: Any) -> bytes:
+            answer = super().execute_command(op, *args, **kwargs)
+            if self.interrupt:
+                raise KeyboardInterrupt
+            return answer
+
+    with Interrupted(peer.path) as client:
+        peer.accept()
+        monitor = client.monitor()
+        watching = Caller(monitor.watch, b"/m", b"token")
+        peer.answer(b"OK\0")
+        with pytest.raises(KeyboardInterrupt):
+            watching.result()
+        Interrupted.interrupt = False
+        closing = Caller(monitor.close)
+        assert peer.answer(b"OK\0") == Op.UNWATCH
+        closing.result()
 
 
 # Subclasses
@@ -712,7 +585,8 @@ def test_closing_can_say_what_failed(peer: Peer) -> None:
     assert caught.value.args == ((errno.EIO, "odd"),)
     assert not connection.is_connected
     connection.close()
-    for call in (connection.recv, connection.fileno, connection.recv_ready):
+    packets = connection.packets()
+    for call in (connection.recv, connection.fileno, packets.__next__):
         with pytest.raises(ConnectionError, match="not connected"):
             call()
 

@@ -63,7 +63,7 @@ class xs:  # noqa: N801  # the name that it has there
     def read(self, transaction: str, path: str, /) -> bytes | None:
         """The value of a node; None if there is none."""
         read = self._open().read
-        tx_id = 0 if transaction == "0" else _transaction(transaction)
+        tx_id = _transaction(transaction)
         try:
             return read(tx_id, _text(path, 2))
         except OSError as error:
@@ -294,6 +294,8 @@ def install() -> ModuleType:
 
 def _transaction(transaction: str) -> int:
     """What ``strtoul(transaction, NULL, 16)`` makes of it, as the 32 bits that a request has."""
+    if transaction == "0":  # as it nearly always is
+        return 0
     _text(transaction, 1)
     found = _NUMBER.match(transaction)
     assert found is not None, "it matches nothing, too"

@@ -47,6 +47,14 @@ class _TellingEvents(Events):
             else:
                 self.signal.recv(1)
 
+    def forked(self, why: str) -> None:
+        if self.signal.fileno() >= 0:
+            self.signal.close()  # the parent goes on with it
+            self._bell.close()
+            self.signal, self._bell = socket.socketpair()
+            self._told = False
+        super().forked(why)
+
     def close(self) -> None:
         with self._changed:
             self.signal.close()
@@ -94,19 +102,19 @@ class xs:  # noqa: N801
         """A descriptor that is readable while `check_watch` has something."""
         return self.monitor.events.signal.fileno()
 
-    def _in(self, transaction: Any) -> Client:
+    def _in(self, tx_id: Any) -> Client:
         client: Client = copy.copy(self.client)
-        client.tx_id = int(transaction or 0)
+        client.tx_id = int(tx_id or 0)
         return client
 
-    def get_permissions(self, transaction: Any, path: bytes | str) -> list[dict[str, int]]:
+    def get_permissions(self, tx_id: Any, path: bytes | str) -> list[dict[str, int]]:
         """A node's permissions, as ``{"dom": 5, "read": 1, "write": 0}``."""
-        texts = self._in(transaction).get_perms(_bytes(path))
+        texts = self._in(tx_id).get_perms(_bytes(path))
         permissions = [Permission.parse(text) for text in texts]
         return [{"dom": p.domid, "read": int(p.read), "write": int(p.write)} for p in permissions]
 
     def set_permissions(
-        self, transaction: Any, path: bytes | str, perms: Iterable[dict[str, int] | bytes]
+        self, tx_id: Any, path: bytes | str, perms: Iterable[dict[str, int] | bytes]
     ) -> None:
         """Set a node's permissions, in the form of `get_permissions` or of `Client.get_perms`."""
         texts = [
@@ -115,27 +123,27 @@ class xs:  # noqa: N801
             else Permission(perm["dom"], bool(perm.get("read")), bool(perm.get("write"))).encode()
             for perm in perms
         ]
-        self._in(transaction).set_perms(_bytes(path), texts)
+        self._in(tx_id).set_perms(_bytes(path), texts)
 
-    def ls(self, transaction: Any, path: bytes | str) -> list[bytes] | None:
+    def ls(self, tx_id: Any, path: bytes | str) -> list[bytes] | None:
         """The names of a node's children; None where there is no such node."""
-        return _unless_missing(self._in(transaction).list, _bytes(path))
+        return _unless_missing(self._in(tx_id).list, _bytes(path))
 
-    def mkdir(self, transaction: Any, path: bytes | str) -> None:
+    def mkdir(self, tx_id: Any, path: bytes | str) -> None:
         """Make a node, unless it exists."""
-        self._in(transaction).mkdir(_bytes(path))
+        self._in(tx_id).mkdir(_bytes(path))
 
-    def rm(self, transaction: Any, path: bytes | str) -> None:
+    def rm(self, tx_id: Any, path: bytes | str) -> None:
         """Remove a node and all below it, if it exists."""
-        _unless_missing(self._in(transaction).delete, _bytes(path))
+        _unless_missing(self._in(tx_id).delete, _bytes(path))
 
-    def read(self, transaction: Any, path: bytes | str) -> bytes | None:
+    def read(self, tx_id: Any, path: bytes | str) -> bytes | None:
         """The value of a node; None where there is no such node."""
-        return _unless_missing(self._in(transaction).read, _bytes(path))
+        return _unless_missing(self._in(tx_id).read, _bytes(path))
 
-    def write(self, transaction: Any, path: bytes | str, value: bytes | str) -> None:
+    def write(self, tx_id: Any, path: bytes | str, value: bytes | str) -> None:
         """Set the value of a node."""
-        self._in(transaction).write(_bytes(path), _bytes(value))
+        self._in(tx_id).write(_bytes(path), _bytes(value))
 
     def get_domain_path(self, domid: int) -> bytes:
         """See `Client`."""
@@ -162,13 +170,18 @@ class xs:  # noqa: N801
         client: Client = copy.copy(self.client)
         return str(client.transaction()).encode()
 
-    def transaction_end(self, transaction: Any, abort: int = 0) -> bool:
+    def transaction_end(
+        self, tx_id: Any = None, abort: int = 0, *, transaction: Any = None
+    ) -> bool:
         """Commit a transaction or, with `abort`, drop it.
+
+        Arguments:
+            transaction: is `tx_id` as ``xen.lowlevel.xs`` calls it.
 
         Returns:
             False if it lost against another change: nothing of it took place.
         """
-        client = self._in(transaction)
+        client = self._in(tx_id or transaction)
         if abort:
             client.rollback()
             return True

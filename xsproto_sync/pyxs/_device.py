@@ -45,7 +45,7 @@ class _Lane:
         self.waiting: deque[bytes] = deque()
 
     def descriptors(self) -> tuple[int, ...]:
-        return (self.transport.fileno(), self.transport._alarm.fileno())
+        return (self.transport.fileno(), *self.transport.alarms())
 
     def send(self, message: bytes) -> None:
         self.waiting.append(message)
@@ -86,6 +86,7 @@ class _XenBusTransport:
     def __init__(self, path: str) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._ended = False
         self._buffer = bytearray()
         self._watched: set[bytes] = set()
         self._requests: _Lane | None = None
@@ -120,12 +121,12 @@ class _XenBusTransport:
     def fileno(self) -> int:
         return int(self._epoll.fileno())
 
-    def send(self, message: bytes) -> None:
+    def send(self, data: bytes) -> None:
         """Send a whole message, or put it into the queue."""
         with self._lock:
-            op, _, tx_id, _ = HEADER.unpack_from(message)
+            op, _, tx_id, _ = HEADER.unpack_from(data)
             if op in (_WATCH, _UNWATCH):
-                code = self._refuse_watch(op, message[HEADER_SIZE:])
+                code = self._refuse_watch(op, data[HEADER_SIZE:])
             elif op == _TRANSACTION_END and not tx_id:
                 code = errno.ENOENT  # the kernel would not answer
             elif op == _RESET_WATCHES:
@@ -133,17 +134,17 @@ class _XenBusTransport:
             else:
                 code = 0
             if code:
-                self._buffer += refusal(message, code)
+                self._buffer += refusal(data, code)
                 self._tell()
             elif op in (_WATCH, _UNWATCH):
                 if self._watches is None:
                     self._watches = self._open(WatchTransport)
                 if op == _WATCH:
-                    self._watched.add(message[HEADER_SIZE:])
-                self._watches.send(message)
+                    self._watched.add(data[HEADER_SIZE:])
+                self._watches.send(data)
             else:
                 assert self._requests is not None
-                self._requests.send(message)
+                self._requests.send(data)
 
     def _refuse_watch(self, op: int, names: bytes) -> int:
         """What is wrong with a watch, as a daemon on a socket would see it; 0 if nothing is."""
@@ -154,14 +155,14 @@ class _XenBusTransport:
         return 0 if names in self._watched else errno.ENOENT
 
     def recv(self, size: int) -> bytes:
-        """Wait for `size` bytes."""
-        while len(self._buffer) < size:
+        """Wait for `size` bytes; there are less once it has ended."""
+        while len(self._buffer) < size and not self._ended:
             self._receive()
         return self._take(size)
 
     def read(self) -> bytes:
-        """Wait for bytes, and take all that are there."""
-        while not self._buffer:
+        """Wait for bytes, and take all that are there; there are none once it has ended."""
+        while not self._buffer and not self._ended:
             self._receive()
         return self._take(len(self._buffer))
 
@@ -173,7 +174,7 @@ class _XenBusTransport:
         return data
 
     def _tell(self) -> None:
-        if self._buffer:
+        if self._buffer or self._ended:
             os.eventfd_write(self._more, 1)
         else:
             try:
@@ -200,10 +201,11 @@ class _XenBusTransport:
         self._buffer += packet.encode()
 
     def shutdown(self) -> None:
+        """Have whoever receives find the end."""
+        self._ended = True
         with self._lock:
-            for lane in (self._requests, self._watches):
-                if lane is not None:
-                    lane.transport.shutdown()
+            if self._more >= 0:
+                os.eventfd_write(self._more, 1)
 
     def close(self) -> None:
         """Give everything back, the second device when the kernel lets go of its thread."""

@@ -32,6 +32,16 @@ class Events:
             self._tell()
             self._changed.notify_all()
 
+    def check(self) -> None:
+        """Raise that `ConnectionError` if it has failed."""
+        if self._failure is not None:
+            raise ConnectionError(self._failure)
+
+    def forked(self, why: str) -> None:
+        """As `fail`, in a forked child: another thread may have been in here."""
+        self._changed = threading.Condition()
+        self.fail(why)
+
     def put(self, event: Event, block: bool = True, timeout: float | None = None) -> None:
         """Add an event. It never waits."""
         with self._changed:
@@ -56,8 +66,7 @@ class Events:
         ends = None if timeout is None else monotonic() + timeout
         with self._changed:
             while not self._events:
-                if self._failure is not None:
-                    raise ConnectionError(self._failure)
+                self.check()
                 left = None if ends is None else ends - monotonic()
                 if not block or (left is not None and left <= 0):
                     raise queue.Empty

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from itertools import count
 from typing import ClassVar, Final, NamedTuple
 
@@ -44,6 +43,8 @@ class _Operations(NamedTuple):
     SET_QUOTA: int = wire.Op.SET_QUOTA.value
 
 
+_Operations.__name__ = "Operations"  # which its repr begins with
+
 #: The message types, as attributes; also a tuple of all of them.
 Operations = Op = _Operations()
 _TYPES: Final = frozenset(Op)
@@ -76,6 +77,8 @@ class Packet(_Packet):
     Raises:
         InvalidPayload: it is longer.
         InvalidOperation: there is no such type.
+
+    What is received is made with `_make`: a peer's mistakes are no errors here.
     """
 
     __slots__ = ()
@@ -87,25 +90,12 @@ class Packet(_Packet):
             raise InvalidPayload(payload)
         if op not in _TYPES:
             raise InvalidOperation(op)
-        # As `received` does: what this makes is checked.
         return cls._make((op, rq_id, tx_id or 0, len(payload), payload))
-
-    @classmethod
-    def received(cls, packet: wire.Packet) -> Packet:
-        """The same packet, of whatever type and length: a peer's mistakes are no errors here."""
-        payload = packet.payload
-        return cls._make((packet.op, packet.rq_id, packet.tx_id, len(payload), payload))
-
-    def encode(self) -> bytes:
-        """The packet's bytes."""
-        return HEADER.pack(self.op, self.rq_id, self.tx_id, self.size) + self.payload
 
 
 _counter = count()
-_lock = threading.Lock()
 
 
 def next_rq_id() -> int:
     """A request id that was not given out in the last 2**32 calls."""
-    with _lock:
-        return next(_counter) & 0xFFFFFFFF
+    return next(_counter) & 0xFFFFFFFF  # one call in C, which no other thread gets into

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 __all__ = ["native", "waiter"]
 
 
-def waiter(*descriptors: int) -> Callable[[], list[int]]:
+def waiter(*descriptors: int) -> Callable[[], Collection[int]]:
     """A function that waits until some of `descriptors` are readable, and returns those."""
     try:
         # Looked up at each call: gevent patches it, eventlet takes it away.
@@ -19,7 +19,7 @@ def waiter(*descriptors: int) -> Callable[[], list[int]]:
         return lambda: select.select(descriptors, [], [])[0]
     for descriptor in descriptors:
         poller.register(descriptor, select.POLLIN)
-    return lambda: [descriptor for descriptor, _ in poller.poll()]
+    return lambda: dict(poller.poll())
 
 
 def native(module: str, name: str) -> Any:

@@ -45,13 +45,17 @@ def _is_control_domain() -> bool:
         return False
 
 
-def _check_arguments(op: int, args: tuple[Any, ...]) -> None:
-    for arg in args:
-        if isinstance(arg, str):
-            raise TypeError(f"it must be bytes, not str: {arg!r}; write it as {arg.encode()!r}")
-    payload = b"".join(args)
+def _joined(op: int, args: tuple[Any, ...]) -> bytes:
+    """The payload, of arguments that are checked."""
+    try:
+        payload = b"".join(args)
+    except TypeError:
+        wrong = next((arg for arg in args if isinstance(arg, str)), None)
+        hint = "" if wrong is None else f"; write {wrong!r} as {wrong.encode()!r}"
+        raise TypeError(f"all arguments must be bytes: {args!r}{hint}") from None
     if not _TEXT.fullmatch(payload.partition(NUL)[0] if op in _WITH_DATA else payload):
         raise ValueError(args)
+    return payload
 
 
 class Client:
@@ -110,6 +114,7 @@ class Client:
         Arguments:
             op: one of `Op`.
             args: what the payload is made of, with all its NULs.
+            kwargs: not used; pyxs has them, and has its own way with each.
 
         Returns:
             The answer's payload, without the NUL that terminates it. A value has none.
@@ -121,12 +126,11 @@ class Client:
             ValueError: an argument has control characters, or others than ASCII's, where the
                 protocol has no data.
         """
-        _check_arguments(op, args)
+        payload = _joined(op, args)
         # As it is now: another thread may begin a transaction before the answer is there.
         tx_id = self.tx_id
-        kwargs.update(tx_id=tx_id, rq_id=next_rq_id())
-        packet = self.router.send(Packet(op, b"".join(args), **kwargs)).get()
-        payload: bytes = packet.payload
+        packet: Packet = self.router.send(Packet(op, payload, next_rq_id(), tx_id)).get()
+        payload = packet.payload
         if packet.op == Op.ERROR:
             raise error(payload.removesuffix(NUL))
         # To requests that are no part of transactions, oxenstored answers with 0.
@@ -177,21 +181,20 @@ class Client:
         Raises:
             ConnectionError: there is no connection to be had.
         """
-        self.router.start()
-        if (clients := getattr(self.router, "clients", None)) is not None:
-            clients.add(self)
+        # A router that is no `Router` has less.
+        if (attach := getattr(self.router, "attach", None)) is not None:
+            attach(self)
+        else:
+            self.router.start()
 
     def close(self) -> None:
         """End the connection, unless another client has connected with the same router.
 
         An open transaction is dropped.
         """
-        clients = getattr(self.router, "clients", None)
-        if clients is not None:
-            clients.discard(self)
-        if not clients:
+        if (detach := getattr(self.router, "detach", None)) is None:
             self.router.terminate()
-        elif self.tx_id:
+        elif not detach(self) and self.tx_id:
             try:
                 self.rollback()
             except PyXSError:
@@ -231,7 +234,14 @@ class Client:
 
     def list(self, path: bytes) -> _List[bytes]:
         """The names of a node's children, however many."""
-        return self._run(list_children(check_path(path)))
+        check_path(path)
+        try:
+            payload = self.execute_command(Op.DIRECTORY, path + NUL)
+        except PyXSError as refused:
+            if refused.args[0] != errno.E2BIG:
+                raise
+            return self._run(list_children(path))  # in parts
+        return payload.split(NUL) if payload else []
 
     def exists(self, path: bytes) -> bool:
         """Whether there is such a node."""
@@ -258,10 +268,9 @@ class Client:
                 out.
         """
         visits = [self._visit(top)]
-        rests = [iter([] if topdown else visits[0][2])]
         if topdown:
             yield visits[0]
-            rests = [iter(visits[0][2])]
+        rests = [iter(visits[0][2])]
         while visits:
             path = visits[-1][0]
             for name in rests[-1]:
@@ -373,7 +382,7 @@ def _number(number: int) -> bytes:
 
 
 class Monitor:
-    """Watches, and their events.
+    """Watches, and their events. It ends with its client's connection, for good.
 
     It is a context manager, which takes its watches back in the end.
 
@@ -394,6 +403,12 @@ class Monitor:
 
     def _make_queue(self) -> Events:
         return Events()
+
+    def forked(self, why: str) -> None:
+        """Be the child's after a fork: the watches are the parent's."""
+        self._lock = threading.Lock()
+        self.unwatch_queue.clear()
+        self.events.forked(why)
 
     def __enter__(self) -> Any:
         return self
@@ -430,9 +445,13 @@ class Monitor:
             wpath: a node's path, whether it exists or not, or a special one:
                 ``@introduceDomain`` or ``@releaseDomain``.
             token: what its events will bear.
+
+        Raises:
+            ConnectionError: also if the connection has ended once, and is another one now.
         """
         check_watch_path(wpath)
         check_token(wpath, token)
+        self.events.check()
         watch = (wpath, token)
         with self._lock:
             # Before the daemon knows of it, since an event may come before the answer.
@@ -444,7 +463,8 @@ class Monitor:
                     self.client.router.subscribe(token, self)
         try:
             self.client.ack(Op.WATCH, wpath + NUL, token + NUL)
-        except BaseException:
+        except PyXSError:
+            # (After an interrupt, the daemon may have it: `close` takes it back.)
             if not known:
                 self._forget(watch)
             raise

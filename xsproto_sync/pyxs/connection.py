@@ -7,11 +7,11 @@ import os
 import platform
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
-from xsproto.errors import RemoteProtocolError
 from xsproto.location import DEVICE_PATHS, SOCKET_PATHS
-from xsproto.wire import HEADER, HEADER_SIZE, PacketReader
+from xsproto.wire import HEADER, HEADER_SIZE, REPLY_MAX, split_packets
 
 from ._device import _XenBusTransport
 from ._internal import Packet
@@ -19,11 +19,16 @@ from .exceptions import ConnectionError
 
 __all__ = ["UnixSocketConnection", "XenBusConnection"]
 
-_READ_SIZE: Final = 65536
+# (To make a buffer of 64 KiB for each answer takes a noticeable time.)
+_READ_SIZE: Final = 16384
 
 
 class _Transport(Protocol):
-    """What carries a connection's bytes. It may also have `read`, and what `forget` calls."""
+    """What carries a connection's bytes.
+
+    It may also have `read`, which waits for bytes and returns all that are there, `shutdown`, which
+    ends what waits, and `forget`, which closes it in a forked child.
+    """
 
     def fileno(self) -> int: ...
     def recv(self, size: int) -> bytes: ...
@@ -64,7 +69,6 @@ class PacketConnection:
             ConnectionError: it cannot be opened.
         """
         if self.transport is None:
-            self._reader = PacketReader()
             self.transport = self.create_transport()
 
     def close(self, silent: bool = True) -> None:
@@ -107,7 +111,7 @@ class PacketConnection:
         try:
             transport.send(data + packet.payload)
         except OSError as wrong:
-            self._break_off(transport)
+            self.shutdown()
             raise self._failed("writing to", wrong) from wrong
 
     def recv(self) -> Packet:
@@ -118,34 +122,46 @@ class PacketConnection:
         """
         transport = self._transport()
         try:
-            header = _exactly(transport, HEADER_SIZE)
-            # A length that is over the bound ends here. (Never read 0 bytes of the device.)
-            if not (found := self._reader.receive_data(header)):
-                size = HEADER.unpack(header)[3]
-                found = self._reader.receive_data(_exactly(transport, size))
-        except (OSError, RemoteProtocolError) as wrong:
+            op, rq_id, tx_id, size = HEADER.unpack(_exactly(transport, HEADER_SIZE))
+            if size > REPLY_MAX:
+                raise _too_long(size)
+            # Never 0 bytes of the device.
+            payload = _exactly(transport, size) if size else b""
+        except OSError as wrong:
             self.close()
             raise self._failed("reading from", wrong) from wrong
-        return Packet.received(found[0])
+        return Packet._make((op, rq_id, tx_id, size, payload))
 
-    def recv_ready(self) -> list[Packet]:
-        """Read once, and return the packets that are complete with it: in one go what `recv` does.
+    def packets(self) -> Iterator[Packet]:
+        """Wait for packets, and yield them: what `recv` does again and again, but many at a time.
+
+        It needs a transport with `read`.
 
         Raises:
-            ConnectionError: see `recv`.
+            ConnectionError: the connection has ended, and is closed.
         """
         transport = self._transport()
-        read = getattr(transport, "read", None)
-        if read is None:
-            return [self.recv()]
+        rest = b""
         try:
-            if not (data := read()):
-                raise OSError(errno.ECONNRESET, "the daemon has closed the connection")
-            found = self._reader.receive_data(data)
-        except (OSError, RemoteProtocolError) as wrong:
+            while data := transport.read():
+                data = rest + data
+                found, used, too_long = split_packets(data, REPLY_MAX)
+                rest = data[used:]
+                for (op, rq_id, tx_id, size), payload in found:
+                    yield Packet._make((op, rq_id, tx_id, size, payload))
+                if too_long is not None:
+                    raise _too_long(too_long)
+            raise _ended()
+        except OSError as wrong:
             self.close()
             raise self._failed("reading from", wrong) from wrong
-        return [Packet.received(packet) for packet in found]
+
+    def shutdown(self) -> None:
+        """End what others do with it; `close` is to follow.
+
+        (Where the transport has no `shutdown`, nothing ends.)
+        """
+        getattr(self.transport, "shutdown", _nothing)()
 
     def _transport(self) -> Any:
         transport = self.transport
@@ -153,21 +169,27 @@ class PacketConnection:
             raise ConnectionError("not connected")
         return transport
 
-    @staticmethod
-    def _break_off(transport: Any) -> None:
-        shutdown = getattr(transport, "shutdown", None)
-        if shutdown is not None:
-            shutdown()
-
     def _failed(self, doing: str, wrong: Exception) -> ConnectionError:
         return ConnectionError(f"error while {doing} {self.path!r}: {wrong}")
+
+
+def _nothing() -> None:
+    pass
 
 
 def _exactly(transport: Any, size: int) -> bytes:
     data: bytes = transport.recv(size)
     if len(data) != size:
-        raise OSError(errno.ECONNRESET, "the daemon has closed the connection")
+        raise _ended()
     return data
+
+
+def _ended() -> OSError:
+    return OSError(errno.ECONNRESET, "the daemon has closed the connection")
+
+
+def _too_long(size: int) -> OSError:
+    return OSError(errno.EMSGSIZE, f"a packet of {size} bytes, more than the {REPLY_MAX} allowed")
 
 
 class _UnixSocketTransport:
@@ -199,9 +221,11 @@ class _UnixSocketTransport:
     def send(self, data: bytes) -> None:
         # Added to by the very call that sends, so that no interrupt comes in between.
         sent: list[int] = []
+        rest = data
         try:
-            while (done := sum(sent)) < len(data):
-                sent += map(self.sock.send, (data[done:],))
+            while rest:
+                sent += map(self.sock.send, (rest,))
+                rest = data[sum(sent) :]
         except BaseException:
             if 0 < sum(sent) < len(data):
                 self.shutdown()  # what comes next would be taken for the rest

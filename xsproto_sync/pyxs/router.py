@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -51,7 +51,7 @@ class RVar:
             TimeoutError: there was none in time.
         """
         if not self._is_set:
-            if not self._lock.acquire(timeout=-1 if timeout is None else timeout):
+            if not (self._lock.acquire() if timeout is None else self._lock.acquire(True, timeout)):
                 raise TimeoutError(f"no answer in {timeout} seconds")
             self._lock.release()
         if self.target is None:
@@ -98,8 +98,7 @@ class Router:
         self.rvars: dict[int, RVar] = {}
         # A list is replaced, never changed, so that the thread can go through it.
         self.monitors: defaultdict[bytes, list[Any]] = defaultdict(list)
-        #: The clients that have connected, and not closed: the last one ends the router.
-        self.clients: WeakSet[Any] = WeakSet()
+        self._clients: WeakSet[Any] = WeakSet()
         self._ended: str | None = None
         self._listeners: WeakSet[Any] = WeakSet()
         self._lock = threading.Lock()
@@ -136,27 +135,29 @@ class Router:
     def __call__(self) -> None:
         """Receive packets, and hand them out, until the router is terminated."""
         why = "the router was terminated"
+        rvars = self.rvars
         try:
-            wait = waiter(self.connection.fileno(), self.r_terminator.fileno())
-            terminator = self.r_terminator.fileno()
-            receive = self._receiver()
-            while terminator not in wait():
-                for packet in receive():
-                    if packet.op == _WATCH_EVENT:
-                        self._deliver(packet)
-                    elif (rvar := self.rvars.pop(packet.rq_id, None)) is not None:
-                        rvar.set(packet)
-                    else:
-                        _log.warning("nobody waits for this answer: %r", packet)
+            for packet in self._packets():
+                if packet.op == _WATCH_EVENT:
+                    self._deliver(packet)
+                elif (rvar := rvars.pop(packet.rq_id, None)) is not None:
+                    rvar.set(packet)
+                else:
+                    _log.warning("nobody waits for this answer: %r", packet)
         except (PyXSError, OSError, ValueError) as wrong:
             why = str(wrong)
         finally:
             self._end(why)
 
-    def _receiver(self) -> Any:
-        """What gives the packets that are there: many at a time, unless a subclass has `recv`."""
-        own = getattr(self.connection.recv, "__func__", None) is PacketConnection.recv
-        return self.connection.recv_ready if own else lambda: (self.connection.recv(),)
+    def _packets(self) -> Iterator[Packet]:
+        connection = self.connection
+        is_own = getattr(connection.recv, "__func__", None) is PacketConnection.recv
+        if is_own and hasattr(connection.transport, "read"):
+            yield from connection.packets()  # which `terminate` ends
+        terminator = self.r_terminator.fileno()
+        wait = waiter(connection.fileno(), terminator)
+        while terminator not in wait():
+            yield connection.recv()
 
     def _deliver(self, packet: Packet) -> None:
         # Some daemon may say more than these two.
@@ -195,7 +196,10 @@ class Router:
         return bool(self.connection.is_connected)
 
     def listen(self, monitor: Any) -> None:
-        """Have ``monitor.events.fail(why)`` called when the router ends."""
+        """Have ``monitor.events.fail(why)`` called when the router ends.
+
+        In a forked child it is ``monitor.forked(why)``.
+        """
         with self._lock:
             self._listeners.add(monitor)
 
@@ -268,13 +272,31 @@ class Router:
         Everyone who waits for an answer or an event gets a `ConnectionError`.
         """
         with self._starting:
-            # Not to be made here: it is gone if the thread has just ended.
-            if self.is_connected and (bell := self.__dict__.get("w_terminator")) is not None:
-                try:
-                    bell.sendall(NUL)
-                except OSError:
-                    pass  # it is ending already
+            if self.thread.is_alive() and self._ended is None:
+                self._ended = "the router was terminated"
+                # Not to be made here: it is gone if the thread has just ended.
+                if (bell := self.__dict__.get("w_terminator")) is not None:
+                    try:
+                        bell.sendall(NUL)
+                    except OSError:
+                        pass  # it is ending already
+                # For what is not asked for the terminator, or in the middle of a packet.
+                getattr(self.connection, "shutdown", _nothing)()
             self._join()
+
+    def attach(self, client: Any) -> None:
+        """`start`, on behalf of a client that will be detached."""
+        with self._starting:
+            self.start()
+            self._clients.add(client)
+
+    def detach(self, client: Any) -> bool:
+        """`terminate`, unless other clients are attached; return whether it did."""
+        with self._starting:
+            self._clients.discard(client)
+            if not self._clients:
+                self.terminate()
+            return not self._clients
 
     def _join(self) -> None:
         if self.thread.is_alive() and self.thread is not threading.current_thread():
@@ -289,6 +311,14 @@ class Router:
         getattr(self.connection, "forget", self.connection.close)()
         self._close_terminators()
         self.rvars.clear()
+        self.monitors.clear()
+        self._clients.clear()
+        for monitor in list(self._listeners):
+            monitor.forked(self._ended)
+
+
+def _nothing() -> None:
+    pass
 
 
 _routers: Final[WeakSet[Router]] = WeakSet()

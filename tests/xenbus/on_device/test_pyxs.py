@@ -17,8 +17,9 @@ from xsproto_sync.pyxs.exceptions import ConnectionError
 
 from ... import daemons
 from ...daemons import Daemon
+from ...peers import Caller, descriptors
 from ...test_pyxs import refusal
-from ...test_pyxs_router import AgentsRouter, Caller, descriptors
+from ...test_pyxs_router import AgentsRouter
 from .. import device_of, set_modes
 
 
