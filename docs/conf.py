@@ -27,7 +27,9 @@ html_title = f"xsproto {release}"
 
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
-autodoc_typehints = "description"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 90
 napoleon_use_ivar = True  # fields of attrs classes would be described twice
 myst_enable_extensions = ["substitution"]
 myst_substitutions = {

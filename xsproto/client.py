@@ -236,11 +236,11 @@ class ClientConnection:
         #: Why the connection is over; None while it is not. To be read only.
         self.closed: XenStoreError | None = None
         self._finished = False  # whether everyone was told
-        #: The counts of what was written of the current batch: see `outgoing`. A list, so that
+        #: The counts of what was written of the current batch; see `outgoing`. A list, so that
         #: ``written.extend(map(sock.send, (data,)))`` cannot lose one to an interrupt.
         self.written = self._outbox[2]
         #: Set while a transport may be taking bytes of `outgoing` at this very moment, in another
-        #: thread: then nothing that was handed out can be withdrawn.
+        #: thread. Then nothing that was handed out can be withdrawn.
         self.writing = False
         #: Whether requests wait because `max_outstanding` is reached.
         self.held_back = False

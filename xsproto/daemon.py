@@ -5,8 +5,8 @@ The interface, for adapters (sockets, memory):
 - `connect` a client that acts as a domain; `receive_data` from it, where none is the end of the
   stream; then `data_to_send`, for all connections: a list of (connection, bytes), each connection
   at most once. Empty bytes say that the connection is over: close it, after what came before.
-- An adapter that could not write everything `block`s the connection and keeps the rest; meanwhile
-  what comes waits here, where identical events merge and bounds hold. `unblock` when it is written.
+- `block` a connection that could not take everything, and keep the rest; meanwhile what comes
+  waits here, where identical events merge and bounds hold. `unblock` it when the rest is written.
 - Read from a connection only while it `wants_data`.
 - `add_domain`, `shutdown`, `remove_domain` do what a hypervisor would.
 """

@@ -65,7 +65,7 @@ class _Lane(ABC):
     session: Session
     #: Taken over each use of `session`. Nothing waits under it.
     guard: AbstractContextManager[Any] = nullcontext()
-    #: Whether a transaction may be forgotten though nobody ended it: see `TransactionLost`.
+    #: Whether a transaction may be forgotten though nobody ended it; see `TransactionLost`.
     forgetful = False
 
     @abstractmethod

@@ -74,7 +74,8 @@ class Request(Record, Generic[T]):
 
     Attributes:
         op: the message type, a number of `xsproto.wire.Op`.
-        syntax, reply_syntax: both payloads, in the notation of xenstore.txt.
+        syntax: its payload, in the notation of xenstore.txt.
+        reply_syntax: the payload of a successful reply.
         transactional: whether the request takes part in a transaction. The others must be sent
             with transaction id 0.
         moves_state: whether a success changes what the connection knows (its transactions and

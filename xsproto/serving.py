@@ -58,7 +58,7 @@ class Service:
         self.selector = selectors.DefaultSelector()
         self._listeners: dict[str, tuple[Any, int]] = {}
         self._peers: dict[Connection, _Peer] = {}
-        #: Listening sockets that are left alone: `resume` after `PAUSE`.
+        #: Listening sockets that are left alone; `resume` after `PAUSE`.
         self.paused: list[tuple[Any, int]] = []
         self.ended = False
 

@@ -22,6 +22,8 @@ __all__ = ["EmbeddedXenStore"]
 class EmbeddedXenStore:
     """A daemon in this process, with sockets in a directory of its own.
 
+    ::
+
         with EmbeddedXenStore() as xs, xs.client() as client, xs.client(domid=7) as guest:
             ...
 

@@ -25,6 +25,8 @@ async def serve(
 ) -> NoReturn:
     """Serve a daemon until cancelled; then end all connections and remove the sockets.
 
+    ::
+
         service = await nursery.start(serve, {"/run/xenstored/socket": 0})
 
     Arguments:

@@ -3,12 +3,13 @@
 Docstrings mention names in single backticks, without their modules.
 """
 
+import linecache
 import sys
 from typing import Any
 
 from docutils import nodes
 from names import home, public_names
-from sphinx.addnodes import pending_xref
+from sphinx.addnodes import desc, desc_annotation, desc_parameterlist, pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
@@ -20,11 +21,27 @@ import xsproto
 def skip_elsewhere(
     app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any
 ) -> bool | None:
-    """Leave out of a module what the package around it has."""
+    """Leave out of a module what the package around it has, and what says nothing."""
+    if getattr(thing, "__name__", "") == "_overload_dummy":
+        return True  # what is left at run time of the overloads of a protocol
+    if str(getattr(thing, "__doc__", "")).startswith("Alias for field number"):
+        return True
     module = app.env.temp_data.get("autodoc:module")
     if what == "module" and module and (module, name) in PUBLIC and home(module, name) != module:
         return True
     return None
+
+
+def shorten(app: Sphinx, doctree: nodes.document) -> None:
+    """Leave out how exceptions are made, which are caught here, and values that fill lines."""
+    for described in doctree.findall(desc):
+        if described["objtype"] == "exception":
+            for parameters in [*described.children[0].findall(desc_parameterlist)]:
+                parameters.parent.remove(parameters)
+    for annotation in [*doctree.findall(desc_annotation)]:
+        text = annotation.astext()
+        if text.startswith(" = ") and len(text) > LONGEST_VALUE:
+            annotation.parent.remove(annotation)
 
 
 def name_in_full(app: Sphinx, doctree: nodes.document) -> None:
@@ -72,9 +89,18 @@ def check_all_are_there(app: Sphinx, env: BuildEnvironment) -> None:
 
 PUBLIC = set(public_names())
 
+# So that the defaults of attrs' classes are taken from their signatures: what attrs writes for an
+# `__init__` names them by expressions of its own.
+for name in [name for name in linecache.cache if name.startswith("<attrs generated")]:
+    del linecache.cache[name]
+
+#: Characters.
+LONGEST_VALUE = 80
+
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-skip-member", skip_elsewhere)
+    app.connect("doctree-read", shorten)
     app.connect("doctree-read", name_in_full)
     app.connect("missing-reference", find_name)
     app.connect("env-check-consistency", check_all_are_there)
