@@ -644,7 +644,6 @@ def test_a_forked_child_knows_even_if_the_hub_of_another_client_is_gone(
             xs = [outcome(of.read, b"/") for of in (*left, client)]
             import sys
 
-            print("XX", xs, file=sys.__stderr__, flush=True)
             code = sum(not isinstance(x, Forked) for x in xs)
         finally:
             os._exit(code)
