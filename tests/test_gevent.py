@@ -641,10 +641,8 @@ def test_a_forked_child_knows_even_if_the_hub_of_another_client_is_gone(
     if child == 0:
         code = 1
         try:
-            xs = [outcome(of.read, b"/") for of in (*left, client)]
-            import sys
-
-            code = sum(not isinstance(x, Forked) for x in xs)
+            answers = [outcome(of.read, b"/") for of in (*left, client)]
+            code = sum(not isinstance(answer, Forked) for answer in answers)
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
