@@ -31,10 +31,10 @@ def rows() -> dict[str, Row]:
     pyxs = "pyxs drop-in / pyxs 0.4.1: "
     xs = "lowlevel.xs / xen.lowlevel.xs: "
     return {
-        "pyxs read": Row(f"{pyxs}Client.read", 1.3, 2),
-        "pyxs write": Row(f"{pyxs}write", 1.3, 2),
-        "pyxs list": Row(f"{pyxs}list", 1.3, 2),
-        "pyxs transaction": Row(f"{pyxs}empty transaction", 1.3, 2),
+        "pyxs read": Row(f"{pyxs}Client.read", 1.3, 1.5),
+        "pyxs write": Row(f"{pyxs}write", 1, 1.3),
+        "pyxs list": Row(f"{pyxs}list", 1, 1.3),
+        "pyxs transaction": Row(f"{pyxs}empty transaction", 1, 1.3),
         "pyxs watch": Row(f"{pyxs}write and its event", 1, 1.3),
         "xs read": Row(f"{xs}read", 0.9, 1.1),
         "xs write": Row(f"{xs}write", 0.9, 1.1),
