@@ -3,27 +3,34 @@
     @pytest.mark.apart("gevent")
 
 All tests that name one of `tests.worlds.WORLDS` run in one process, by a pytest of its own and
-without coverage, beside those of the other worlds. Here each is reported as it went there.
+without coverage, beside this one. Here each is reported as it went there.
 """
 
 from __future__ import annotations
 
 import ast
-import faulthandler
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from . import worlds
+from . import beside, worlds
+from .beside import pytest_unconfigure
 
-__all__ = ["main", "pytest_collection_modifyitems", "pytest_configure", "pytest_runtest_protocol"]
+__all__ = [
+    "main",
+    "pytest_collection_finish",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_runtest_protocol",
+    "pytest_unconfigure",
+]
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -44,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have such tests come last: pytest has to tear down nothing for them."""
+    """Have such tests come last: until then they go on, and nothing is torn down for them."""
     items.sort(key=lambda item: _world(item) is not None)
 
 
@@ -57,26 +64,31 @@ _Reports = dict[str, list[pytest.TestReport]]
 _processes: Final = pytest.StashKey[dict[str, Future[_Reports]]]()
 
 
+def _is_elsewhere(item: pytest.Item) -> bool:
+    return _world(item) not in (None, os.environ.get(_WORLD))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin with such tests, those of a world in its process."""
+    if session.config.option.collectonly:
+        return
+    alike: dict[str, list[pytest.Item]] = {}
+    for item in filter(_is_elsewhere, session.items):
+        alike.setdefault(_world(item) or "", []).append(item)
+    session.stash[_processes] = {
+        world: beside.begin(session.config, _run, session.config, world, items)
+        for world, items in alike.items()
+    }
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    """Run `item`'s like in another process, if it asks for one, and report what came of it."""
-    world = _world(item)
-    if world is None or world == os.environ.get(_WORLD):
+    """Report what came of `item`, if it is one of such tests."""
+    if not _is_elsewhere(item):
         return None
-    processes = item.session.stash.setdefault(_processes, {})
-    if not processes:
-        # That of this very test. There, each has its own.
-        faulthandler.cancel_dump_traceback_later()
-        # All worlds at once, since they wait more than they do.
-        alike: dict[str, list[pytest.Item]] = {}
-        for other in item.session.items:
-            if (of := _world(other)) is not None:
-                alike.setdefault(of, []).append(other)
-        with ThreadPoolExecutor(len(alike)) as pool:
-            for of, items in alike.items():
-                processes[of] = pool.submit(_run, item.config, of, items)
+    reports = beside.wait(item.session.stash[_processes][_world(item) or ""])
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in processes[world].result()[item.nodeid]:
+    for report in reports[item.nodeid]:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True

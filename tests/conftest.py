@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, settings
 
 from . import daemons
 from .apart import (  # noqa: F401
+    pytest_collection_finish,
     pytest_collection_modifyitems,
     pytest_configure,
     pytest_runtest_protocol,
+    pytest_unconfigure,
 )
 from .daemons import Daemon
 from .matrix import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401

@@ -5,50 +5,19 @@ On the stand-in it is `tests/test_conformance.py`, in processes that have it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import product
+from collections.abc import Callable
 
 import pytest
 
 from xsproto.testing import SCENARIOS, run_scenario
 
 from .. import daemons
-from ..adapters import DEVICE_ADAPTERS, VARIANTS, real_device, run
-from . import LIBRARY, Outcome, Preload
-
-TEST = "tests/test_conformance.py::test_conformance"
-
-CELLS = [
-    (adapter, kind)
-    for adapter, kind in product(DEVICE_ADAPTERS, (*daemons.KINDS, "embedded"))
-    if adapter not in VARIANTS or kind == "c"
-]
+from ..adapters import real_device, run
+from . import LIBRARY
+from .kit import CELLS, TEST, outcomes
 
 #: Scenarios that need a daemon that nobody else uses: with which daemon, and why.
 DANGEROUS = {"delete_of_the_root": ("oxenstored", "it would delete the nodes of all domains")}
-
-Outcomes = Mapping[str, Outcome]
-
-
-@pytest.fixture(scope="module")
-def outcomes() -> Iterator[Mapping[tuple[str, str], Future[Outcomes]]]:
-    """What came of each test, by the adapter and the kind of daemon.
-
-    They wait most of the time: so they run side by side.
-    """
-    if reason := LIBRARY.missing():
-        daemons.skip(reason)
-    with ThreadPoolExecutor(3) as pool:
-        yield {
-            (adapter, kind): pool.submit(run_all, f"{adapter}-{kind}-") for adapter, kind in CELLS
-        }
-
-
-def run_all(names: str) -> Outcomes:
-    with Preload() as preload:
-        # "strict", in which a second request ends the process even if it does no harm.
-        return preload.run_tests([TEST, "-k", names], modes="strict")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -77,8 +46,9 @@ def test_conformance(
     record_property("conformance", (name, adapter, kind))
     if kind in daemons.KINDS:
         daemons.require(kind)
-    outcomes: Mapping[tuple[str, str], Future[Outcomes]] = request.getfixturevalue("outcomes")
-    outcome, details = outcomes[adapter, kind].result()[f"{TEST}[{adapter}-{kind}-{name}]"]
+    if reason := LIBRARY.missing():
+        daemons.skip(reason)
+    outcome, details = outcomes(request.session, adapter, kind)[f"{TEST}[{adapter}-{kind}-{name}]"]
     if outcome == "skipped":
         pytest.skip(details.rpartition("Skipped: ")[2].rstrip("')"))
     assert outcome == "passed", details
