@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable
 from errno import EAGAIN, EINVAL, ENOENT
 from operator import index
@@ -21,6 +22,10 @@ from .libxenstore import Handle, Perms
 __all__ = ["Error", "install", "xs"]
 
 T = TypeVar("T")
+
+# Of two threads in `watch`, neither takes the other's place for its token. (A signal handler may
+# be there as well.)
+_keeping: Final = threading.RLock()
 
 _INT: Final = 2**31
 _LONG: Final = 2**63
@@ -136,12 +141,13 @@ class xs:  # noqa: N801  # the name that it has there
         handle = self._open()
         wire_path = _text(path, 1)
         # Before the first event can come.
-        for at, other in enumerate(self._tokens):
-            if other is None:
-                self._tokens[at] = token
-                break
-        else:
-            self._tokens.append(token)
+        with _keeping:
+            for at, other in enumerate(self._tokens):
+                if other is None:
+                    self._tokens[at] = token
+                    break
+            else:
+                self._tokens.append(token)
         try:
             _call(handle.watch, wire_path, b"%d" % id(token))
         except BaseException:
