@@ -185,7 +185,7 @@ def connect_failed(path: str, error: OSError) -> ConnectFailed:
     elif isinstance(error, PermissionError):
         hint = "; it is usually root's alone"
     elif isinstance(error, ConnectionRefusedError):
-        hint = "; the daemon that made it is gone"
+        hint = "; it is no socket, or the daemon that made it is gone"
     elif isinstance(error, BlockingIOError):
         hint = "; the daemon has not accepted the connection in time"
     failed = ConnectFailed(f"cannot connect to XenStore at {path}: {error.strerror or error}{hint}")
