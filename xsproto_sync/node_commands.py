@@ -277,8 +277,9 @@ def watch(
 ) -> None:
     """Print the path of each change, in a line; of each PATH once at first.
 
-    With --json each line is an object with path, value (null: there is none; only with --values)
-    and overflow: true, if more changed than could be told, and all must be read again.
+    With --json each line is an object with path, value (only with --values; null if there is none,
+    or it may not be read) and overflow: true, if more changed than could be told, and all must be
+    read again.
     """
     with Client(**where) as client, client.monitor() as monitor:
         for path in paths:
