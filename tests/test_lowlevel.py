@@ -165,11 +165,13 @@ def test_two_threads_that_watch_keep_both_tokens(
 
 INSTALLED = """
 import sys
+from importlib.util import find_spec
 from xsproto_sync import lowlevel
 module = lowlevel.install()
 import xen.lowlevel.xs
 from xen.lowlevel import xs
 assert xen.lowlevel.xs is xs is module is lowlevel.install()
+assert find_spec("xen") and find_spec("xen.lowlevel") and find_spec("xen.lowlevel.xs")
 print(xs.Error is lowlevel.Error, xs.xs is lowlevel.xs, getattr(xs, "mark", None))
 """
 

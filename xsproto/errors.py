@@ -267,6 +267,6 @@ def error_from_code(code: str, *, request: Any = None, path: bytes | None = None
     """
     cls, _, words = _ERRORS.get(code, _UNKNOWN)
     if cls is NotFound and path is not None:
-        words = "there is no such node"
+        words = getattr(request, "missing", "there is no such node")
     what = code if request is None else f"{code}: {request!r}"
     return cls(f"{what}: {words}", code=code, path=path, request=request)

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from errno import EAGAIN, EINVAL, ENOENT
+from importlib.machinery import ModuleSpec
 from operator import index
 from types import ModuleType
 from typing import Any, Final, TypeVar
@@ -281,18 +282,24 @@ def install() -> ModuleType:
     else:
         theirs: ModuleType = found
         return theirs
-    ours = ModuleType(name, __doc__)
+    ours = _module(name)
     ours.xs, ours.Error = xs, Error  # type: ignore[attr-defined]
     sys.modules[name] = ours
     child = ours
     for parent_name in ("xen.lowlevel", "xen"):
         parent = sys.modules.get(parent_name)
         if parent is None:
-            parent = sys.modules[parent_name] = ModuleType(parent_name)
+            parent = sys.modules[parent_name] = _module(parent_name)
             parent.__path__ = []
         setattr(parent, child.__name__.rpartition(".")[2], child)
         child = parent
     return ours
+
+
+def _module(name: str) -> ModuleType:
+    made = ModuleType(name, __doc__)
+    made.__spec__ = ModuleSpec(name, None)  # `importlib.util.find_spec` fails without one
+    return made
 
 
 # Arguments, as PyArg_ParseTuple takes them
