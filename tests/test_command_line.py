@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from xsproto.errors import AccessDenied, InvalidArgument
+from xsproto.operations import Node
 from xsproto.perms import Permission
 from xsproto_sync import Client, EmbeddedXenStore, trees
 from xsproto_sync.command_line import commands
@@ -84,6 +86,19 @@ def test_a_guest_is_a_domid_and_a_path(value: str) -> None:
     assert f"{value!r} is no DOMID:PATH" in result.output
 
 
+@pytest.mark.parametrize("words", [("--socket",), ("--socket", "/tmp/unused", "--guest")])
+@pytest.mark.parametrize("path", ["/nowhere/socket", "/tmp/" + "x" * 200])
+def test_a_socket_that_cannot_be_made_is_named(
+    tmp_path: Path, words: tuple[str, ...], path: str
+) -> None:
+    dom0 = str(tmp_path / "dom0")
+    words = tuple(dom0 if word == "/tmp/unused" else word for word in words)
+    result = run("serve", *words, f"7:{path}" if words[-1] == "--guest" else path)
+    assert result.exit_code in (1, 2)
+    assert result.stderr.startswith("xsproto: ")
+    assert path in result.stderr
+
+
 # Trees as JSON
 
 
@@ -117,6 +132,21 @@ def test_what_the_client_may_not_read_is_left_out() -> None:
         for path in (b"/", b"/a"):
             dom0.set_perms(path, [b"n0", b"r7"])
         assert [node["path"] for node in trees.dump(guest)] == ["/", "/a"]
+
+
+def test_what_vanishes_meanwhile_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with EmbeddedXenStore({b"/a": b"1", b"/a/b": b"2", b"/a/c": b"3"}) as store:
+        client, other = store.client(), store.client()
+        walk = client.walk
+
+        def disturbed(top: bytes) -> Iterator[Node]:
+            for node in walk(top):
+                if node.path == b"/a/b":
+                    other.delete(node.path)
+                yield node
+
+        monkeypatch.setattr(client, "walk", disturbed)
+        assert [node["path"] for node in trees.dump(client, b"/a")] == ["/a", "/a/c"]
 
 
 @pytest.mark.parametrize(
@@ -155,6 +185,34 @@ def test_an_error_is_told_in_a_line() -> None:
     assert result.returncode == 1
     assert result.stderr.startswith("xsproto: cannot connect to XenStore at /nowhere/socket")
     assert json.dumps(result.stdout) == '""'
+
+
+def test_it_does_without_standard_input() -> None:
+    with EmbeddedXenStore() as store:
+        environment = {**os.environ, "XENSTORED_PATH": store.socket_path()}
+        result = subprocess.run(
+            ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "load"],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=20,
+        )
+    assert result.returncode == 1
+    assert "is no JSON" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_what_the_terminal_cannot_show_is_escaped() -> None:
+    with EmbeddedXenStore({b"/a": "é \N{SNOWMAN}".encode()}) as store:
+        environment = {
+            **os.environ,
+            "XENSTORED_PATH": store.socket_path(),
+            "PYTHONIOENCODING": "latin-1",
+        }
+        result = subprocess.run(
+            [*COMMAND, "read", "/a"], capture_output=True, env=environment, timeout=20
+        )
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"\xe9 \\u2603\n", b"")
 
 
 def test_without_click_it_says_what_to_install() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +36,40 @@ from .daemons import Connection
 def store() -> Iterator[EmbeddedXenStore]:
     with EmbeddedXenStore() as store:
         yield store
+
+
+# Its directory
+
+
+def test_its_sockets_have_short_paths_where_temporary_files_have_long_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / ("long" * 30)
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    with EmbeddedXenStore() as store:
+        assert store.client(domid=32751).get_domain_path(1) == b"/local/domain/1"
+    assert list(directory.iterdir()) == []
+
+
+def test_its_directory_goes_with_its_process_and_not_with_a_child() -> None:
+    program = """
+import os
+from xsproto_sync import EmbeddedXenStore
+store = EmbeddedXenStore()
+path = store.socket_path()
+if not (child := os.fork()):
+    raise SystemExit
+os.waitpid(child, 0)
+print(os.path.exists(path), path)
+"""
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=20
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    there, path = result.stdout.split()
+    assert there == "True"
+    assert not os.path.exists(os.path.dirname(path))
 
 
 # Domains

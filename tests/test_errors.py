@@ -40,7 +40,7 @@ from xsproto.errors import (
     connect_failed,
     error_from_code,
 )
-from xsproto.requests import Read
+from xsproto.requests import Read, SetPerms, Unwatch
 
 # xs_wire.h, xsd_errors, as they stand there; and the one that oxenstored adds.
 XSD_ERRORS = [
@@ -169,6 +169,15 @@ def test_an_error_names_its_code_its_request_and_what_it_means(name: str) -> Non
 def test_a_missing_node_is_called_one_only_where_a_path_was_named() -> None:
     assert "node" in str(error_from_code("ENOENT", path=b"/node"))
     assert "node" not in str(error_from_code("ENOENT"))
+
+
+def test_what_is_missing_may_be_a_watch_or_an_owner() -> None:
+    for request, thing in (
+        (Read(b"/a"), "no such node"),
+        (Unwatch(b"/a", b"token"), "no such watch"),
+        (SetPerms(b"/a", [b"n55"]), "no such domain"),
+    ):
+        assert thing in str(error_from_code("ENOENT", request=request, path=b"/a"))
 
 
 # That there is no connection

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from errno import E2BIG, EACCES, EAGAIN, EBADF, EINVAL, EIO, ENOENT, ENOSYS, ETIMEDOUT
 from pathlib import Path
-from typing import Final
+from threading import Thread
+from typing import Any, Final
 
 import pytest
 
@@ -134,15 +135,43 @@ def test_what_would_kill_a_daemon_is_refused(
     assert raised.value.args == (EINVAL, "Invalid argument")
 
 
+class _Disturbed(list[Any]):
+    """Tokens, between whose free place and its being taken another thread sets a watch."""
+
+    other: Thread | None = None
+
+    def __setitem__(self, at: Any, token: Any) -> None:
+        if self.other is not None:
+            other, self.other = self.other, None
+            other.start()
+            other.join(0.2)  # it has its place by then, or waits for ours to be taken
+        super().__setitem__(at, token)
+
+
+def test_two_threads_that_watch_keep_both_tokens(
+    store: EmbeddedXenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XENSTORED_PATH", store.socket_path())
+    handle = lowlevel.xs()
+    tokens = _Disturbed([None, None])
+    monkeypatch.setattr(handle, "_tokens", tokens)
+    tokens.other = other = Thread(target=handle.watch, args=("/b", "other"))
+    handle.watch("/a", "one")
+    other.join()
+    assert set(tokens) == {"one", "other"}
+
+
 # In the place of Xen's own
 
 INSTALLED = """
 import sys
+from importlib.util import find_spec
 from xsproto_sync import lowlevel
 module = lowlevel.install()
 import xen.lowlevel.xs
 from xen.lowlevel import xs
 assert xen.lowlevel.xs is xs is module is lowlevel.install()
+assert find_spec("xen") and find_spec("xen.lowlevel") and find_spec("xen.lowlevel.xs")
 print(xs.Error is lowlevel.Error, xs.xs is lowlevel.xs, getattr(xs, "mark", None))
 """
 

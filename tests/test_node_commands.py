@@ -141,6 +141,13 @@ def test_watch_tells_of_changes_with_their_values(run: Run) -> None:
     assert result.stdout == "/a\n"
 
 
+def test_watch_goes_on_where_a_value_may_not_be_read(store: EmbeddedXenStore) -> None:
+    store.client().set_perms(b"/a", [b"n0"])
+    words = ["watch", "--socket", store.socket_path(domid=7), "--values", "-n", "1", "/a"]
+    result = CliRunner().invoke(commands, words, catch_exceptions=False)
+    assert (result.exit_code, result.output) == (0, "/a (not readable)\n")
+
+
 def test_wait_for_a_value(run: Run, client: Client) -> None:
     run("wait", "/a", "1")
     run("wait", "/a/b")
@@ -184,6 +191,7 @@ def test_a_node_that_is_not_there_is_a_status_of_its_own(run: Run, command: str)
 
 def test_what_is_refused_is_told_by_the_status(store: EmbeddedXenStore, run: Run) -> None:
     assert "invalid path" in run("read", "//", status=2).output
+    assert "invalid path" in run("dump", "/\udcff", status=2).output
     words = ["read", "--socket", store.socket_path(domid=7), "/a"]
     store.client().set_perms(b"/a", [b"n0"])
     assert CliRunner().invoke(commands, words, catch_exceptions=False).exit_code == 1
@@ -223,6 +231,8 @@ def test_paths_are_completed_from_the_store(
     monkeypatch.setenv("XENSTORED_PATH", path)
     assert completed("read", "/a/") == ["/a/b", "/a/odd"]
     assert completed("read", "/a/o") == ["/a/odd"]
+    assert completed("dump", "/a/o") == ["/a/odd"]
+    assert completed("write", "/a/o") == ["/a/odd"]
     assert completed("ls", "/") == ["/tool", "/a"]
     for nothing in ("/missing/", "//", "relative"):
         assert completed("read", nothing) == []

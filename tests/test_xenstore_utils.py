@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 from concurrent.futures import ThreadPoolExecutor
+from errno import EIO
 from io import BytesIO
 from typing import Final
 
@@ -63,19 +64,24 @@ def test_they_print_and_do_the_same(script: str) -> None:
 def on_a_terminal(columns: int, command: list[str], socket: str) -> bytes:
     """What a command prints on a terminal of this width."""
     terminal, other = os.openpty()
-    try:
+    with open(terminal, "rb", buffering=0) as reader, open(other, "wb", buffering=0) as writer:
         fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
         subprocess.run(
             command,
-            stdout=other,
+            stdout=writer,
             check=True,
             timeout=20,
             env={**os.environ, "PATH": "/usr/bin:/bin", "XENSTORED_PATH": socket},
         )
-        return os.read(terminal, 100_000)
-    finally:
-        os.close(terminal)
-        os.close(other)
+        writer.close()
+        printed = b""
+        try:
+            while part := reader.read(100_000):  # one read may have a part only
+                printed += part
+        except OSError as error:
+            if error.errno != EIO:  # the end of a terminal
+                raise
+        return printed
 
 
 def test_a_listing_is_as_wide_as_the_terminal() -> None:
@@ -111,6 +117,29 @@ def test_as_programs_they_end_as_programs_in_c_do() -> None:
             assert lines.readline() == b"/a\n"
             watching.send_signal(signal.SIGINT)
             assert watching.wait(20) == -signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "err"),
+    [
+        (">&-", 0, b""),
+        (">/dev/full", 1, b"xenstore-read: write error: No space left on device\n"),
+        ("2>&-", 0, b""),
+        ("<&-", 0, b""),
+    ],
+)
+def test_where_they_cannot_write_there_is_no_traceback(
+    redirection: str, status: int, err: bytes
+) -> None:
+    with EmbeddedXenStore({b"/a": b"1"}) as store:
+        result = subprocess.run(
+            ["sh", "-c", f'exec "$@" {redirection}', "sh", *MAIN, "xenstore-read", "/a"],
+            env={**os.environ, "XENSTORED_PATH": store.socket_path()},
+            capture_output=True,
+            timeout=20,
+        )
+    assert (result.returncode, result.stderr) == (status, err)
+    assert result.stdout == (b"" if redirection.startswith(">") else b"1\n")
 
 
 def test_without_a_daemon_they_say_so() -> None:

@@ -185,7 +185,7 @@ def connect_failed(path: str, error: OSError) -> ConnectFailed:
     elif isinstance(error, PermissionError):
         hint = "; it is usually root's alone"
     elif isinstance(error, ConnectionRefusedError):
-        hint = "; the daemon that made it is gone"
+        hint = "; it is no socket, or the daemon that made it is gone"
     elif isinstance(error, BlockingIOError):
         hint = "; the daemon has not accepted the connection in time"
     failed = ConnectFailed(f"cannot connect to XenStore at {path}: {error.strerror or error}{hint}")
@@ -267,6 +267,6 @@ def error_from_code(code: str, *, request: Any = None, path: bytes | None = None
     """
     cls, _, words = _ERRORS.get(code, _UNKNOWN)
     if cls is NotFound and path is not None:
-        words = "there is no such node"
+        words = getattr(request, "missing", "there is no such node")
     what = code if request is None else f"{code}: {request!r}"
     return cls(f"{what}: {words}", code=code, path=path, request=request)

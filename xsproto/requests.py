@@ -80,6 +80,7 @@ class Request(Record, Generic[T]):
             with transaction id 0.
         moves_state: whether a success changes what the connection knows (its transactions and
             watches), so that `ClientConnection` must look into the reply.
+        missing: what an ENOENT means.
     """
 
     __slots__ = ()
@@ -89,6 +90,7 @@ class Request(Record, Generic[T]):
     reply_syntax: ClassVar[str] = "OK|"
     transactional: ClassVar[bool] = False
     moves_state: ClassVar[bool] = False
+    missing: ClassVar[str] = "there is no such node"
 
     def payload(self) -> bytes:
         """The payload to send.
@@ -450,6 +452,7 @@ class SetPerms(_Acknowledged):
     op: ClassVar[int] = Op.SET_PERMS.value
     syntax: ClassVar[str] = "<path>|<perm-as-string>|+"
     transactional: ClassVar[bool] = True
+    missing: ClassVar[str] = "there is no such node, or no such domain to own it"
 
     def payload(self) -> bytes:
         permissions = _several(self.permissions, "permissions")
@@ -525,6 +528,7 @@ class Unwatch(_Acknowledged):
     op: ClassVar[int] = Op.UNWATCH.value
     syntax: ClassVar[str] = "<wpath>|<token>|"
     moves_state: ClassVar[bool] = True
+    missing: ClassVar[str] = "there is no such watch"
 
     def payload(self) -> bytes:
         return _watch_names(self.path, self.token)

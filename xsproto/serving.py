@@ -72,6 +72,7 @@ class Service:
 
         Raises:
             FileExistsError: another daemon listens there, or something else has that name.
+        OSError: it cannot be made there.
             InvalidArgument: it cannot be a path, or a domain.
             LocalProtocolError: the server is closed.
         """
@@ -92,6 +93,11 @@ class Service:
             os.chmod(path, 0o600)  # where fchmod() does not count for sockets
             sock.listen(_BACKLOG)
             sock.setblocking(False)
+        except OSError as error:
+            sock.close()
+            if error.errno is None:
+                raise InvalidArgument(f"the path of a socket cannot be {path!r}: {error}") from None
+            raise OSError(error.errno, error.strerror, path) from None
         except BaseException:
             sock.close()
             raise

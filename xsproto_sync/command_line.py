@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import signal
 import sys
 from types import FrameType
@@ -22,7 +24,7 @@ from xsproto.store import PROFILES
 from . import trees
 from .client import Client
 from .demo import demo as tell
-from .node_commands import EXIT_STATUSES, NODE_COMMANDS, connecting, status_of
+from .node_commands import EXIT_STATUSES, NODE_COMMANDS, PATH, connecting, status_of
 from .server import Server
 
 __all__ = ["main"]
@@ -137,11 +139,11 @@ def serve(
 
 @commands.command()
 @connecting
-@click.argument("top", default="/")
-def dump(top: str, **where: Any) -> None:
+@click.argument("top", type=PATH, default="/")
+def dump(top: bytes, **where: Any) -> None:
     """Print the tree at and below TOP as JSON, with permissions."""
     with Client(**where) as client:
-        nodes = trees.dump(client, top.encode())
+        nodes = trees.dump(client, top)
     lines = ",\n ".join(json.dumps(node) for node in nodes)
     click.echo(f"[{lines}]")
 
@@ -168,4 +170,9 @@ def _nodes(tree: IO[str]) -> list[Any]:
 
 def main() -> None:
     """Run the command."""
+    if sys.stdin is None:  # it was closed
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the locale has no character for
     commands()

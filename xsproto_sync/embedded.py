@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from xsproto.daemon import Daemon
 from xsproto.requests import Write
@@ -17,6 +19,9 @@ from .client import Client
 from .server import Server
 
 __all__ = ["EmbeddedXenStore"]
+
+# The path of a Unix socket has at most 103 bytes (on Linux 107), and its name here at most 13.
+_DIRECTORY_MAX: Final = 103 - len("/domain-32751")
 
 
 class EmbeddedXenStore:
@@ -43,7 +48,9 @@ class EmbeddedXenStore:
         self._daemon = Daemon(profile)
         if contents is not None:
             _fill(self._daemon, contents)
-        self._directory = tempfile.mkdtemp(prefix="xsproto-")
+        self._directory = _make_directory()
+        self._remove_directory = partial(_remove, self._directory, os.getpid())
+        atexit.register(self._remove_directory)  # where nobody calls `close`
         self._clients: list[Client] = []
         self._paths: dict[int, str] = {}
         self._server = Server(self._daemon).start()
@@ -64,7 +71,8 @@ class EmbeddedXenStore:
         for client in self._clients:
             client.close()
         self.kill()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._remove_directory()
+        atexit.unregister(self._remove_directory)
 
     def kill(self) -> None:
         """End the daemon as a crash would: every connection is cut, and nobody listens."""
@@ -109,6 +117,20 @@ class EmbeddedXenStore:
         with self._server.lock:
             self._daemon.remove_domain(domid)
         self._server.wake()
+
+
+def _make_directory() -> str:
+    """A directory for sockets: where temporary files are, unless their paths would be too long."""
+    directory = tempfile.mkdtemp(prefix="xsproto-")
+    if len(os.fsencode(directory)) <= _DIRECTORY_MAX:
+        return directory
+    os.rmdir(directory)
+    return tempfile.mkdtemp(prefix="xsproto-", dir="/tmp")
+
+
+def _remove(directory: str, pid: int) -> None:
+    if os.getpid() == pid:  # it is not a forked child's
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _fill(daemon: Daemon, contents: Mapping[bytes, bytes]) -> None:

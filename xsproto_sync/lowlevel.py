@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable
 from errno import EAGAIN, EINVAL, ENOENT
+from importlib.machinery import ModuleSpec
 from operator import index
 from types import ModuleType
 from typing import Any, Final, TypeVar
@@ -21,6 +23,10 @@ from .libxenstore import Handle, Perms
 __all__ = ["Error", "install", "xs"]
 
 T = TypeVar("T")
+
+# Of two threads in `watch`, neither takes the other's place for its token. (A signal handler may
+# be there as well.)
+_keeping: Final = threading.RLock()
 
 _INT: Final = 2**31
 _LONG: Final = 2**63
@@ -136,12 +142,13 @@ class xs:  # noqa: N801  # the name that it has there
         handle = self._open()
         wire_path = _text(path, 1)
         # Before the first event can come.
-        for at, other in enumerate(self._tokens):
-            if other is None:
-                self._tokens[at] = token
-                break
-        else:
-            self._tokens.append(token)
+        with _keeping:
+            for at, other in enumerate(self._tokens):
+                if other is None:
+                    self._tokens[at] = token
+                    break
+            else:
+                self._tokens.append(token)
         try:
             _call(handle.watch, wire_path, b"%d" % id(token))
         except BaseException:
@@ -275,18 +282,24 @@ def install() -> ModuleType:
     else:
         theirs: ModuleType = found
         return theirs
-    ours = ModuleType(name, __doc__)
+    ours = _module(name)
     ours.xs, ours.Error = xs, Error  # type: ignore[attr-defined]
     sys.modules[name] = ours
     child = ours
     for parent_name in ("xen.lowlevel", "xen"):
         parent = sys.modules.get(parent_name)
         if parent is None:
-            parent = sys.modules[parent_name] = ModuleType(parent_name)
+            parent = sys.modules[parent_name] = _module(parent_name)
             parent.__path__ = []
         setattr(parent, child.__name__.rpartition(".")[2], child)
         child = parent
     return ours
+
+
+def _module(name: str) -> ModuleType:
+    made = ModuleType(name, __doc__)
+    made.__spec__ = ModuleSpec(name, None)  # `importlib.util.find_spec` fails without one
+    return made
 
 
 # Arguments, as PyArg_ParseTuple takes them

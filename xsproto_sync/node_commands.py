@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem
 
 from xsproto.blocking import BlockingOperations
 from xsproto.errors import (
+    AccessDenied,
     InvalidArgument,
     LocalProtocolError,
     NotFound,
@@ -31,7 +32,7 @@ from xsproto.requests import SetPerms
 from . import trees
 from .client import Client
 
-__all__ = ["EXIT_STATUSES", "NODE_COMMANDS", "connecting", "status_of"]
+__all__ = ["EXIT_STATUSES", "NODE_COMMANDS", "PATH", "connecting", "status_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,7 +93,8 @@ class _Path(click.ParamType):  # type: ignore[type-arg]  # it is generic in newe
         return [CompletionItem(path) for path in paths if path.startswith(incomplete)]
 
 
-_PATH: Final = _Path()
+#: The type of an argument that is a node's path.
+PATH: Final = _Path()
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -112,7 +114,7 @@ def _dump(what: Any) -> None:
 
 @click.command()
 @connecting
-@click.argument("paths", type=_PATH, nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
 @click.option("--raw", is_flag=True, help="Print the bytes as they are, and nothing else.")
 @_json
 def read(paths: tuple[bytes, ...], raw: bool, as_json: bool, **where: Any) -> None:
@@ -135,13 +137,12 @@ def read(paths: tuple[bytes, ...], raw: bool, as_json: bool, **where: Any) -> No
 # (A value may look like an option.)
 @click.command(context_settings={"ignore_unknown_options": True})
 @connecting
-@click.argument("words", nargs=-1, required=True, metavar="PATH VALUE [PATH VALUE]...")
-def write(words: tuple[str, ...], **where: Any) -> None:
+@click.argument("words", type=PATH, nargs=-1, required=True, metavar="PATH VALUE [PATH VALUE]...")
+def write(words: tuple[bytes, ...], **where: Any) -> None:
     """Set the values of nodes; make them where missing. All, or none."""
     if len(words) % 2:
-        raise click.UsageError(f"{words[-1]!r} has no value")
-    items = [os.fsencode(word) for word in words]
-    pairs = list(zip(items[::2], items[1::2], strict=True))
+        raise click.UsageError(f"{os.fsdecode(words[-1])!r} has no value")
+    pairs = list(zip(words[::2], words[1::2], strict=True))
 
     def step(tx: BlockingOperations) -> None:
         for path, value in pairs:
@@ -156,7 +157,7 @@ def write(words: tuple[str, ...], **where: Any) -> None:
 
 @click.command()
 @connecting
-@click.argument("top", type=_PATH, default="/", metavar="[PATH]")
+@click.argument("top", type=PATH, default="/", metavar="[PATH]")
 @click.option("-p", "--perms", "with_perms", is_flag=True, help="With permissions.")
 @_json
 def ls(top: bytes, with_perms: bool, as_json: bool, **where: Any) -> None:
@@ -191,7 +192,7 @@ def _line(top: bytes, node: Node, client: Client | None) -> str:
 
 @click.command(name="list")
 @connecting
-@click.argument("path", type=_PATH, default="/", metavar="[PATH]")
+@click.argument("path", type=PATH, default="/", metavar="[PATH]")
 @_json
 def list_(path: bytes, as_json: bool, **where: Any) -> None:
     """Print the names of a node's children."""
@@ -206,7 +207,7 @@ def list_(path: bytes, as_json: bool, **where: Any) -> None:
 
 @click.command()
 @connecting
-@click.argument("paths", type=_PATH, nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
 @click.pass_context
 def exists(ctx: click.Context, /, paths: tuple[bytes, ...], **where: Any) -> None:
     """Tell by the exit status whether there are all of these nodes: 0, else 3."""
@@ -217,7 +218,7 @@ def exists(ctx: click.Context, /, paths: tuple[bytes, ...], **where: Any) -> Non
 
 @click.command()
 @connecting
-@click.argument("paths", type=_PATH, nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
 def rm(paths: tuple[bytes, ...], **where: Any) -> None:
     """Remove nodes, with all below them. All, or none.
 
@@ -234,7 +235,7 @@ def rm(paths: tuple[bytes, ...], **where: Any) -> None:
 
 @click.command()
 @connecting
-@click.argument("path", type=_PATH)
+@click.argument("path", type=PATH)
 @click.argument("modes", nargs=-1, required=True, metavar="MODE...")
 @click.option("-r", "--recurse", is_flag=True, help="And of all nodes below it.")
 def chmod(path: bytes, modes: tuple[str, ...], recurse: bool, **where: Any) -> None:
@@ -259,7 +260,7 @@ def chmod(path: bytes, modes: tuple[str, ...], recurse: bool, **where: Any) -> N
 
 @click.command()
 @connecting
-@click.argument("paths", type=_PATH, nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
 @click.option("--values", "with_values", is_flag=True, help="Read each node that an event names.")
 @click.option("--depth", type=click.IntRange(0), help="How far below the paths (Xen 4.22).")
 @click.option("-n", "--number", type=click.IntRange(1), help="End after so many events.")
@@ -276,8 +277,9 @@ def watch(
 ) -> None:
     """Print the path of each change, in a line; of each PATH once at first.
 
-    With --json each line is an object with path, value (null: there is none; only with --values)
-    and overflow: true, if more changed than could be told, and all must be read again.
+    With --json each line is an object with path, value (only with --values; null if there is none,
+    or it may not be read) and overflow: true, if more changed than could be told, and all must be
+    read again.
     """
     with Client(**where) as client, client.monitor() as monitor:
         for path in paths:
@@ -289,15 +291,23 @@ def watch(
             shown: dict[str, Any] = {"path": _latin(event.path), "overflow": event.overflow}
             line = _text(event.path) + (" and all below" if event.overflow else "")
             if with_values:
-                value = None if event.path.startswith(b"@") else client.read(event.path, None)
+                value, without = _value_at(client, event.path)
                 shown["value"] = None if value is None else _latin(value)
-                line += " (gone)" if value is None else f' = "{_text(value)}"'
+                line += f" ({without})" if value is None else f' = "{_text(value)}"'
             click.echo(json.dumps(shown) if as_json else line)
+
+
+def _value_at(client: Client, path: bytes) -> tuple[bytes | None, str]:
+    """What a node has that an event names; or None, and why."""
+    try:
+        return (None if path.startswith(b"@") else client.read(path, None)), "gone"
+    except AccessDenied:  # also of one that is gone, from a parent that may not be read
+        return None, "not readable"
 
 
 @click.command()
 @connecting
-@click.argument("path", type=_PATH)
+@click.argument("path", type=PATH)
 @click.argument("value", required=False)
 @click.option("--timeout", type=click.FloatRange(0), help="Seconds; else for ever.")
 def wait(path: bytes, value: str | None, timeout: float | None, **where: Any) -> None:

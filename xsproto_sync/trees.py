@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from xsproto.daemon import Daemon
-from xsproto.errors import InvalidArgument
+from xsproto.errors import AccessDenied, InvalidArgument, NotFound
 from xsproto.operations import Node
 from xsproto.perms import Permission
 from xsproto.requests import SetPerms, Write
@@ -22,15 +22,20 @@ __all__ = ["dump", "fill", "load"]
 
 def dump(client: Client, top: bytes = b"/") -> list[dict[str, Any]]:
     """The nodes at and below `top`, with their permissions, as far as the client may read them."""
-    return [_described(client, node) for node in client.walk(top) if node.value is not None]
+    return [found for node in client.walk(top) if (found := _described(client, node)) is not None]
 
 
-def _described(client: Client, node: Node) -> dict[str, Any]:
-    assert node.value is not None
+def _described(client: Client, node: Node) -> dict[str, Any] | None:
+    if node.value is None:
+        return None
+    try:
+        perms = client.get_perms(node.path)
+    except (AccessDenied, NotFound):
+        return None  # since it was read
     return {
         "path": node.path.decode("ascii"),
         "value": node.value.decode("latin-1"),
-        "perms": [str(permission) for permission in client.get_perms(node.path)],
+        "perms": [str(permission) for permission in perms],
     }
 
 

@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from errno import EAGAIN, ENOENT
-from typing import BinaryIO, Final, NoReturn
+from typing import BinaryIO, Final, NoReturn, TextIO
 
 from attrs import define
 
@@ -68,15 +68,26 @@ def main() -> NoReturn:
     # As programs in C: no traceback, and the status of a signal.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    out = sys.stdout.buffer
+    out, err = _output(sys.stdout), _output(sys.stderr)
     try:
         columns = os.get_terminal_size(1).columns
     except OSError:
         columns = None
     argv = [os.fsencode(word) for word in sys.argv]
-    status = run(argv, out, sys.stderr.buffer, columns=columns)
-    out.flush()
+    try:
+        status = run(argv, out, err, columns=columns)
+        out.flush()
+    except OSError as error:  # of `out`: all others are told already
+        why = os.fsencode(error.strerror or "")
+        err.write(b"%b: write error: %b\n" % (os.path.basename(argv[0]), why))
+        err.flush()
+        os._exit(1)  # without another try to write it
     sys.exit(status)
+
+
+def _output(stream: TextIO | None) -> BinaryIO:
+    """Where to write; what is closed takes everything, and loses it."""
+    return open(os.devnull, "wb") if stream is None else stream.buffer
 
 
 def run(
