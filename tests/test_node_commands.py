@@ -59,6 +59,7 @@ def test_read(run: Run) -> None:
     expected = {"/a": "1", "/a/odd": "\0\n\xff\xc3\xa9\\"}
     assert json.loads(run("read", "--json", "/a", "/a/odd").output) == expected
     assert json.loads(run("read", "--json", "/a").output) == {"/a": "1"}
+    assert "both given" in run("read", "--raw", "--json", "/a", status=2).output
 
 
 def test_list_and_exists(run: Run) -> None:
@@ -148,12 +149,27 @@ def test_watch_goes_on_where_a_value_may_not_be_read(store: EmbeddedXenStore) ->
     assert (result.exit_code, result.output) == (0, "/a (not readable)\n")
 
 
+def test_wait_for_what_may_not_be_read_yet(store: EmbeddedXenStore, client: Client) -> None:
+    for path in (b"/backend", b"/backend/7"):
+        client.write(path, b"")
+        client.set_perms(path, [b"n0"])
+    words = ["wait", "--socket", store.socket_path(domid=7), "/backend/7/state", "4"]
+    with subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "/backend/7/state is not readable; waiting" in process.stderr.readline()
+        client.write(b"/backend/7/state", b"4")
+        client.set_perms(b"/backend/7/state", [b"n0", b"r7"])
+        assert process.wait(30) == 0
+        assert process.stderr.read() == ""
+
+
 def test_wait_for_a_value(run: Run, client: Client) -> None:
     run("wait", "/a", "1")
     run("wait", "/a/b")
     run("wait", "/a", "2", "--timeout", "0", status=4)
     run("wait", "/c", "--timeout", "0", status=4)
     assert "no value" in run("wait", "@releaseDomain", status=2).output
+
     with ThreadPoolExecutor(2) as pool:
         value = pool.submit(run, "wait", "/c", "ready", "--timeout", "20")
         node = pool.submit(run, "wait", "/d/e", "--timeout", "20")

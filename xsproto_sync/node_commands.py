@@ -119,6 +119,8 @@ def _dump(what: Any) -> None:
 @_json
 def read(paths: tuple[bytes, ...], raw: bool, as_json: bool, **where: Any) -> None:
     """Print the values of nodes, of several as of one moment."""
+    if raw and as_json:
+        raise click.UsageError("--raw and --json are both given")
     with Client(**where) as client:
         if len(paths) == 1:
             values = [client.read(paths[0])]
@@ -313,20 +315,27 @@ def _value_at(client: Client, path: bytes) -> tuple[bytes | None, str]:
 def wait(path: bytes, value: str | None, timeout: float | None, **where: Any) -> None:
     """Wait until a node has the value VALUE; without VALUE, until it exists.
 
+    Also for one that may not be read, which a line on the standard error tells: it may be made
+    readable, and where its parent is not, the daemon says the same of one that does not exist.
+
     The exit status is 4 if that takes longer than the timeout.
     """
     wanted = None if value is None else os.fsencode(value)
     if path.startswith(b"@"):
         raise InvalidArgument(f"{path!r} has no value to wait for", path=path)
     end = None if timeout is None else monotonic() + timeout
+    told = False
     with Client(**where) as client, client.watch(path) as changes:
         while True:
             event = changes.get(timeout=None if end is None else max(0.0, end - monotonic()))
             if not is_within(path, event.path) and not event.overflow:
                 continue  # of a node below
-            found = client.read(path, None)
+            found, why = _value_at(client, path)
             if found is not None and wanted in (None, found):
                 return
+            if found is None and why != "gone" and not told:
+                click.echo(f"xsproto: {_latin(path)} is {why}; waiting all the same", err=True)
+                told = True
 
 
 #: All of them.
