@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import trio
-import uvloop
 import trio.testing
+import uvloop
 
 import xsproto_asyncio
 import xsproto_trio
