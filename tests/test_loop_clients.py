@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+import uvloop
 
 import xsproto_asyncio
 import xsproto_trio
@@ -170,6 +171,49 @@ def test_another_thread_or_loop_may_not_use_it(loop: Loop, store: EmbeddedXenSto
             assert (await watch.get()).path == b"/a"
 
     loop.run(main())
+
+
+def test_to_close_it_again_is_nothing_wherever_that_is(loop: Loop, store: EmbeddedXenStore) -> None:
+    async def main() -> tuple[Any, Any]:
+        client = await loop.open_path(store.socket_path())
+        watch = client.watch(b"/a")
+        await watch.__aenter__()
+        client.close()
+        return client, watch
+
+    client, watch = loop.run(main())
+    client.close()
+    watch.close()
+    assert in_a_thread(client.close) is None
+    with pytest.raises(LocalProtocolError, match="belongs to the event loop"):
+        step(client.read(b"/a"))
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_an_exception_of_a_signal_handler_in_the_loop_loses_no_answer(
+    run: Any, store: EmbeddedXenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupt(Exception):
+        pass
+
+    async def main() -> None:
+        told: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        async with xsproto_asyncio.open_client(store.socket_path()) as client:
+            transport: Any = client._lane.transport
+            read_now = transport.read_now
+
+            def interrupted(inbox: list[bytes]) -> None:
+                read_now(inbox)
+                monkeypatch.setattr(transport, "read_now", read_now)
+                raise Interrupt
+
+            monkeypatch.setattr(transport, "read_now", interrupted)
+            async with asyncio.timeout(10):  # it waited for ever
+                assert await client.read(b"/a/b") == b"1"
+        assert [type(context["exception"]) for context in told] == [Interrupt]
+
+    run(main())
 
 
 def test_a_walk_belongs_to_the_loop_too(store: EmbeddedXenStore) -> None:

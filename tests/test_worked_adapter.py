@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,28 @@ def test_it_belongs_to_its_thread() -> None:
     loop = callback_loop.Loop()
     with EmbeddedXenStore() as store:
         loop.run(main(None))
+
+
+def test_it_belongs_to_the_run_of_its_loop_wherever_that_was_made() -> None:
+    async def begin() -> None:
+        opened.append(await stack.enter_async_context(open_client(loop, store.socket_path())))
+        assert await opened[0].read(b"/") == b""
+
+    async def elsewhere() -> None:
+        with pytest.raises(LocalProtocolError, match="belongs to the event loop"):
+            await opened[0].read(b"/")
+
+    def in_a_thread() -> None:
+        loop.run(begin())
+        callback_loop.Loop().run(elsewhere())
+        loop.run(stack.aclose())
+
+    open_client = selectors_adapter.open_client
+    opened: list[Any] = []
+    stack = AsyncExitStack()
+    loop = callback_loop.Loop()
+    with EmbeddedXenStore() as store, ThreadPoolExecutor(1) as pool:
+        pool.submit(in_a_thread).result()
 
 
 def test_an_adapter_need_not_know_devices() -> None:

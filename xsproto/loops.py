@@ -144,8 +144,9 @@ class _AtHome:
         self._lane = lane
 
     def __enter__(self) -> None:
-        # In a forked child, cleaning up does nothing, rather than hide the error that led to it.
-        if not isinstance(self._lane.session.closed, Forked):
+        # Once it is over, cleaning up does nothing, which may be done anywhere: a forked child must
+        # not hide the error that led to it, and `close` is idempotent after the loop's end, too.
+        if self._lane.session.closed is None:
             self._lane.check()
 
     def __exit__(self, *_: object) -> None:
@@ -350,7 +351,8 @@ def forget_all() -> None:
 class RequestLane(LoopLane):
     """The lane of a device that requests go to; see `xsproto.device`.
 
-    An adapter's is this and its own `LoopLane`. It is retired, and goes on in a successor, once a
+    A mixin: an adapter's is ``class RequestLane(loops.RequestLane, Lane)``, in this order, so that
+    ``super()`` here is the adapter's own lane. It is retired, and goes on in a successor, once a
     request is given up that was sent.
     """
 

@@ -45,8 +45,9 @@ class WaitingLane(BlockingLane):
 class RequestLane(WaitingLane):
     """The lane of a device that requests go to.
 
-    An adapter's is this and its own lane. It is retired, and goes on in a successor, once a request
-    is given up that was sent.
+    A mixin: an adapter's is ``class RequestLane(waiting.RequestLane, Lane)``, in this order, so
+    that ``super()`` here is the adapter's own lane. It is retired, and goes on in a successor, once
+    a request is given up that was sent.
     """
 
     forgetful = True

@@ -43,6 +43,15 @@ class Lane(LoopLane):
         while self.session.closed is None and self._end.poll(0):
             self.receive()
 
+    def receive(self) -> bool:
+        """See `LoopLane`."""
+        try:
+            return super().receive()
+        except BaseException:
+            # Out of a signal handler. What was read is in the inbox: nothing else calls for it.
+            self._loop.call_soon(self.receive)
+            raise
+
     def check(self) -> None:
         """See `LoopLane`."""
         try:

@@ -19,7 +19,7 @@ class Loop:
     """Calls back what is to be done soon, at some time, or when a descriptor is ready."""
 
     def __init__(self) -> None:
-        self.thread = threading.get_ident()
+        self.thread = 0  # that it runs in
         self.current: Task[Any] | None = None
         self._selector = selectors.DefaultSelector()
         self._soon: deque[Callable[[], object]] = deque()
@@ -47,6 +47,7 @@ class Loop:
     def run(self, main: Coroutine[Any, Any, T]) -> T:
         """Call back until `main` is done; return what it returned, or raise what it raised."""
         task = Task(self, main)
+        self.thread = threading.get_ident()
         while not task.done:
             rest = self._timers[0][0] - monotonic() if self._timers else None
             for key, _ in self._selector.select(0 if self._soon else rest):
@@ -55,6 +56,7 @@ class Loop:
                 heappop(self._timers)[2]()
             for _ in range(len(self._soon)):
                 self._soon.popleft()()
+        self.thread = 0
         return task.outcome()
 
     async def sleep(self, seconds: float) -> None:

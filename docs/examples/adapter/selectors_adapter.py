@@ -35,7 +35,7 @@ class Lane(LoopLane):
 
     def check(self) -> None:
         if threading.get_ident() != self._loop.thread:
-            raise self.misplaced("this is another one")
+            raise self.misplaced("it does not run here")
 
     async def wait(self, waiter: Waiter, role: Role) -> None:
         waiter.handle = self._loop.current
