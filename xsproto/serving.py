@@ -61,6 +61,7 @@ class Service:
         #: Listening sockets that are left alone; `resume` after `PAUSE`.
         self.paused: list[tuple[Any, int]] = []
         self.ended = False
+        self._process = os.getpid()
 
     # Sockets
 
@@ -72,7 +73,8 @@ class Service:
 
         Raises:
             FileExistsError: another daemon listens there, or something else has that name.
-            InvalidArgument: it cannot be a path, or a domain.
+            OSError: it cannot be made there.
+            InvalidArgument: it cannot be a path, or is too long for one, or a domain.
             LocalProtocolError: the server is closed.
         """
         os, socket = self._os, self._socket
@@ -80,15 +82,12 @@ class Service:
             raise LocalProtocolError("the server is closed")
         path = os.fspath(path)
         self._remove_stale(path)
-        try:
-            self.daemon.add_domain(domid)
-        except ValueError as error:
-            raise InvalidArgument(str(error)) from None
+        self.daemon.add_domain(domid)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             # Before it has a name, so that there is no moment when others can connect.
             os.fchmod(sock.fileno(), 0o600)
-            sock.bind(path)
+            self._bind(sock, path)
             os.chmod(path, 0o600)  # where fchmod() does not count for sockets
             sock.listen(_BACKLOG)
             sock.setblocking(False)
@@ -97,6 +96,14 @@ class Service:
             raise
         self._listeners[path] = (sock, domid)
         self.selector.register(sock, self._read, (sock, domid))
+
+    def _bind(self, sock: Any, path: str) -> None:
+        try:
+            sock.bind(path)
+        except OSError as error:
+            if error.errno is None:  # Python's own: the system is not asked
+                raise InvalidArgument(f"{path!r} is too long for the path of a socket") from error
+            raise OSError(error.errno, error.strerror, path) from error  # which names the path
 
     def _remove_stale(self, path: str) -> None:
         """Remove the socket of a daemon that is gone."""
@@ -230,24 +237,39 @@ class Service:
         del self._peers[peer.connection]
         if peer.interest:
             self.selector.unregister(peer.sock)
-        peer.sock.close()
+        self._hang_up(peer.sock)
         self.daemon.disconnect(peer.connection)
 
+    def _hang_up(self, sock: Any) -> None:
+        try:
+            sock.shutdown(self._socket.SHUT_RDWR)  # a process forked meanwhile has it open, too
+        except OSError:
+            pass  # the client was first
+        sock.close()
+
     def end(self) -> None:
-        """End all connections and remove the sockets. Idempotent."""
+        """End all connections and remove the sockets. Idempotent.
+
+        In a forked child it lets go of what is the parent's, whom that does not concern.
+        """
         if self.ended:
             return
         self.ended = True
+        ours = self._os.getpid() == self._process
         for path, (sock, _domid) in self._listeners.items():
-            try:
-                self._os.unlink(path)
-            except FileNotFoundError:
-                pass
+            if ours:
+                try:
+                    self._os.unlink(path)
+                except FileNotFoundError:
+                    pass
             sock.close()
         for peer in list(self._peers.values()):
+            if not ours:
+                peer.sock.close()  # and no more: what the selector watches is the parent's, too
+                continue
             if peer.interest:
                 # First: one that gevent has patched closes only once nobody waits for it.
                 self.selector.unregister(peer.sock)
-            peer.sock.close()
+            self._hang_up(peer.sock)
         self._peers.clear()
         self.selector.close()
