@@ -73,6 +73,16 @@ def test_a_domain_that_shuts_down_and_dies_is_told_of_and_its_nodes_go(
         guest.read(b"/guest")
 
 
+def test_what_befalls_a_domain_befalls_clients_that_it_has_just_got(
+    store: EmbeddedXenStore,
+) -> None:
+    for domid in range(1, 40):
+        guest = store.client(domid=domid)  # most of them are not accepted yet
+        store.remove_domain(domid)
+        with pytest.raises(ConnectionClosed):
+            guest.read(b"name")
+
+
 def test_a_domain_may_exist_before_it_is_introduced(store: EmbeddedXenStore) -> None:
     dom0 = store.client()
     store.add_domain(5)

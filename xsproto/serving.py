@@ -148,22 +148,34 @@ class Service:
                 what()
         self._flush()
 
-    def _accept(self, listener: Any, domid: int) -> None:
+    def admit(self, domid: int) -> None:
+        """Take the clients that have connected as domain `domid` and were not looked at yet.
+
+        So that what is done to the domain next is done to them.
+        """
+        for listener in list(self._listeners.values()):
+            if listener[1] == domid and listener not in self.paused:
+                while self._accept(*listener):
+                    pass
+
+    def _accept(self, listener: Any, domid: int) -> bool:
+        """Take some new clients; return whether there may be more."""
         for _ in range(_ACCEPT):
             try:
                 sock, _address = listener.accept()
             except BlockingIOError:
-                return
+                return False
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     # It would be ready at once again: leave it alone for a while.
                     self.selector.unregister(listener)
                     self.paused.append((listener, domid))
-                return
+                return False
             sock.setblocking(False)
             peer = _Peer(sock, self.daemon.connect(domid), self._read)
             self._peers[peer.connection] = peer
             self.selector.register(sock, peer.interest, peer)
+        return True
 
     def resume(self) -> None:
         """Look again at listening sockets that were left alone."""

@@ -127,9 +127,10 @@ class EmbeddedXenStore:
             self._daemon.add_domain(domid)
 
     def shutdown_domain(self, domid: int) -> None:
-        """A domain shuts down, or crashes: ``@releaseDomain`` tells of it."""
+        """A domain shuts down, or crashes: ``@releaseDomain`` tells of it, if it was served."""
         self._check_process()
         with self._server.lock:
+            self._server.admit(domid)
             self._daemon.shutdown(domid)
         self._server.wake()
 
@@ -137,5 +138,6 @@ class EmbeddedXenStore:
         """A domain dies: its connections end, and its nodes are removed."""
         self._check_process()
         with self._server.lock:
+            self._server.admit(domid)
             self._daemon.remove_domain(domid)
         self._server.wake()
