@@ -51,6 +51,8 @@ def test_each_domain_has_a_socket_of_its_own(store: EmbeddedXenStore) -> None:
         guest.read(b"/secret")
     assert guest.read(b"name") == b"seven"
     assert dom0.is_domain_introduced(7)
+    with pytest.raises(NotFound, match="or the owner is no domain"):
+        dom0.set_perms(b"/local/domain/7/name", [b"n8"])
     assert store.socket_path(7) == store.socket_path(7) != store.socket_path()
 
 
@@ -276,6 +278,19 @@ def test_a_dead_daemons_socket_is_replaced_and_nothing_else(tmp_path: Path) -> N
 def test_a_path_that_is_none_is_refused(path: str) -> None:
     with Server() as server, pytest.raises(InvalidArgument):
         server.listen(path)
+
+
+def test_a_daemon_that_was_faster_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "socket"
+    with Server() as fast, Server() as slow:
+        fast.listen(path)
+        monkeypatch.setattr(slow, "_remove_stale", lambda path: None)  # it had looked before
+        with pytest.raises(FileExistsError, match="a daemon listens there"):
+            slow.listen(path)
+        with Connection(path) as client:
+            assert client.request(Op.READ, b"/tool\0") == (Op.READ, b"")
 
 
 def test_a_path_that_cannot_be_made_is_named(tmp_path: Path) -> None:

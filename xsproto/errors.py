@@ -268,5 +268,7 @@ def error_from_code(code: str, *, request: Any = None, path: bytes | None = None
     cls, _, words = _ERRORS.get(code, _UNKNOWN)
     if cls is NotFound and path is not None:
         words = "there is no such node"
+        if hasattr(request, "permissions"):
+            words += ", or the owner is no domain"
     what = code if request is None else f"{code}: {request!r}"
     return cls(f"{what}: {words}", code=code, path=path, request=request)

@@ -103,6 +103,8 @@ class Service:
         except OSError as error:
             if error.errno is None:  # Python's own: the system is not asked
                 raise InvalidArgument(f"{path!r} is too long for the path of a socket") from error
+            if error.errno == errno.EADDRINUSE:  # somebody was faster
+                raise FileExistsError(errno.EEXIST, "a daemon listens there", path) from error
             raise OSError(error.errno, error.strerror, path) from error  # which names the path
 
     def _remove_stale(self, path: str) -> None:
