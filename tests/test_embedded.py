@@ -317,6 +317,15 @@ def test_it_may_serve_in_the_calling_thread_until_it_is_closed(tmp_path: Path) -
     assert not (tmp_path / "socket").exists()
 
 
+def test_it_starts_once_and_not_again_when_it_is_closed() -> None:
+    before = threading.active_count()
+    server = Server()
+    with server.start():
+        assert threading.active_count() == before + 1
+    with pytest.raises(LocalProtocolError, match="is closed"):
+        server.start()
+
+
 def test_a_server_that_never_served_can_be_closed(tmp_path: Path) -> None:
     server = Server()
     server.listen(tmp_path / "socket")
