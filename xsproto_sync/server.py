@@ -59,7 +59,7 @@ class Server(Service):
     # Serving
 
     def start(self) -> Self:
-        """Serve in a thread of its own, which does not keep the interpreter from ending. Idempotent.
+        """Serve in a thread of its own, if it does not; that does not keep a program from ending.
 
         Raises:
             LocalProtocolError: the server is closed.
