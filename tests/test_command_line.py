@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from xsproto.errors import AccessDenied, InvalidArgument
 from xsproto.operations import Node
 from xsproto.perms import Permission
+from xsproto.serving import Service
 from xsproto_sync import Client, EmbeddedXenStore, trees
 from xsproto_sync.command_line import commands
 
@@ -57,6 +58,22 @@ def test_a_signal_ends_it_and_its_sockets(tmp_path: Path, number: signal.Signals
                 seven.read(b"/secret")
             process.send_signal(number)
             assert process.wait(10) == 0
+    assert not path.exists()
+    assert not guest.exists()
+
+
+def test_a_signal_while_it_makes_its_sockets_ends_it_and_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bind = Service._bind
+
+    def interrupted(service: Service, sock: Any, path: str) -> None:
+        bind(service, sock, path)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Service, "_bind", interrupted)
+    path, guest = tmp_path / "socket", tmp_path / "guest"
+    assert run("serve", "--socket", str(path), "--guest", f"7:{guest}").exit_code == 0
     assert not path.exists()
     assert not guest.exists()
 
@@ -124,6 +141,31 @@ def test_a_tree_comes_back_byte_for_byte(tmp_path: Path) -> None:
     with serving("--socket", str(path), "--load", str(file)), Client(path) as client:
         assert client.read(b"/a/b") == every_byte
         assert client.get_perms(b"/a/b") == [Permission(7, True, True), Permission(0, True)]
+
+
+def test_guests_may_what_a_loaded_tree_says(tmp_path: Path) -> None:
+    file, path, guest = tmp_path / "tree.json", tmp_path / "socket", tmp_path / "guest"
+    file.write_text('[{"path": "/a", "value": "1", "perms": ["n0", "r7"]}]')
+    arguments = ("--socket", str(path), "--guest", f"7:{guest}", "--load", str(file))
+    with serving(*arguments), Client(guest) as seven:
+        assert seven.read(b"/a") == b"1"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" * 100_000, "is no JSON"),
+        ('[{"path": "/%s", "value": "", "perms": ["n0"]}]' % ("a" * 2500), "EINVAL: Write"),
+    ],
+)
+def test_what_cannot_be_loaded_is_told_in_a_line(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "tree.json"
+    file.write_text(text)
+    path = tmp_path / "socket"
+    result = run("serve", "--socket", str(path), "--profile", "c-4.17", "--load", str(file))
+    assert result.exit_code == 1
+    assert says in result.output
+    assert not path.exists()
 
 
 def test_what_the_client_may_not_read_is_left_out() -> None:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from xsproto.errors import (
     AccessDenied,
     ConnectFailed,
     ConnectionClosed,
+    Forked,
     InvalidArgument,
+    InvalidRequest,
     InvalidType,
     LocalProtocolError,
     NotFound,
@@ -30,6 +33,7 @@ from xsproto.wire import Op
 from xsproto_sync import EmbeddedXenStore, Server
 
 from .daemons import Connection
+from .peers import in_child
 
 
 @pytest.fixture
@@ -84,6 +88,8 @@ def test_each_domain_has_a_socket_of_its_own(store: EmbeddedXenStore) -> None:
         guest.read(b"/secret")
     assert guest.read(b"name") == b"seven"
     assert dom0.is_domain_introduced(7)
+    with pytest.raises(NotFound, match="or the owner is no domain"):
+        dom0.set_perms(b"/local/domain/7/name", [b"n8"])
     assert store.socket_path(7) == store.socket_path(7) != store.socket_path()
 
 
@@ -106,6 +112,16 @@ def test_a_domain_that_shuts_down_and_dies_is_told_of_and_its_nodes_go(
         guest.read(b"/guest")
 
 
+def test_what_befalls_a_domain_befalls_clients_that_it_has_just_got(
+    store: EmbeddedXenStore,
+) -> None:
+    for domid in range(1, 40):
+        guest = store.client(domid=domid)  # most of them are not accepted yet
+        store.remove_domain(domid)
+        with pytest.raises(ConnectionClosed):
+            guest.read(b"name")
+
+
 def test_a_domain_may_exist_before_it_is_introduced(store: EmbeddedXenStore) -> None:
     dom0 = store.client()
     store.add_domain(5)
@@ -115,8 +131,78 @@ def test_a_domain_may_exist_before_it_is_introduced(store: EmbeddedXenStore) -> 
 
 
 def test_a_domid_that_is_none_is_refused(store: EmbeddedXenStore) -> None:
-    with pytest.raises(ValueError, match="40000"):
-        store.socket_path(40000)
+    for method in (store.socket_path, store.add_domain):
+        with pytest.raises(InvalidArgument, match="40000"):
+            method(40000)
+
+
+def test_many_threads_may_ask_for_one_socket(store: EmbeddedXenStore) -> None:
+    together = threading.Barrier(8)
+
+    def path(domid: int) -> str:
+        together.wait(10)
+        return store.socket_path(domid)
+
+    with ThreadPoolExecutor(8) as threads:
+        for domid in range(1, 50):
+            assert len(set(threads.map(path, [domid] * 8))) == 1
+
+
+# Forks
+
+
+def test_a_forked_child_ends_and_changes_nothing(store: EmbeddedXenStore) -> None:
+    def child() -> None:
+        for change in (
+            store.kill,
+            lambda: store.add_domain(7),
+            lambda: store.shutdown_domain(7),
+            lambda: store.remove_domain(7),
+            lambda: store.client(domid=7),
+        ):
+            with pytest.raises(Forked, match="the parent process's"):
+                change()
+        store.client().write(b"/child", b"")
+        store.close()
+
+    client = store.client()
+    in_child(child)
+    assert client.exists(b"/child")
+    assert store.client().exists(b"/child")
+
+
+def test_a_child_that_closes_a_server_lets_it_be(tmp_path: Path) -> None:
+    with Server() as server:
+        server.listen(tmp_path / "socket")
+        with Connection(tmp_path / "socket") as client:
+            assert client.request(Op.READ, b"/tool\0") == (Op.READ, b"")
+            in_child(server.end)  # not under its lock, which the parent's thread may have had
+            assert client.request(Op.READ, b"/tool\0") == (Op.READ, b"")
+        with Connection(tmp_path / "socket") as client:
+            assert client.request(Op.READ, b"/tool\0") == (Op.READ, b"")
+
+
+def test_connections_end_though_a_forked_process_has_them_too(store: EmbeddedXenStore) -> None:
+    dom0, guest = store.client(timeout=5), store.client(domid=7, timeout=5)
+    for client in (dom0, guest):
+        client.get_domain_path(7)  # it is served by now
+    go_on, gone = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(gone)
+        os.read(go_on, 1)
+        os._exit(0)
+    try:
+        store.remove_domain(7)
+        with pytest.raises(ConnectionClosed):
+            guest.read(b"name")
+        store.kill()
+        with pytest.raises(ConnectionClosed):
+            dom0.read(b"/tool")
+    finally:
+        os.close(gone)
+        os.close(go_on)
+        os.waitpid(child, 0)
 
 
 # Contents and profiles
@@ -137,6 +223,21 @@ def test_contents_are_bytes(contents: Any) -> None:
 def test_contents_that_are_refused_are_an_error() -> None:
     with pytest.raises(InvalidArgument, match="b'//'"):
         EmbeddedXenStore({b"//": b""})
+
+
+def test_so_are_those_that_only_the_daemon_refuses() -> None:
+    with pytest.raises(InvalidRequest, match="EINVAL: Write"):
+        EmbeddedXenStore({b"/" + b"a" * 2500: b""}, profile=C_4_17)
+
+
+def test_contents_may_be_a_file_that_dump_made(tmp_path: Path) -> None:
+    file = tmp_path / "tree.json"
+    file.write_text('[{"path": "/a", "value": "\\u00ff", "perms": ["n0", "r7"]}]')
+    with EmbeddedXenStore(file) as store:
+        assert store.client(domid=7).read(b"/a") == b"\xff"
+    file.write_text("{}")
+    with pytest.raises(InvalidArgument, match="no list of nodes"):
+        EmbeddedXenStore(str(file))
 
 
 def test_it_may_be_an_older_daemon() -> None:
@@ -211,6 +312,27 @@ def test_a_path_that_is_none_is_refused(path: str) -> None:
         server.listen(path)
 
 
+def test_a_daemon_that_was_faster_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "socket"
+    with Server() as fast, Server() as slow:
+        fast.listen(path)
+        monkeypatch.setattr(slow, "_remove_stale", lambda path: None)  # it had looked before
+        with pytest.raises(FileExistsError, match="a daemon listens there"):
+            slow.listen(path)
+        with Connection(path) as client:
+            assert client.request(Op.READ, b"/tool\0") == (Op.READ, b"")
+
+
+def test_a_path_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    with Server() as server:
+        with pytest.raises(FileNotFoundError, match="nowhere/socket"):
+            server.listen(tmp_path / "nowhere" / "socket")
+        with pytest.raises(InvalidArgument, match="aaa' is too long for the path of a socket"):
+            server.listen("a" * 120)
+
+
 def test_it_may_serve_in_the_calling_thread_until_it_is_closed(tmp_path: Path) -> None:
     server = Server(Daemon())
     server.listen(tmp_path / "socket")
@@ -225,6 +347,15 @@ def test_it_may_serve_in_the_calling_thread_until_it_is_closed(tmp_path: Path) -
     server.serve()
     user.join(10)
     assert not (tmp_path / "socket").exists()
+
+
+def test_it_starts_once_and_not_again_when_it_is_closed() -> None:
+    before = threading.active_count()
+    server = Server()
+    with server.start():
+        assert threading.active_count() == before + 1
+    with pytest.raises(LocalProtocolError, match="is closed"):
+        server.start()
 
 
 def test_a_server_that_never_served_can_be_closed(tmp_path: Path) -> None:

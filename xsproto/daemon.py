@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from .control import control
+from .errors import InvalidArgument
 from .server import MAX_EVENTS, MAX_OUTPUT, ServerConnection
 from .store import C, Caller, Profile, Refused, Store, Transaction
 from .store.nodes import atoi, format_perms
@@ -160,9 +161,13 @@ class Daemon:
     # Domains
 
     def add_domain(self, domid: int) -> None:
-        """Have a domain exist. It is served once it is introduced."""
+        """Have a domain exist. It is served once it is introduced.
+
+        Raises:
+            InvalidArgument: `domid` can be no domain's.
+        """
         if not 0 <= domid < _DOMID_SELF:
-            raise ValueError(f"{domid} is no domain's id")
+            raise InvalidArgument(f"{domid} is no domain's id")
         self.store.existing.add(domid)
 
     def shutdown(self, domid: int) -> None:

@@ -61,6 +61,7 @@ class Service:
         #: Listening sockets that are left alone; `resume` after `PAUSE`.
         self.paused: list[tuple[Any, int]] = []
         self.ended = False
+        self._process = os.getpid()
 
     # Sockets
 
@@ -72,8 +73,8 @@ class Service:
 
         Raises:
             FileExistsError: another daemon listens there, or something else has that name.
-        OSError: it cannot be made there.
-            InvalidArgument: it cannot be a path, or a domain.
+            OSError: it cannot be made there.
+            InvalidArgument: it cannot be a path, or is too long for one, or a domain.
             LocalProtocolError: the server is closed.
         """
         os, socket = self._os, self._socket
@@ -81,15 +82,12 @@ class Service:
             raise LocalProtocolError("the server is closed")
         path = os.fspath(path)
         self._remove_stale(path)
-        try:
-            self.daemon.add_domain(domid)
-        except ValueError as error:
-            raise InvalidArgument(str(error)) from None
+        self.daemon.add_domain(domid)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             # Before it has a name, so that there is no moment when others can connect.
             os.fchmod(sock.fileno(), 0o600)
-            sock.bind(path)
+            self._bind(sock, path)
             os.chmod(path, 0o600)  # where fchmod() does not count for sockets
             sock.listen(_BACKLOG)
             sock.setblocking(False)
@@ -103,6 +101,16 @@ class Service:
             raise
         self._listeners[path] = (sock, domid)
         self.selector.register(sock, self._read, (sock, domid))
+
+    def _bind(self, sock: Any, path: str) -> None:
+        try:
+            sock.bind(path)
+        except OSError as error:
+            if error.errno is None:  # Python's own: the system is not asked
+                raise InvalidArgument(f"{path!r} is too long for the path of a socket") from error
+            if error.errno == errno.EADDRINUSE:  # somebody was faster
+                raise FileExistsError(errno.EEXIST, "a daemon listens there", path) from error
+            raise OSError(error.errno, error.strerror, path) from error  # which names the path
 
     def _remove_stale(self, path: str) -> None:
         """Remove the socket of a daemon that is gone."""
@@ -147,22 +155,34 @@ class Service:
                 what()
         self._flush()
 
-    def _accept(self, listener: Any, domid: int) -> None:
+    def admit(self, domid: int) -> None:
+        """Take the clients that have connected as domain `domid` and were not looked at yet.
+
+        So that what is done to the domain next is done to them.
+        """
+        for listener in list(self._listeners.values()):
+            if listener[1] == domid and listener not in self.paused:
+                while self._accept(*listener):
+                    pass
+
+    def _accept(self, listener: Any, domid: int) -> bool:
+        """Take some new clients; return whether there may be more."""
         for _ in range(_ACCEPT):
             try:
                 sock, _address = listener.accept()
             except BlockingIOError:
-                return
+                return False
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     # It would be ready at once again: leave it alone for a while.
                     self.selector.unregister(listener)
                     self.paused.append((listener, domid))
-                return
+                return False
             sock.setblocking(False)
             peer = _Peer(sock, self.daemon.connect(domid), self._read)
             self._peers[peer.connection] = peer
             self.selector.register(sock, peer.interest, peer)
+        return True
 
     def resume(self) -> None:
         """Look again at listening sockets that were left alone."""
@@ -236,24 +256,39 @@ class Service:
         del self._peers[peer.connection]
         if peer.interest:
             self.selector.unregister(peer.sock)
-        peer.sock.close()
+        self._hang_up(peer.sock)
         self.daemon.disconnect(peer.connection)
 
+    def _hang_up(self, sock: Any) -> None:
+        try:
+            sock.shutdown(self._socket.SHUT_RDWR)  # a process forked meanwhile has it open, too
+        except OSError:
+            pass  # the client was first
+        sock.close()
+
     def end(self) -> None:
-        """End all connections and remove the sockets. Idempotent."""
+        """End all connections and remove the sockets. Idempotent.
+
+        In a forked child it lets go of what is the parent's, whom that does not concern.
+        """
         if self.ended:
             return
         self.ended = True
+        ours = self._os.getpid() == self._process
         for path, (sock, _domid) in self._listeners.items():
-            try:
-                self._os.unlink(path)
-            except FileNotFoundError:
-                pass
+            if ours:
+                try:
+                    self._os.unlink(path)
+                except FileNotFoundError:
+                    pass
             sock.close()
         for peer in list(self._peers.values()):
+            if not ours:
+                peer.sock.close()  # and no more: what the selector watches is the parent's, too
+                continue
             if peer.interest:
                 # First: one that gevent has patched closes only once nobody waits for it.
                 self.selector.unregister(peer.sock)
-            peer.sock.close()
+            self._hang_up(peer.sock)
         self._peers.clear()
         self.selector.close()

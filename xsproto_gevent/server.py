@@ -28,6 +28,7 @@ _SOCKET: Final = SimpleNamespace(
     socket=get_original("socket", "socket"),
     AF_UNIX=socket.AF_UNIX,
     SOCK_STREAM=socket.SOCK_STREAM,
+    SHUT_RDWR=socket.SHUT_RDWR,
 )
 
 

@@ -123,15 +123,19 @@ def serve(
     def end(number: int, frame: FrameType | None) -> None:
         server.close()
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    signals = (signal.SIGTERM, signal.SIGINT)
+    # Not while it listens: half-made sockets would be left.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    before = {number: signal.signal(number, end) for number in signals}
     try:
         server.listen(socket_path)
         for domid, path in guests:
-            daemon.add_domain(domid)
             server.listen(path, domid)
         click.echo(f"serving on {socket_path}", err=True)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         server.serve()
     finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         server.close()
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -160,12 +164,9 @@ def load(tree: IO[str], **where: Any) -> None:
 
 def _nodes(tree: IO[str]) -> list[Any]:
     try:
-        nodes = json.load(tree)
+        return trees.parse(tree.read())
     except ValueError as error:
-        raise click.ClickException(f"{tree.name} is no JSON: {error}") from error
-    if not isinstance(nodes, list):
-        raise click.ClickException(f"{tree.name} is no list of nodes")
-    return nodes
+        raise click.ClickException(f"{tree.name}: {error}") from error
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from xsproto.daemon import Daemon
+from xsproto.errors import LocalProtocolError
 from xsproto.serving import PAUSE, Service
 
 __all__ = ["Server"]
@@ -58,9 +59,16 @@ class Server(Service):
     # Serving
 
     def start(self) -> Self:
-        """Serve in a thread of its own, which does not keep the interpreter from ending."""
-        self._thread = threading.Thread(target=self.serve, name="xsproto server", daemon=True)
-        self._thread.start()
+        """Serve in a thread of its own, if it does not; that does not keep a program from ending.
+
+        Raises:
+            LocalProtocolError: the server is closed.
+        """
+        if self._over:
+            raise LocalProtocolError("the server is closed")
+        if self._thread is None:
+            self._thread = threading.Thread(target=self.serve, name="xsproto server", daemon=True)
+            self._thread.start()
         return self
 
     def serve(self) -> None:

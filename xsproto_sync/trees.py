@@ -6,18 +6,35 @@ stays readable.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from xsproto.daemon import Daemon
-from xsproto.errors import AccessDenied, InvalidArgument, NotFound
+from xsproto.errors import AccessDenied, InvalidArgument, NotFound, error_from_code
 from xsproto.operations import Node
 from xsproto.perms import Permission
-from xsproto.requests import SetPerms, Write
+from xsproto.requests import Request, SetPerms, Write
+from xsproto.store import Refused
 
 from .client import Client
 
-__all__ = ["dump", "fill", "load"]
+__all__ = ["dump", "fill", "load", "parse", "put"]
+
+
+def parse(text: str) -> list[Any]:
+    """Read what ``xsproto dump`` printed.
+
+    Raises:
+        InvalidArgument: it is nothing like that.
+    """
+    try:
+        nodes = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"this is no JSON: {error}") from error
+    if not isinstance(nodes, list):
+        raise InvalidArgument("this is no list of nodes")
+    return nodes
 
 
 def dump(client: Client, top: bytes = b"/") -> list[dict[str, Any]]:
@@ -68,12 +85,36 @@ def load(client: Client, nodes: Iterable[Any]) -> int:
 
 
 def fill(daemon: Daemon, nodes: Iterable[Any]) -> int:
-    """As `load`, into a daemon of this process; owners that do not exist yet come to be."""
+    """As `load`, into a daemon of this process; the domains in permissions come to be.
+
+    Raises:
+        InvalidArgument: as `load`.
+        XenStoreError: the daemon, as its profile says, would refuse a node.
+    """
     parsed = _parsed(nodes)
+    for path, value, perms in parsed:
+        for permission in perms:  # those that there are not would own nothing, and have no rights
+            daemon.add_domain(permission.domid)
+        put(daemon, path, value, perms)
+    return len(parsed)
+
+
+def put(daemon: Daemon, path: bytes, value: bytes, perms: Sequence[Permission] = ()) -> None:
+    """Write a node into a daemon of this process, as dom0 would; `perms` if there are some.
+
+    Raises:
+        InvalidArgument, InvalidType: it cannot be written.
+        XenStoreError: the daemon, as its profile says, would refuse it.
+    """
     store = daemon.store
     dom0 = store.caller(0, lambda path, token: None)
-    for path, value, perms in parsed:
-        daemon.add_domain(perms[0].domid)
-        store.write(dom0, None, path, value)
-        store.set_perms(dom0, None, path, [permission.encode() for permission in perms])
-    return len(parsed)
+    request: Request[Any] = Write(path, value)
+    request.payload()
+    try:
+        full = store.canonical(dom0, path)
+        store.write(dom0, None, full, value)
+        if perms:
+            request = SetPerms(path, tuple(perms))
+            store.set_perms(dom0, None, full, [permission.encode() for permission in perms])
+    except Refused as refused:
+        raise error_from_code(refused.code, request=request, path=path) from None
