@@ -88,7 +88,7 @@ def test_each_domain_has_a_socket_of_its_own(store: EmbeddedXenStore) -> None:
         guest.read(b"/secret")
     assert guest.read(b"name") == b"seven"
     assert dom0.is_domain_introduced(7)
-    with pytest.raises(NotFound, match="or the owner is no domain"):
+    with pytest.raises(NotFound, match="or no such domain to own it"):
         dom0.set_perms(b"/local/domain/7/name", [b"n8"])
     assert store.socket_path(7) == store.socket_path(7) != store.socket_path()
 
