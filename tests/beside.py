@@ -1,7 +1,12 @@
 """What is done in other processes beside the tests of this one, from their beginning on.
 
-Whoever needs what came of it waits for a `Future`. So two processors have something to do, though
-the tests of this process are run one by one.
+    @pytest.mark.beside(call, "name", ...)
+    def test_it(name, beside):
+        assert beside() == ...
+
+`call` gets the values of these parameters of the test, runs a process in a thread, and is called
+once for all tests that have the same. `beside` waits for what it returns, or raises. So two
+processors have something to do, though the tests of this process are run one by one.
 """
 
 from __future__ import annotations
@@ -13,14 +18,16 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
-__all__ = ["begin", "pytest_unconfigure", "wait"]
+__all__ = ["begin", "begin_all", "beside", "pytest_unconfigure", "wait"]
 
 T = TypeVar("T")
 
 #: How many processes at once. They wait for daemons a part of the time.
 _SEVERAL: Final = 2
 
+_Work = tuple[Any, ...]
 _pool: Final = pytest.StashKey[ThreadPoolExecutor]()
+_begun: Final = pytest.StashKey[dict[_Work, Future[Any]]]()
 
 
 def begin(config: pytest.Config, call: Callable[..., T], *arguments: Any) -> Future[T]:
@@ -34,6 +41,36 @@ def wait(future: Future[T]) -> T:
     """What came of it. However long that takes: the process has a limit of its own."""
     faulthandler.cancel_dump_traceback_later()  # that of the test which waits
     return future.result()
+
+
+def _work(item: pytest.Item) -> _Work | None:
+    mark = item.get_closest_marker("beside")
+    if mark is None or not isinstance(item, pytest.Function):
+        return None
+    call, *names = mark.args
+    return call, *(item.callspec.params[name] for name in names)
+
+
+def begin_all(session: pytest.Session) -> None:
+    """Begin with what the tests that are going to be run have marks of."""
+    if session.config.option.collectonly:
+        return
+    begun = session.config.stash.setdefault(_begun, {})
+    for item in session.items:
+        if (work := _work(item)) is not None and work not in begun:
+            begun[work] = begin(session.config, *work)
+
+
+@pytest.fixture
+def beside(request: pytest.FixtureRequest) -> Callable[[], Any]:
+    """Waits for what is done beside the test, and returns it."""
+
+    def waited() -> Any:
+        work = _work(request.node)
+        assert work is not None
+        return wait(request.config.stash[_begun][work])
+
+    return waited
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

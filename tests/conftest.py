@@ -8,14 +8,13 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from . import daemons
+from . import apart, daemons
 from .apart import (  # noqa: F401
-    pytest_collection_finish,
     pytest_collection_modifyitems,
-    pytest_configure,
     pytest_runtest_protocol,
     pytest_unconfigure,
 )
+from .beside import begin_all, beside  # noqa: F401
 from .daemons import Daemon
 from .matrix import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401
 
@@ -33,6 +32,18 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    apart.pytest_configure(config)
+    config.addinivalue_line("markers", "beside(call, *names): see tests.beside")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    apart.pytest_collection_finish(session)
+    # On a real device nothing else may go on.
+    if not session.config.getoption("--xenbus", default=None):
+        begin_all(session)
 
 
 @pytest.fixture(params=daemons.KINDS)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # In `tests/xenbus/test_conformance.py`'s processes all this runs on the device.
 ADAPTERS = adapters.DEVICE_ADAPTERS if is_preloaded() else adapters.ADAPTERS
 
+# Their tests need no process of their own, but some are in one: so they go on beside these.
+BESIDE = ("asyncio", "trio", "selectors")
+
 
 def cells() -> Iterator[Any]:
     """Each adapter with each daemon."""
@@ -36,6 +39,8 @@ def cells() -> Iterator[Any]:
                 kind == "embedded-4.17" and adapter not in ("sync", "sync_device")
             ):
                 continue
+            if adapter in BESIDE and kind != "c":
+                world = "alone"
             marks = () if world is None else pytest.mark.apart(world)
             yield pytest.param(adapter, kind, marks=marks, id=f"{adapter}-{kind}")
 

@@ -37,6 +37,7 @@ def _patched_by_eventlet() -> None:
 
 #: What is done before anything else is imported, by name.
 WORLDS: Final[Mapping[str, Callable[[], None]]] = {
+    "alone": _as_it_is,
     "gevent": _as_it_is,
     "patched_by_gevent": _patched_by_gevent,
     "patched_by_eventlet": _patched_by_eventlet,

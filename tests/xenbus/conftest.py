@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from . import is_preloaded, kit
+from . import is_preloaded
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,11 +21,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         help="with --xenbus, in dom0: the daemon, which is to be stopped for moments",
     )
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    if not is_preloaded():
-        kit.begin(session)
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

@@ -1,52 +1,53 @@
-"""The conformance kit in processes that have the stand-in, which run beside the tests."""
+"""What runs in processes that have the stand-in, beside the tests that look at what came of it."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping
-from concurrent.futures import Future
-from itertools import product
+from pathlib import Path
 from typing import Final
 
-import pytest
+from . import Outcome, Preload
+from .standin import ROOT
+from .wrong import WRONGS
 
-from .. import beside, daemons
-from ..adapters import DEVICE_ADAPTERS, VARIANTS
-from . import LIBRARY, Outcome, Preload
+__all__ = ["FILES", "TEST", "is_noticed", "run_cell", "run_file"]
 
-__all__ = ["CELLS", "TEST", "begin", "outcomes"]
-
+#: The conformance kit, on the device there.
 TEST: Final = "tests/test_conformance.py::test_conformance"
 
-#: Each adapter with each daemon: a process for each.
-CELLS: Final = [
-    (adapter, kind)
-    for adapter, kind in product(DEVICE_ADAPTERS, (*daemons.KINDS, "embedded"))
-    if adapter not in VARIANTS or kind == "c"
-]
+#: Tests for such a process.
+FILES: Final = sorted(Path(__file__).with_name("on_device").glob("test_*.py"))
+(_CLIENT,) = [file for file in FILES if file.stem == "test_client"]
 
-_Outcomes = Mapping[str, Outcome]
-_begun: Final = pytest.StashKey[dict[tuple[str, str], Future[_Outcomes]]]()
+#: Seconds after which a test that can only hang has shown it.
+_LIMIT: Final = 8.0
 
 
-def begin(session: pytest.Session) -> None:
-    """Begin with the cells that `session` has tests of."""
-    if session.config.option.collectonly or LIBRARY.missing():
-        return
-    parameters = [item.callspec.params for item in session.items if hasattr(item, "callspec")]
-    wanted = {(each.get("adapter"), each.get("kind")) for each in parameters if "name" in each}
-    session.stash[_begun] = {
-        cell: beside.begin(session.config, _run, "{}-{}-".format(*cell))
-        for cell in CELLS
-        if cell in wanted
-    }
-
-
-def _run(names: str) -> _Outcomes:
+def run_cell(adapter: str, kind: str) -> Mapping[str, Outcome]:
+    """Run the kit on an adapter and a daemon; return what came of each scenario's test."""
     with Preload() as preload:
         # "strict", in which a second request ends the process even if it does no harm.
-        return preload.run_tests([TEST, "-k", names], modes="strict")
+        return preload.run_tests([TEST, "-k", f"{adapter}-{kind}-"], modes="strict")
 
 
-def outcomes(session: pytest.Session, adapter: str, kind: str) -> _Outcomes:
-    """What came of a cell: by the id of each test there."""
-    return beside.wait(session.stash[_begun][adapter, kind])
+def run_file(file: Path) -> Mapping[str, Outcome]:
+    """Run one of `FILES`; return what came of each test."""
+    with Preload() as preload:
+        return preload.run_tests([str(file.relative_to(ROOT))])
+
+
+def is_noticed(name: str) -> bool:
+    """Whether one of `WRONGS` is found out."""
+    with Preload() as preload:
+        try:
+            outcomes = preload.run_tests(
+                [str(_CLIENT), "-p", "tests.xenbus.wrong", "-k", WRONGS[name].noticed_by],
+                variables={"XSPROTO_WRONG": name, "XSPROTO_PATIENCE": "1"},
+                timeout=_LIMIT if WRONGS[name].hangs else 120,
+            )
+        except subprocess.TimeoutExpired:
+            if WRONGS[name].hangs:
+                return True
+            raise
+    return any(outcome in ("failed", "aborted") for outcome, _ in outcomes.values())

@@ -5,16 +5,23 @@ On the stand-in it is `tests/test_conformance.py`, in processes that have it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import product
 
 import pytest
 
 from xsproto.testing import SCENARIOS, run_scenario
 
 from .. import daemons
-from ..adapters import real_device, run
-from . import LIBRARY
-from .kit import CELLS, TEST, outcomes
+from ..adapters import DEVICE_ADAPTERS, VARIANTS, real_device, run
+from . import LIBRARY, Outcome
+from .kit import TEST, run_cell
+
+CELLS = [
+    (adapter, kind)
+    for adapter, kind in product(DEVICE_ADAPTERS, (*daemons.KINDS, "embedded"))
+    if adapter not in VARIANTS or kind == "c"
+]
 
 #: Scenarios that need a daemon that nobody else uses: with which daemon, and why.
 DANGEROUS = {"delete_of_the_root": ("oxenstored", "it would delete the nodes of all domains")}
@@ -27,6 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("adapter", "kind"), targets, ids=ids)
 
 
+@pytest.mark.beside(run_cell, "adapter", "kind")
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_conformance(
     adapter: str | None,
@@ -34,6 +42,7 @@ def test_conformance(
     name: str,
     request: pytest.FixtureRequest,
     record_property: Callable[[str, object], None],
+    beside: Callable[[], Mapping[str, Outcome]],
 ) -> None:
     if adapter is None:
         with real_device(kind, request.config.getoption("--xenbus-daemon")) as harness:
@@ -48,7 +57,7 @@ def test_conformance(
         daemons.require(kind)
     if reason := LIBRARY.missing():
         daemons.skip(reason)
-    outcome, details = outcomes(request.session, adapter, kind)[f"{TEST}[{adapter}-{kind}-{name}]"]
+    outcome, details = beside()[f"{TEST}[{adapter}-{kind}-{name}]"]
     if outcome == "skipped":
         pytest.skip(details.rpartition("Skipped: ")[2].rstrip("')"))
     assert outcome == "passed", details

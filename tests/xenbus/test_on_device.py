@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from .. import daemons
-from . import LIBRARY, Preload
-from .standin import ROOT
-
-FILES = sorted(Path(__file__).with_name("on_device").glob("test_*.py"))
+from . import LIBRARY, Outcome
+from .kit import FILES, run_file
 
 
+@pytest.mark.beside(run_file, "file")
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_on_device(file: Path, request: pytest.FixtureRequest) -> None:
+def test_on_device(
+    file: Path, request: pytest.FixtureRequest, beside: Callable[[], Mapping[str, Outcome]]
+) -> None:
     if request.config.getoption("--xenbus", default=None):
         pytest.skip("a real device does not do what these tests tell the stand-in")
     daemons.require("c")
     if reason := LIBRARY.missing():
         daemons.skip(reason)
-    with Preload() as preload:
-        outcomes = preload.run_tests([str(file.relative_to(ROOT))])
-    bad = {test: told for test, told in outcomes.items() if told.outcome != "passed"}
+    bad = {test: told for test, told in beside().items() if told.outcome != "passed"}
     assert not bad, "\n".join(
         f"{test}: {told.outcome}\n{told.details}" for test, told in bad.items()
     )
