@@ -12,13 +12,14 @@ processors have something to do, though the tests of this process are run one by
 from __future__ import annotations
 
 import faulthandler
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 import pytest
 
-__all__ = ["begin", "begin_all", "beside", "pytest_unconfigure", "wait"]
+__all__ = ["begin", "begin_all", "beside", "descriptors", "pytest_unconfigure", "wait"]
 
 T = TypeVar("T")
 
@@ -71,6 +72,20 @@ def beside(request: pytest.FixtureRequest) -> Callable[[], Any]:
         return wait(request.config.stash[_begun][work])
 
     return waited
+
+
+def descriptors() -> int:
+    """How many sockets, epolls and the like this process has open.
+
+    Not the files and pipes, as those to processes beside it come and go.
+    """
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except FileNotFoundError:
+            pass  # closed meanwhile
+    return sum(name.startswith(("socket:", "anon_inode:")) for name in found)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

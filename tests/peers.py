@@ -11,7 +11,7 @@ from typing import Any
 
 from xsproto.wire import HEADER
 
-__all__ = ["PATIENCE", "Caller", "Peer", "descriptors", "in_child"]
+__all__ = ["PATIENCE", "Caller", "Peer", "in_child"]
 
 #: Seconds after which something hangs.
 PATIENCE = 30
@@ -82,10 +82,6 @@ class Peer:
         asked, rq_id, tx, _ = self.request()
         self.say(asked if op is None else op, rq_id, tx if tx_id is None else tx_id, payload)
         return asked
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 def in_child(function: Callable[[], object]) -> None:

@@ -143,6 +143,26 @@ def test_a_transaction_is_rolled_back_on_an_exception() -> None:
     assert_whole(client)
 
 
+def test_an_interrupt_of_its_end_does_not_keep_a_transaction() -> None:
+    (daemon, client), roll_back = opened(a=b"1"), BlockingMemory.roll_back
+    tx = client.transaction()
+    asked: list[int] = []
+
+    def interrupted(tx_id: int) -> None:
+        asked.append(tx_id)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        roll_back(client, tx_id)
+
+    client.roll_back = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt), tx:
+        raise LookupError
+    assert asked == [tx._id] * 2
+    assert client.read(b"/a") == b"1"
+    assert ends(daemon) == [ROLLBACK]
+    assert_whole(client)
+
+
 @pytest.mark.parametrize("end", [BlockingTransaction.commit, BlockingTransaction.rollback])
 def test_a_transaction_can_end_early(end: Callable[..., None]) -> None:
     daemon, client = opened(a=b"1")

@@ -32,6 +32,7 @@ from xsproto.store import C_4_17
 from xsproto.wire import Op
 from xsproto_sync import EmbeddedXenStore, Server
 
+from .beside import descriptors
 from .daemons import Connection
 from .peers import in_child
 
@@ -261,7 +262,7 @@ def test_killed_it_cuts_every_connection_and_nobody_listens(store: EmbeddedXenSt
 
 
 def test_closed_it_leaves_nothing_behind() -> None:
-    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    before = descriptors(), threading.active_count()
     store = EmbeddedXenStore()
     directory = os.path.dirname(store.socket_path())
     client = store.client()
@@ -269,7 +270,7 @@ def test_closed_it_leaves_nothing_behind() -> None:
     store.close()
     assert client.closed
     assert not os.path.exists(directory)
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    assert (descriptors(), threading.active_count()) == before
 
 
 # The server's sockets

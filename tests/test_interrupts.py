@@ -36,6 +36,7 @@ from xsproto.blocking import BlockingTransaction
 from xsproto.session import Session
 from xsproto_sync import Client
 
+from .beside import descriptors
 from .daemons import Connection, Daemon, Op, require
 
 pytestmark = [
@@ -337,14 +338,14 @@ def test_an_interrupt_while_it_opens_or_closes_leaves_no_descriptor(daemon: Daem
             client.fileno()
 
     problems = Problems()
-    before = _descriptors()
+    before = descriptors()
     for nth in count(1):
         injector = Injector(nth)
         interrupted = injector.run(open_and_close)
         gc.collect()
-        if _descriptors() != before:
+        if descriptors() != before:
             problems.add(injector, AssertionError("descriptors were left behind"))
-            before = _descriptors()
+            before = descriptors()
         if not interrupted:
             break
     assert nth > 10
@@ -371,15 +372,11 @@ def test_an_interrupt_while_it_opens_leaves_no_reader(daemon: Daemon) -> None:
     problems.report()
 
 
-def _descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 @pytest.mark.parametrize("waiters", [0, 1, 3])
 def test_an_interrupted_close_can_be_done_again(daemon: Daemon, waiters: int) -> None:
     problems = Problems()
     for nth in count(1):
-        before = _descriptors()
+        before = descriptors()
         client = Client(daemon.socket_path)
         client.fileno()
         ended: list[BaseException] = []
@@ -399,7 +396,7 @@ def test_an_interrupted_close_can_be_done_again(daemon: Daemon, waiters: int) ->
             assert client.fileno() == -1
             with pytest.raises(ConnectionClosed):
                 client.read(b"/known/1", timeout=2)
-            assert _descriptors() == before, "descriptors were left behind"
+            assert descriptors() == before, "descriptors were left behind"
         except BaseException as error:
             problems.add(injector, error)
         if not interrupted:

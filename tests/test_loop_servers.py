@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -26,6 +25,7 @@ from xsproto.errors import (
 from xsproto.serving import Service
 from xsproto.wire import HEADER, Op
 
+from .beside import descriptors
 from .loops import LOOPS, Loop, TrioLoop
 
 
@@ -105,7 +105,7 @@ def test_its_end_cuts_every_connection_and_nobody_listens(loop: Loop, tmp_path: 
     path = tmp_path / "socket"
 
     async def main() -> None:
-        before = len(os.listdir("/proc/self/fd"))
+        before = descriptors()
         async with served(loop, {path: 0}) as server:
             assert path.stat().st_mode & 0o777 == 0o600
             client = await loop.open_path(path)
@@ -121,7 +121,7 @@ def test_its_end_cuts_every_connection_and_nobody_listens(loop: Loop, tmp_path: 
         if isinstance(server, xsproto_asyncio.Server):
             server.close()
         client.close()
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert descriptors() == before
 
     loop.run(main())
 

@@ -16,7 +16,8 @@ import pytest
 from xsproto_sync.pyxs import ConnectionError, Error, xs
 from xsproto_sync.pyxs._compat import xs as from_module
 
-from .peers import Caller, descriptors, in_child
+from .beside import descriptors
+from .peers import Caller, in_child
 from .test_pyxs import Store, refusal, store  # noqa: F401
 
 

@@ -30,7 +30,8 @@ from xsproto_sync.pyxs.connection import (
 from xsproto_sync.pyxs.exceptions import ConnectionError
 from xsproto_sync.pyxs.helpers import check_path, check_perms, check_watch_path, error
 
-from .peers import PATIENCE, Caller, Peer, descriptors, in_child
+from .beside import descriptors
+from .peers import PATIENCE, Caller, Peer, in_child
 from .test_pyxs import Store, refusal, store  # noqa: F401
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import selectors
 import socket
@@ -13,6 +15,8 @@ import pytest
 
 from xsproto.serving import Service
 from xsproto.wire import HEADER, Op
+
+from .beside import descriptors
 
 READ = HEADER.pack(Op.READ, 1, 0, 6) + b"/tool\0"
 ANSWER = HEADER.pack(Op.READ, 1, 0, 0)
@@ -36,6 +40,22 @@ class Odd:
             return method(*arguments)
 
         return call
+
+
+class Forked:
+    """The module `os`, in a process that was forked from that which made the service."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def getpid(self) -> int:
+        return 0
+
+    def unlink(self, path: str) -> None:
+        self.removed.append(path)
 
 
 class Scene:
@@ -141,7 +161,39 @@ def test_a_socket_that_somebody_has_removed_is_no_matter(tmp_path: Path, scene: 
 
 
 def test_where_the_name_cannot_be_made_nothing_is_left(tmp_path: Path, scene: Scene) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with pytest.raises(FileNotFoundError):
         scene.service.listen(tmp_path / "no" / "directory")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
+
+
+def test_clients_that_have_connected_are_taken_before_anything_is_done_to_their_domain(
+    scene: Scene,
+) -> None:
+    (path,) = scene.service._listeners
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):  # more than are taken at once
+            stack.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
+        scene.service.admit(7)
+        assert len(scene.service._peers) == 1
+        scene.service.admit(0)
+        assert len(scene.service._peers) == 101
+
+
+def test_a_client_that_hangs_up_first_is_let_go_all_the_same(scene: Scene) -> None:
+    scene.odd.errors["shutdown"] = [OSError(errno.ENOTCONN, "not connected")]
+    scene.service.end()
+    assert scene.client.recv(1) == b""
+
+
+def test_in_a_forked_child_the_end_concerns_the_child_alone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = Forked()
+    monkeypatch.setattr(scene.service, "_os", child)
+    with scene.odd.sock.dup():  # the parent's
+        scene.service.end()
+        assert not child.removed
+        scene.client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            scene.client.recv(1)

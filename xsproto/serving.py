@@ -93,8 +93,6 @@ class Service:
             sock.setblocking(False)
         except OSError as error:
             sock.close()
-            if error.errno is None:
-                raise InvalidArgument(f"the path of a socket cannot be {path!r}: {error}") from None
             raise OSError(error.errno, error.strerror, path) from None
         except BaseException:
             sock.close()

@@ -16,8 +16,9 @@ from xsproto_sync.pyxs.connection import XenBusConnection
 from xsproto_sync.pyxs.exceptions import ConnectionError
 
 from ... import daemons
+from ...beside import descriptors
 from ...daemons import Daemon
-from ...peers import Caller, descriptors
+from ...peers import Caller
 from ...test_pyxs import refusal
 from ...test_pyxs_router import AgentsRouter
 from .. import device_of, set_modes
