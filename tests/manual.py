@@ -113,6 +113,7 @@ def run_page(page: Path, directory: Path, left_out: Collection[str] = ()) -> Non
         code = f"import sys; sys.argv[0] = '{name}'; from {module} import main; sys.exit(main())"
         (commands / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}" "$@"\n')
         (commands / name).chmod(0o755)
+    os.environ.pop("PYTEST_ADDOPTS", None)  # which is for the tests that look at the page
     path = [str(commands), os.path.dirname(sys.executable), os.environ["PATH"]]
     os.environ |= {
         "PATH": os.pathsep.join(path),

@@ -90,7 +90,7 @@ class Preload:
     def environment(self, modes: str = "", variables: Mapping[str, str] = {}) -> dict[str, str]:
         """Return this process' environment, with `variables`, for a program with the stand-in."""
         # Not what this process may have been told itself, with a stand-in of its own.
-        others = {n: v for n, v in os.environ.items() if not n.startswith("XENBUS_")}
+        others = {n: v for n, v in os.environ.items() if not n.startswith(("XENBUS_", "PYTEST_"))}
         return {
             **others,
             "LD_PRELOAD": str(Path(self._directory.name) / LIBRARY.name),
