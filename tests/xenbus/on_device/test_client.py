@@ -37,7 +37,6 @@ from xsproto.errors import (
 )
 from xsproto.requests import TransactionEnd
 
-from ... import daemons
 from ...daemons import Daemon, Op
 from .. import device_of, set_modes, suspend
 
@@ -47,21 +46,6 @@ SOON = 0.05
 
 #: Seconds after which something is taken to hang.
 PATIENCE = float(os.environ.get("XSPROTO_PATIENCE", "20"))
-
-
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    daemons.require("c")
-    with Daemon("c") as running:
-        assert running.request(Op.WRITE, b"/a\0value")[0] == Op.WRITE
-        yield running
-        set_modes()
-        running.kill()
-
-
-@pytest.fixture
-def device(daemon: Daemon) -> str:
-    return device_of(daemon.socket_path)
 
 
 @pytest.fixture

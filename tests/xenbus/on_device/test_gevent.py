@@ -33,8 +33,7 @@ from xsproto.errors import (
 )
 from xsproto_gevent import Client, xenbus
 
-from ... import daemons
-from ...daemons import Daemon, Op
+from ...daemons import Daemon
 from ...test_gevent import interrupted_once, outcome, rounds_in, spawn
 from .. import device_of, set_modes, suspend
 
@@ -54,21 +53,6 @@ PATIENCE = float(os.environ.get("XSPROTO_PATIENCE", "20"))
 def world(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
-
-
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    daemons.require("c")
-    with Daemon("c") as running:
-        assert running.request(Op.WRITE, b"/a\0value")[0] == Op.WRITE
-        yield running
-        set_modes()
-        running.kill()
-
-
-@pytest.fixture
-def device(daemon: Daemon) -> str:
-    return device_of(daemon.socket_path)
 
 
 @pytest.fixture

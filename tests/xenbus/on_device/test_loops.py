@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -13,23 +13,12 @@ from xsproto.device import RETIRED_MAX
 from xsproto.errors import ConnectionClosed, TransactionEnded, TransactionLost
 from xsproto.testing import Cancelled
 
-from ... import daemons
-from ...daemons import Daemon, Op
+from ...daemons import Daemon
 from ...loops import LOOPS, Loop
 from .. import device_of, set_modes, suspend
 
 Main = Callable[[Any], Awaitable[None]]
 Run = Callable[[Main], None]
-
-
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    daemons.require("c")
-    with Daemon("c") as running:
-        assert running.request(Op.WRITE, b"/a\0value")[0] == Op.WRITE
-        yield running
-        set_modes()
-        running.kill()
 
 
 @pytest.fixture(params=LOOPS)

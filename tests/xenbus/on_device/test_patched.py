@@ -16,8 +16,7 @@ import pytest
 from xsproto.errors import ConnectionClosed, TimedOut
 from xsproto_sync import Client
 
-from ... import daemons
-from ...daemons import Daemon, Op
+from ...daemons import Daemon
 from .. import device_of, set_modes
 from .test_client import PATIENCE, SOON, Caller, until
 
@@ -32,16 +31,6 @@ from .test_client import PATIENCE, SOON, Caller, until
 def world(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
-
-
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    daemons.require("c")
-    with Daemon("c") as running:
-        assert running.request(Op.WRITE, b"/a\0value")[0] == Op.WRITE
-        yield running
-        set_modes()
-        running.kill()
 
 
 @pytest.fixture

@@ -26,9 +26,7 @@ from xsproto_sync import Client
 
 from ...daemons import Daemon
 from .. import set_modes, suspend
-from .test_client import PATIENCE, Caller, daemon, device, lanes_in_use, until
-
-__all__ = ["daemon", "device"]
+from .test_client import PATIENCE, Caller, lanes_in_use, until
 
 STORM = float(os.environ.get("XSPROTO_STORM", "1.5"))
 
