@@ -12,15 +12,15 @@ import socket
 import sys
 import threading
 from pathlib import Path
-from time import perf_counter, sleep
+from time import sleep
 
 import xsproto_sync
 from tests.daemons import Daemon
 from xsproto.wire import Op
 
-from .measure import Contestant, Plan, compete, placed
+from .measure import Contestant, Plan, compete
 from .roundtrip import PATHS, VALUE, Report, Row, bare_loop, bare_socket, command, load_xs, packet
-from .styles import STYLES, Style, SyncStyle, SyncStyleWithReader, opened
+from .styles import STYLES, Idling, SyncStyle, SyncStyleWithReader, Watching, opened
 
 READERS = 100
 WATCHERS = 100
@@ -28,7 +28,8 @@ EVENTS = 100  # of each watcher
 IDLE_WATCHES = 1000
 TOP = b"/events"
 
-IDLE: list[type[Style]] = [SyncStyleWithReader, *STYLES]
+IDLE: list[type[Idling]] = [SyncStyleWithReader, *STYLES]
+WATCHING: list[type[Watching]] = [SyncStyle, *STYLES]
 
 
 def rows() -> dict[str, Row]:
@@ -40,8 +41,8 @@ def rows() -> dict[str, Row]:
         found[f"{name} one"] = Row(f"{name}: one task / bare loop", 0.7, 0.85)
         found[f"{name} many"] = Row(f"{name}: {READERS} tasks / xen.lowlevel.xs, one", readers, 1.5)
         found[f"{name} events"] = Row(f"{name}: events / xsproto_sync", 0.6, 0.9)
-    for style in IDLE:
-        found[f"{style.name} idle"] = Row(f"{style.name}: wake-ups, idle", 0, 0, at_least=False)
+    for name in (style.name for style in IDLE):
+        found[f"{name} idle"] = Row(f"{name}: wake-ups, idle", 0, 0, at_least=False)
     return found
 
 
@@ -89,7 +90,7 @@ def many_tasks(path: str, plan: Plan, report: Report) -> None:
 def events(path: str, plan: Plan, report: Report) -> None:
     """Of events that wait in the kernel and the daemon when the time begins."""
 
-    def contestant(style: Style, sock: socket.socket) -> Contestant:
+    def contestant(style: Watching, sock: socket.socket) -> Contestant:
         tops = [b"%b/%b/%d" % (TOP, style.name.encode(), number) for number in range(WATCHERS)]
         style.watch(tops)
         writes = [
@@ -102,7 +103,7 @@ def events(path: str, plan: Plan, report: Report) -> None:
 
         return Contestant(style.name, lambda _: style.take(EVENTS), WATCHERS * EVENTS, fire)
 
-    with opened(path, SyncStyle, *STYLES) as styles, bare_socket(path) as sock:
+    with opened(path, *WATCHING) as styles, bare_socket(path) as sock:
         results = compete([contestant(style, sock) for style in styles], max(1, plan.rounds // 3))
     for style in STYLES:
         report.compare(f"{style.name} events", results[style.name], results["sync"])
@@ -138,17 +139,9 @@ def run(plan: Plan) -> dict[str, Row]:
         with xsproto_sync.Client(path) as client:
             for node in PATHS:
                 client.write(node, VALUE)
-        cpus = os.sched_getaffinity(0)
-        for report.placing, where, policy in (
-            ("pinned", {max(cpus)}, os.SCHED_OTHER),
-            ("batch", {max(cpus)}, os.SCHED_BATCH),
-            ("free", cpus, os.SCHED_OTHER),
-        ):
-            began = perf_counter()
-            with placed(daemon.pid, where, policy):
-                for part in (one_task, many_tasks, events, idle):
-                    part(path, plan, report)
-            print(f"{report.placing}: {perf_counter() - began:.0f} s", file=sys.stderr)
+        for _ in report.placings(daemon.pid):
+            for part in (one_task, many_tasks, events, idle):
+                part(path, plan, report)
     return report.rows
 
 

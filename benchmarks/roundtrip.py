@@ -122,6 +122,19 @@ class Report:
     def lack(self, key: str, why: str) -> None:
         self.rows[key].missing = why
 
+    def placings(self, daemon: int) -> Iterator[str]:
+        """Each placing of this process and `daemon`; what is put meanwhile is of that one."""
+        cpus = os.sched_getaffinity(0)
+        for self.placing, where, policy in (
+            ("pinned", {max(cpus)}, os.SCHED_OTHER),
+            ("batch", {max(cpus)}, os.SCHED_BATCH),
+            ("free", cpus, os.SCHED_OTHER),
+        ):
+            began = perf_counter()
+            with placed(daemon, where, policy):
+                yield self.placing
+            print(f"{self.placing}: {perf_counter() - began:.0f} s", file=sys.stderr)
+
 
 # The others
 
@@ -452,20 +465,12 @@ def run(plan: Plan) -> dict[str, Row]:
     with Daemon("c") as daemon:
         path = os.environ["XENSTORED_PATH"] = daemon.socket_path
         fill(path, plan)
-        cpus = os.sched_getaffinity(0)
-        for report.placing, where, policy in (
-            ("pinned", {max(cpus)}, os.SCHED_OTHER),
-            ("batch", {max(cpus)}, os.SCHED_BATCH),
-            ("free", cpus, os.SCHED_OTHER),
-        ):
-            began = perf_counter()
-            with placed(daemon.pid, where, policy):
-                for part in (reads, others, walks, threads):
-                    part(path, plan, report)
-                if policy != os.SCHED_BATCH:  # no daemon takes part in these
-                    decoding(plan, report)
-                    imports(plan, report)
-            print(f"{report.placing}: {perf_counter() - began:.0f} s", file=sys.stderr)
+        for placing in report.placings(daemon.pid):
+            for part in (reads, others, walks, threads):
+                part(path, plan, report)
+            if placing != "batch":  # no daemon takes part in these
+                decoding(plan, report)
+                imports(plan, report)
     return report.rows
 
 

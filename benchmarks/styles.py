@@ -9,7 +9,7 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 import gevent.event
@@ -25,21 +25,18 @@ from xsproto.wire import HEADER
 
 from .roundtrip import PATHS, bare_loop
 
-__all__ = ["STYLES", "Style", "SyncStyle", "SyncStyleWithReader", "opened"]
+__all__ = ["STYLES", "Idling", "Style", "SyncStyle", "SyncStyleWithReader", "Watching", "opened"]
+
+S = TypeVar("S", bound="Watching")
 
 
-class Style(ABC):
+class Watching(ABC):
     """A way to write programs, with a client of its own that is connected to the daemon."""
 
     name: str
 
     @abstractmethod
-    def bare(self, packets: Sequence[bytes]) -> None:
-        """Send them and await their answers, one by one, with what the framework itself has."""
-
-    @abstractmethod
-    def read_all(self, tasks: int) -> None:
-        """Read all of `PATHS`, in so many tasks at once."""
+    def __init__(self, path: str) -> None: ...
 
     @abstractmethod
     def watch(self, paths: Sequence[bytes]) -> None:
@@ -54,15 +51,31 @@ class Style(ABC):
         """Take so many events of each watch, each in a task of its own."""
 
     @abstractmethod
-    def await_events(self) -> None:
-        """Have each watch awaited by a task, for ever."""
-
-    @abstractmethod
     def close(self) -> None:
         """End it."""
 
 
-class SyncStyle(Style):
+class Idling(Watching):
+    """One of which somebody can wait for all watches at once, and do nothing."""
+
+    @abstractmethod
+    def await_events(self) -> None:
+        """Have each watch awaited by a task, for ever."""
+
+
+class Style(Idling):
+    """One whose tasks are measured."""
+
+    @abstractmethod
+    def bare(self, packets: Sequence[bytes]) -> None:
+        """Send them and await their answers, one by one, with what the framework itself has."""
+
+    @abstractmethod
+    def read_all(self, tasks: int) -> None:
+        """Read all of `PATHS`, in so many tasks at once."""
+
+
+class SyncStyle(Watching):
     """`xsproto_sync` with threads: what others are compared with."""
 
     name = "sync"
@@ -70,12 +83,6 @@ class SyncStyle(Style):
     def __init__(self, path: str) -> None:
         self.client = xsproto_sync.Client(path)
         self.watches: list[xsproto_sync.Watch] = []
-
-    def bare(self, packets: Sequence[bytes]) -> None:
-        raise NotImplementedError
-
-    def read_all(self, tasks: int) -> None:
-        raise NotImplementedError
 
     def watch(self, paths: Sequence[bytes]) -> None:
         for path in paths:
@@ -97,14 +104,11 @@ class SyncStyle(Style):
         for thread in threads:
             thread.join()
 
-    def await_events(self) -> None:
-        raise NotImplementedError
-
     def close(self) -> None:
         self.client.close()
 
 
-class SyncStyleWithReader(SyncStyle):
+class SyncStyleWithReader(SyncStyle, Idling):
     """The same with a thread that reads."""
 
     name = "sync with a reader"
@@ -443,11 +447,11 @@ STYLES: list[type[Style]] = [AsyncioStyle, UvloopStyle, TrioStyle, GeventStyle]
 
 
 @contextlib.contextmanager
-def opened(path: str, *styles: type[Style]) -> Iterator[list[Style]]:
-    made: list[Style] = []
+def opened(path: str, *styles: type[S]) -> Iterator[list[S]]:
+    made: list[S] = []
     try:
         for style in styles:
-            made.append(style(path))  # type: ignore[call-arg]
+            made.append(style(path))
         yield made
     finally:
         for each in made:

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext")]
 
-import drawings  # noqa: E402
+import drawings  # noqa: E402  # it is in docs/_ext
 
 project = "xsproto"
 author = "The xsproto authors"

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from . import apart, daemons
-from .apart import (  # noqa: F401
+from .apart import (  # noqa: F401  # hooks, which pytest finds here
     pytest_collection_modifyitems,
     pytest_runtest_protocol,
     pytest_unconfigure,
 )
-from .beside import begin_all, beside  # noqa: F401
+from .beside import begin_all, beside  # noqa: F401  # a fixture
 from .daemons import Daemon
-from .matrix import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401
+from .matrix import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401  # hooks
 
 # The same examples every time, so that neither a verdict nor the coverage depends on luck.
 settings.register_profile(

@@ -17,9 +17,10 @@ import xsproto_asyncio
 import xsproto_asyncio.lane
 import xsproto_trio
 import xsproto_trio.lane
-from xsproto.loops import LoopClient, LoopLane, Transport
+from xsproto.loops import LoopClient, LoopLane
 from xsproto.session import Session
 from xsproto.testing import Cancelled
+from xsproto.transport import Transport
 
 __all__ = ["LOOPS", "AnyClient", "AsyncioLoop", "GuidesLoop", "Loop", "TrioLoop", "UvloopLoop"]
 

@@ -34,7 +34,7 @@ TESTS = """
         print("what it printed")
         assert 1 == 2
 
-    @world
+    @world  # so that a skip there is one here, with its reason
     def test_is_skipped():
         pytest.skip("the reason")
 
@@ -46,7 +46,7 @@ TESTS = """
     @world
     def test_ends_badly(broken): ...
 
-    @world
+    @world  # and what is expected to fail there does so here
     @pytest.mark.xfail(reason="as it is")
     def test_fails_as_it_should():
         raise KeyError

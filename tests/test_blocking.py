@@ -154,7 +154,7 @@ def test_an_interrupt_of_its_end_does_not_keep_a_transaction() -> None:
             raise KeyboardInterrupt
         roll_back(client, tx_id)
 
-    client.roll_back = interrupted  # type: ignore[method-assign]
+    client.roll_back = interrupted  # type: ignore[method-assign]  # of this client alone
     with pytest.raises(KeyboardInterrupt), tx:
         raise LookupError
     assert asked == [tx._id] * 2

@@ -105,6 +105,7 @@ def test_a_gevent_timeout_ends_a_call(daemon: Daemon, client: Client) -> None:
         client.read(b"/")
     assert caught.value is limit
     reached = False
+    # (types-gevent does not know that False raises nothing.)
     with gevent.Timeout(0.01, False), client.watch(b"/a"):  # type: ignore[arg-type]
         reached = True
     assert not reached
@@ -211,7 +212,7 @@ def test_what_came_while_the_hub_was_kept_from_looking_counts(client: Client) ->
                 other.sendall(HEADER.pack(Op.WRITE, 0, 0, 3) + b"/a\0")
                 while not other.recv(16).endswith(b"OK\0"):
                     pass
-        time.sleep(0.02)  # while it computes, its time is over
+        time.sleep(0.02)  # what computes for longer than its time limit stops the whole hub
         assert waiting.get().path == b"/a"
 
 
@@ -238,7 +239,7 @@ def test_a_daemon_that_never_stops_sending_cannot_prolong_a_call(
         assert reads < 1000
         inbox.append(HEADER.pack(Op.WATCH_EVENT, 0, 0, 5) + b"/a\0t\0")
 
-    monkeypatch.setattr(client._lane.transport, "read", read)
+    monkeypatch.setattr(client._lane.transport, "read_now", read)
     with pytest.raises(TimedOut):
         client.read(b"/a", timeout=0)
 
@@ -312,7 +313,7 @@ def test_an_idle_client_with_watches_wakes_nobody(client: Client) -> None:
 def test_once_all_is_written_the_hub_looks_for_no_room_any_more(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    transport: Any = client._lane.transport
+    transport: Any = client._lane.transport._bytes
     send, full = transport._send, True
 
     def refuse(data: bytes, flags: int) -> int:
@@ -416,7 +417,7 @@ def test_an_interrupt_in_the_hub_loses_nothing(
         watch.get()
         event = spawn(watch.get)
         reading = gevent.spawn(client.read, b"/a")
-        name = {"transport": "read", "session": "received"}[of]
+        name = {"transport": "read_now", "session": "received"}[of]
         interrupted_once(monkeypatch, getattr(client._lane, of), name)
         with pytest.raises(KeyboardInterrupt):
             gevent.sleep(60)  # as in any program of gevent's, the main greenlet gets it

@@ -52,7 +52,7 @@ def fill(daemon: Daemon) -> None:
 # At each switch
 
 
-class Gate(gevent.hub.Waiter):  # type: ignore[type-arg]
+class Gate(gevent.hub.Waiter):  # type: ignore[type-arg]  # generic for mypy alone
     """Kills who comes to its `nth` wait: at once, or when it is about to be woken."""
 
     nth = 0
@@ -205,7 +205,7 @@ class Storm:
 
     def roughen(self) -> None:
         """Have the socket take and give bytes in portions as they come."""
-        transport: Any = self.client._lane.transport
+        transport: Any = self.client._lane.transport._bytes
         send, recv, chance = transport._send, transport._recv, self.random.random
 
         def some(data: bytes, flags: int) -> int:

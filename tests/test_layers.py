@@ -36,7 +36,8 @@ LAYERS: dict[str, set[str]] = {
     "watches": {"errors", "paths", "record"},
     "session": {"errors", "wire", "paths", "requests", "events", "client", "watches"},
     "operations": {"client", "errors", "paths", "perms", "requests"},
-    "device": {"errors", "wire", "requests", "client", "session"},
+    "device": {"errors", "lanes", "wire", "requests", "client", "session"},
+    "transport": {"errors", "session"},
     "xenbus": {"device", "errors", "wire"},
     "location": {"errors"},
     "lanes": {"client", "requests", "session", "watches"},
@@ -46,7 +47,7 @@ LAYERS: dict[str, set[str]] = {
     "loops": {
         *("awaitable", "client", "device", "errors", "lanes", "location", "operations"),
         "requests",
-        *("session", "watches", "xenbus"),
+        *("session", "transport", "watches", "xenbus"),
     },
     "waiting": {
         *("blocking", "client", "clock", "device", "errors", "lanes", "location", "requests"),

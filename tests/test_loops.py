@@ -18,9 +18,10 @@ import xsproto_trio.lane
 from xsproto import requests as rq
 from xsproto.daemon import Connection, Daemon
 from xsproto.errors import ConnectionClosed, Forked, LocalProtocolError, NotFound
-from xsproto.loops import SocketTransport, forget_all
+from xsproto.lanes import forget_all
 from xsproto.session import WINDOW, Session
 from xsproto.testing import Cancelled
+from xsproto.transport import SocketTransport
 from xsproto.wire import HEADER, Op, PacketReader
 
 from .loops import LOOPS, AnyClient, GuidesLoop, TrioLoop
@@ -425,7 +426,7 @@ def test_an_error_of_the_socket_ends_the_connection(loop: Loop) -> None:
         def broken(inbox: list[bytes]) -> None:
             raise ConnectionResetError(104, "Connection reset by peer")
 
-        wire.transport.read_now = broken  # type: ignore[method-assign]
+        wire.transport.read_now = broken  # type: ignore[method-assign]  # of this one alone
         wire.peer.send(b"x")
         with pytest.raises(ConnectionClosed, match=r"here: .*reset by peer"):
             await task.result()

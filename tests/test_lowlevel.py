@@ -119,6 +119,7 @@ def test_wrong_arguments_are_type_errors_where_xens_own_is_confused(
     monkeypatch.setenv("XENSTORED_PATH", store.socket_path())
     for wrong in (5, None, "n0"):
         with pytest.raises(TypeError, match="a permission must be a dict"):
+            # What mypy refuses must be refused by the methods, too.
             lowlevel.xs().set_permissions("0", "/", [wrong])  # type: ignore[list-item]
     with pytest.raises(TypeError):
         lowlevel.xs(bogus=1)  # type: ignore[call-arg]

@@ -18,7 +18,7 @@ from xsproto_sync.pyxs._compat import xs as from_module
 
 from .beside import descriptors
 from .peers import Caller, in_child
-from .test_pyxs import Store, refusal, store  # noqa: F401
+from .test_pyxs import Store, refusal, store  # noqa: F401  # fixtures
 
 
 @pytest.fixture

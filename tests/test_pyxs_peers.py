@@ -19,8 +19,8 @@ from xsproto_sync.pyxs._internal import NUL, Event, Op
 from xsproto_sync.pyxs.exceptions import ConnectionError, PyXSError, UnexpectedPacket
 
 from .peers import PATIENCE, Caller, Peer
-from .test_pyxs import Store, store  # noqa: F401
-from .test_pyxs_router import client, peer  # noqa: F401
+from .test_pyxs import Store, store  # noqa: F401  # fixtures
+from .test_pyxs_router import client, peer  # noqa: F401  # fixtures
 
 
 def test_an_answer_that_nobody_waits_for_is_dropped(

@@ -32,7 +32,7 @@ from xsproto_sync.pyxs.helpers import check_path, check_perms, check_watch_path,
 
 from .beside import descriptors
 from .peers import PATIENCE, Caller, Peer, in_child
-from .test_pyxs import Store, refusal, store  # noqa: F401
+from .test_pyxs import Store, refusal, store  # noqa: F401  # fixtures
 
 
 @pytest.fixture

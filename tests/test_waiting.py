@@ -242,7 +242,7 @@ def test_a_transaction_whose_request_is_given_up_is_over(
     client: Client, store: EmbeddedXenStore
 ) -> None:
     other = client.transaction().__enter__()
-    with pytest.raises(KeyError), client.transaction() as tx:  # noqa: PT012
+    with pytest.raises(KeyError), client.transaction() as tx:  # noqa: PT012  # the end of `with` is part of it
         with store._server.lock, pytest.raises(TimedOut):
             tx.read(b"/a", timeout=SOON)
         with pytest.raises(TransactionEnded):
@@ -261,7 +261,7 @@ def test_a_transaction_is_begun_where_one_can_be(client: Client, store: Embedded
 
 
 def test_a_transaction_that_is_dropped_is_rolled_back(client: Client) -> None:
-    with pytest.raises(KeyError), client.transaction() as tx:  # noqa: PT012
+    with pytest.raises(KeyError), client.transaction() as tx:  # noqa: PT012  # the end of `with` is part of it
         tx.write(b"/b", b"")
         raise KeyError
     assert not client.exists(b"/b")

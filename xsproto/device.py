@@ -37,12 +37,21 @@ Once nobody uses the lane, it is closed, with which the kernel ends what is left
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from errno import errorcode
 from typing import Any, Final, Generic, Protocol, TypeVar
+from weakref import WeakMethod
 
 from .client import ClientConnection, Exchange, TransactionState
-from .errors import ConnectFailed, NotSupported, XenStoreError
+from .errors import (
+    ConnectFailed,
+    ConnectionClosed,
+    NotSupported,
+    TransactionEnded,
+    XenStoreError,
+)
+from .lanes import AnyLane
 from .requests import Request, ResetWatches, Watch
 from .session import Session, Waiter
 from .wire import HEADER, HEADER_SIZE, Op, Packet
@@ -52,8 +61,10 @@ __all__ = [
     "RETIRED_MAX",
     "TIMEOUT",
     "DeviceSession",
+    "LaneHolder",
     "Requests",
     "Retired",
+    "RetiringLane",
     "merged",
     "moved",
     "refusal",
@@ -144,6 +155,71 @@ def merged(exchanges: Sequence[Exchange], later: Sequence[Exchange]) -> list[Exc
     return [next(rest) if exchange.withdrawn else exchange for exchange in exchanges]
 
 
+class RetiringLane(AnyLane):
+    """The lane of a device that requests go to.
+
+    It is retired, and goes on in a successor, once a request is given up that was sent. How that is
+    waited for is the adapter's: see `xsproto.waiting` and `xsproto.loops`.
+    """
+
+    forgetful = True
+    session: DeviceSession
+
+    #: A method that is called with the lane to be retired, at most once with success, and makes its
+    #: successor; None if there can be none. Weak, so that a client that nobody has any more needs
+    #: no garbage collector.
+    replace: WeakMethod[Any]
+    #: Whether the daemon has answered a request on it.
+    answered = False
+    successor: Any = None
+    #: The adapter's: ends the connection. Idempotent.
+    close: Callable[[XenStoreError], None]
+
+    @abstractmethod
+    def wake_all(self) -> None:
+        """Wake those whose wait is over, and whoever receives; `guard` is held."""
+
+    def roll_back(self, tx_id: int) -> None:
+        """See `AnyLane`."""
+        super().roll_back(tx_id)
+        if self.successor is not None:
+            self.end_if_idle()
+
+    def disown(self, exchanges: Sequence[Exchange]) -> None:
+        """See `AnyLane`."""
+        super().disown(exchanges)
+        if self.successor is not None:
+            self.end_if_idle()
+
+    def retire_if_given_up(self) -> bool:
+        """Retire, if what was given up is a request that the daemon has seen; `guard` is held.
+
+        Returns:
+            whether it is retired, and not closed: then `end_if_idle` must follow.
+        """
+        if self.session.closed is not None:
+            return False
+        if self.successor is None and self.session.forsaken:
+            replace = self.replace()
+            self.successor = None if replace is None else replace(self)
+        if self.successor is None:
+            return False
+        self.session.retire()
+        # Whoever receives may be one whose requests have moved.
+        self.wake_all()
+        return True
+
+    def end_if_idle(self) -> None:
+        """Close, if nobody needs this lane any more."""
+        with self.guard:
+            idle = self.session.idle
+            if idle:
+                self.session.retire()  # if an interrupt kept it from that
+        if idle:
+            # Nobody can see this but who goes on with a transaction that is over.
+            self.close(TransactionEnded("a request got no answer: its descriptor was given up"))
+
+
 class _Lane(Protocol):
     @property
     def answered(self) -> bool: ...
@@ -192,6 +268,41 @@ class Requests(Generic[L]):
             self._unanswered = unanswered
         successor = lanes[lanes.index(lane) + 1]
         self.lanes = [one for one in lanes if one is lanes[-1] or one.session.closed is None]
+        return successor
+
+
+class LaneHolder:
+    """What a client of lanes has, whether its callers wait or await."""
+
+    _lane: Any  # that which takes new requests
+    _watches: Any  # that which watches live on: on a socket the same, on a device None at first
+    _requests: Requests[Any] | None  # on a device
+
+    def __repr__(self) -> str:
+        closed = f", closed: {self.closed}" if self.closed else ""
+        name = f"{type(self).__module__}.{type(self).__qualname__}"
+        return f"<{name} {self._lane.transport.path}{closed}>"
+
+    @property
+    def closed(self) -> XenStoreError | None:
+        """Why the connection is over; None while it is not, as far as is known."""
+        watches = self._watches
+        return self._lane.session.closed or (watches.session.closed if watches else None)
+
+    def _close_lanes(self) -> None:
+        lanes = () if self._requests is None else self._requests.lanes
+        for lane in (self._lane, self._watches, *lanes):
+            if lane is not None:
+                self._close_lane(lane)
+
+    def _close_lane(self, lane: Any) -> None:
+        lane.close(ConnectionClosed("the client was closed"))
+
+    def _replace(self, lane: Any) -> Any:
+        """Open the successor of a lane that is to be retired; None if there can be none."""
+        assert self._requests is not None
+        successor = self._requests.replace(lane)
+        self._lane = self._requests.current
         return successor
 
 

@@ -11,14 +11,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
+from weakref import WeakSet
 
 from .client import TRANSACTION, Exchange, TransactionState
 from .requests import Request, TransactionEnd, TransactionStart
 from .session import Session
 from .watches import EventQueue, WatchEvent
 
-__all__ = ["DEFAULT", "AsyncLane", "BlockingLane", "Limit", "Moment", "Timeout", "insist"]
+__all__ = [
+    "DEFAULT",
+    "AnyLane",
+    "AsyncLane",
+    "BlockingLane",
+    "Forgettable",
+    "Limit",
+    "Moment",
+    "Timeout",
+    "forget_all",
+    "insist",
+    "remember",
+]
 
 T = TypeVar("T")
 
@@ -59,7 +72,7 @@ def insist(step: Callable[..., T], *arguments: Any) -> T:
         raise
 
 
-class _Lane(ABC):
+class AnyLane(ABC):
     """What both kinds have in common."""
 
     session: Session
@@ -99,7 +112,28 @@ class _Lane(ABC):
             self.flush()
 
 
-class BlockingLane(_Lane):
+class Forgettable(Protocol):
+    """A lane of a process that may fork."""
+
+    def forget(self) -> None:
+        """Become useless, in a forked child: the connection is the parent's. Idempotent."""
+
+
+_lanes: Final[WeakSet[Forgettable]] = WeakSet()
+
+
+def remember(lane: Forgettable) -> None:
+    """Have `forget_all` find `lane`, as long as somebody has it."""
+    _lanes.add(lane)
+
+
+def forget_all() -> None:
+    """Have every lane `forget`. An adapter has this called in each forked child."""
+    for lane in list(_lanes):
+        lane.forget()
+
+
+class BlockingLane(AnyLane):
     """The lane of a client that waits."""
 
     @abstractmethod
@@ -125,7 +159,7 @@ class BlockingLane(_Lane):
         """Begin to count: what is returned stands for `timeout` in several calls together."""
 
 
-class AsyncLane(_Lane):
+class AsyncLane(AnyLane):
     """The lane of a client that is awaited."""
 
     @abstractmethod

@@ -9,26 +9,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, NamedTuple, Protocol
-from weakref import WeakMethod, WeakSet
+from typing import Any, Final, NamedTuple
+from weakref import WeakMethod
 
 from .awaitable import AsyncClient
 from .client import Exchange
-from .device import DeviceSession, Requests, Retired, merged, moved
-from .errors import (
-    ConnectFailed,
-    ConnectionClosed,
-    Forked,
-    LocalProtocolError,
-    TransactionEnded,
-    XenStoreError,
-    connect_failed,
+from .device import (
+    DeviceSession,
+    LaneHolder,
+    Requests,
+    Retired,
+    RetiringLane,
+    merged,
+    moved,
 )
-from .lanes import AsyncLane
+from .errors import ConnectFailed, Forked, LocalProtocolError, XenStoreError, connect_failed
+from .lanes import AsyncLane, remember
 from .location import Location
-from .operations import nothing_watched
+from .operations import forked, nothing_watched
 from .requests import Request, TransactionStart
 from .session import Role, Session, Waiter
+from .transport import SocketTransport, Transport, read_now, write_now
 from .watches import EventQueue, WatchEvent
 from .xenbus import Modules, RequestTransport, WatchTransport
 
@@ -37,82 +38,13 @@ __all__ = [
     "LoopLane",
     "Parts",
     "RequestLane",
-    "SocketTransport",
-    "Transport",
     "connect",
-    "forget_all",
     "open_lanes",
 ]
-
-_READ_SIZE: Final = (65536,)
 
 #: Seconds after which a daemon is asked again that has no room for one more connection. Nothing
 #: tells when it has.
 _CONNECT_AGAIN: Final = 0.005
-
-
-class Transport(Protocol):
-    """A connection's bytes. No call waits.
-
-    Attributes:
-        path: where it leads to.
-    """
-
-    path: str
-
-    def fileno(self) -> int:
-        """The descriptor that becomes readable, and writable; -1 once closed."""
-
-    def write(self, data: bytes | memoryview, written: list[int]) -> None:
-        """Write what can be written at once; add how much it was to `written`.
-
-        Raises:
-            BlockingIOError: nothing can be written now.
-            OSError: the connection is gone.
-        """
-
-    def read_now(self, inbox: list[bytes]) -> None:
-        """Add the bytes that are there to `inbox`; an empty element is the end of the stream.
-
-        Raises:
-            BlockingIOError: there is nothing to read.
-            OSError: the connection is gone.
-        """
-
-    def close(self) -> None:
-        """Give the descriptor back. Idempotent."""
-
-    def forget(self) -> None:
-        """As `close`, in a forked child."""
-
-
-class SocketTransport:
-    """A connected, non-blocking socket; see `Transport`.
-
-    Arguments:
-        sock: the socket, of the adapter's own kind.
-        path: where it leads to.
-        flags: for ``send``.
-    """
-
-    def __init__(self, sock: Any, path: str, flags: int) -> None:
-        self.path = path
-        self.fileno: Callable[[], int] = sock.fileno
-        self.close: Callable[[], None] = sock.close
-        self.forget: Callable[[], None] = sock.close
-        self._send = sock.send
-        self._recv = sock.recv
-        self._flags = (flags,)
-
-    # In one step each, so that an interrupt, where a loop has any, cannot lose what came of it.
-
-    def write(self, data: bytes | memoryview, written: list[int]) -> None:
-        """See `Transport`."""
-        written += map(self._send, (data,), self._flags)
-
-    def read_now(self, inbox: list[bytes]) -> None:
-        """See `Transport`."""
-        inbox += map(self._recv, _READ_SIZE)
 
 
 async def connect(sock: Any, path: str, sleep: Callable[[float], Awaitable[object]]) -> None:
@@ -167,7 +99,7 @@ class LoopLane(AsyncLane, ABC):
         self.guard = _AtHome(self)
         #: Whether the daemon did not take all that there was to write.
         self.stuck = False
-        _lanes.add(self)
+        remember(self)
 
     # What an adapter adds
 
@@ -245,19 +177,7 @@ class LoopLane(AsyncLane, ABC):
 
     def flush(self) -> None:
         """Write what the daemon takes now."""
-        connection, write = self.session.connection, self.transport.write
-        stuck = False
-        while data := connection.outgoing():
-            written = connection.written
-            try:
-                write(data, written)
-            except BlockingIOError:
-                stuck = True
-                break
-            except OSError:
-                break  # the reader learns the reason, after the last replies
-            if written[-1] == len(data) and data.__class__ is bytes:
-                break
+        stuck = write_now(self.session, self.transport)
         if stuck is not self.stuck:
             self.stuck = stuck
             self.stuck_changed()
@@ -273,14 +193,7 @@ class LoopLane(AsyncLane, ABC):
         session = self.session
         if session.connection.closed is not None:
             return False
-        there = True
-        try:
-            self.transport.read_now(session.inbox)
-        except BlockingIOError:
-            there = False
-        except OSError as error:
-            session.close(ConnectionClosed(f"{self.transport.path}: {error}"))
-        session.received()
+        there = read_now(session, self.transport)
         if self.stuck or session.connection.held_back:
             self.flush()
         self.see_to_others()
@@ -291,14 +204,10 @@ class LoopLane(AsyncLane, ABC):
         with self.guard:
             self.session.close(reason)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """See `AnyLane`."""
         self.session = Session()
-        self.session.close(
-            Forked(
-                f"this client of {self.transport.path} was made before fork(), by the parent "
-                "process; open another one in this process"
-            )
-        )
+        self.session.close(forked(self.transport.path))
         self.transport.forget()
 
     def misplaced(self, what: str) -> LocalProtocolError:
@@ -336,46 +245,31 @@ class LoopLane(AsyncLane, ABC):
         self.session.wakeable.clear()
 
 
-_lanes: WeakSet[LoopLane] = WeakSet()
-
-
-def forget_all() -> None:
-    """Have every lane become useless, in a forked child: the connections are the parent's.
-
-    An adapter has it called after each fork.
-    """
-    for lane in list(_lanes):
-        lane._forget()
-
-
-class RequestLane(LoopLane):
-    """The lane of a device that requests go to; see `xsproto.device`.
+class RequestLane(RetiringLane, LoopLane):
+    """The lane of a device that requests go to; see `RetiringLane`.
 
     A mixin: an adapter's is ``class RequestLane(loops.RequestLane, Lane)``, in this order, so that
-    ``super()`` here is the adapter's own lane. It is retired, and goes on in a successor, once a
-    request is given up that was sent.
+    ``super()`` here is the adapter's own lane.
     """
 
-    forgetful = True
     transport: RequestTransport
-    session: DeviceSession
+    successor: RequestLane | None = None
 
-    #: Whether the daemon has answered a request on it.
-    answered = False
-    #: Makes the successor of the lane that it is called with; None if there can be none.
-    replace: Callable[[RequestLane], RequestLane | None]
-    _successor: RequestLane | None = None
+    def wake_all(self) -> None:
+        """See `RetiringLane`."""
+        self.transport.poke()
+        self.see_to_others()
 
     async def exchange(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
         """See `AsyncLane`."""
         exchanges = await self._attempt(tx_id, requests)
-        if self._successor is None:
+        if self.successor is None:
             return exchanges
-        self._end_if_idle()
+        self.end_if_idle()
         again = moved(exchanges) if exchanges else requests
         if not again:
             return exchanges
-        later = await self._successor.exchange(tx_id, again)
+        later = await self.successor.exchange(tx_id, again)
         return merged(exchanges, later) if exchanges else later
 
     async def start_transaction(self) -> tuple[RequestLane, Sequence[Exchange]]:
@@ -385,9 +279,9 @@ class RequestLane(LoopLane):
             exchanges = await lane._attempt(0, (TransactionStart(),))
             if exchanges and not exchanges[0].withdrawn:
                 return lane, exchanges
-            lane._end_if_idle()
-            assert lane._successor is not None
-            lane = lane._successor
+            lane.end_if_idle()
+            assert lane.successor is not None
+            lane = lane.successor
 
     async def _attempt(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
         """As `exchange`, on this lane alone; what must go to the successor is withdrawn.
@@ -398,35 +292,17 @@ class RequestLane(LoopLane):
             exchanges = await super().exchange(tx_id, requests)
         except Retired:
             return ()
-        self.answered |= len(moved(exchanges)) < len(exchanges)
+        if exchanges and not exchanges[0].withdrawn:
+            self.answered = True
         return exchanges
-
-    def post(self, request: Request[Any], tx_id: int = 0) -> None:
-        """See `AsyncLane`."""
-        super().post(request, tx_id)
-        if self._successor is not None:
-            self._end_if_idle()
 
     def _give_up(self, waiter: Waiter) -> None:
         super()._give_up(waiter)
-        if self.session.closed is not None:
-            return
-        if self._successor is None and self.session.forsaken:
-            self._successor = self.replace(self)
-        if self._successor is not None:
-            self.session.retire()
-            # The leader waits for the device; it may be one whose requests have moved.
-            self.transport.poke()
-            self.see_to_others()
-            self._end_if_idle()
-
-    def _end_if_idle(self) -> None:
-        if self.session.closed is None and self.session.idle:
-            # Nobody can see this but who goes on with a transaction that is over.
-            self.close(TransactionEnded("a request got no answer: its descriptor was given up"))
+        if self.retire_if_given_up():
+            self.end_if_idle()
 
 
-class LoopClient(AsyncClient):
+class LoopClient(LaneHolder, AsyncClient):
     """A client of one lane, or, on a device, of two.
 
     Arguments:
@@ -439,15 +315,23 @@ class LoopClient(AsyncClient):
         lane: LoopLane | Callable[[], RequestLane],
         open_watches: Callable[[], LoopLane] | None = None,
     ) -> None:
-        self._requests: Requests[RequestLane] | None = None
+        self._requests = None
         self._watches: LoopLane | None = None
         self._open_watches = open_watches
         self._lane: LoopLane
         if isinstance(lane, LoopLane):
             self._lane = self._watches = lane
             return
-        self._requests = Requests(lane)
-        self._lane = self._adopt(self._requests.current)
+        # Weak, so that a client that nobody has any more needs no garbage collector.
+        open_requests, replace = lane, WeakMethod(self._replace)
+
+        def opened() -> RequestLane:
+            made = open_requests()
+            made.replace = replace
+            return made
+
+        self._requests = Requests(opened)
+        self._lane = self._requests.current
 
     def _watch_lane(self) -> LoopLane:
         if self._watches is None:
@@ -457,45 +341,12 @@ class LoopClient(AsyncClient):
             self._watches = self._open_watches()
         return self._watches
 
-    def _adopt(self, lane: RequestLane) -> RequestLane:
-        # Weak, so that a client that nobody has any more needs no garbage collector.
-        replace = WeakMethod(self._replace)
-
-        def replaced(lane: RequestLane) -> RequestLane | None:
-            method = replace()
-            return None if method is None else method(lane)
-
-        lane.replace = replaced
-        return lane
-
-    def _replace(self, lane: RequestLane) -> RequestLane | None:
-        assert self._requests is not None
-        successor = self._requests.replace(lane)
-        if successor is not None:
-            self._lane = self._adopt(successor)
-        return successor
-
-    def __repr__(self) -> str:
-        closed = f", closed: {self.closed}" if self.closed else ""
-        name = f"{type(self).__module__}.{type(self).__qualname__}"
-        return f"<{name} {self._lane.transport.path}{closed}>"
-
     def close(self) -> None:
         """Close the connection; the daemon ends its watches and transactions. Idempotent.
 
         Nothing is to be awaited: whoever waits gets `ConnectionClosed`.
         """
-        reason = ConnectionClosed("the client was closed")
-        lanes = () if self._requests is None else self._requests.lanes
-        for lane in (self._lane, self._watches, *lanes):
-            if lane is not None:
-                lane.close(reason)
-
-    @property
-    def closed(self) -> XenStoreError | None:
-        """Why the connection is over; None while it is not, as far as is known."""
-        watches = self._watches
-        return self._lane.session.closed or (watches.session.closed if watches else None)
+        self._close_lanes()
 
 
 class Parts(NamedTuple):

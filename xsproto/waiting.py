@@ -16,8 +16,8 @@ from . import device
 from .blocking import BlockingClient
 from .client import Exchange
 from .clock import Clock
-from .device import DeviceSession, Requests, Retired, merged, moved
-from .errors import ConnectionClosed, TransactionEnded, XenStoreError
+from .device import LaneHolder, Requests, Retired, RetiringLane, merged, moved
+from .errors import XenStoreError
 from .lanes import DEFAULT, BlockingLane, Limit, Timeout, insist
 from .location import Location
 from .requests import Request, TransactionStart
@@ -42,28 +42,14 @@ class WaitingLane(BlockingLane):
         """End the connection: whoever waits for something gets `reason`. Idempotent."""
 
 
-class RequestLane(WaitingLane):
-    """The lane of a device that requests go to.
+class RequestLane(RetiringLane, WaitingLane):
+    """The lane of a device that requests go to; see `RetiringLane`.
 
     A mixin: an adapter's is ``class RequestLane(waiting.RequestLane, Lane)``, in this order, so
-    that ``super()`` here is the adapter's own lane. It is retired, and goes on in a successor, once
-    a request is given up that was sent.
+    that ``super()`` here is the adapter's own lane.
     """
 
-    forgetful = True
-    session: DeviceSession
-
-    #: A method that is called with the lane to be retired, at most once with success, and makes its
-    #: successor; None if there can be none. Weak, so that a client that nobody has any more needs
-    #: no garbage collector.
-    replace: WeakMethod[Any]
-    #: Whether the daemon has answered a request on it.
-    answered = False
-    _successor: RequestLane | None = None
-
-    @abstractmethod
-    def wake_all(self) -> None:
-        """Wake those whose wait is over, and whoever receives; `guard` is held."""
+    successor: RequestLane | None = None
 
     def exchange(
         self, tx_id: int, requests: Sequence[Request[Any]], timeout: Limit
@@ -71,13 +57,13 @@ class RequestLane(WaitingLane):
         """See `BlockingLane`."""
         timeout = self.until(timeout)
         exchanges = self._attempt(tx_id, requests, timeout)
-        if self._successor is None:
+        if self.successor is None:
             return exchanges
         insist(self.end_if_idle)
         again = moved(exchanges) if exchanges else requests
         if not again:
             return exchanges
-        later = self._successor.exchange(tx_id, again, timeout)
+        later = self.successor.exchange(tx_id, again, timeout)
         return merged(exchanges, later) if exchanges else later
 
     def start_transaction(self, timeout: Limit) -> tuple[RequestLane, Sequence[Exchange]]:
@@ -86,11 +72,13 @@ class RequestLane(WaitingLane):
         lane = self
         while True:
             exchanges = lane._attempt(0, (TransactionStart(),), timeout)
+            # What was started is returned with no call before that, here and in `_attempt`: an
+            # interrupt must not lose it.
             if exchanges and not exchanges[0].withdrawn:
-                return lane, exchanges  # as above
+                return lane, exchanges
             insist(lane.end_if_idle)
-            assert lane._successor is not None
-            lane = lane._successor
+            assert lane.successor is not None
+            lane = lane.successor
 
     def _attempt(
         self, tx_id: int, requests: Sequence[Request[Any]], timeout: Limit
@@ -101,8 +89,8 @@ class RequestLane(WaitingLane):
         """
         self.check()
         try:
+            # (mypy sees the abstract one, not the adapter's.)
             exchanges = super().exchange(tx_id, requests, timeout)  # type: ignore[safe-super]
-            # With no call from here on: an interrupt must not lose what was started.
             if exchanges and not exchanges[0].withdrawn:
                 self.answered = True
             return exchanges
@@ -112,42 +100,11 @@ class RequestLane(WaitingLane):
             insist(self._give_up)
             raise
 
-    def roll_back(self, tx_id: int) -> None:
-        """See `BlockingLane`."""
-        super().roll_back(tx_id)
-        if self._successor is not None:
-            self.end_if_idle()
-
-    def disown(self, exchanges: Sequence[Exchange]) -> None:
-        """See `BlockingLane`."""
-        super().disown(exchanges)
-        if self._successor is not None:
-            self.end_if_idle()
-
     def _give_up(self) -> None:
-        """Retire, if what was given up is a request that the daemon has seen."""
         with self.guard:
-            if self.session.closed is not None:
-                return
-            if self._successor is None and self.session.forsaken:
-                replace = self.replace()
-                self._successor = None if replace is None else replace(self)
-            if self._successor is None:
-                return
-            self.session.retire()
-            # Whoever receives may be one whose requests have moved.
-            self.wake_all()
-        self.end_if_idle()
-
-    def end_if_idle(self) -> None:
-        """Close, if nobody needs this lane any more."""
-        with self.guard:
-            idle = self.session.idle
-            if idle:
-                self.session.retire()  # if an interrupt kept it from that
-        if idle:
-            # Nobody can see this but who goes on with a transaction that is over.
-            self.close(TransactionEnded("a request got no answer: its descriptor was given up"))
+            retired = self.retire_if_given_up()
+        if retired:
+            self.end_if_idle()
 
 
 L = TypeVar("L", bound=WaitingLane)
@@ -169,7 +126,7 @@ class Parts(NamedTuple, Generic[L]):
     open_watches: Callable[[str, Clock], L]
 
 
-class LaneClient(BlockingClient, Generic[L]):
+class LaneClient(LaneHolder, BlockingClient, Generic[L]):
     """A client of one lane or, on a device, of two. It is connected at once.
 
     Arguments:
@@ -195,7 +152,7 @@ class LaneClient(BlockingClient, Generic[L]):
         self._parts = parts
         self._clock = clock = parts.clock(timeout)
         self._ended = False  # whether `close` was called
-        self._requests: Requests[Any] | None = None  # on a device
+        self._requests = None
         self._watches: L | None = None
         if on_device:
             open_requests, replace = parts.open_requests, WeakMethod(self._replace)
@@ -203,11 +160,6 @@ class LaneClient(BlockingClient, Generic[L]):
             self._lane = self._requests.current
         else:
             self._lane = self._watches = parts.connect(path, clock)
-
-    def __repr__(self) -> str:
-        closed = f", closed: {self.closed}" if self.closed else ""
-        name = f"{type(self).__module__}.{type(self).__qualname__}"
-        return f"<{name} {self._path}{closed}>"
 
     def __enter__(self) -> Self:
         return self
@@ -227,17 +179,7 @@ class LaneClient(BlockingClient, Generic[L]):
         """
         self._lane.check()
         self._ended = True  # first: whoever opens a lane now looks at it afterwards
-        reason = ConnectionClosed("the client was closed")
-        lanes = () if self._requests is None else self._requests.lanes
-        for lane in (self._lane, self._watches, *lanes):
-            if lane is not None:
-                lane.close(reason)
-
-    @property
-    def closed(self) -> XenStoreError | None:
-        """Why the connection is over; None while it is not, as far as is known."""
-        watches = self._watches
-        return self._lane.session.closed or (watches.session.closed if watches else None)
+        self._close_lanes()
 
     def deadline(self, seconds: float) -> AbstractContextManager[None]:
         """Within ``with``, all calls of this thread, or greenlet, together may take `seconds`.
@@ -259,11 +201,8 @@ class LaneClient(BlockingClient, Generic[L]):
         return self._watches
 
     def _replace(self, lane: RequestLane) -> RequestLane | None:
-        """Open the successor of a lane that is to be retired."""
-        assert self._requests is not None
         with self._opening:
-            successor: RequestLane | None = self._requests.replace(lane)
-            self._lane = self._requests.current
+            successor: RequestLane | None = super()._replace(lane)
         if self._ended and successor is not None:
-            successor.close(ConnectionClosed("the client was closed"))
+            self._close_lane(successor)
         return successor

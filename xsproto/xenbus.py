@@ -5,6 +5,7 @@ All that is asked of the operating system goes through modules that the adapter 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from functools import partial
 from itertools import repeat
@@ -136,13 +137,20 @@ class RequestTransport:
 
         Raises:
             BlockingIOError: that is all, if anything at all.
+            OSError: it is closed.
         """
+        self._check_open()
         try:
             # One answer, since one request is outstanding.
             inbox += self._read_one()
         except BlockingIOError:
             # Nothing more is queued: here a message has ended, and a refusal may follow.
             self._read_alarm(inbox)
+
+    def _check_open(self) -> None:
+        """Raise if it is closed: a loop may look once more, when its number is another file's."""
+        if self._closed:
+            raise OSError(errno.EBADF, "it is closed")
 
     def _read_alarm(self, inbox: list[bytes]) -> None:
         # Empty ones are from `poke` and `shutdown`; in the inbox they would be the end.
@@ -207,6 +215,7 @@ class WatchTransport(RequestTransport):
 
     def read_now(self, inbox: list[bytes]) -> None:
         """See `RequestTransport`."""
+        self._check_open()
         try:
             fds, sizes = repeat(self._file.fileno(), _READS), repeat(_READ_SIZE)
             inbox += map(self._modules.os.read, fds, sizes)

@@ -14,8 +14,10 @@ from collections.abc import Callable
 from typing import Final
 
 from xsproto import loops
-from xsproto.loops import LoopLane, Transport, forget_all
+from xsproto.lanes import forget_all
+from xsproto.loops import LoopLane
 from xsproto.session import Role, Session, Waiter
+from xsproto.transport import Transport
 
 __all__ = ["Lane", "RequestLane"]
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final
-from weakref import WeakSet
 
 from gevent import get_hub
 from gevent.hub import Hub
@@ -21,11 +20,12 @@ from gevent.hub import Waiter as Gate
 
 from xsproto.client import Exchange
 from xsproto.clock import Clock
-from xsproto.errors import ConnectionClosed, LocalProtocolError, TimedOut, XenStoreError
-from xsproto.lanes import DEFAULT, Limit, Timeout, insist
+from xsproto.errors import LocalProtocolError, TimedOut, XenStoreError
+from xsproto.lanes import DEFAULT, Limit, Timeout, forget_all, insist, remember
 from xsproto.operations import forked, no_answer, no_event, nothing_watched
 from xsproto.requests import Request
 from xsproto.session import Role, Session, Waiter
+from xsproto.transport import read_now, write_now
 from xsproto.waiting import WaitingLane
 from xsproto.watches import EventQueue, WatchEvent
 
@@ -88,7 +88,7 @@ class Lane(WaitingLane):
         self._stuck = False  # whether the daemon did not take all that there was to write
         self._waking = False  # whether `_wake` is at work
         self._corked = False  # whether it will write, too
-        _lanes.add(self)
+        remember(self)
 
     def check(self) -> None:
         """See `WaitingLane`."""
@@ -181,19 +181,7 @@ class Lane(WaitingLane):
             return  # `_wake` will do both
         if session.wakeable and not self._waking:
             self._hub.loop.run_callback(self._ready)
-        connection = session.connection
-        stuck = False
-        while data := connection.outgoing():
-            written = connection.written
-            try:
-                self.transport.write(data, written)
-            except BlockingIOError:
-                stuck = True
-                break
-            except OSError:
-                break  # the hub learns the reason, after the last replies
-            if written[-1] == len(data) and data.__class__ is bytes:
-                break
+        stuck = write_now(session, self.transport)
         if stuck != self._stuck:
             self._stuck = stuck
             self._attend()
@@ -226,15 +214,8 @@ class Lane(WaitingLane):
 
     def _receive(self) -> bool:
         """Act on what is there to read; return whether there was anything."""
-        session, found = self.session, True
-        try:
-            self.transport.read(session.inbox)
-        except BlockingIOError:
-            found = False
-        except OSError as error:
-            session.close(ConnectionClosed(f"{self.transport.path}: {error}"))
-        session.received()
-        if session.closed is not None:
+        found = read_now(self.session, self.transport)
+        if self.session.closed is not None:
             self.transport.close()
         return found
 
@@ -261,8 +242,8 @@ class Lane(WaitingLane):
             self.transport.close()
             self.flush()
 
-    def _forget(self) -> None:
-        """Become useless, in a forked child: the connection is the parent's."""
+    def forget(self) -> None:
+        """See `AnyLane`."""
         self.session.close(forked(self.transport.path))
         self.transport.forget()
         if self.session.wakeable and get_hub() is self._hub:
@@ -271,12 +252,4 @@ class Lane(WaitingLane):
             self.session.wakeable.clear()
 
 
-_lanes: WeakSet[Lane] = WeakSet()
-
-
-def _after_fork() -> None:
-    for lane in list(_lanes):
-        lane._forget()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=forget_all)

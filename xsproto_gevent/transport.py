@@ -1,12 +1,13 @@
-"""A connection's bytes, and how the hub learns that it can go on."""
+"""How the hub learns that a connection can go on."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from gevent import get_hub
+
+from xsproto import transport
 
 __all__ = ["READ", "WRITE", "Callback", "Transport"]
 
@@ -18,22 +19,25 @@ READ: Final = 1
 WRITE: Final = 2
 
 
-class Transport(ABC):
-    """What a lane reads from and writes to. Nothing here waits.
-
-    What `read` got, and how much `write` wrote, is added to the caller's list in the very call that
-    did it, so that an exception out of a signal handler cannot come in between.
+class Transport:
+    """A connection's bytes, as `xsproto.transport.Transport`, which the hub looks at.
 
     Arguments:
-        path: where it leads to.
-        fileno: the descriptor that becomes readable, and writable.
-        alarms: more that become readable.
+        bytes_: they are.
+        alarms: more descriptors that become readable.
     """
 
-    def __init__(self, path: str, fileno: int, alarms: Sequence[int] = ()) -> None:
-        #: Where it leads to.
-        self.path = path
+    def __init__(self, bytes_: transport.Transport, alarms: Sequence[int] = ()) -> None:
+        self.path = bytes_.path
+        self.fileno = bytes_.fileno
+        self.write = bytes_.write
+        self.read_now = bytes_.read_now
+        self._bytes = bytes_
+        #: As `close`, in a forked child. (The loop's own descriptor is still the parent's: what it
+        #: looks at must not be changed.)
+        self.forget = bytes_.forget
         loop: Any = get_hub().loop
+        fileno = self.fileno()
         self._reader = loop.io(fileno, READ)
         # Each with whether it is for `readable` or `writable`.
         self._watchers = [
@@ -41,24 +45,6 @@ class Transport(ABC):
             (loop.io(fileno, WRITE), 1),
             *((loop.io(alarm, READ), 0) for alarm in alarms),
         ]
-
-    @abstractmethod
-    def write(self, data: bytes | memoryview, written: list[int]) -> None:
-        """Write what can be written at once; add how much it was to `written`.
-
-        Raises:
-            BlockingIOError: nothing can be written now.
-            OSError: the connection is gone.
-        """
-
-    @abstractmethod
-    def read(self, inbox: list[bytes]) -> None:
-        """Add what is there to `inbox`; an empty element is the end of the stream.
-
-        Raises:
-            BlockingIOError: there is nothing to read, or no more.
-            OSError: the connection is gone.
-        """
 
     def attend(self, readable: Callback, writable: Callback) -> None:
         """From now on, have the hub call these while there is something to read, room to write."""
@@ -76,14 +62,8 @@ class Transport(ABC):
         return active
 
     def close(self) -> None:
-        """Give the descriptor back. Idempotent."""
+        """See `xsproto.transport.Transport`."""
         # Before it is closed: the loop would look at it otherwise.
         for watcher, _ in self._watchers:
             watcher.close()
-
-    @abstractmethod
-    def forget(self) -> None:
-        """Give it back in a forked child, whose parent goes on with the connection.
-
-        The loop's own descriptor is still the parent's: what it looks at must not be changed.
-        """
+        self._bytes.close()

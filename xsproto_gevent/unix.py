@@ -10,46 +10,17 @@ from typing import Final
 import gevent
 
 from xsproto.errors import connect_failed
+from xsproto.transport import SocketTransport
 
 from .transport import Transport
 
-__all__ = ["UnixTransport", "connect"]
-
-_READ_SIZE: Final = (65536,)
-_SEND_FLAGS: Final = (MSG_NOSIGNAL,)
+__all__ = ["connect"]
 
 #: Seconds after which a daemon is tried again that has accepted no connection.
 _PAUSE: Final = 0.01
 
 
-class UnixTransport(Transport):
-    """A connected socket; see `Transport`."""
-
-    def __init__(self, sock: socket, path: str) -> None:
-        super().__init__(path, sock.fileno())
-        self._sock = sock
-        self._send = sock.send
-        self._recv = sock.recv
-
-    def write(self, data: bytes | memoryview, written: list[int]) -> None:
-        """See `Transport`."""
-        written += map(self._send, (data,), _SEND_FLAGS)
-
-    def read(self, inbox: list[bytes]) -> None:
-        """See `Transport`."""
-        inbox += map(self._recv, _READ_SIZE)
-
-    def close(self) -> None:
-        """See `Transport`."""
-        super().close()
-        self._sock.close()
-
-    def forget(self) -> None:
-        """See `Transport`."""
-        self._sock.close()
-
-
-def connect(path: str, timeout: float | None = None) -> UnixTransport:
+def connect(path: str, timeout: float | None = None) -> Transport:
     """Connect to the socket at `path`.
 
     Arguments:
@@ -65,7 +36,7 @@ def connect(path: str, timeout: float | None = None) -> UnixTransport:
         while True:
             try:
                 sock.connect(path)
-                return UnixTransport(sock, path)
+                return Transport(SocketTransport(sock, path, MSG_NOSIGNAL))
             except BlockingIOError:
                 # Its backlog is full, and nothing tells when there is room again.
                 if ends is not None and monotonic() >= ends:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _socket
-import errno
 import io
 import posix
 import select
@@ -30,32 +29,8 @@ if hasattr(select, "EPOLLIN"):
 _MODULES: Final = Modules(io, posix, _SELECT, _socket, get_original("_thread", "start_new_thread"))
 
 
-class XenBusTransport(Transport):
-    """An opened device; see `Transport`."""
-
-    def __init__(self, device: RequestTransport) -> None:
-        super().__init__(device.path, device.fileno(), device.alarms())
-        self._device = device
-
-    def write(self, data: bytes | memoryview, written: list[int]) -> None:
-        """See `Transport`."""
-        self._device.write(data, written)
-
-    def read(self, inbox: list[bytes]) -> None:
-        """See `Transport`."""
-        if self._device.fileno() < 0:
-            # What has its number now is another's.
-            raise OSError(errno.EBADF, "it is closed")
-        self._device.read_now(inbox)
-
-    def close(self) -> None:
-        """See `Transport`."""
-        super().close()
-        self._device.close()
-
-    def forget(self) -> None:
-        """See `Transport`."""
-        self._device.forget()
+def _transport(device: RequestTransport) -> Transport:
+    return Transport(device, device.alarms())
 
 
 class RequestLane(waiting.RequestLane, Lane):
@@ -64,7 +39,7 @@ class RequestLane(waiting.RequestLane, Lane):
     session: DeviceSession
 
     def __init__(self, path: str, clock: Clock, replace: WeakMethod[Any]) -> None:
-        transport = XenBusTransport(RequestTransport(path, _MODULES))
+        transport = _transport(RequestTransport(path, _MODULES))
         super().__init__(transport, clock, DeviceSession())
         self.replace = replace
 
@@ -75,4 +50,4 @@ class RequestLane(waiting.RequestLane, Lane):
 
 def open_watches(path: str, clock: Clock) -> Lane:
     """Make the lane that watches live on."""
-    return Lane(XenBusTransport(WatchTransport(path, _MODULES)), clock, DeviceSession())
+    return Lane(_transport(WatchTransport(path, _MODULES)), clock, DeviceSession())

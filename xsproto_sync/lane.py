@@ -18,15 +18,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
-from weakref import WeakSet
 
 from xsproto.client import Exchange
 from xsproto.clock import Clock
 from xsproto.errors import ConnectionClosed, TimedOut, XenStoreError
-from xsproto.lanes import DEFAULT, Limit, Timeout, insist
+from xsproto.lanes import DEFAULT, Limit, Timeout, forget_all, insist, remember
 from xsproto.operations import forked, no_answer, no_event, nothing_watched
 from xsproto.requests import Request
 from xsproto.session import Role, Session, Waiter
+from xsproto.transport import write_now
 from xsproto.waiting import WaitingLane
 from xsproto.watches import EventQueue, WatchEvent
 
@@ -62,7 +62,7 @@ class Lane(WaitingLane):
         self._lock = self.guard = threading.Lock()
         self._writer: Waiter | None = None
         self._readiness = Readiness()
-        _lanes.add(self)
+        remember(self)
 
     # Exchanges
 
@@ -160,20 +160,8 @@ class Lane(WaitingLane):
                 return
             # That call of this thread died of interrupts upon interrupts.
             self._writer = None
-        connection, write = self.session.connection, self.transport.write
-        connection.writing = False
-        while data := connection.outgoing():
-            written = connection.written
-            try:
-                write(data, written)
-            except BlockingIOError:
-                self._stuck = True
-                return
-            except OSError:
-                break  # the reader learns the reason, after the last replies
-            if written[-1] == len(data) and data.__class__ is bytes:
-                break
-        self._stuck = False
+        self.session.connection.writing = False
+        self._stuck = write_now(self.session, self.transport)
 
     def _wait(self, waiter: Waiter, at: float | None) -> None:
         """Wait until `waiter` is done; `TimedOut` if it is not by `at`."""
@@ -337,8 +325,8 @@ class Lane(WaitingLane):
                 self._readiness.close()
             self.transport.close()
 
-    def _forget(self) -> None:
-        """Become useless, in a forked child: the connection is the parent's."""
+    def forget(self) -> None:
+        """See `AnyLane`."""
         self._lock = self.guard = threading.Lock()
         self._writer = None
         self.session = Session()
@@ -347,12 +335,4 @@ class Lane(WaitingLane):
         self.transport.forget()
 
 
-_lanes: WeakSet[Lane] = WeakSet()
-
-
-def _after_fork() -> None:
-    for lane in list(_lanes):
-        lane._forget()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=forget_all)

@@ -27,8 +27,10 @@ from trio.lowlevel import (
 )
 
 from xsproto import loops
-from xsproto.loops import LoopLane, Transport, forget_all
+from xsproto.lanes import forget_all
+from xsproto.loops import LoopLane
 from xsproto.session import Role, Session, Waiter
+from xsproto.transport import Transport
 
 __all__ = ["Lane", "RequestLane"]
 

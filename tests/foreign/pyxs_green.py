@@ -13,7 +13,7 @@ if sys.argv[1] == "gevent":
 else:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # eventlet says that it is deprecated
-        import eventlet  # type: ignore[import-untyped,unused-ignore]
+        import eventlet  # type: ignore[import-untyped,unused-ignore]  # has none, or is not here
 
         eventlet.monkey_patch()
 

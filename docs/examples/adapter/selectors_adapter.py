@@ -17,9 +17,11 @@ from functools import partial
 from callback_loop import Loop, suspend
 
 from xsproto import loops
+from xsproto.lanes import forget_all
 from xsproto.location import locate
-from xsproto.loops import LoopClient, LoopLane, Parts, Transport, forget_all, open_lanes
+from xsproto.loops import LoopClient, LoopLane, Parts, open_lanes
 from xsproto.session import Role, Session, Waiter
+from xsproto.transport import Transport
 from xsproto.xenbus import Modules
 from xsproto_sync import EmbeddedXenStore
 

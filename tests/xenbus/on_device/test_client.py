@@ -278,7 +278,7 @@ def test_a_transaction_is_where_it_began(client: xsproto_sync.Client, daemon: Da
 def test_a_transaction_with_a_request_that_is_given_up_is_over(
     client: xsproto_sync.Client, daemon: Daemon
 ) -> None:
-    with pytest.raises(TransactionEnded), client.transaction() as tx:  # noqa: PT012
+    with pytest.raises(TransactionEnded), client.transaction() as tx:  # noqa: PT012  # the end of `with` is part of it
         daemon.suspend()
         with pytest.raises(TimedOut):
             tx.write(b"/b", b"", timeout=SOON)
@@ -419,7 +419,7 @@ def test_a_transaction_is_lost_over_suspend_and_resume(
         suspend(device)
         with pytest.raises(TransactionLost):
             tx.read(b"/a", b"a default")
-    with pytest.raises(ConflictError), client.transaction() as tx:  # noqa: PT012
+    with pytest.raises(ConflictError), client.transaction() as tx:  # noqa: PT012  # the end of `with` is part of it
         tx.write(b"/b", b"")
         suspend(device)
     assert client.read(b"/b", None) is None

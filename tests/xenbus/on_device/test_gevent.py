@@ -261,7 +261,7 @@ def test_a_transaction_is_where_it_began(client: Client) -> None:
 def test_a_transaction_with_a_request_that_is_given_up_is_over(
     client: Client, daemon: Daemon
 ) -> None:
-    with pytest.raises(TransactionEnded), client.transaction() as tx:  # noqa: PT012
+    with pytest.raises(TransactionEnded), client.transaction() as tx:  # noqa: PT012  # the end of `with` is part of it
         daemon.suspend()
         with pytest.raises(gevent.Timeout), gevent.Timeout(SOON):
             tx.write(b"/b", b"")
@@ -396,7 +396,7 @@ def test_transactions_over_suspend_and_resume(client: Client, device: str) -> No
         suspend(device)
         with pytest.raises(TransactionLost):
             tx.read(b"/a", b"a default")
-    with pytest.raises(ConflictError), client.transaction() as tx:  # noqa: PT012
+    with pytest.raises(ConflictError), client.transaction() as tx:  # noqa: PT012  # the end of `with` is part of it
         tx.write(b"/b", b"")
         suspend(device)
     with client.watch(b"/w") as watch:

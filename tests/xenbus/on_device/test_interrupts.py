@@ -61,7 +61,7 @@ class DeviceBench(Bench):
 
     def give_up_a_transaction(self) -> None:
         try:
-            with pytest.raises(TimedOut), self.client.transaction() as tx:  # noqa: PT012
+            with pytest.raises(TimedOut), self.client.transaction() as tx:  # noqa: PT012  # the end of `with` is part of it
                 tx.write(b"/t", b"")
                 set_modes("dead")
                 tx.read(b"/known/1", timeout=0.001)
