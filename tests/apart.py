@@ -1,6 +1,7 @@
 """Tests in a process of their own: with gevent, or on what gevent or eventlet made of Python.
 
     @pytest.mark.apart("gevent")
+    world = each_of("gevent", "patched_by_gevent")  # a fixture, for all tests of a module
 
 All tests that name one of `tests.worlds.WORLDS` run in one process, by a pytest of its own and
 without coverage, beside this one. Here each is reported as it went there.
@@ -24,6 +25,7 @@ from . import beside, worlds
 from .beside import pytest_unconfigure
 
 __all__ = [
+    "each_of",
     "main",
     "pytest_collection_finish",
     "pytest_collection_modifyitems",
@@ -43,6 +45,19 @@ _RECORD: Final = "XSPROTO_APART_RECORD"
 
 
 # Here
+
+
+def each_of(*names: str) -> Any:
+    """A fixture that has every test of a module run in each of these worlds, and is its name."""
+
+    @pytest.fixture(
+        autouse=True, params=[pytest.param(name, marks=pytest.mark.apart(name)) for name in names]
+    )
+    def world(request: pytest.FixtureRequest) -> str:
+        name: str = request.param
+        return name
+
+    return world
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import callback_loop
 import check_adapter
+import pytest
 import selectors_adapter
 import trio
 import uvloop
@@ -22,7 +23,19 @@ from xsproto.session import Session
 from xsproto.testing import Cancelled
 from xsproto.transport import Transport
 
-__all__ = ["LOOPS", "AnyClient", "AsyncioLoop", "GuidesLoop", "Loop", "TrioLoop", "UvloopLoop"]
+__all__ = [
+    "LOOPS",
+    "AnyClient",
+    "AsyncioLoop",
+    "GuidesLoop",
+    "Loop",
+    "Run",
+    "TrioLoop",
+    "UvloopLoop",
+    "cancelled",
+    "enter",
+    "runner",
+]
 
 T = TypeVar("T")
 AnyClient = LoopClient
@@ -184,3 +197,30 @@ LOOPS: Final[dict[str, type[Loop]]] = {
     "uvloop": UvloopLoop,
     "trio": TrioLoop,
 }
+
+#: Runs a function with a client.
+Run = Callable[[Callable[[Any], Awaitable[None]]], None]
+
+
+def runner(loop: Loop, device: str) -> Run:
+    """One that opens the client on `device`."""
+
+    async def opened(main: Callable[[Any], Awaitable[None]]) -> None:
+        await main(await loop.open_path(None, xen_bus_path=device))
+
+    return lambda main: loop.run(opened(main))
+
+
+async def enter(context: Any) -> Any:
+    """Begin an ``async with``."""
+    return await context.__aenter__()
+
+
+async def cancelled(loop: Loop, call: Any) -> None:
+    """Start a call, which hangs, and cancel it in a moment."""
+    task = loop.spawn(call)
+    await loop.sleep(0.01)
+    assert not task.done
+    task.cancel()
+    with pytest.raises(Cancelled):
+        await task.result()

@@ -19,7 +19,7 @@ from xsproto.awaitable import AsyncClient
 from xsproto.blocking import BlockingClient
 from xsproto.client import Exchange
 from xsproto.errors import TimedOut
-from xsproto.lanes import AsyncLane, BlockingLane, Limit, Timeout
+from xsproto.lanes import AsyncLane, BlockingLane, Timeout
 from xsproto.paths import is_within
 from xsproto.perms import Permission
 from xsproto.session import Session, Waiter
@@ -241,26 +241,28 @@ class BlockingMemory(Memory, BlockingLane, BlockingClient):
 
     def __init__(self, daemon: Daemon) -> None:
         super().__init__(daemon)
-        self.timeouts: list[Limit] = []  # what each wait was allowed to take
+        self.timeouts: list[Timeout] = []  # what calls were allowed to take
+        self.waits = 0
         self.interrupt: BaseException = TimedOut("not in time")  # raised by an endless wait
 
-    def until(self, timeout: Limit) -> Limit:
-        return timeout
-
-    def _wait(self, waiter: Waiter, timeout: Limit) -> None:
+    def ends_at(self, timeout: Timeout) -> float | None:
         self.timeouts.append(timeout)
+        return None
+
+    def _wait(self, waiter: Waiter) -> None:
+        self.waits += 1
         while not waiter.done and self.daemon.readable:
             self._receive()
         if not waiter.done:
             raise self.interrupt
 
     def exchange(
-        self, tx_id: int, requests: Sequence[Request], timeout: Limit
+        self, tx_id: int, requests: Sequence[Request], at: float | None
     ) -> Sequence[Exchange]:
         waiter = Waiter()
         try:
             self._begin(waiter, requests, tx_id)
-            self._wait(waiter, timeout)
+            self._wait(waiter)
         except BaseException as error:
             sent = self._cancel(waiter)
             if isinstance(error, TimedOut):
@@ -269,11 +271,11 @@ class BlockingMemory(Memory, BlockingLane, BlockingClient):
         self._leave(waiter)
         return waiter.exchanges
 
-    def take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
+    def take_event(self, queue: EventQueue, at: float | None) -> WatchEvent:
         waiter = Waiter(queue=queue)
         try:
             self._begin(waiter)
-            self._wait(waiter, timeout)
+            self._wait(waiter)
         finally:
             self._leave(waiter)
         return self._taken(queue)[0]

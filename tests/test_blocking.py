@@ -657,7 +657,7 @@ def waits_of(scenario: Callable[[BlockingMemory], None]) -> int:
     _, client = opened(a=b"1", b=b"2")
     scenario(client)
     assert_whole(client)
-    return len(client.timeouts) - 3
+    return client.waits - 3
 
 
 class Stalled(BlockingMemory):
@@ -666,7 +666,7 @@ class Stalled(BlockingMemory):
     at, how = 0, ""
 
     def _begin(self, *args: Any) -> None:
-        if len(self.timeouts) == self.at:
+        if self.waits == self.at:
             self.daemon.delays = True
             self.daemon.room = {"unsent": 0, "half sent": 7}.get(self.how)
             self.daemon.dead = self.how == "dead"
@@ -710,8 +710,8 @@ def test_an_interrupt_between_the_start_and_its_end() -> None:
             raise Interrupt
 
     class Interrupted(BlockingMemory):
-        def exchange(self, tx_id: int, requests: Any, timeout: Any) -> Sequence[Exchange]:
-            exchanges = super().exchange(tx_id, requests, timeout)
+        def exchange(self, tx_id: int, requests: Any, at: Any) -> Sequence[Exchange]:
+            exchanges = super().exchange(tx_id, requests, at)
             starts = isinstance(requests[0], rq.TransactionStart)
             return Answers(exchanges) if starts else exchanges
 

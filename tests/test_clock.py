@@ -34,17 +34,6 @@ def test_of_all_limits_the_shortest_holds(
     assert limits.ends_at(own) == own
 
 
-def test_a_limit_that_has_begun_to_count_holds_for_several_calls_together() -> None:
-    now = 0.0
-    limits = Clock(5, lambda: now, SimpleNamespace(at=None))
-    moment, endless = limits.until(DEFAULT), limits.until(None)
-    now = 3.0
-    assert limits.ends_at(moment) == limits.ends_at(limits.until(moment)) == 5
-    now = 9.0
-    assert limits.ends_at(moment) == 5
-    assert limits.ends_at(endless) is None
-
-
 def test_more_than_can_be_waited_for_is_for_ever() -> None:
     assert clock(float("inf")).ends_at(DEFAULT) is None
     with clock().deadline(float("inf")):
@@ -65,6 +54,6 @@ def test_what_is_no_time_limit_is_refused(timeout: Any) -> None:
         with clock().deadline(seconds):
             pass
 
-    for use in (clock, clock().ends_at, clock().until, begin):
+    for use in (clock, clock().ends_at, begin):
         with pytest.raises((InvalidType, InvalidArgument), match="timeout"):
             use(timeout)

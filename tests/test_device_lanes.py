@@ -9,7 +9,7 @@ import posix
 import select
 import threading
 import types
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from xsproto.wire import Op, Packet
 from xsproto.xenbus import RequestTransport, WatchTransport
 from xsproto_sync.embedded import EmbeddedXenStore
 
-from .loops import LOOPS, Loop
+from .loops import LOOPS, Loop, Run, cancelled, enter, runner
 from .socket_device import MODULES, SocketFile
 
 
@@ -87,6 +87,8 @@ def test_messages_come_and_go(
     transport.close()
     assert transport.fileno() == -1
     assert transport.alarms() == ()
+    with pytest.raises(OSError, match="it is closed"):
+        transport.read_now([])  # the descriptor's number may be another file's by now
     transport.shutdown()  # nor does it mind
     if kind is RequestTransport:
         transport.poke()
@@ -207,8 +209,6 @@ def test_after_an_empty_request_the_nudge_may_fail(store: EmbeddedXenStore) -> N
 
 # Lanes
 
-Run = Callable[[Callable[[Any], Awaitable[None]]], None]
-
 
 @pytest.fixture(params=["asyncio", "trio"])
 def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Loop:
@@ -220,23 +220,7 @@ def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Loo
 
 @pytest.fixture
 def run(loop: Loop, store: EmbeddedXenStore) -> Run:
-    async def opened(main: Callable[[Any], Awaitable[None]]) -> None:
-        await main(await loop.open_path(None, xen_bus_path=store.socket_path()))
-
-    return lambda main: loop.run(opened(main))
-
-
-async def enter(context: Any) -> Any:
-    return await context.__aenter__()
-
-
-async def cancelled(loop: Loop, call: Any) -> None:
-    task = loop.spawn(call)
-    await loop.sleep(0.01)
-    assert not task.done
-    task.cancel()
-    with pytest.raises(Cancelled):
-        await task.result()
+    return runner(loop, store.socket_path())
 
 
 def test_requests_and_watches_have_a_lane_each(loop: Loop, run: Run) -> None:

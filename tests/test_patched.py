@@ -17,15 +17,10 @@ import pytest
 from xsproto import ConnectionClosed, TimedOut
 from xsproto_sync import Client
 
+from .apart import each_of
 from .daemons import Daemon, require
 
-pytestmark = pytest.mark.parametrize(
-    "world",
-    [
-        pytest.param(world, marks=pytest.mark.apart(world))
-        for world in ("patched_by_gevent", "patched_by_eventlet")
-    ],
-)
+world = each_of("patched_by_gevent", "patched_by_eventlet")
 
 THREADS = 50
 
@@ -57,7 +52,7 @@ def test_threads_are_green_here(world: str) -> None:
     assert found == [threading.get_native_id()]
 
 
-def test_a_wait_lets_the_other_threads_run(daemon: Daemon, world: str) -> None:
+def test_a_wait_lets_the_other_threads_run(daemon: Daemon) -> None:
     with Client(daemon.socket_path) as client:
         daemon.suspend()
         found: list[bytes] = []
@@ -77,7 +72,7 @@ def test_a_wait_lets_the_other_threads_run(daemon: Daemon, world: str) -> None:
 
 
 @pytest.mark.parametrize("reader", [False, True], ids=["", "with a reader"])
-def test_threads_on_one_client_never_dead_lock(daemon: Daemon, world: str, reader: bool) -> None:
+def test_threads_on_one_client_never_dead_lock(daemon: Daemon, reader: bool) -> None:
     wrong: list[str] = []
     done = [0] * THREADS
 
@@ -117,7 +112,7 @@ def test_threads_on_one_client_never_dead_lock(daemon: Daemon, world: str, reade
 
 
 @pytest.mark.parametrize("end", ["close", "kill"])
-def test_the_end_wakes_every_thread(daemon: Daemon, world: str, end: str) -> None:
+def test_the_end_wakes_every_thread(daemon: Daemon, end: str) -> None:
     ended: list[type[BaseException]] = []
     client = Client(daemon.socket_path)
 

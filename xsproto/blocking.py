@@ -28,7 +28,7 @@ from .errors import (
     TransactionLost,
     XenStoreError,
 )
-from .lanes import DEFAULT, BlockingLane, Limit, Timeout, insist
+from .lanes import DEFAULT, BlockingLane, Timeout, insist
 from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk, resume
 from .perms import Permission
 from .requests import (
@@ -68,27 +68,27 @@ D = TypeVar("D")
 class BlockingOperations(ABC):
     """What can be done with nodes, by a client itself or within a transaction."""
 
+    #: Where requests go.
+    _lane: BlockingLane
+
     @abstractmethod
-    def _exchange(self, requests: Sequence[Request[Any]], timeout: Limit) -> Sequence[Exchange]:
+    def _exchange(self, requests: Sequence[Request[Any]], at: float | None) -> Sequence[Exchange]:
         """Send requests; return them with what came of each."""
 
-    @abstractmethod
-    def _until(self, timeout: Timeout) -> Limit:
-        """Begin to count: what is returned stands for `timeout` in several calls together."""
-
     def _ask(self, request: Request[T], timeout: Timeout) -> T:
-        return self._exchange((request,), timeout)[0].value()  # type: ignore[no-any-return]
+        at = self._lane.ends_at(timeout)
+        return self._exchange((request,), at)[0].value()  # type: ignore[no-any-return]
 
     def _perform(self, operation: Operation[T], timeout: Timeout) -> T:
-        limit = self._until(timeout)
+        at = self._lane.ends_at(timeout)
         outcome: Any = None
         try:
             while True:
                 step = resume(operation, outcome)
                 if isinstance(step, Request):
-                    outcome = self._exchange((step,), limit)[0].result()
+                    outcome = self._exchange((step,), at)[0].result()
                 else:
-                    outcome = [exchange.result() for exchange in self._exchange(step, limit)]
+                    outcome = [exchange.result() for exchange in self._exchange(step, at)]
         except StopIteration as stop:
             result: T = stop.value
             return result
@@ -220,22 +220,18 @@ class BlockingOperations(ABC):
 class BlockingClient(BlockingOperations):
     """A client that waits. An adapter opens its lanes."""
 
-    #: Where requests go.
-    _lane: BlockingLane
-
     def _watch_lane(self) -> BlockingLane:
         """Where watches live."""
         return self._lane
 
-    def _exchange(self, requests: Sequence[Request[Any]], timeout: Limit) -> Sequence[Exchange]:
-        return self._lane.exchange(0, requests, timeout)
-
-    def _until(self, timeout: Timeout) -> Limit:
-        return self._lane.until(timeout)
+    def _exchange(self, requests: Sequence[Request[Any]], at: float | None) -> Sequence[Exchange]:
+        return self._lane.exchange(0, requests, at)
 
     def _ask(self, request: Request[T], timeout: Timeout) -> T:
         # As inherited, in one step fewer: every request goes through here.
-        return self._lane.exchange(0, (request,), timeout)[0].value()  # type: ignore[no-any-return]
+        lane = self._lane
+        exchanges = lane.exchange(0, (request,), lane.ends_at(timeout))
+        return exchanges[0].value()  # type: ignore[no-any-return]
 
     # Domains
 
@@ -432,7 +428,8 @@ class BlockingTransaction(BlockingOperations):
         started: list[tuple[BlockingLane, Sequence[Exchange]]] = []
         try:
             # Kept in the very call that starts it: an interrupt must not lose it.
-            started.extend(map(self._lane.start_transaction, (self._timeout,)))
+            at = self._lane.ends_at(self._timeout)
+            started.extend(map(self._lane.start_transaction, (at,)))
             self._lane, exchanges = started[0]
             self._id = exchanges[0].value()
             return self
@@ -490,7 +487,8 @@ class BlockingTransaction(BlockingOperations):
         self._check()
         self.ended = True
         try:
-            self._lane.exchange(self._id, (TransactionEnd(commit),), timeout)[0].value()
+            at = self._lane.ends_at(timeout)
+            self._lane.exchange(self._id, (TransactionEnd(commit),), at)[0].value()
         except BaseException:
             insist(self._drop)  # where it was refused, or given up before it went out
             raise
@@ -504,18 +502,15 @@ class BlockingTransaction(BlockingOperations):
         if self.ended or not self._id:
             raise operations.not_in_transaction(self._id, self.ended)
 
-    def _exchange(self, requests: Sequence[Request[Any]], timeout: Limit) -> Sequence[Exchange]:
+    def _exchange(self, requests: Sequence[Request[Any]], at: float | None) -> Sequence[Exchange]:
         self._check()
-        exchanges = self._lane.exchange(self._id, requests, timeout)
+        exchanges = self._lane.exchange(self._id, requests, at)
         if self._lane.forgetful and operations.is_doubtful(exchanges):
-            (probe,) = self._lane.exchange(self._id, (operations.PROBE,), timeout)
+            (probe,) = self._lane.exchange(self._id, (operations.PROBE,), at)
             if (lost := operations.transaction_lost(self._id, probe)) is not None:
                 self._drop()
                 raise lost
         return exchanges
-
-    def _until(self, timeout: Timeout) -> Limit:
-        return self._lane.until(timeout)
 
 
 class _Stream:
@@ -535,7 +530,7 @@ class _Stream:
         with lane.guard:
             lane.session.listen(queue, path, token)
         try:
-            lane.exchange(0, (request,), timeout)[0].value()
+            lane.exchange(0, (request,), lane.ends_at(timeout))[0].value()
             return token
         except BaseException:
             self._unset([(path, token)])
@@ -555,7 +550,8 @@ class _Stream:
             ConnectionClosed: there will be none.
             LocalProtocolError: nothing is watched, or no longer.
         """
-        return self._lane.take_event(self._queue, None if timeout is DEFAULT else timeout)
+        at = self._lane.ends_at(None if timeout is DEFAULT else timeout)
+        return self._lane.take_event(self._queue, at)
 
     def __iter__(self) -> Iterator[WatchEvent]:
         while True:

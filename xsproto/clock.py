@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 from .errors import InvalidArgument, InvalidType
-from .lanes import DEFAULT, Limit, Moment
+from .lanes import DEFAULT, Timeout
 
 __all__ = ["WAIT_MAX", "Clock", "Deadline"]
 
@@ -60,19 +60,15 @@ class Clock:
         finally:
             self._deadline.at = outer
 
-    def ends_at(self, timeout: Limit) -> float | None:
+    def ends_at(self, timeout: Timeout) -> float | None:
         """The time when a call that begins now must be over; None for never."""
-        if timeout.__class__ is Moment:
-            return timeout.at
+        if timeout is DEFAULT and self.endless:
+            return None
         seconds = self.timeout if timeout is DEFAULT else _checked(timeout)
         at = None if seconds is None else self.now() + seconds
         if (limit := self._deadline.at) is not None:
             return limit if at is None else min(at, limit)
         return at
-
-    def until(self, timeout: Limit) -> Moment:
-        """See `BlockingLane.until`."""
-        return Moment(self.ends_at(timeout))
 
 
 def _checked(timeout: Any) -> float | None:

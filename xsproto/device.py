@@ -82,6 +82,10 @@ TIMEOUT: Final = 30.0
 RETIRED_MAX: Final = 16
 
 
+# The types of requests that the device may take for others.
+_OTHERWISE: Final = frozenset({Op.WATCH, Op.RESET_WATCHES})
+
+
 class Retired(XenStoreError):
     """The request was not sent: it must go to the lane's successor."""
 
@@ -101,15 +105,8 @@ class DeviceSession(Session):
             Retired: they must go to the successor, all of them.
         """
         for request in requests:
-            if isinstance(request, ResetWatches):
-                raise NotSupported(
-                    "RESET_WATCHES over the XenBus device would end the kernel's own watches",
-                    request=request,
-                )
-            if isinstance(request, Watch) and request.depth is not None:
-                raise NotSupported(
-                    f"{request!r}: the XenBus device would ignore the depth", request=request
-                )
+            if request.op in _OTHERWISE:
+                _check_support(request)
         if self._retired and not tx_id:
             raise Retired("this descriptor takes no new requests")
         super().submit(waiter, requests, tx_id)
@@ -142,6 +139,19 @@ class DeviceSession(Session):
             self.connection.withdraw(exchange.rq_id)
         for exchange in moved:
             self._look(exchange.owner)
+
+
+def _check_support(request: Request[Any]) -> None:
+    """Raise `NotSupported` if the device does something else than was asked for."""
+    if isinstance(request, ResetWatches):
+        raise NotSupported(
+            "RESET_WATCHES over the XenBus device would end the kernel's own watches",
+            request=request,
+        )
+    if isinstance(request, Watch) and request.depth is not None:
+        raise NotSupported(
+            f"{request!r}: the XenBus device would ignore the depth", request=request
+        )
 
 
 def moved(exchanges: Sequence[Exchange]) -> list[Request[Any]]:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 from weakref import WeakSet
 
 from .client import TRANSACTION, Exchange, TransactionState
@@ -25,8 +25,6 @@ __all__ = [
     "AsyncLane",
     "BlockingLane",
     "Forgettable",
-    "Limit",
-    "Moment",
     "Timeout",
     "forget_all",
     "insist",
@@ -42,22 +40,10 @@ class Default(Enum):
     DEFAULT = "DEFAULT"
 
 
-class Moment(NamedTuple):
-    """A time limit that has begun to count, for several calls together.
-
-    Attributes:
-        at: when they must be over, in seconds of the client's clock; None for never.
-    """
-
-    at: float | None
-
-
 #: The time limit that the client has.
 DEFAULT: Final = Default.DEFAULT
 #: Seconds; None for ever; or `DEFAULT`.
 Timeout = float | None | Literal[Default.DEFAULT]
-#: The same, or one that several calls share.
-Limit = Timeout | Moment
 
 
 def insist(step: Callable[..., T], *arguments: Any) -> T:
@@ -134,29 +120,33 @@ def forget_all() -> None:
 
 
 class BlockingLane(AnyLane):
-    """The lane of a client that waits."""
+    """The lane of a client that waits.
+
+    Attributes:
+        ends_at: the time, by the client's clock, when a call must be over that begins now and may
+            take so long; None for never. That is what the others take as `at`: one call of the
+            user's may need several of them.
+    """
+
+    ends_at: Callable[[Timeout], float | None]
 
     @abstractmethod
     def exchange(
-        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Limit
+        self, tx_id: int, requests: Sequence[Request[Any]], at: float | None
     ) -> Sequence[Exchange]:
         """Send requests, of a transaction or (0) of none; return them with what came of each.
 
         Raises:
-            TimedOut: not all answers came in time.
+            TimedOut: not all answers came by `at`.
         """
 
-    def start_transaction(self, timeout: Limit) -> tuple[BlockingLane, Sequence[Exchange]]:
+    def start_transaction(self, at: float | None) -> tuple[BlockingLane, Sequence[Exchange]]:
         """Start a transaction; return the lane that it is on, too, as it may have had to move."""
-        return self, self.exchange(0, (TransactionStart(),), timeout)
+        return self, self.exchange(0, (TransactionStart(),), at)
 
     @abstractmethod
-    def take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
-        """Wait for an event; `TimedOut` if there is none in time, `queue.ended` if never."""
-
-    @abstractmethod
-    def until(self, timeout: Limit) -> Limit:
-        """Begin to count: what is returned stands for `timeout` in several calls together."""
+    def take_event(self, queue: EventQueue, at: float | None) -> WatchEvent:
+        """Wait for an event; `TimedOut` if there is none by `at`, `queue.ended` if never."""
 
 
 class AsyncLane(AnyLane):

@@ -17,8 +17,8 @@ from .blocking import BlockingClient
 from .client import Exchange
 from .clock import Clock
 from .device import LaneHolder, Requests, Retired, RetiringLane, merged, moved
-from .errors import XenStoreError
-from .lanes import DEFAULT, BlockingLane, Limit, Timeout, insist
+from .errors import LocalProtocolError, XenStoreError
+from .lanes import DEFAULT, BlockingLane, Timeout, insist
 from .location import Location
 from .requests import Request, TransactionStart
 
@@ -27,12 +27,6 @@ __all__ = ["LaneClient", "Parts", "RequestLane", "WaitingLane"]
 
 class WaitingLane(BlockingLane):
     """A connection."""
-
-    _clock: Clock
-
-    def until(self, timeout: Limit) -> Limit:
-        """See `BlockingLane`."""
-        return self._clock.until(timeout)
 
     def check(self) -> None:
         """Raise `LocalProtocolError` if this thread may not use the lane."""
@@ -52,26 +46,24 @@ class RequestLane(RetiringLane, WaitingLane):
     successor: RequestLane | None = None
 
     def exchange(
-        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Limit
+        self, tx_id: int, requests: Sequence[Request[Any]], at: float | None
     ) -> Sequence[Exchange]:
         """See `BlockingLane`."""
-        timeout = self.until(timeout)
-        exchanges = self._attempt(tx_id, requests, timeout)
+        exchanges = self._attempt(tx_id, requests, at)
         if self.successor is None:
             return exchanges
         insist(self.end_if_idle)
         again = moved(exchanges) if exchanges else requests
         if not again:
             return exchanges
-        later = self.successor.exchange(tx_id, again, timeout)
+        later = self.successor.exchange(tx_id, again, at)
         return merged(exchanges, later) if exchanges else later
 
-    def start_transaction(self, timeout: Limit) -> tuple[RequestLane, Sequence[Exchange]]:
+    def start_transaction(self, at: float | None) -> tuple[RequestLane, Sequence[Exchange]]:
         """See `BlockingLane`."""
-        timeout = self.until(timeout)
         lane = self
         while True:
-            exchanges = lane._attempt(0, (TransactionStart(),), timeout)
+            exchanges = lane._attempt(0, (TransactionStart(),), at)
             # What was started is returned with no call before that, here and in `_attempt`: an
             # interrupt must not lose it.
             if exchanges and not exchanges[0].withdrawn:
@@ -81,21 +73,22 @@ class RequestLane(RetiringLane, WaitingLane):
             lane = lane.successor
 
     def _attempt(
-        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Limit
+        self, tx_id: int, requests: Sequence[Request[Any]], at: float | None
     ) -> Sequence[Exchange]:
         """As `exchange`, on this lane alone; what must go to the successor is withdrawn.
 
         Or, if that is so from the beginning, there are no exchanges.
         """
-        self.check()
         try:
             # (mypy sees the abstract one, not the adapter's.)
-            exchanges = super().exchange(tx_id, requests, timeout)  # type: ignore[safe-super]
+            exchanges = super().exchange(tx_id, requests, at)  # type: ignore[safe-super]
             if exchanges and not exchanges[0].withdrawn:
                 self.answered = True
             return exchanges
         except Retired:
             return ()
+        except LocalProtocolError:
+            raise  # nothing was sent that could be given up
         except BaseException:
             insist(self._give_up)
             raise

@@ -139,18 +139,14 @@ class RequestTransport:
             BlockingIOError: that is all, if anything at all.
             OSError: it is closed.
         """
-        self._check_open()
+        if self._closed:
+            raise _is_closed()
         try:
             # One answer, since one request is outstanding.
             inbox += self._read_one()
         except BlockingIOError:
             # Nothing more is queued: here a message has ended, and a refusal may follow.
             self._read_alarm(inbox)
-
-    def _check_open(self) -> None:
-        """Raise if it is closed: a loop may look once more, when its number is another file's."""
-        if self._closed:
-            raise OSError(errno.EBADF, "it is closed")
 
     def _read_alarm(self, inbox: list[bytes]) -> None:
         # Empty ones are from `poke` and `shutdown`; in the inbox they would be the end.
@@ -215,7 +211,8 @@ class WatchTransport(RequestTransport):
 
     def read_now(self, inbox: list[bytes]) -> None:
         """See `RequestTransport`."""
-        self._check_open()
+        if self._closed:
+            raise _is_closed()
         try:
             fds, sizes = repeat(self._file.fileno(), _READS), repeat(_READ_SIZE)
             inbox += map(self._modules.os.read, fds, sizes)
@@ -255,6 +252,11 @@ def _pair(socket: Any) -> tuple[Any, Any]:
     one.setblocking(True)
     other.setblocking(True)
     return one, other
+
+
+def _is_closed() -> OSError:
+    """What a loop is told that looks once more, when the number may be another file's."""
+    return OSError(errno.EBADF, "it is closed")
 
 
 def _failed(path: str, error: OSError | RuntimeError) -> ConnectFailed:

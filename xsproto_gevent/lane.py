@@ -21,7 +21,7 @@ from gevent.hub import Waiter as Gate
 from xsproto.client import Exchange
 from xsproto.clock import Clock
 from xsproto.errors import LocalProtocolError, TimedOut, XenStoreError
-from xsproto.lanes import DEFAULT, Limit, Timeout, forget_all, insist, remember
+from xsproto.lanes import forget_all, insist, remember
 from xsproto.operations import forked, no_answer, no_event, nothing_watched
 from xsproto.requests import Request
 from xsproto.session import Role, Session, Waiter
@@ -82,7 +82,7 @@ class Lane(WaitingLane):
         self.session = session
         # The hub has the lead, for good: it receives, and whoever waits is woken.
         session.leader = Waiter()
-        self._clock = clock
+        self.ends_at = clock.ends_at
         self._hub = get_hub()
         self.guard = _Guard(self._hub, session, transport.path)
         self._stuck = False  # whether the daemon did not take all that there was to write
@@ -97,11 +97,10 @@ class Lane(WaitingLane):
     # Those who wait
 
     def exchange(
-        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Limit
+        self, tx_id: int, requests: Sequence[Request[Any]], at: float | None
     ) -> Sequence[Exchange]:
         """See `BlockingLane`."""
-        clock, session, hub = self._clock, self.session, self._hub
-        at = None if timeout is DEFAULT and clock.endless else clock.ends_at(timeout)
+        session, hub = self.session, self._hub
         if get_hub() is not hub:
             self.check()
         waiter = Waiter(None, None, (), Gate(hub))
@@ -119,9 +118,8 @@ class Lane(WaitingLane):
                 raise no_answer(self.transport.path, requests, sent, busy) from None
             raise
 
-    def take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
+    def take_event(self, queue: EventQueue, at: float | None) -> WatchEvent:
         """See `BlockingLane`."""
-        at = self._clock.ends_at(timeout)
         self.check()
         taken: list[WatchEvent] = []
         while True:

@@ -22,7 +22,7 @@ from typing import Any, Final
 from xsproto.client import Exchange
 from xsproto.clock import Clock
 from xsproto.errors import ConnectionClosed, TimedOut, XenStoreError
-from xsproto.lanes import DEFAULT, Limit, Timeout, forget_all, insist, remember
+from xsproto.lanes import forget_all, insist, remember
 from xsproto.operations import forked, no_answer, no_event, nothing_watched
 from xsproto.requests import Request
 from xsproto.session import Role, Session, Waiter
@@ -56,7 +56,7 @@ class Lane(WaitingLane):
     def __init__(self, transport: Transport, clock: Clock, session: Session) -> None:
         self.transport = transport
         self.session = session
-        self._clock = clock
+        self.ends_at = clock.ends_at
         self._stuck = False  # whether the daemon did not take all that there was to write
         self._ended = False  # whether `close` was called
         self._lock = self.guard = threading.Lock()
@@ -67,11 +67,9 @@ class Lane(WaitingLane):
     # Exchanges
 
     def exchange(
-        self, tx_id: int, requests: Sequence[Request[Any]], timeout: Limit
+        self, tx_id: int, requests: Sequence[Request[Any]], at: float | None
     ) -> Sequence[Exchange]:
         """See `BlockingLane`."""
-        clock = self._clock
-        at = None if timeout is DEFAULT and clock.endless else clock.ends_at(timeout)
         waiter = Waiter(threading.get_ident())
         session = self.session
         try:
@@ -104,9 +102,8 @@ class Lane(WaitingLane):
                 raise no_answer(self.transport.path, requests, sent, busy) from None
             raise
 
-    def take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
+    def take_event(self, queue: EventQueue, at: float | None) -> WatchEvent:
         """See `BlockingLane`."""
-        at = self._clock.ends_at(timeout)
         taken: list[WatchEvent] = []
         waiter = Waiter(threading.get_ident(), queue)
         try:

@@ -86,10 +86,12 @@ class _Connection(Client):
     """What a handle uses of a client."""
 
     def ask(self, tx_id: int, request: Request[Any]) -> Any:
-        return self._lane.exchange(tx_id, (request,), DEFAULT)[0].value()
+        lane = self._lane
+        return lane.exchange(tx_id, (request,), lane.ends_at(DEFAULT))[0].value()
 
     def ask_for_watch(self, request: Request[Any]) -> Any:
-        return self._watch_lane().exchange(0, (request,), DEFAULT)[0].value()
+        lane = self._watch_lane()
+        return lane.exchange(0, (request,), lane.ends_at(DEFAULT))[0].value()
 
     def listen(self, queue: EventQueue) -> None:
         lane = self._watch_lane()
@@ -101,7 +103,8 @@ class _Connection(Client):
             queue.purge(path, token)
 
     def take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
-        return self._watch_lane().take_event(queue, timeout)
+        lane = self._watch_lane()
+        return lane.take_event(queue, lane.ends_at(timeout))
 
 
 class _Queue(EventQueue):

@@ -395,7 +395,7 @@ def test_what_would_harm_the_domain_is_not_sent(client: xsproto_sync.Client) -> 
     with pytest.raises(NotSupported):
         client.reset_watches()
     with pytest.raises(LocalProtocolError):
-        client._lane.exchange(0, (TransactionEnd(commit=True),), PATIENCE)
+        client._lane.exchange(0, (TransactionEnd(commit=True),), None)
 
 
 def test_a_value_fits_or_is_refused_here(client: xsproto_sync.Client) -> None:

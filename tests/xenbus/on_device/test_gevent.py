@@ -33,6 +33,7 @@ from xsproto.errors import (
 )
 from xsproto_gevent import Client, xenbus
 
+from ...apart import each_of
 from ...daemons import Daemon
 from ...test_gevent import interrupted_once, outcome, rounds_in, spawn
 from .. import device_of, set_modes, suspend
@@ -43,16 +44,7 @@ SOON = 0.05
 PATIENCE = float(os.environ.get("XSPROTO_PATIENCE", "20"))
 
 
-@pytest.fixture(
-    autouse=True,
-    params=[
-        pytest.param(world, marks=pytest.mark.apart(world))
-        for world in ("gevent", "patched_by_gevent")
-    ],
-)
-def world(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
+world = each_of("gevent", "patched_by_gevent")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -14,11 +13,8 @@ from xsproto.errors import ConnectionClosed, TransactionEnded, TransactionLost
 from xsproto.testing import Cancelled
 
 from ...daemons import Daemon
-from ...loops import LOOPS, Loop
+from ...loops import LOOPS, Loop, Run, cancelled, enter, runner
 from .. import device_of, set_modes, suspend
-
-Main = Callable[[Any], Awaitable[None]]
-Run = Callable[[Main], None]
 
 
 @pytest.fixture(params=LOOPS)
@@ -27,27 +23,8 @@ def loop(request: pytest.FixtureRequest) -> Loop:
 
 
 @pytest.fixture
-def run(loop: Loop, daemon: Daemon) -> Run:
-    """Run a function with a client on the device."""
-
-    async def opened(main: Main) -> None:
-        await main(await loop.open_path(None, xen_bus_path=device_of(daemon.socket_path)))
-
-    return lambda main: loop.run(opened(main))
-
-
-async def enter(context: Any) -> Any:
-    return await context.__aenter__()
-
-
-async def cancelled(loop: Loop, call: Any) -> None:
-    """Start a call, which hangs, and cancel it in a moment."""
-    task = loop.spawn(call)
-    await loop.sleep(0.01)
-    assert not task.done
-    task.cancel()
-    with pytest.raises(Cancelled):
-        await task.result()
+def run(loop: Loop, device: str) -> Run:
+    return runner(loop, device)
 
 
 def test_a_watch_that_hangs_hangs_nobody_else(loop: Loop, run: Run) -> None:

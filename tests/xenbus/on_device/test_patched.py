@@ -16,21 +16,12 @@ import pytest
 from xsproto.errors import ConnectionClosed, TimedOut
 from xsproto_sync import Client
 
+from ...apart import each_of
 from ...daemons import Daemon
 from .. import device_of, set_modes
 from .test_client import PATIENCE, SOON, Caller, until
 
-
-@pytest.fixture(
-    autouse=True,
-    params=[
-        pytest.param(world, marks=pytest.mark.apart(world))
-        for world in ("patched_by_gevent", "patched_by_eventlet")
-    ],
-)
-def world(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
+world = each_of("patched_by_gevent", "patched_by_eventlet")
 
 
 @pytest.fixture
