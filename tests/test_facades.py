@@ -55,7 +55,7 @@ def made_awaitable(signed: list[tuple[str, Any, Any, str]]) -> list[tuple[str, A
     for name, kind, default, annotation in signed:
         for pattern, replacement in rules.items():
             annotation = re.sub(pattern, replacement, annotation)
-        if name != "timeout":
+        if name not in ("timeout", "at"):  # a time limit
             result.append((name, kind, default, annotation))
     return result
 
@@ -90,7 +90,7 @@ def test_the_public_classes_are_the_same() -> None:
 
 def test_an_adapter_provides_the_same() -> None:
     primitives = lanes.AsyncLane.__abstractmethods__
-    assert lanes.BlockingLane.__abstractmethods__ == primitives | {"until"}
+    assert lanes.BlockingLane.__abstractmethods__ == primitives
     for name in primitives:
         one, other = (getattr(cls, name) for cls in (lanes.BlockingLane, lanes.AsyncLane))
         assert made_awaitable(signature(one)) == signature(other), name

@@ -271,7 +271,7 @@ def test_a_transaction_that_is_dropped_is_rolled_back(client: Client) -> None:
 def test_a_lane_that_was_given_up_ends_with_its_last_transaction(
     client: Client, store: EmbeddedXenStore
 ) -> None:
-    exchanges = client._lane.exchange(0, (TransactionStart(),), None)
+    exchanges = client._lane.exchange(0, (TransactionStart(),), client._lane.ends_at(PATIENCE))
     first = client._lane
     client._lane.disown(())
     give_up(client, store)

@@ -394,8 +394,9 @@ def test_a_watch_is_set_once(client: xsproto_sync.Client) -> None:
 def test_what_would_harm_the_domain_is_not_sent(client: xsproto_sync.Client) -> None:
     with pytest.raises(NotSupported):
         client.reset_watches()
+    lane = client._lane
     with pytest.raises(LocalProtocolError):
-        client._lane.exchange(0, (TransactionEnd(commit=True),), None)
+        lane.exchange(0, (TransactionEnd(commit=True),), lane.ends_at(PATIENCE))
 
 
 def test_a_value_fits_or_is_refused_here(client: xsproto_sync.Client) -> None:
