@@ -7,6 +7,7 @@ import io
 import os
 import posix
 import select
+import signal
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -15,20 +16,23 @@ from typing import Any
 
 import pytest
 
+import xsproto_trio.client
 from xsproto.device import RETIRED_MAX, DeviceSession, Requests
 from xsproto.errors import (
     ConnectFailed,
     ConnectionClosed,
+    Forked,
     InvalidRequest,
     NotSupported,
     TransactionEnded,
 )
+from xsproto.lanes import forget_all
 from xsproto.testing import Cancelled
 from xsproto.wire import Op, Packet
 from xsproto.xenbus import RequestTransport, WatchTransport
 from xsproto_sync.embedded import EmbeddedXenStore
 
-from .loops import LOOPS, Loop, Run, cancelled, enter, runner
+from .loops import LOOPS, Loop, Run, TrioLoop, cancelled, enter, runner
 from .socket_device import MODULES, SocketFile
 
 
@@ -296,6 +300,54 @@ def test_a_transaction_whose_request_is_given_up_is_over(
         assert await client.read(b"/a") == b"value"
 
     run(main)
+
+
+def test_a_forked_child_can_end_nothing_on_a_lane_that_was_given_up(
+    loop: Loop, run: Run, store: EmbeddedXenStore
+) -> None:
+    async def main(client: Any) -> None:
+        committed, rolled_back = [await enter(client.transaction()) for _ in range(2)]
+        with pytest.raises(KeyError):  # noqa: PT012  # the end of `with` is part of it
+            async with client.transaction():
+                with store._server.lock:
+                    await cancelled(loop, client.read(b"/a"))
+                for lane in client._requests.lanes:
+                    lane.unregister()  # in a child, the loop is not used any more
+                forget_all()  # which a fork has called
+                raise KeyError
+        for end in committed.commit, rolled_back.rollback:
+            with pytest.raises(Forked):
+                await end()
+
+    run(main)
+
+
+def test_ctrl_c_leaves_no_lane_open(
+    store: EmbeddedXenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = TrioLoop()
+    monkeypatch.setattr(
+        xsproto_trio.client, "_PARTS", xsproto_trio.client._PARTS._replace(modules=MODULES)
+    )
+
+    async def main(client: Any) -> None:
+        transaction = await enter(client.transaction())
+        lane = client._lane
+        with store._server.lock:
+            await cancelled(loop, client.read(b"/a"))
+        end_if_idle = lane.end_if_idle
+
+        def interrupted() -> None:
+            signal.raise_signal(signal.SIGINT)
+            end_if_idle()
+
+        lane.end_if_idle = interrupted
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012  # it comes when the library is done
+            lane.roll_back(transaction.id)
+            await loop.sleep(0)
+        assert lane.session.closed is not None
+
+    runner(loop, store.socket_path())(main)
 
 
 def test_an_exception_in_a_transaction_rolls_it_back(loop: Loop, run: Run) -> None:

@@ -503,6 +503,15 @@ def test_another_thread_is_told_what_to_do(client: Client) -> None:
     assert_idle(client)
 
 
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_another_thread_does_not_keep_the_owner_from_ending_it(client: Client, end: str) -> None:
+    with client.transaction() as transaction:
+        transaction.write(b"/a", b"1")
+        assert type(in_a_thread(getattr(transaction, end))) is LocalProtocolError
+    assert client.read(b"/a") == b"1"
+    assert_idle(client)
+
+
 def test_each_thread_may_have_its_own(daemon: Daemon) -> None:
     def work() -> list[bytes]:
         with Client(daemon.socket_path) as client:

@@ -156,6 +156,8 @@ def test_another_thread_or_loop_may_not_use_it(loop: Loop, store: EmbeddedXenSto
             for use in (
                 lambda: step(client.read(b"/a")),
                 lambda: step(tx.read(b"/a")),
+                lambda: step(tx.commit()),
+                lambda: trio.run(tx.rollback),
                 lambda: step(watch.get()),
                 lambda: step(client.watch(b"/b").__aenter__()),
                 lambda: asyncio.run(client.read(b"/a")),

@@ -17,14 +17,18 @@ import pytest
 import xsproto_sync.client
 import xsproto_sync.device
 from xsproto import device
+from xsproto.blocking import BlockingTransaction
 from xsproto.device import RETIRED_MAX
 from xsproto.errors import (
     ConnectFailed,
     ConnectionClosed,
+    Forked,
+    LocalProtocolError,
     NotSupported,
     TimedOut,
     TransactionEnded,
 )
+from xsproto.lanes import forget_all
 from xsproto.requests import TransactionStart
 from xsproto_sync import Client, EmbeddedXenStore
 
@@ -278,6 +282,32 @@ def test_a_lane_that_was_given_up_ends_with_its_last_transaction(
     assert first.session.closed is None
     first.disown(exchanges)
     assert first.session.closed is not None
+    assert client.read(b"/a") == b"value"
+
+
+@pytest.mark.parametrize("end", [BlockingTransaction.commit, BlockingTransaction.rollback])
+def test_a_forked_child_can_end_nothing_on_a_lane_that_was_given_up(
+    client: Client, store: EmbeddedXenStore, end: Callable[[Any], None]
+) -> None:
+    transaction = client.transaction().__enter__()
+    with pytest.raises(KeyError), client.transaction():  # noqa: PT012  # the end of `with` is part of it
+        give_up(client, store)
+        forget_all()  # which a fork has called
+        raise KeyError
+    with pytest.raises(Forked):
+        end(transaction)
+
+
+@pytest.mark.parametrize("error", [LocalProtocolError("another client's"), KeyError()])
+def test_whatever_ends_a_wait_the_lane_is_given_up(client: Client, error: Exception) -> None:
+    def interrupted(*_: Any) -> bool:
+        raise error
+
+    lane: Any = client._lane
+    lane.transport.wait = interrupted
+    with pytest.raises(type(error)):
+        client.read(b"/a")
+    assert client._lane is not lane
     assert client.read(b"/a") == b"value"
 
 

@@ -336,7 +336,8 @@ class AsyncTransaction(AsyncOperations):
 
     async def _end(self, *, commit: bool) -> None:
         self._check()
-        self.ended = True
+        with self._lane.guard:  # else who may not use it would keep its owner from that
+            self.ended = True
         try:
             (await self._lane.exchange(self._id, (TransactionEnd(commit),)))[0].value()
         except BaseException:
@@ -345,8 +346,8 @@ class AsyncTransaction(AsyncOperations):
 
     def _drop(self) -> None:
         """Roll back without waiting for the answer, unless it ends or has ended already."""
+        self._lane.roll_back(self._id)  # first: it may be refused, and is the owner's to do then
         self.ended = True
-        self._lane.roll_back(self._id)
 
     def _check(self) -> None:
         if self.ended or not self._id:

@@ -485,7 +485,8 @@ class BlockingTransaction(BlockingOperations):
 
     def _end(self, *, commit: bool, timeout: Timeout) -> None:
         self._check()
-        self.ended = True
+        with self._lane.guard:  # else who may not use it would keep its owner from that
+            self.ended = True
         try:
             at = self._lane.ends_at(timeout)
             self._lane.exchange(self._id, (TransactionEnd(commit),), at)[0].value()
@@ -495,8 +496,8 @@ class BlockingTransaction(BlockingOperations):
 
     def _drop(self) -> None:
         """Roll back without waiting for the answer, unless it ends or has ended already."""
+        self._lane.roll_back(self._id)  # first: it may be refused, and is the owner's to do then
         self.ended = True
-        self._lane.roll_back(self._id)
 
     def _check(self) -> None:
         if self.ended or not self._id:

@@ -82,8 +82,8 @@ TIMEOUT: Final = 30.0
 RETIRED_MAX: Final = 16
 
 
-# The types of requests that the device may take for others.
-_OTHERWISE: Final = frozenset({Op.WATCH, Op.RESET_WATCHES})
+# The types of requests that `_check_support` has to look at.
+_CHECKED: Final = frozenset({Op.WATCH, Op.RESET_WATCHES})
 
 
 class Retired(XenStoreError):
@@ -105,7 +105,7 @@ class DeviceSession(Session):
             Retired: they must go to the successor, all of them.
         """
         for request in requests:
-            if request.op in _OTHERWISE:
+            if request.op in _CHECKED:
                 _check_support(request)
         if self._retired and not tx_id:
             raise Retired("this descriptor takes no new requests")
@@ -181,13 +181,14 @@ class RetiringLane(AnyLane):
     replace: WeakMethod[Any]
     #: Whether the daemon has answered a request on it.
     answered = False
+    #: What took over from it; None while it is not retired.
     successor: Any = None
     #: The adapter's: ends the connection. Idempotent.
     close: Callable[[XenStoreError], None]
 
     @abstractmethod
     def wake_all(self) -> None:
-        """Wake those whose wait is over, and whoever receives; `guard` is held."""
+        """Wake those whose wait is over, and whoever receives."""
 
     def roll_back(self, tx_id: int) -> None:
         """See `AnyLane`."""
@@ -202,7 +203,9 @@ class RetiringLane(AnyLane):
             self.end_if_idle()
 
     def retire_if_given_up(self) -> bool:
-        """Retire, if what was given up is a request that the daemon has seen; `guard` is held.
+        """Retire, if what was given up is a request that the daemon has seen.
+
+        Nobody else may use the session meanwhile.
 
         Returns:
             whether it is retired, and not closed: then `end_if_idle` must follow.
@@ -222,7 +225,8 @@ class RetiringLane(AnyLane):
     def end_if_idle(self) -> None:
         """Close, if nobody needs this lane any more."""
         with self.guard:
-            idle = self.session.idle
+            # (One that is closed may be the stranger that a forked child has.)
+            idle = self.session.closed is None and self.session.idle
             if idle:
                 self.session.retire()  # if an interrupt kept it from that
         if idle:
@@ -282,7 +286,7 @@ class Requests(Generic[L]):
 
 
 class LaneHolder:
-    """What a client of lanes has, whether its callers wait or await."""
+    """What every client of lanes has, whether its callers wait or await; on a socket, too."""
 
     _lane: Any  # that which takes new requests
     _watches: Any  # that which watches live on: on a socket the same, on a device None at first

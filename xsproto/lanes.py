@@ -59,7 +59,7 @@ def insist(step: Callable[..., T], *arguments: Any) -> T:
 
 
 class AnyLane(ABC):
-    """What both kinds have in common."""
+    """What a `BlockingLane` and an `AsyncLane` have in common."""
 
     session: Session
     #: Taken over each use of `session`. Nothing waits under it.
@@ -99,7 +99,7 @@ class AnyLane(ABC):
 
 
 class Forgettable(Protocol):
-    """A lane of a process that may fork."""
+    """A lane that can be let go of in a forked child."""
 
     def forget(self) -> None:
         """Become useless, in a forked child: the connection is the parent's. Idempotent."""

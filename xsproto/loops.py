@@ -205,7 +205,7 @@ class LoopLane(AsyncLane, ABC):
             self.session.close(reason)
 
     def forget(self) -> None:
-        """See `AnyLane`."""
+        """See `Forgettable`."""
         self.session = Session()
         self.session.close(forked(self.transport.path))
         self.transport.forget()

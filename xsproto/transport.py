@@ -1,4 +1,4 @@
-"""A connection's bytes, for those who never wait for them: event loops, and a hub."""
+"""A connection's bytes, in steps that never wait, and how a session takes and gives them."""
 
 from __future__ import annotations
 

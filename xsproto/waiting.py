@@ -17,7 +17,7 @@ from .blocking import BlockingClient
 from .client import Exchange
 from .clock import Clock
 from .device import LaneHolder, Requests, Retired, RetiringLane, merged, moved
-from .errors import LocalProtocolError, XenStoreError
+from .errors import XenStoreError
 from .lanes import DEFAULT, BlockingLane, Timeout, insist
 from .location import Location
 from .requests import Request, TransactionStart
@@ -79,6 +79,7 @@ class RequestLane(RetiringLane, WaitingLane):
 
         Or, if that is so from the beginning, there are no exchanges.
         """
+        self.check()
         try:
             # (mypy sees the abstract one, not the adapter's.)
             exchanges = super().exchange(tx_id, requests, at)  # type: ignore[safe-super]
@@ -87,8 +88,6 @@ class RequestLane(RetiringLane, WaitingLane):
             return exchanges
         except Retired:
             return ()
-        except LocalProtocolError:
-            raise  # nothing was sent that could be given up
         except BaseException:
             insist(self._give_up)
             raise

@@ -241,7 +241,7 @@ class Lane(WaitingLane):
             self.flush()
 
     def forget(self) -> None:
-        """See `AnyLane`."""
+        """See `Forgettable`."""
         self.session.close(forked(self.transport.path))
         self.transport.forget()
         if self.session.wakeable and get_hub() is self._hub:

@@ -23,7 +23,7 @@ class Transport:
     """A connection's bytes, as `xsproto.transport.Transport`, which the hub looks at.
 
     Arguments:
-        bytes_: they are.
+        bytes_: those of the connection.
         alarms: more descriptors that become readable.
     """
 

@@ -44,7 +44,7 @@ class RequestLane(waiting.RequestLane, Lane):
         self.replace = replace
 
     def wake_all(self) -> None:
-        """See `xsproto.waiting.RequestLane`."""
+        """See `xsproto.device.RetiringLane`."""
         self.flush()  # it is the hub that receives
 
 

@@ -26,6 +26,6 @@ class RequestLane(waiting.RequestLane, Lane):
         self.replace = replace
 
     def wake_all(self) -> None:
-        """See `xsproto.waiting.RequestLane`."""
+        """See `xsproto.device.RetiringLane`."""
         self._wake()
         self.transport.poke()

@@ -323,7 +323,7 @@ class Lane(WaitingLane):
             self.transport.close()
 
     def forget(self) -> None:
-        """See `AnyLane`."""
+        """See `Forgettable`."""
         self._lock = self.guard = threading.Lock()
         self._writer = None
         self.session = Session()

@@ -31,16 +31,11 @@ class Transport(ABC):
 
     @abstractmethod
     def fileno(self) -> int:
-        """The connection's descriptor; -1 once closed."""
+        """See `xsproto.transport.Transport`."""
 
     @abstractmethod
     def write(self, data: bytes | memoryview, written: list[int]) -> None:
-        """Write what can be written at once; add how much it was to `written`.
-
-        Raises:
-            BlockingIOError: nothing can be written now.
-            OSError: the connection is gone.
-        """
+        """See `xsproto.transport.Transport`."""
 
     @abstractmethod
     def read(self, inbox: list[bytes]) -> None:
@@ -54,11 +49,7 @@ class Transport(ABC):
 
     @abstractmethod
     def read_now(self, inbox: list[bytes]) -> None:
-        """As `read`, without waiting.
-
-        Raises:
-            BlockingIOError: there is nothing to read.
-        """
+        """See `xsproto.transport.Transport`."""
 
     def wait(self, timeout: float | None, write: bool) -> bool:
         """Wait until there is something to read or, with `write`, room to write.

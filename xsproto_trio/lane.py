@@ -50,6 +50,8 @@ class Lane(LoopLane):
     start_transaction = enable_ki_protection(LoopLane.start_transaction)
     take_event = enable_ki_protection(LoopLane.take_event)
     post = enable_ki_protection(LoopLane.post)
+    roll_back = enable_ki_protection(LoopLane.roll_back)
+    disown = enable_ki_protection(LoopLane.disown)
     unwatch = enable_ki_protection(LoopLane.unwatch)
     close = enable_ki_protection(LoopLane.close)
 
@@ -142,7 +144,8 @@ class RequestLane(loops.RequestLane, Lane):
 
     exchange = enable_ki_protection(loops.RequestLane.exchange)
     start_transaction = enable_ki_protection(loops.RequestLane.start_transaction)
-    post = enable_ki_protection(loops.RequestLane.post)
+    roll_back = enable_ki_protection(loops.RequestLane.roll_back)
+    disown = enable_ki_protection(loops.RequestLane.disown)
 
 
 os.register_at_fork(after_in_child=forget_all)
