@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+from .. import is_preloaded
 from .device import (
     BASE,
     ERROR,
@@ -66,7 +67,9 @@ def the_first_event_comes_before_or_after_the_answer(device: str) -> None:
         for _ in range(200):
             orders.add(tuple(file.watch(BASE, b"t")))
             file.unwatch(BASE, b"t")
-    check(orders, {(WATCH, EVENT), (EVENT, WATCH)}, "the orders seen")
+    both = {(WATCH, EVENT), (EVENT, WATCH)}
+    # Of a real kernel the scheduler decides, and may decide the same way for ever.
+    check(orders if is_preloaded() else orders | both, both, "the orders seen")
 
 
 @probe(14)
