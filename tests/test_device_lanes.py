@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-import xsproto_trio.client
 from xsproto.device import RETIRED_MAX, DeviceSession, Requests
 from xsproto.errors import (
     ConnectFailed,
@@ -214,12 +213,16 @@ def test_after_an_empty_request_the_nudge_may_fail(store: EmbeddedXenStore) -> N
 # Lanes
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Loop:
-    loop = LOOPS[request.param]()
+def on_sockets(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> Loop:
+    """Have its clients take a socket for a device."""
     module: Any = loop.module
     monkeypatch.setattr(module.client, "_PARTS", module.client._PARTS._replace(modules=MODULES))
     return loop
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Loop:
+    return on_sockets(LOOPS[request.param](), monkeypatch)
 
 
 @pytest.fixture
@@ -325,10 +328,7 @@ def test_a_forked_child_can_end_nothing_on_a_lane_that_was_given_up(
 def test_ctrl_c_leaves_no_lane_open(
     store: EmbeddedXenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop = TrioLoop()
-    monkeypatch.setattr(
-        xsproto_trio.client, "_PARTS", xsproto_trio.client._PARTS._replace(modules=MODULES)
-    )
+    loop = on_sockets(TrioLoop(), monkeypatch)
 
     async def main(client: Any) -> None:
         transaction = await enter(client.transaction())
