@@ -15,7 +15,7 @@ from pathlib import Path
 from time import sleep
 
 import xsproto_sync
-from tests.daemons import Daemon
+from tests.support.daemons import Daemon
 from xsproto.wire import Op
 
 from .measure import Contestant, Plan, compete

@@ -20,7 +20,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from tests.daemons import Daemon, missing
+from tests.support.daemons import Daemon, missing
 from xsproto.wire import HEADER, Op
 
 from .measure import Contestant, compete
@@ -38,7 +38,7 @@ def embedded(*arguments: str) -> Iterator[tuple[str, int]]:
     """`xsproto serve` as a process: the path of its socket, and its id."""
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "socket")
-        code = "from xsproto_sync.command_line import main; main()"
+        code = "from xsproto_sync.cli.main import main; main()"
         process = subprocess.Popen(
             [sys.executable, "-c", code, "serve", "--socket", path, *arguments],
             stderr=subprocess.PIPE,

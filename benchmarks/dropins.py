@@ -13,9 +13,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import xsproto_sync.pyxs
-from tests.daemons import Daemon
-from xsproto_sync import lowlevel
+import xsproto_sync.compat.pyxs
+from tests.support.daemons import Daemon
+from xsproto_sync.compat import lowlevel
 
 from .measure import Contestant, Plan, compete
 from .roundtrip import PARENTS, PATHS, VALUE, Report, Row, command, fill, load_pyxs, load_xs
@@ -139,7 +139,7 @@ def compare(path: str, plan: Plan, report: Report) -> None:
             continue
         with contextlib.ExitStack() as stack:
             if kind == "pyxs":
-                ours = pyxs_calls(xsproto_sync.pyxs, path, stack)
+                ours = pyxs_calls(xsproto_sync.compat.pyxs, path, stack)
                 measure(kind, ours, pyxs_calls(theirs, path, stack), plan, report)
             else:
                 measure(kind, xs_calls(lowlevel, stack), xs_calls(theirs, stack), plan, report)

@@ -27,10 +27,10 @@ from typing import Any
 from attrs import asdict, define
 
 import xsproto_sync
-from tests.daemons import Daemon, missing
+from tests.support.daemons import Daemon, missing
 from xsproto.client import ClientConnection
+from xsproto.clients.session import Session, Waiter
 from xsproto.requests import Read
-from xsproto.session import Session, Waiter
 from xsproto.wire import HEADER, Op
 
 from .measure import Contestant, Plan, Result, compete, placed

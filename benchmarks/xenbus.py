@@ -1,6 +1,6 @@
 """The client on the XenBus device, against a bare loop of write and read on one.
 
-    python -m benchmarks.xenbus [--quick] [--rounds N]     on the stand-in
+    python -m benchmarks.xenbus [--quick] [--rounds N]     on the fake device
     python -m benchmarks.xenbus --device /dev/xen/xenbus   on a real one
 
 In a guest, `data` of the domain must be its own to write. See benchmarks/README.md.
@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 
 import xsproto_sync
-from tests.daemons import Daemon, missing
-from tests.xenbus import LIBRARY, Preload, device_of
+from tests.support.daemons import Daemon, missing
+from tests.support.fake_device import LIBRARY, Preload, device_of
 from xsproto.requests import Read
 from xsproto.wire import HEADER, Packet
 
@@ -101,7 +101,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.xenbus", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a little of each, to see it run")
     parser.add_argument("--rounds", type=int, default=15, metavar="N")
-    parser.add_argument("--device", help="a real device, or one of a process with the stand-in")
+    parser.add_argument("--device", help="a real device, or one of a process with the fake device")
     options = parser.parse_args()
     if options.device:
         rounds, slices = (1, 1) if options.quick else (options.rounds, 4)

@@ -8,15 +8,11 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from . import apart, daemons
-from .apart import (  # noqa: F401  # hooks, which pytest finds here
-    pytest_collection_modifyitems,
-    pytest_runtest_protocol,
-    pytest_unconfigure,
-)
-from .beside import begin_all, beside  # noqa: F401  # a fixture
-from .daemons import Daemon
-from .matrix import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401  # hooks
+from .support import daemons
+from .support import subprocesses as apart
+from .support.background import begin_all, beside  # noqa: F401  # a fixture
+from .support.daemons import Daemon
+from .support.kit_table import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401  # hooks
 
 # The same examples every time, so that neither a verdict nor the coverage depends on luck.
 settings.register_profile(
@@ -36,7 +32,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 def pytest_configure(config: pytest.Config) -> None:
     apart.pytest_configure(config)
-    config.addinivalue_line("markers", "beside(call, *names): see tests.beside")
+    config.addinivalue_line("markers", "beside(call, *names): see tests.support.background")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -6,7 +6,11 @@ are for everyone else. `ServerConnection` is its other end, and `Daemon` a XenSt
 
 from typing import TYPE_CHECKING
 
+from ._version import __version__
 from .client import ClientConnection
+from .clients.event_queue import WatchEvent
+from .clients.operations import Node
+from .clients.session import Session, Waiter
 from .errors import (
     AccessDenied,
     AlreadyExists,
@@ -42,27 +46,24 @@ from .events import (
     Reset,
     WatchFired,
 )
-from .operations import Node
 from .perms import Permission
 from .requests import Request
-from .session import Session, Waiter
-from .watches import WatchEvent
 from .wire import Op, Packet, PacketReader
 
 if TYPE_CHECKING:
-    from .daemon import Daemon
+    from .daemon.daemon import Daemon
+    from .daemon.store import C_4_17, PROFILES, C, Profile
     from .server import ServerConnection
-    from .store import C_4_17, PROFILES, C, Profile
 else:
     # What only a server needs costs only a server: a client's program starts without it. (Type
     # checkers look at the branch above.)
     def __getattr__(name):
         if name == "Daemon":
-            from . import daemon as module
+            from .daemon import daemon as module
         elif name == "ServerConnection":
             from . import server as module
         elif name in ("C", "C_4_17", "PROFILES", "Profile"):
-            from . import store as module
+            from .daemon import store as module
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(module, name)
@@ -120,4 +121,5 @@ __all__ = [
     "WatchEvent",
     "WatchFired",
     "XenStoreError",
+    "__version__",
 ]

@@ -1,7 +1,7 @@
 """The client's end of a connection, as a pure state machine.
 
 Requests in (`send`), bytes out (`data_to_send`); bytes in (`receive_data`), events out
-(`events_received`). The rules, each of them a property in ``tests/test_client.py``:
+(`events_received`). The rules, each of them a property in ``tests/engine/test_client.py``:
 
 1. Chunking never changes the events, and `Closed` is the last of them, once.
 2. No byte of the peer makes `receive_data` raise, or it hold more than one packet.

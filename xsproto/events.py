@@ -4,8 +4,8 @@ from typing import Any
 
 from attrs import define
 
+from ._record import Record
 from .errors import XenStoreError
-from .record import Record
 from .requests import Request
 from .wire import Packet
 

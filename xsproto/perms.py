@@ -8,9 +8,9 @@ from typing import Final, Self
 
 from attrs import frozen
 
+from ._record import Record
 from .errors import InvalidArgument
 from .paths import DOMID_FIRST_RESERVED
-from .record import Record
 
 __all__ = ["Permission", "check_permission"]
 

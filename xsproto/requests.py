@@ -15,7 +15,7 @@ read comes from a peer. `syntax` and `reply_syntax` are the specification's nota
 is a NUL.
 
 ``result = yield from request`` gives the reply's value, typed, in a generator of
-`xsproto.operations`.
+`xsproto.clients.operations`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
 from attrs import define, frozen
 
+from ._record import Record
 from .errors import InvalidArgument, InvalidRequest, InvalidType, RemoteProtocolError
 from .paths import ABS_PATH_MAX, DOMID_FIRST_RESERVED, check_node_path, check_path
 from .perms import Permission, check_permission
-from .record import Record
 from .wire import NUL, PAYLOAD_MAX, Op, op_name
 
 __all__ = [

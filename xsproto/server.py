@@ -1,7 +1,7 @@
 """The daemon's end of a connection, as a pure state machine.
 
 Bytes in (`receive_data`), requests out (`next_event`); answers in (`reply`, `error`, `fire`), bytes
-out (`data_to_send`). The rules, each of them a property in ``tests/test_server.py``:
+out (`data_to_send`). The rules, each of them a property in ``tests/engine/test_server.py``:
 
 1. Chunking never changes the events, and `Closed` is the last of them, once.
 2. No byte of the peer makes `receive_data` raise. A header that announces more than `max_payload`

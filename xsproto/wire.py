@@ -11,8 +11,8 @@ from typing import Final
 
 from attrs import define
 
+from ._record import Record
 from .errors import RemoteProtocolError
-from .record import Record
 
 __all__ = [
     "HEADER",
@@ -113,7 +113,8 @@ def split_packets(data: bytes, max_payload: int) -> tuple[list[RawPacket], int, 
         more than `max_payload` bytes, that length, else None.
 
     `ClientConnection.process` has this loop written out: a list and two tuples for each packet
-    would cost it a tenth of its rate. `tests/test_client.py` holds the two against each other.
+    would cost it a tenth of its rate. `tests/engine/test_client.py` holds the two against each
+    other.
     """
     packets: list[RawPacket] = []
     at = 0

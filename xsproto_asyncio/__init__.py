@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from xsproto.awaitable import AsyncMonitor as Monitor
-from xsproto.awaitable import AsyncTransaction as Transaction
-from xsproto.awaitable import AsyncWatch as Watch
+from xsproto.clients.asynchronous import AsyncMonitor as Monitor
+from xsproto.clients.asynchronous import AsyncTransaction as Transaction
+from xsproto.clients.asynchronous import AsyncWatch as Watch
 
 from .client import Client, open_client
 

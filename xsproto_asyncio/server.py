@@ -9,8 +9,8 @@ import socket
 from types import TracebackType
 from typing import Self
 
+from xsproto.adapters.server import PAUSE, Service
 from xsproto.daemon import Daemon
-from xsproto.serving import PAUSE, Service
 
 __all__ = ["Server"]
 

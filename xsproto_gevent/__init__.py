@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from xsproto.blocking import BlockingMonitor as Monitor
-from xsproto.blocking import BlockingTransaction as Transaction
-from xsproto.blocking import BlockingWatch as Watch
+from xsproto.clients.blocking import BlockingMonitor as Monitor
+from xsproto.clients.blocking import BlockingTransaction as Transaction
+from xsproto.clients.blocking import BlockingWatch as Watch
 
 from .client import Client
 

@@ -7,21 +7,21 @@ from time import monotonic
 
 from gevent.local import local
 
-from xsproto.clock import Clock
-from xsproto.lanes import DEFAULT, Timeout
-from xsproto.location import locate
-from xsproto.session import Session
-from xsproto.waiting import LaneClient, Parts
+from xsproto.adapters.blocking import LaneClient, Parts
+from xsproto.adapters.deadlines import Clock
+from xsproto.adapters.discovery import locate
+from xsproto.clients.connection import DEFAULT, Timeout
+from xsproto.clients.session import Session
 
-from .lane import Lane
-from .unix import connect
-from .xenbus import RequestLane, open_watches
+from ._io.connection import Lane
+from ._io.device import RequestLane, open_watches
+from ._io.sockets import connect
 
 __all__ = ["Client"]
 
 
 class _Deadline(local):
-    """See `xsproto.clock.Deadline`."""
+    """See `xsproto.adapters.deadlines.Deadline`."""
 
     at: float | None = None
 
@@ -45,10 +45,12 @@ class Client(LaneClient[Lane]):
 
     Arguments:
         unix_socket_path: the socket of a daemon.
-        xen_bus_path: the XenBus device of a guest. With neither: see `xsproto.location.locate`.
+        xen_bus_path: the XenBus device of a guest. With neither: see
+            `xsproto.adapters.discovery.locate`.
         timeout: seconds that each call may take, if it is not told otherwise, and connecting;
-            None for ever. By default that is for ever on a socket, and `xsproto.device.TIMEOUT` on
-            the device, where nothing else tells that the daemon is dead.
+            None for ever. By default that is for ever on a socket, and
+            `xsproto.adapters.device.TIMEOUT` on the device, where nothing else tells that the
+            daemon is dead.
 
     It is connected at once, and is a context manager that closes it.
 

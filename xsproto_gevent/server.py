@@ -11,10 +11,10 @@ from typing import Any, Final, Self
 from gevent import get_hub
 from gevent.monkey import get_original
 
+from xsproto.adapters.server import PAUSE, Service
 from xsproto.daemon import Daemon
-from xsproto.serving import PAUSE, Service
 
-from .transport import READ
+from ._io.transport import READ
 
 __all__ = ["Server"]
 

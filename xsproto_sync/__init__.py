@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from xsproto.blocking import BlockingMonitor as Monitor
-    from xsproto.blocking import BlockingTransaction as Transaction
-    from xsproto.blocking import BlockingWatch as Watch
+    from xsproto.clients.blocking import BlockingMonitor as Monitor
+    from xsproto.clients.blocking import BlockingTransaction as Transaction
+    from xsproto.clients.blocking import BlockingWatch as Watch
 
     from .client import Client
     from .embedded import EmbeddedXenStore
@@ -15,7 +15,7 @@ else:
     # this package pays for nothing. (Type checkers look at the branch above.)
     def __getattr__(name):
         if name in ("Monitor", "Transaction", "Watch"):
-            from xsproto import blocking
+            from xsproto.clients import blocking
 
             value = getattr(blocking, f"Blocking{name}")
         elif name == "Client":

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import threading
 
-from xsproto.clock import Clock
-from xsproto.device import DeviceSession
-from xsproto.lanes import DEFAULT, Timeout
-from xsproto.location import locate
-from xsproto.session import Session
-from xsproto.waiting import LaneClient, Parts
+from xsproto.adapters.blocking import LaneClient, Parts
+from xsproto.adapters.deadlines import Clock
+from xsproto.adapters.device import DeviceSession
+from xsproto.adapters.discovery import locate
+from xsproto.clients.connection import DEFAULT, Timeout
+from xsproto.clients.session import Session
 
-from . import clock
-from .device import RequestLane
-from .lane import Lane
-from .unix import UnixTransport
-from .xenbus import WatchTransport
+from ._io import deadlines as clock
+from ._io.connection import Lane
+from ._io.device import RequestLane
+from ._io.device_transport import WatchTransport
+from ._io.sockets import UnixTransport
 
 __all__ = ["Client"]
 
@@ -37,10 +37,12 @@ class Client(LaneClient[Lane]):
 
     Arguments:
         unix_socket_path: the socket of a daemon.
-        xen_bus_path: the XenBus device of a guest. With neither: see `xsproto.location.locate`.
+        xen_bus_path: the XenBus device of a guest. With neither: see
+            `xsproto.adapters.discovery.locate`.
         timeout: seconds that each call may take, if it is not told otherwise, and connecting;
-            None for ever. By default that is for ever on a socket, and `xsproto.device.TIMEOUT` on
-            the device, where nothing else tells that the daemon is dead.
+            None for ever. By default that is for ever on a socket, and
+            `xsproto.adapters.device.TIMEOUT` on the device, where nothing else tells that the
+            daemon is dead.
         reader: have a background thread read, so that watch events are taken from the daemon even
             while nobody waits for one.
 

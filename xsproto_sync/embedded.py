@@ -14,12 +14,12 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from xsproto.daemon import Daemon
+from xsproto.daemon.store import C, Profile
 from xsproto.errors import Forked
-from xsproto.store import C, Profile
 
+from ._json_tree import fill, parse, put
 from .client import Client
 from .server import Server
-from .trees import fill, parse, put
 
 __all__ = ["EmbeddedXenStore"]
 

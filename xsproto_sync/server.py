@@ -9,9 +9,9 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from xsproto.adapters.server import PAUSE, Service
 from xsproto.daemon import Daemon
 from xsproto.errors import LocalProtocolError
-from xsproto.serving import PAUSE, Service
 
 __all__ = ["Server"]
 
@@ -41,7 +41,7 @@ class Server(Service):
     # Sockets
 
     def listen(self, path: str | os.PathLike[str], domid: int = 0) -> None:
-        """See `xsproto.serving.Service.listen`."""
+        """See `xsproto.adapters.server.Service.listen`."""
         with self.lock:
             super().listen(path, domid)
         self.wake()
@@ -114,7 +114,7 @@ class Server(Service):
         self.close()
 
     def end(self) -> None:
-        """See `xsproto.serving.Service.end`; to be called under `lock`."""
+        """See `xsproto.adapters.server.Service.end`; to be called under `lock`."""
         super().end()
         self._waker.close()
         self._wakee.close()

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
-from xsproto.store import PROFILES
+from xsproto.daemon.store import PROFILES
 from xsproto.testing import SCENARIOS, DomainState, Harness, ScenarioFailed, run_scenario
 
 from .embedded import EmbeddedXenStore
@@ -170,7 +170,7 @@ class EmbeddedDaemon:
     """An embedded XenStore as a `DaemonUnderTest`; a context manager that ends it.
 
     Arguments:
-        profile: its name; see `xsproto.store.PROFILES`.
+        profile: its name; see `xsproto.daemon.store.PROFILES`.
     """
 
     kind = "embedded"

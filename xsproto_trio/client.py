@@ -14,11 +14,11 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from xsproto.location import locate
-from xsproto.loops import LoopClient, Parts, open_lanes
-from xsproto.xenbus import Modules
+from xsproto.adapters.asynchronous import LoopClient, Parts, open_lanes
+from xsproto.adapters.device_transport import Modules
+from xsproto.adapters.discovery import locate
 
-from .lane import Lane, RequestLane
+from ._connection import Lane, RequestLane
 
 __all__ = ["Client", "open_client"]
 
@@ -45,7 +45,7 @@ async def open_client(
     Arguments:
         unix_socket_path: the socket of a daemon.
         xen_bus_path: the XenBus device of a guest, where only limits of yours tell of a dead
-            daemon. With neither: see `xsproto.location.locate`.
+            daemon. With neither: see `xsproto.adapters.discovery.locate`.
 
     Raises:
         ConnectFailed: nobody listens there, or it may not be used.

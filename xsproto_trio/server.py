@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 import trio
 
+from xsproto.adapters.server import PAUSE, Service
 from xsproto.daemon import Daemon
-from xsproto.serving import PAUSE, Service
 
 __all__ = ["serve"]
 

@@ -12,26 +12,32 @@ __all__ = ["home", "public_modules", "public_names"]
 #: business.)
 OF_ADAPTERS = (
     "xsproto_sync",
-    "xsproto_sync.libxenstore",
-    "xsproto_sync.lowlevel",
+    "xsproto_sync.compat.libxenstore",
+    "xsproto_sync.compat.lowlevel",
     "xsproto_sync.pytest_plugin",
-    "xsproto_sync.pyxs",
-    "xsproto_sync.pyxs.client",
-    "xsproto_sync.pyxs.connection",
-    "xsproto_sync.pyxs.exceptions",
-    "xsproto_sync.pyxs.helpers",
-    "xsproto_sync.xenstore_utils",
+    "xsproto_sync.compat.pyxs",
+    "xsproto_sync.compat.pyxs.client",
+    "xsproto_sync.compat.pyxs.connection",
+    "xsproto_sync.compat.pyxs.exceptions",
+    "xsproto_sync.compat.pyxs.helpers",
+    "xsproto_sync.compat.xenstore_utils",
     "xsproto_asyncio",
     "xsproto_gevent",
     "xsproto_trio",
 )
 
 
+#: What nobody imports but the room around it, which offers what is public of it.
+INTERNAL = ("_", "testing.", "daemon.daemon", "daemon.store.")
+
+
 def public_modules() -> Iterator[str]:
-    """xsproto, its modules, and those of the adapters that programs import."""
+    """xsproto, its modules and rooms, and those of the adapters that programs import."""
     yield "xsproto"
-    for module in pkgutil.iter_modules(xsproto.__path__):
-        yield f"xsproto.{module.name}"
+    for module in pkgutil.walk_packages(xsproto.__path__, "xsproto."):
+        name = module.name.removeprefix("xsproto.")
+        if not name.startswith(INTERNAL):
+            yield module.name
     yield from OF_ADAPTERS
 
 

@@ -1,7 +1,8 @@
 """An agent in a guest: it publishes what it is, and answers what its host asks.
 
-It survives being suspended and resumed, saved, restored and migrated: see docs/after-resume.md.
-Here host and guest are clients of the embedded XenStore. In a guest, `Client()` is all there is.
+It survives being suspended and resumed, saved, restored and migrated: see
+docs/howto/after-resume.md. Here host and guest are clients of the embedded XenStore. In a guest,
+`Client()` is all there is.
 """
 
 import threading

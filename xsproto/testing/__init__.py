@@ -5,15 +5,7 @@ To check an adapter, write a `Harness` for it, and for each name in `SCENARIOS` 
 a reason are to be left out. It needs no test framework.
 """
 
-from . import (
-    scenarios_arguments,
-    scenarios_connection,
-    scenarios_domains,
-    scenarios_nodes,
-    scenarios_storms,
-    scenarios_transactions,
-    scenarios_watches,
-)
+from . import scenarios  # noqa: F401  # imported for what they register
 from .harness import (
     Cancelled,
     Client,
@@ -26,7 +18,7 @@ from .harness import (
     Transaction,
     Watch,
 )
-from .table import SCENARIOS, Scenario, ScenarioFailed, run_scenario, scenario
+from .runner import SCENARIOS, Scenario, ScenarioFailed, run_scenario, scenario
 
 __all__ = [
     "SCENARIOS",
@@ -45,14 +37,3 @@ __all__ = [
     "run_scenario",
     "scenario",
 ]
-
-# They are imported for what they register.
-del (
-    scenarios_arguments,
-    scenarios_connection,
-    scenarios_domains,
-    scenarios_nodes,
-    scenarios_storms,
-    scenarios_transactions,
-    scenarios_watches,
-)

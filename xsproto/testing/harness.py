@@ -1,7 +1,8 @@
 """What a scenario of the conformance kit is given: a daemon, clients of it, tasks, domains.
 
 `Harness` is what an adapter's tests provide. The other protocols here are the public vocabulary
-of a client, as far as scenarios use it: `xsproto.awaitable.AsyncClient` has it as it is. A
+of a client, as far as scenarios use it: `xsproto.clients.asynchronous.AsyncClient` has it as it is.
+    A
 blocking client is made to fit by a driver whose methods are coroutines that never suspend: they
 have waited when they return, and a task is a thread.
 """
@@ -16,10 +17,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar, overload
 
+from ..clients.event_queue import QUEUE_MAX, WatchEvent
+from ..clients.operations import Node
 from ..errors import XenStoreError
-from ..operations import Node
 from ..perms import Permission
-from ..watches import QUEUE_MAX, WatchEvent
 
 __all__ = [
     "Cancelled",

@@ -1,4 +1,4 @@
-"""The conformance kit on selectors_adapter.py: see docs/writing-an-adapter.md.
+"""The conformance kit on selectors_adapter.py: see docs/howto/writing-an-adapter.md.
 
 python check_adapter.py [SCENARIO ...]
 """
@@ -14,7 +14,7 @@ import callback_loop
 from callback_loop import Loop
 from selectors_adapter import open_client
 
-from xsproto.loops import LoopClient
+from xsproto.adapters.asynchronous import LoopClient
 from xsproto.testing import Cancelled, Client
 from xsproto_sync.testing import DaemonHarness, DaemonUnderTest, check
 

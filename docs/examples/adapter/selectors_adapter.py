@@ -1,4 +1,5 @@
-"""XenStore on the loop of callback_loop.py: the worked adapter of docs/writing-an-adapter.md."""
+"""XenStore on the loop of callback_loop.py: the worked adapter of
+docs/howto/writing-an-adapter.md."""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ from functools import partial
 
 from callback_loop import Loop, suspend
 
-from xsproto import loops
-from xsproto.lanes import forget_all
-from xsproto.location import locate
-from xsproto.loops import LoopClient, LoopLane, Parts, open_lanes
-from xsproto.session import Role, Session, Waiter
-from xsproto.transport import Transport
-from xsproto.xenbus import Modules
+from xsproto.adapters import asynchronous as loops
+from xsproto.adapters.asynchronous import LoopClient, LoopLane, Parts, open_lanes
+from xsproto.adapters.device_transport import Modules
+from xsproto.adapters.discovery import locate
+from xsproto.adapters.transport import Transport
+from xsproto.clients.connection import forget_all
+from xsproto.clients.session import Role, Session, Waiter
 from xsproto_sync import EmbeddedXenStore
 
 

@@ -1,0 +1,367 @@
+"""Clients that wait, with a lane or two, on a socket and on a device that is one.
+
+That of `xsproto_sync` stands for all. What is particular to the real device is told on the
+fake device, in `tests/device`.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+import xsproto_sync._io.device
+import xsproto_sync.client
+from xsproto.adapters import device
+from xsproto.adapters.device import RETIRED_MAX
+from xsproto.clients.blocking import BlockingTransaction
+from xsproto.clients.connection import forget_all
+from xsproto.errors import (
+    ConnectFailed,
+    ConnectionClosed,
+    Forked,
+    LocalProtocolError,
+    NotSupported,
+    TimedOut,
+    TransactionEnded,
+)
+from xsproto.requests import TransactionStart
+from xsproto_sync import Client, EmbeddedXenStore
+
+from ..support.socket_device import MODULES
+
+# Where a client has what it opens a device with.
+_OPENED: tuple[tuple[Any, str], ...] = (
+    (xsproto_sync._io.device, "XenBusTransport"),
+    (xsproto_sync.client, "WatchTransport"),
+)
+
+PATIENCE = 20.0
+SOON = 0.02
+
+
+@pytest.fixture
+def store() -> Iterator[EmbeddedXenStore]:
+    with EmbeddedXenStore({b"/a": b"value"}) as store:
+        yield store
+
+
+@pytest.fixture
+def path(store: EmbeddedXenStore, monkeypatch: pytest.MonkeyPatch) -> str:
+    """That of the device."""
+    for module, name in _OPENED:
+        monkeypatch.setattr(module, name, partial(getattr(module, name), modules=MODULES))
+    return store.socket_path()
+
+
+@pytest.fixture
+def client(path: str) -> Iterator[Client]:
+    with Client(xen_bus_path=path, timeout=PATIENCE) as client:
+        yield client
+
+
+class Opening:
+    """Has whoever opens a lane after the first one wait."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.count = 0
+        for module, name in _OPENED:
+            make = partial(self._open, getattr(module, name))
+            monkeypatch.setattr(module, name, make)
+
+    def _open(self, make: Callable[[str], Any], path: str) -> Any:
+        self.count += 1
+        self.begun.set()
+        assert self.go_on.wait(PATIENCE)
+        return make(path)
+
+
+@pytest.fixture
+def opening(client: Client, monkeypatch: pytest.MonkeyPatch) -> Opening:
+    return Opening(monkeypatch)
+
+
+class Caller(threading.Thread):
+    """Calls something in a thread of its own."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        super().__init__(daemon=True)
+        self._call = partial(function, *arguments)
+        self._outcome: Any = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._outcome = self._call()
+        except BaseException as error:
+            self._outcome = error
+
+    def result(self) -> Any:
+        self.join(PATIENCE)
+        assert not self.is_alive(), "it hangs"
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return self._outcome
+
+
+def until(condition: Callable[[], bool]) -> None:
+    over = threading.Event()
+    for _ in range(10_000):
+        if condition():
+            return
+        over.wait(0.001)
+    raise AssertionError("it never came to be")
+
+
+def give_up(client: Client, store: EmbeddedXenStore) -> None:
+    with store._server.lock, pytest.raises(TimedOut):  # it answers nothing
+        client.read(b"/a", timeout=SOON)
+
+
+def test_a_client_of_a_socket_has_one_lane(store: EmbeddedXenStore) -> None:
+    with Client(store.socket_path()) as client:
+        assert client._watch_lane() is client._lane
+        assert client._clock.timeout is None
+        assert client.closed is None
+        assert repr(client) == f"<xsproto_sync.client.Client {store.socket_path()}>"
+        with client.deadline(PATIENCE), client.watch(b"/a") as watch:
+            assert watch.get().path == b"/a"
+    assert isinstance(client.closed, ConnectionClosed)
+    assert "closed" in repr(client)
+
+
+def test_time_is_limited_on_a_device(path: str) -> None:
+    with Client(xen_bus_path=path) as client:
+        assert client._clock.timeout == device.TIMEOUT
+    with Client(xen_bus_path=path, timeout=None) as client:
+        assert client._clock.timeout is None
+
+
+def test_requests_and_watches_have_a_lane_each(client: Client) -> None:
+    assert client.read(b"/a") == b"value"
+    with client.watch(b"/a") as watch:
+        assert client._watch_lane() is not client._lane
+        assert watch.get().path == b"/a"
+        client.write(b"/a", b"2")
+        assert watch.get().path == b"/a"
+    with pytest.raises(NotSupported):
+        client.reset_watches()
+    assert client.closed is None
+    client.close()
+    assert client.closed is not None
+
+
+def test_a_client_that_is_closed_opens_no_lane(client: Client) -> None:
+    client.close()
+    with pytest.raises(ConnectionClosed):
+        client.watch(b"/a").__enter__()
+    assert client._watches is None
+
+
+def test_a_lane_of_watches_that_is_opened_while_the_client_is_closed_is_closed(
+    client: Client, opening: Opening
+) -> None:
+    watching = Caller(client.watch, b"/a")
+    assert opening.begun.wait(PATIENCE)
+    client.close()
+    opening.go_on.set()
+    with pytest.raises(ConnectionClosed):
+        watching.result().__enter__()
+    assert client._watch_lane().session.closed is not None
+
+
+def test_a_successor_that_is_opened_while_the_client_is_closed_is_closed(
+    client: Client, store: EmbeddedXenStore, opening: Opening
+) -> None:
+    first = client._lane
+    impatient = Caller(give_up, client, store)
+    assert opening.begun.wait(PATIENCE)
+    closing = Caller(client.close)  # it waits for the first lane, whose successor it has not seen
+    until(lambda: client._ended)
+    opening.go_on.set()
+    impatient.result()
+    closing.result()
+    assert client._lane is not first
+    with pytest.raises(ConnectionClosed):
+        client.read(b"/a")
+
+
+def test_one_thread_opens_the_lane_of_watches(client: Client, opening: Opening) -> None:
+    callers = [Caller(client._watch_lane) for _ in range(2)]
+    assert opening.begun.wait(PATIENCE)
+    opening.go_on.set()
+    assert callers[0].result() is callers[1].result()
+    assert opening.count == 1
+
+
+def test_what_is_given_up_is_succeeded(client: Client, store: EmbeddedXenStore) -> None:
+    late = client.transaction()
+    tx, doomed = client.transaction().__enter__(), client.transaction().__enter__()
+    first = client._lane
+    with store._server.lock:  # it answers nothing
+        impatient = Caller(lambda: client.read(b"/a", timeout=0.3))
+        until(lambda: first.session.leader is not None)
+        patient = Caller(client.read_many, [b"/a", b"/none"], None)
+        until(lambda: first.session.waiting == 1)
+        beginning = Caller(client.transact, lambda tx: tx.read(b"/a"))
+        until(lambda: first.session.waiting == 2)
+        inside, lost = Caller(tx.read, b"/a"), Caller(doomed.read, b"/a")
+        until(lambda: first.session.waiting == 4)
+        with pytest.raises(TimedOut):
+            impatient.result()
+        until(lambda: client._lane is not first)
+    assert patient.result() == [b"value", None]
+    assert beginning.result() == b"value"
+    assert (inside.result(), lost.result()) == (b"value", b"value")
+    assert first.session.closed is None
+    tx.commit()
+    doomed.rollback()
+    until(lambda: first.session.closed is not None)
+    with pytest.raises(TransactionEnded):
+        doomed.read(b"/a")
+    with late as begun:
+        begun.write(b"/b", b"")
+    assert client.exists(b"/b")
+
+
+def test_a_batch_of_which_some_was_sent_goes_on_elsewhere(
+    client: Client, store: EmbeddedXenStore
+) -> None:
+    first = client._lane
+    with store._server.lock:
+        impatient = Caller(lambda: client.read(b"/a", timeout=0.1))
+        until(lambda: first.session.leader is not None)
+        batch = Caller(client.read_many, [b"/a"] * 3)
+        with pytest.raises(TimedOut):
+            impatient.result()
+    assert batch.result() == [b"value"] * 3
+
+
+def test_a_transaction_whose_request_is_given_up_is_over(
+    client: Client, store: EmbeddedXenStore
+) -> None:
+    other = client.transaction().__enter__()
+    with pytest.raises(KeyError), client.transaction() as tx:  # noqa: PT012  # the end of `with` is part of it
+        with store._server.lock, pytest.raises(TimedOut):
+            tx.read(b"/a", timeout=SOON)
+        with pytest.raises(TransactionEnded):
+            tx.read(b"/a")
+        raise KeyError
+    other.rollback()
+    assert client.read(b"/a") == b"value"
+
+
+def test_a_transaction_is_begun_where_one_can_be(client: Client, store: EmbeddedXenStore) -> None:
+    transaction = client.transaction()
+    give_up(client, store)
+    with transaction as tx:
+        tx.write(b"/b", b"")
+    assert client.exists(b"/b")
+
+
+def test_a_transaction_that_is_dropped_is_rolled_back(client: Client) -> None:
+    with pytest.raises(KeyError), client.transaction() as tx:  # noqa: PT012  # the end of `with` is part of it
+        tx.write(b"/b", b"")
+        raise KeyError
+    assert not client.exists(b"/b")
+    assert not client._lane.session.connection.transactions
+
+
+def test_a_lane_that_was_given_up_ends_with_its_last_transaction(
+    client: Client, store: EmbeddedXenStore
+) -> None:
+    exchanges = client._lane.exchange(0, (TransactionStart(),), client._lane.ends_at(PATIENCE))
+    first = client._lane
+    client._lane.disown(())
+    give_up(client, store)
+    assert first.session.closed is None
+    first.disown(exchanges)
+    assert first.session.closed is not None
+    assert client.read(b"/a") == b"value"
+
+
+@pytest.mark.parametrize("end", [BlockingTransaction.commit, BlockingTransaction.rollback])
+def test_a_forked_child_can_end_nothing_on_a_lane_that_was_given_up(
+    client: Client, store: EmbeddedXenStore, end: Callable[[Any], None]
+) -> None:
+    transaction = client.transaction().__enter__()
+    with pytest.raises(KeyError), client.transaction():  # noqa: PT012  # the end of `with` is part of it
+        give_up(client, store)
+        forget_all()  # which a fork has called
+        raise KeyError
+    with pytest.raises(Forked):
+        end(transaction)
+
+
+@pytest.mark.parametrize("error", [LocalProtocolError("another client's"), KeyError()])
+def test_whatever_ends_a_wait_the_lane_is_given_up(client: Client, error: Exception) -> None:
+    def interrupted(*_: Any) -> bool:
+        raise error
+
+    lane: Any = client._lane
+    lane.transport.wait = interrupted
+    with pytest.raises(type(error)):
+        client.read(b"/a")
+    assert client._lane is not lane
+    assert client.read(b"/a") == b"value"
+
+
+def test_a_dead_daemon_is_not_asked_for_ever(client: Client, store: EmbeddedXenStore) -> None:
+    with store._server.lock:
+        for _ in range(RETIRED_MAX + 3):
+            with pytest.raises(TimedOut):
+                client.read(b"/a", timeout=0.001)
+    assert client.read(b"/a") == b"value"
+
+
+def test_where_nothing_can_be_opened_the_lane_stays(
+    client: Client, store: EmbeddedXenStore
+) -> None:
+    def fail() -> None:
+        raise ConnectFailed("no")
+
+    assert client._requests is not None
+    client._requests._make = fail
+    first = client._lane
+    give_up(client, store)
+    assert client._lane is first
+    assert client.read(b"/a") == b"value"
+
+
+def test_a_lane_whose_client_is_gone_has_no_successor(
+    client: Client, store: EmbeddedXenStore
+) -> None:
+    lane: Any = client._lane
+    replace, lane.replace = lane.replace, lambda: None
+    give_up(client, store)
+    lane.replace = replace
+    assert client._lane is lane
+    assert client.read(b"/a") == b"value"
+
+
+def test_what_is_closed_is_not_given_up(client: Client, store: EmbeddedXenStore) -> None:
+    first = client._lane
+    with store._server.lock:
+        waiting = Caller(client.read, b"/a")
+        until(lambda: first.session.leader is not None)
+        client.close()
+        with pytest.raises(ConnectionClosed):
+            waiting.result()
+    assert client._lane is first
+
+
+def test_a_dropped_client_is_freed_at_once(path: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with Client(xen_bus_path=path) as client:
+            client.read(b"/a")
+        del client
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -1,0 +1,199 @@
+"""`xsproto.adapters.server` with clients' sockets that fail as they are told to."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import selectors
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xsproto.adapters.server import Service
+from xsproto.wire import HEADER, Op
+
+from ..support.background import descriptors
+
+READ = HEADER.pack(Op.READ, 1, 0, 6) + b"/tool\0"
+ANSWER = HEADER.pack(Op.READ, 1, 0, 0)
+
+
+class Odd:
+    """A socket that raises what `errors` says, by method, before it does what it should."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.errors: dict[str, list[OSError]] = {"recv": [], "send": []}
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.sock, name)
+        if name not in self.errors:
+            return method
+
+        def call(*arguments: Any) -> Any:
+            if self.errors[name]:
+                raise self.errors[name].pop(0)
+            return method(*arguments)
+
+        return call
+
+
+class Forked:
+    """The module `os`, in a process that was forked from that which made the service."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def getpid(self) -> int:
+        return 0
+
+    def unlink(self, path: str) -> None:
+        self.removed.append(path)
+
+
+class Scene:
+    """A service with a client whose socket, as the service sees it, is `odd`."""
+
+    def __init__(self, service: Service, path: str) -> None:
+        self.service = service
+        self.client = socket.socket(socket.AF_UNIX)
+        self.client.connect(path)
+        self.client.settimeout(10)
+        self.odd: Odd
+
+    def turn(self) -> None:
+        self.service.step(self.service.selector.select(0))
+
+    def is_served(self) -> bool:
+        """Whether it is still a peer."""
+        return bool(self.service._peers)
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    accept = socket.socket.accept
+
+    def odd(listener: socket.socket) -> tuple[Any, Any]:
+        sock, address = accept(listener)
+        made.odd = Odd(sock)
+        return made.odd, address
+
+    monkeypatch.setattr(socket.socket, "accept", odd)
+    service = Service(None, os, socket, selectors)
+    service.listen(tmp_path / "socket")
+    made = Scene(service, str(tmp_path / "socket"))
+    made.turn()
+    with made.client:
+        yield made
+    service.end()
+
+
+def test_the_end_comes_to_one_of_whom_nothing_is_awaited_too(scene: Scene) -> None:
+    (peer,) = scene.service._peers.values()
+    scene.service.selector.unregister(peer.sock)
+    peer.interest = 0
+    scene.service.end()
+    assert scene.client.recv(1) == b""
+
+
+def test_a_socket_that_is_not_ready_after_all_is_asked_again(scene: Scene) -> None:
+    scene.client.sendall(READ)
+    scene.odd.errors["recv"].append(BlockingIOError())
+    scene.turn()
+    assert scene.is_served()
+    scene.turn()
+    assert scene.client.recv(100) == ANSWER
+
+
+def test_what_a_socket_does_not_take_is_sent_later(scene: Scene) -> None:
+    scene.odd.errors["send"] += [BlockingIOError(), BlockingIOError()]
+    scene.client.sendall(READ)
+    scene.turn()
+    scene.client.sendall(READ)  # its answer waits behind the other
+    scene.turn()
+    scene.turn()
+    scene.turn()
+    assert scene.client.recv(100) == ANSWER * 2
+
+
+@pytest.mark.parametrize("errors", [[], [BlockingIOError()]], ids=["at once", "later"])
+def test_a_client_that_is_gone_when_it_is_answered_is_let_go(
+    scene: Scene, errors: list[OSError]
+) -> None:
+    scene.odd.errors["send"] += [*errors, BrokenPipeError()]
+    scene.client.sendall(READ)
+    scene.turn()
+    if errors:
+        scene.client.sendall(READ)  # so that it can be read and written at once
+        scene.turn()
+    assert not scene.is_served()
+
+
+def test_a_client_whose_socket_fails_is_let_go(scene: Scene) -> None:
+    scene.odd.errors["recv"].append(ConnectionResetError())
+    scene.client.sendall(READ)
+    scene.turn()
+    assert not scene.is_served()
+
+
+def test_a_daemon_whose_backlog_is_full_is_there(tmp_path: Path, scene: Scene) -> None:
+    path = str(tmp_path / "busy")
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as first:
+        busy.bind(path)
+        busy.listen(0)
+        first.connect(path)
+        with pytest.raises(FileExistsError, match="a daemon listens there"):
+            scene.service.listen(path)
+
+
+def test_a_socket_that_somebody_has_removed_is_no_matter(tmp_path: Path, scene: Scene) -> None:
+    (tmp_path / "socket").unlink()
+    scene.service.end()
+    scene.service.end()
+    assert scene.client.recv(100) == b""
+
+
+def test_where_the_name_cannot_be_made_nothing_is_left(tmp_path: Path, scene: Scene) -> None:
+    before = descriptors()
+    with pytest.raises(FileNotFoundError):
+        scene.service.listen(tmp_path / "no" / "directory")
+    assert descriptors() == before
+
+
+def test_clients_that_have_connected_are_taken_before_anything_is_done_to_their_domain(
+    scene: Scene,
+) -> None:
+    (path,) = scene.service._listeners
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):  # more than are taken at once
+            stack.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
+        scene.service.admit(7)
+        assert len(scene.service._peers) == 1
+        scene.service.admit(0)
+        assert len(scene.service._peers) == 101
+
+
+def test_a_client_that_hangs_up_first_is_let_go_all_the_same(scene: Scene) -> None:
+    scene.odd.errors["shutdown"] = [OSError(errno.ENOTCONN, "not connected")]
+    scene.service.end()
+    assert scene.client.recv(1) == b""
+
+
+def test_in_a_forked_child_the_end_concerns_the_child_alone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = Forked()
+    monkeypatch.setattr(scene.service, "_os", child)
+    with scene.odd.sock.dup():  # the parent's
+        scene.service.end()
+        assert not child.removed
+        scene.client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            scene.client.recv(1)

@@ -1,0 +1,272 @@
+"""The command ``xsproto``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from xsproto.clients.operations import Node
+from xsproto.errors import AccessDenied, InvalidArgument
+from xsproto.perms import Permission
+from xsproto_sync import Client, EmbeddedXenStore
+from xsproto_sync import _json_tree as trees
+from xsproto_sync.cli.main import commands
+
+from ..support.embedded_daemon import COMMAND, serving
+
+
+def run(*arguments: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(commands, arguments, input=stdin, catch_exceptions=False)
+
+
+# A first look
+
+
+def test_the_demo_tells_its_story_to_the_end() -> None:
+    result = run("demo")
+    assert result.exit_code == 0
+    for told in (
+        "another client's   /local/domain/7/device/vif/0/state is now b'4'",
+        "attempts saw [1024, 2048]; in the end the target is 2560",
+        "domain 7 writes    AccessDenied: EACCES",
+        "NotFound is a FileNotFoundError: ENOENT",
+    ):
+        assert told in result.output
+
+
+# Serving
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_and_its_sockets(tmp_path: Path, number: signal.Signals) -> None:
+    path, guest = tmp_path / "socket", tmp_path / "guest"
+    with serving("--socket", str(path), "--guest", f"7:{guest}") as process:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with Client(path) as dom0, Client(guest) as seven:
+            dom0.write(b"/secret", b"")
+            with pytest.raises(AccessDenied):
+                seven.read(b"/secret")
+            process.send_signal(number)
+            assert process.wait(10) == 0
+    assert not path.exists()
+    assert not guest.exists()
+
+
+#: `xsproto`, with a signal upon each socket that it makes.
+INTERRUPTED = """
+import os, signal
+from xsproto.adapters.server import Service
+from xsproto_sync.cli.main import main
+
+def interrupted(service, sock, path, bind=Service._bind):
+    bind(service, sock, path)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+Service._bind = interrupted
+main()
+"""
+
+
+def test_a_signal_while_it_makes_its_sockets_ends_it_and_them(tmp_path: Path) -> None:
+    path, guest = tmp_path / "socket", tmp_path / "guest"
+    # In a process of its own: here a thread of another test may be there to take the signal.
+    command = [sys.executable, "-c", INTERRUPTED, "serve", "--socket", str(path)]
+    assert subprocess.run([*command, "--guest", f"7:{guest}"], timeout=30).returncode == 0
+    assert not path.exists()
+    assert not guest.exists()
+
+
+def test_it_refuses_the_socket_of_another_and_leaves_it(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with serving("--socket", str(path)):
+        second = subprocess.run(
+            [*COMMAND, "serve", "--socket", str(path)], capture_output=True, text=True, timeout=20
+        )
+        assert second.returncode == 1
+        assert "a daemon listens there" in second.stderr
+        with Client(path) as client:
+            assert client.read(b"/tool") == b""
+
+
+def test_it_is_the_daemon_that_the_profile_says(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with serving("--socket", str(path), "--profile", "c-4.17"), Client(path) as client:
+        assert client.control(b"help")
+
+
+@pytest.mark.parametrize("value", ["7", "7:", ":/tmp/x", "seven:/tmp/x"])
+def test_a_guest_is_a_domid_and_a_path(value: str) -> None:
+    result = run("serve", "--guest", value)
+    assert result.exit_code == 2
+    assert f"{value!r} is no DOMID:PATH" in result.output
+
+
+@pytest.mark.parametrize("words", [("--socket",), ("--socket", "/tmp/unused", "--guest")])
+@pytest.mark.parametrize("path", ["/nowhere/socket", "/tmp/" + "x" * 200])
+def test_a_socket_that_cannot_be_made_is_named(
+    tmp_path: Path, words: tuple[str, ...], path: str
+) -> None:
+    dom0 = str(tmp_path / "dom0")
+    words = tuple(dom0 if word == "/tmp/unused" else word for word in words)
+    result = run("serve", *words, f"7:{path}" if words[-1] == "--guest" else path)
+    assert result.exit_code in (1, 2)
+    assert result.stderr.startswith("xsproto: ")
+    assert path in result.stderr
+
+
+# Trees as JSON
+
+
+def test_a_tree_comes_back_byte_for_byte(tmp_path: Path) -> None:
+    every_byte = bytes(range(256))
+    with EmbeddedXenStore() as one, one.client() as client:
+        one.add_domain(7)
+        client.write(b"/a/b", every_byte)
+        client.set_perms(b"/a/b", [b"b7", b"r0"])
+        dumped = run("dump", "--socket", one.socket_path(), "/a").output
+        whole = trees.dump(client)
+        assert {node["path"] for node in whole} == {"/", "/tool", "/tool/xenstored", "/a", "/a/b"}
+    file = tmp_path / "tree.json"
+    file.write_text(dumped)
+    with EmbeddedXenStore() as two, two.client() as client:
+        two.add_domain(7)
+        assert run("load", "--socket", two.socket_path(), str(file)).exit_code == 0
+        assert client.read(b"/a/b") == every_byte
+        assert client.get_perms(b"/a/b") == [Permission(7, True, True), Permission(0, True)]
+        assert run("load", "--socket", two.socket_path(), stdin=dumped).exit_code == 0
+        assert run("dump", "--socket", two.socket_path(), "/a").output == dumped
+    path = tmp_path / "socket"
+    with serving("--socket", str(path), "--load", str(file)), Client(path) as client:
+        assert client.read(b"/a/b") == every_byte
+        assert client.get_perms(b"/a/b") == [Permission(7, True, True), Permission(0, True)]
+
+
+def test_guests_may_what_a_loaded_tree_says(tmp_path: Path) -> None:
+    file, path, guest = tmp_path / "tree.json", tmp_path / "socket", tmp_path / "guest"
+    file.write_text('[{"path": "/a", "value": "1", "perms": ["n0", "r7"]}]')
+    arguments = ("--socket", str(path), "--guest", f"7:{guest}", "--load", str(file))
+    with serving(*arguments), Client(guest) as seven:
+        assert seven.read(b"/a") == b"1"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" * 100_000, "is no JSON"),
+        ('[{"path": "/%s", "value": "", "perms": ["n0"]}]' % ("a" * 2500), "EINVAL: Write"),
+    ],
+)
+def test_what_cannot_be_loaded_is_told_in_a_line(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "tree.json"
+    file.write_text(text)
+    path = tmp_path / "socket"
+    result = run("serve", "--socket", str(path), "--profile", "c-4.17", "--load", str(file))
+    assert result.exit_code == 1
+    assert says in result.output
+    assert not path.exists()
+
+
+def test_what_the_client_may_not_read_is_left_out() -> None:
+    with EmbeddedXenStore({b"/a": b"1", b"/b": b"2"}) as store:
+        dom0, guest = store.client(), store.client(domid=7)
+        for path in (b"/", b"/a"):
+            dom0.set_perms(path, [b"n0", b"r7"])
+        assert [node["path"] for node in trees.dump(guest)] == ["/", "/a"]
+
+
+def test_what_vanishes_meanwhile_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with EmbeddedXenStore({b"/a": b"1", b"/a/b": b"2", b"/a/c": b"3"}) as store:
+        client, other = store.client(), store.client()
+        walk = client.walk
+
+        def disturbed(top: bytes) -> Iterator[Node]:
+            for node in walk(top):
+                if node.path == b"/a/b":
+                    other.delete(node.path)
+                yield node
+
+        monkeypatch.setattr(client, "walk", disturbed)
+        assert [node["path"] for node in trees.dump(client, b"/a")] == ["/a", "/a/c"]
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {},
+        5,
+        {"path": "/a", "value": 5, "perms": ["n0"]},
+        {"path": "/a", "value": "\u0100", "perms": ["n0"]},
+        {"path": "/\u00e4", "value": "", "perms": ["n0"]},
+        {"path": "//", "value": "", "perms": ["n0"]},
+        {"path": "/a", "value": "", "perms": []},
+        {"path": "/a", "value": "", "perms": ["x0"]},
+    ],
+)
+def test_of_what_is_no_tree_nothing_is_written(node: Any) -> None:
+    good = {"path": "/good", "value": "", "perms": ["n0"]}
+    with EmbeddedXenStore() as store, store.client() as client:
+        with pytest.raises(InvalidArgument):
+            trees.load(client, [good, node])
+        assert not client.exists(b"/good")
+
+
+@pytest.mark.parametrize(("text", "says"), [("{", "is no JSON"), ("{}", "is no list of nodes")])
+def test_a_file_that_is_no_tree_is_told(text: str, says: str) -> None:
+    result = run("load", stdin=text)
+    assert result.exit_code == 1
+    assert says in result.output
+
+
+def test_an_error_is_told_in_a_line() -> None:
+    environment = {**os.environ, "XENSTORED_PATH": "/nowhere/socket"}
+    result = subprocess.run(
+        [*COMMAND, "dump"], capture_output=True, text=True, env=environment, timeout=20
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("xsproto: cannot connect to XenStore at /nowhere/socket")
+    assert json.dumps(result.stdout) == '""'
+
+
+def test_it_does_without_standard_input() -> None:
+    with EmbeddedXenStore() as store:
+        environment = {**os.environ, "XENSTORED_PATH": store.socket_path()}
+        result = subprocess.run(
+            ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "load"],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=20,
+        )
+    assert result.returncode == 1
+    assert "is no JSON" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_what_the_terminal_cannot_show_is_escaped() -> None:
+    with EmbeddedXenStore({b"/a": "é \N{SNOWMAN}".encode()}) as store:
+        environment = {
+            **os.environ,
+            "XENSTORED_PATH": store.socket_path(),
+            "PYTHONIOENCODING": "latin-1",
+        }
+        result = subprocess.run(
+            [*COMMAND, "read", "/a"], capture_output=True, env=environment, timeout=20
+        )
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"\xe9 \\u2603\n", b"")
+
+
+def test_without_click_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['click'] = None; import xsproto_sync.cli.main"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "pip install 'xsproto[cli]'" in result.stderr

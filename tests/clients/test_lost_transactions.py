@@ -1,0 +1,156 @@
+"""A transaction that the daemon forgot, as after suspend and resume, on both facades."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from xsproto import requests as rq
+from xsproto.clients.asynchronous import AsyncTransaction
+from xsproto.clients.blocking import BlockingTransaction
+from xsproto.errors import (
+    ConflictError,
+    NotFound,
+    RetriesExhausted,
+    TransactionEnded,
+    TransactionLost,
+)
+
+from ..support.in_memory import AsyncMemory, BlockingMemory, Daemon, run
+
+
+def opened(**nodes: bytes) -> tuple[Daemon, BlockingMemory]:
+    daemon = Daemon(**nodes)
+    client = BlockingMemory(daemon)
+    client.forgetful = True
+    return daemon, client
+
+
+def probes(daemon: Daemon) -> int:
+    return sum(isinstance(request, rq.GetDomainPath) for request, _ in daemon.seen)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda tx: tx.read(b"/a"),
+        lambda tx: tx.read(b"/a", None),
+        lambda tx: tx.read_many([b"/a", b"/b"], None),
+        lambda tx: tx.exists(b"/a"),
+        lambda tx: tx.write(b"/a", b""),
+        lambda tx: tx.list(b"/"),
+        lambda tx: list(tx.walk(b"/")),
+    ],
+)
+def test_it_is_told_apart_from_a_node_that_is_missing(
+    use: Callable[[BlockingTransaction], Any],
+) -> None:
+    daemon, client = opened(a=b"1")
+    with client.transaction() as tx:
+        daemon.transactions.clear()
+        with pytest.raises(TransactionLost) as caught:
+            use(tx)
+    assert isinstance(caught.value, ConflictError)
+    assert str(tx.id) in str(caught.value)
+    assert tx.ended
+    assert client.exists(b"/a")
+    assert client.session.connection.transactions == {}
+    with pytest.raises(TransactionEnded):
+        tx.read(b"/a")
+
+
+def test_a_node_that_is_missing_is_just_that() -> None:
+    daemon, client = opened(a=b"1")
+    with client.transaction() as tx:
+        assert tx.read(b"/none", None) is None
+        with pytest.raises(NotFound):
+            tx.read(b"/none")
+        assert probes(daemon) == 2
+        assert tx.read(b"/a") == b"1"
+    assert probes(daemon) == 2
+
+
+def test_oxenstored_has_another_name_for_it() -> None:
+    daemon, client = opened(a=b"1")
+    with client.transaction() as tx:
+        daemon.script |= {rq.Read: "EIO", rq.GetDomainPath: "EIO"}
+        with pytest.raises(TransactionLost):
+            tx.read(b"/a")
+
+
+def test_what_else_the_daemon_says_to_the_question_is_no_loss() -> None:
+    daemon, client = opened()
+    with client.transaction() as tx:
+        daemon.script[rq.GetDomainPath] = "EACCES"
+        assert tx.read(b"/none", None) is None
+
+
+def test_where_nobody_forgets_nobody_asks() -> None:
+    daemon, client = opened()
+    client.forgetful = False
+    with client.transaction() as tx:
+        assert tx.read(b"/none", None) is None
+    assert probes(daemon) == 0
+
+
+def test_transact_runs_it_again() -> None:
+    daemon, client = opened(a=b"1")
+    tried = []
+
+    def function(tx: BlockingTransaction) -> bytes:
+        tried.append(tx.id)
+        if len(tried) < 3:
+            daemon.transactions.clear()
+        tx.write(b"/b", b"%d" % len(tried))
+        return tx.read(b"/a")
+
+    assert client.transact(function) == b"1"
+    assert tried == [1, 2, 3]
+    assert daemon.nodes[b"/b"] == b"3"
+    assert client.session.connection.transactions == {}
+    tried.clear()
+    with pytest.raises(RetriesExhausted):
+        client.transact(function, attempts=2)
+
+
+def test_transact_of_an_awaited_function() -> None:
+    daemon = Daemon(a=b"1")
+    client = AsyncMemory(daemon)
+    client.forgetful = True
+    tried = []
+
+    async def function(tx: AsyncTransaction) -> bytes:
+        tried.append(tx.id)
+        assert await tx.read(b"/none", None) is None
+        if len(tried) < 3:
+            daemon.transactions.clear()
+        return await tx.read(b"/a")
+
+    assert run(client.transact(function)) == b"1"
+    assert tried == [1, 2, 3]
+    assert client.session.connection.transactions == {}
+    tried.clear()
+    with pytest.raises(RetriesExhausted):
+        run(client.transact(function, attempts=2))
+
+
+def test_a_transaction_goes_on_where_it_was_begun() -> None:
+    here, there = BlockingMemory(Daemon(a=b"here")), BlockingMemory(Daemon(a=b"there"))
+    # As of a lane that takes no more.
+    here.start_transaction = there.start_transaction  # type: ignore[method-assign]
+    with here.transaction() as tx:
+        assert tx.read(b"/a") == b"there"
+
+
+def test_an_awaited_transaction_goes_on_where_it_was_begun() -> None:
+    here, there = AsyncMemory(Daemon(a=b"here")), AsyncMemory(Daemon(a=b"there"))
+    # As of a lane that takes no more.
+    here.start_transaction = there.start_transaction  # type: ignore[method-assign]
+
+    async def use() -> bytes:
+        async with here.transaction() as tx:
+            return await tx.read(b"/a")
+
+    assert run(use()) == b"there"

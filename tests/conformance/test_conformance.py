@@ -1,0 +1,149 @@
+"""The conformance kit, on every adapter and every daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from xsproto.errors import NotFound, TooBig
+from xsproto.testing import SCENARIOS, ScenarioFailed, run_scenario, scenario
+from xsproto.testing import runner as table
+
+from ..support import daemons
+from ..support import embedded_daemon as embedded
+from ..support import harnesses as adapters
+from ..support.fake_device import is_preloaded
+
+if TYPE_CHECKING:
+    from xsproto.clients.asynchronous import AsyncClient
+    from xsproto.testing import Client, Harness
+
+    def fits(client: AsyncClient) -> Client:
+        """The kit asks of a client what the facade has."""
+        return client
+
+
+# In `tests/device/test_conformance.py`'s processes all this runs on the device.
+ADAPTERS = adapters.DEVICE_ADAPTERS if is_preloaded() else adapters.ADAPTERS
+
+# Their tests need no process of their own, but some are in one: so they go on beside these.
+BESIDE = ("asyncio", "trio", "selectors")
+
+
+def cells() -> Iterator[Any]:
+    """Each adapter with each daemon."""
+    for adapter in ADAPTERS:
+        world = adapters.WORLDS.get(adapter)
+        for kind in (*daemons.KINDS, *embedded.KINDS):
+            if (adapter in adapters.VARIANTS and kind != "c") or (
+                # One adapter shows whether the daemon's other profile is right.
+                kind == "embedded-4.17" and adapter not in ("sync", "sync_device")
+            ):
+                continue
+            if adapter in BESIDE and kind != "c":
+                world = "alone"
+            marks = () if world is None else pytest.mark.apart(world)
+            yield pytest.param(adapter, kind, marks=marks, id=f"{adapter}-{kind}")
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize(("adapter", "kind"), [*cells()])
+def test_conformance(
+    adapter: str, kind: str, name: str, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("conformance", (name, adapter, kind))
+    if kind in daemons.KINDS:
+        daemons.require(kind)
+    with ADAPTERS[adapter](kind) as harness:
+        if reason := SCENARIOS[name].why_not(harness):
+            pytest.skip(reason)
+        harness.run(run_scenario(name, harness))
+
+
+# How the kit tells what went wrong
+
+
+class NoHarness:
+    """What a scenario can be asked about without a daemon."""
+
+    kind = "c"
+    version = (4, 17)
+    can: frozenset[str] = frozenset({"guest"})
+
+
+@pytest.fixture
+def no_harness() -> Any:
+    return NoHarness()
+
+
+@pytest.fixture(autouse=True)
+def scenarios_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scenarios of a test's own are forgotten after it."""
+    monkeypatch.setattr(table, "_scenarios", dict(table._scenarios))
+    monkeypatch.setattr(table, "SCENARIOS", table._scenarios)
+
+
+def test_a_failure_is_explained(no_harness: Harness) -> None:
+    @scenario()
+    async def is_so(h: Harness) -> None:
+        """It is so."""
+        table.expect(b"x" * 1000, b"", "the value")
+
+    with pytest.raises(ScenarioFailed) as failure:
+        adapters.run(run_scenario("is_so", no_harness))
+    first, second, *_ = str(failure.value).splitlines()
+    assert first.startswith("is_so, on c 4.17: the value: got b'xxxx")
+    assert first.endswith("xxx' (1000 long), not b''")
+    assert second == "  what should hold: It is so."
+
+
+def test_an_unexpected_error_is_a_failure(no_harness: Harness) -> None:
+    @scenario()
+    async def is_found(h: Harness) -> None:
+        raise NotFound("nothing there")
+
+    with pytest.raises(ScenarioFailed, match=r"on c 4\.17: NotFound: nothing there") as failure:
+        adapters.run(run_scenario("is_found", no_harness))
+    assert isinstance(failure.value.__cause__, NotFound)
+
+
+def test_expected_errors() -> None:
+    with table.raises(NotFound, "ENOENT") as caught:
+        raise NotFound("nothing there", code="ENOENT")
+    assert caught[0].message == "nothing there"
+    wrong = r"there: no error came, not NotFound \(ENOENT\)"
+    with pytest.raises(AssertionError, match=wrong), table.raises(NotFound, "ENOENT", "there"):
+        pass
+    wrong = "ENOSPC came, not NotFound"
+    with pytest.raises(AssertionError, match=wrong), table.raises(NotFound, "ENOENT"):
+        raise NotFound("full", code="ENOSPC")
+    wrong = "TooBig came, not NotFound: too much"
+    with pytest.raises(AssertionError, match=wrong), table.raises(NotFound):
+        raise TooBig("too much")
+
+
+def test_expected_truths() -> None:
+    table.expect_that(True, "it is so")
+    with pytest.raises(AssertionError, match="it is so"):
+        table.expect_that(False, "it is so")
+
+
+def test_what_is_not_to_be_run(no_harness: Harness) -> None:
+    async def nothing(h: Harness) -> None: ...
+
+    needy = table.Scenario("nothing", nothing, frozenset({"guest", "kill"}), {})
+    assert needy.why_not(no_harness) == "the harness has no kill"
+    odd = table.Scenario("nothing", nothing, frozenset({"guest"}), {"c": "it cannot be"})
+    assert odd.why_not(no_harness) == "it cannot be"
+    assert table.Scenario("nothing", nothing, frozenset(), {}).why_not(no_harness) is None
+
+
+def test_names_are_taken_once(no_harness: Harness) -> None:
+    @scenario(not_for={"oxenstored": "it does not"})
+    async def twice(h: Harness) -> None: ...
+
+    assert table.SCENARIOS["twice"].not_for == {"oxenstored": "it does not"}
+    with pytest.raises(ValueError, match="twice"):
+        scenario()(twice)

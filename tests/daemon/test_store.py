@@ -1,0 +1,643 @@
+"""The store against a plain model, and what PROTOCOL rows say of single requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from xsproto.daemon.store import C_4_17, C, Caller, Profile, Refused, Store
+from xsproto.daemon.store.nodes import IGNORE, READ, WRITE, format_perms
+
+paths = st.lists(st.sampled_from([b"a", b"b", b"c"]), min_size=1, max_size=3).map(
+    lambda parts: b"/" + b"/".join(parts)
+)
+
+
+def nobody(path: bytes, token: bytes) -> None:
+    """Hear no event."""
+
+
+def guest(store: Store, domid: int = 7) -> Caller:
+    store.existing.add(domid)
+    store.introduce(domid)
+    return store.caller(domid, nobody)
+
+
+class AgainstADict(RuleBasedStateMachine):
+    """dom0 and one transaction at a time; the model is a dict, a transaction a copy of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Store()
+        self.root = self.store.caller(0, nobody)
+        self.model = {b"/": b"", b"/tool": b"", b"/tool/xenstored": b""}
+        self.tx: Any = None
+        self.view = self.model
+
+    @rule(path=paths, value=st.binary(max_size=3))
+    def write(self, path: bytes, value: bytes) -> None:
+        self.store.write(self.root, self.tx, path, value)
+        for end in range(1, len(path)):
+            if path[end : end + 1] == b"/":
+                self.view.setdefault(path[:end], b"")
+        self.view[path] = value
+
+    @rule(path=paths)
+    def rm(self, path: bytes) -> None:
+        parent = path[: path.rindex(b"/")] or b"/"
+        if path not in self.view and parent not in self.view:
+            with pytest.raises(Refused, match="ENOENT"):
+                self.store.rm(self.root, self.tx, path)
+            return
+        self.store.rm(self.root, self.tx, path)
+        for other in list(self.view):
+            if other == path or other.startswith(path + b"/"):
+                del self.view[other]
+
+    @rule()
+    def start(self) -> None:
+        if self.tx is None:
+            self.tx = self.root.transactions[self.store.start(self.root)]
+            self.view = dict(self.model)
+
+    @rule(commit=st.booleans())
+    def end(self, commit: bool) -> None:
+        if self.tx is not None:
+            self.store.end(self.root, self.tx, commit=commit)
+            if commit:
+                self.model = self.view
+            self.view, self.tx = self.model, None
+
+    @invariant()
+    def outside_nothing_shows_before_the_commit(self) -> None:
+        found = {}
+        stack = [b"/"]
+        while stack:
+            path = stack.pop()
+            node = self.store.node(self.root, None, path)
+            found[path] = node.value
+            names = list(node.children or ())
+            assert node.names_size == sum(len(name) + 1 for name in names)
+            stack += [path.rstrip(b"/") + b"/" + name for name in names]
+        assert found == self.model
+
+
+TestAgainstADict = AgainstADict.TestCase
+
+
+@pytest.mark.parametrize("profile", [C, C_4_17], ids=lambda profile: profile.name)
+def test_limits_admit_what_the_profile_says(profile: Profile) -> None:
+    store = Store(profile)
+    caller, root = guest(store), store.caller(0, nobody)
+    store.write(root, None, b"/home", b"")
+    store.set_perms(root, None, b"/home", [b"n7"])
+    for _ in range(profile.limits[b"transactions"]):
+        store.start(caller)
+    with pytest.raises(Refused, match="ENOSPC"):
+        store.start(caller)
+    for number in range(profile.limits[b"watches"]):
+        store.watch(caller, b"/home", b"%d" % number)
+    with pytest.raises(Refused, match=profile.watch_quota_code):
+        store.watch(caller, b"/home", b"more")
+    with pytest.raises(Refused, match="ENOSPC"):
+        store.write(caller, None, b"/home/x", b"v" * 2048)
+    store.write(caller, None, b"/home/x", b"v" * 2015)
+    store.reset(caller)
+    assert caller.domain.watches == caller.domain.transactions == 0
+
+
+def test_a_domain_owns_at_most_its_quota_of_nodes_and_takes_them_with_it() -> None:
+    store = Store(C_4_17)
+    caller, root = guest(store), store.caller(0, nobody)
+    store.set_perms(root, None, b"/", [b"b0"])
+    for number in range(1000):
+        store.write(caller, None, b"/dir%d/%d" % (number // 500, number), b"")
+        if caller.domain.nodes == 1000:
+            break
+    with pytest.raises(Refused, match="ENOSPC"):
+        store.mkdir(caller, None, b"/more")
+    store.release(7)
+    assert list(store.node(root, None, b"/").children or ()) == [b"tool"]
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "code"),
+    [
+        ("read /a", "write /a", "EAGAIN"),
+        ("read /missing", "write /missing", "EAGAIN"),
+        ("write /a", "write /a", "EAGAIN"),
+        ("write /a/x", "write /a/y", "EAGAIN"),
+        ("read /a", "write /b", None),
+    ],
+)
+def test_conflicts_are_those_of_single_nodes(inside: str, outside: str, code: str | None) -> None:
+    store = Store()
+    root = store.caller(0, nobody)
+    store.write(root, None, b"/a", b"")
+    store.write(root, None, b"/b", b"")
+    tx = root.transactions[store.start(root)]
+
+    def act(what: str, within: Any) -> None:
+        verb, path = what.encode().split()
+        if verb == b"write":
+            store.write(root, within, path, b"v")
+        else:
+            try:
+                store.node(root, within, path)
+            except Refused as refused:
+                assert refused.code == "ENOENT"
+
+    act(inside, tx)
+    act(outside, None)
+    if code is None:
+        store.end(root, tx, commit=True)
+    else:
+        with pytest.raises(Refused, match=code):
+            store.end(root, tx, commit=True)
+
+
+def test_the_root_outlives_the_domain_that_owns_it() -> None:
+    store = Store()
+    caller, root = guest(store), store.caller(0, nobody)
+    store.write(root, None, b"/keep", b"")
+    store.set_perms(root, None, b"/", [b"b7", b"r0"])
+    store.write(caller, None, b"/own/x", b"")
+    store.release(7)
+    assert list(store.node(root, None, b"/").children or ()) == [b"tool", b"keep"]
+    assert store.perms(root, None, b"/") == ((0, 3), (0, 1))
+
+
+# What a transaction may not do, and when it is told
+
+
+def with_guest(profile: Profile = C) -> tuple[Store, Caller, Caller]:
+    """A store in which domain 7 may do everything below /g."""
+    store = Store(profile)
+    domain_7 = guest(store)
+    dom0 = store.caller(0, nobody)
+    store.write(dom0, None, b"/g", b"")
+    store.set_perms(dom0, None, b"/g", [b"b7"])
+    return store, dom0, domain_7
+
+
+def hears(store: Store, domid: int) -> tuple[Caller, list[bytes]]:
+    """A caller, and the paths of the events that it gets."""
+    heard: list[bytes] = []
+    return store.caller(domid, lambda path, token: heard.append(path)), heard
+
+
+def test_a_transaction_that_touches_too_much_fails_at_its_end() -> None:
+    store, _, seven = with_guest(C_4_17)
+    store.set_quota(b"transaction-nodes", 3, 7)
+    tx = seven.transactions[store.start(seven)]
+    for number in range(2):
+        store.write(seven, tx, b"/g/%d" % number, b"")
+    with pytest.raises(Refused, match="ENOSPC"):
+        store.write(seven, tx, b"/g/9", b"")
+    with pytest.raises(Refused, match="ENOMEM"):
+        store.end(seven, tx, commit=True)
+
+
+@pytest.mark.parametrize(("profile", "room"), [(C, 3), (C_4_17, 2)], ids=["c", "c-4.17"])
+def test_a_commit_that_makes_nodes_has_the_room_that_the_profile_says(
+    profile: Profile, room: int
+) -> None:
+    store, _, seven = with_guest(profile)
+    store.limits[b"nodes"] = seven.domain.limits[b"nodes"] = 4  # one of them is /g
+    for commits, count in ((False, room + 1), (True, room)):
+        tx = seven.transactions[store.start(seven)]
+        for number in range(count):
+            store.write(seven, tx, b"/g/%d" % number, b"")
+        if commits:
+            store.end(seven, tx, commit=True)
+        else:
+            with pytest.raises(Refused, match="ENOSPC"):
+                store.end(seven, tx, commit=True)
+    assert seven.domain.nodes == 1 + room
+    while seven.domain.nodes < 4:  # outside of a transaction there is room for more
+        store.write(seven, None, b"/g/%d" % seven.domain.nodes, b"")
+
+
+def test_a_transaction_goes_on_after_a_node_too_many() -> None:
+    store, _, seven = with_guest(C_4_17)
+    store.set_quota(b"nodes", 1, 7)
+    tx = seven.transactions[store.start(seven)]
+    with pytest.raises(Refused, match="ENOSPC"):
+        store.write(seven, tx, b"/g/9", b"")
+    store.write(seven, tx, b"/g", b"value")
+    store.end(seven, tx, commit=True)
+    assert store.node(seven, None, b"/g").value == b"value"
+
+
+def test_a_node_that_stays_its_owners_is_no_reason_to_count_with_the_newest_daemon() -> None:
+    for profile in (C, C_4_17):
+        store, _, seven = with_guest(profile)
+        store.write(seven, None, b"/g/1/2/3", b"")
+        store.set_quota(b"nodes", 2, 7)
+        tx = seven.transactions[store.start(seven)]
+        with pytest.raises(Refused, match="ENOSPC"):
+            store.write(seven, tx, b"/g/9", b"")
+        store.set_perms(seven, tx, b"/g/1", [b"n7"])
+        if profile is C:
+            store.end(seven, tx, commit=True)
+        else:
+            with pytest.raises(Refused, match="ENOSPC"):
+                store.end(seven, tx, commit=True)
+
+
+def test_fewer_nodes_are_never_too_many_with_the_newest_daemon() -> None:
+    for profile in (C, C_4_17):
+        store, _, seven = with_guest(profile)
+        store.write(seven, None, b"/g/1/2/3", b"")
+        store.set_quota(b"nodes", 2, 7)
+        tx = seven.transactions[store.start(seven)]
+        with pytest.raises(Refused, match="ENOSPC"):
+            store.write(seven, tx, b"/g/9", b"")
+        store.rm(seven, tx, b"/g/1/2/3")
+        if profile is C:
+            store.end(seven, tx, commit=True)
+        else:
+            with pytest.raises(Refused, match="ENOSPC"):
+                store.end(seven, tx, commit=True)
+
+
+@pytest.mark.parametrize("size", [3000, 0], ids=["too large", "too many"])
+def test_what_is_refused_for_a_quota_moves_the_store_on(size: int) -> None:
+    store, dom0, seven = with_guest(C_4_17)
+    guest(store, 8)
+    store.write(dom0, None, b"/a", b"")
+    store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
+    store.release(8)
+    store.set_quota(b"nodes", 2, 7)
+    with pytest.raises(Refused, match="ENOSPC"):
+        store.write(seven, None, b"/g/1/2/3" if size == 0 else b"/g", bytes(size))
+    store.introduce(8)
+    with pytest.raises(Refused, match="EACCES"):
+        store.node(store.caller(8, nobody), None, b"/a")
+
+
+def test_several_nodes_that_one_request_makes_are_counted_whole_by_4_17_alone() -> None:
+    for profile in (C, C_4_17):
+        store, _, seven = with_guest(profile)
+        store.set_quota(b"nodes", 3 + profile.spare.get(b"nodes", 0), 7)
+        if profile is C:
+            store.write(seven, None, b"/g/1/2/3/4", b"")
+            assert seven.domain.nodes == 5
+        else:
+            with pytest.raises(Refused, match="ENOSPC"):
+                store.write(seven, None, b"/g/1/2/3", b"")
+            store.write(seven, None, b"/g/1/2", b"")
+
+
+def test_a_domain_that_goes_while_a_transaction_makes_nodes_for_it() -> None:
+    for profile, code in ((C_4_17, "ENOMEM"), (C, "EAGAIN")):
+        store, dom0, _ = with_guest(profile)
+        tx = dom0.transactions[store.start(dom0)]
+        store.write(dom0, tx, b"/g/a", b"")
+        store.vanish(7)
+        with pytest.raises(Refused, match=code):
+            store.end(dom0, tx, commit=True)
+
+
+def test_rm_in_a_transaction_that_touches_too_much_stops_half_way() -> None:
+    store, dom0, seven = with_guest(C_4_17)
+    store.write(dom0, None, b"/g/a/b/c/d", b"")
+    store.set_quota(b"transaction-nodes", 4, 7)
+    tx = seven.transactions[store.start(seven)]
+    with pytest.raises(Refused, match="EIO"):
+        store.rm(seven, tx, b"/g")
+    with pytest.raises(Refused, match="ENOMEM"):
+        store.end(seven, tx, commit=True)
+
+
+def test_a_watch_that_is_set_within_the_life_of_a_transaction_tells_of_its_commit() -> None:
+    store = Store()
+    heard: list[bytes] = []
+    dom0 = store.caller(0, lambda path, token: heard.append(path))
+    tx = dom0.transactions[store.start(dom0)]
+    store.write(dom0, tx, b"/a/b", b"")  # when nobody watches anything
+    store.watch(dom0, b"/a", b"token")
+    store.end(dom0, tx, commit=True)
+    assert heard == [b"/a/b"]
+
+
+def test_transaction_ids_wrap_and_skip_those_in_use() -> None:
+    store, dom0, _ = with_guest()
+    first = store.start(dom0)
+    dom0.next_id = 0xFFFFFFFF
+    assert [store.start(dom0) for _ in range(2)] == [0xFFFFFFFF, first + 1]
+
+
+@pytest.mark.parametrize("removed", [b"/p", b"/p/c"])
+def test_a_lazy_view_that_contradicts_itself_ends_rm_half_way(removed: bytes) -> None:
+    store, dom0, _ = with_guest()
+    store.write(dom0, None, b"/p/c", b"")
+    tx = dom0.transactions[store.start(dom0)]
+    store.node(dom0, tx, removed)
+    store.rm(dom0, None, b"/p/c")
+    # /p was seen with a child that is seen as missing; or the child, and then /p without it.
+    with pytest.raises(Refused, match="EIO"):
+        store.rm(dom0, tx, removed)
+    with pytest.raises(Refused, match="EAGAIN"):
+        store.end(dom0, tx, commit=True)
+
+
+def test_rm_of_a_child_whose_parent_is_gone_meanwhile_is_refused() -> None:
+    store, dom0, _ = with_guest()
+    store.write(dom0, None, b"/p/c", b"")
+    tx = dom0.transactions[store.start(dom0)]
+    store.node(dom0, tx, b"/p/c")
+    store.rm(dom0, None, b"/p")
+    with pytest.raises(Refused, match="EINVAL"):
+        store.rm(dom0, tx, b"/p/c")
+    with pytest.raises(Refused, match="EAGAIN"):
+        store.end(dom0, tx, commit=True)
+
+
+def test_a_child_that_is_made_where_it_is_listed_already_is_listed_twice() -> None:
+    store, dom0, _ = with_guest()
+    store.write(dom0, None, b"/p/c", b"")
+    store.write(dom0, None, b"/p/d", b"")
+    tx = dom0.transactions[store.start(dom0)]
+    store.node(dom0, tx, b"/p")
+    store.rm(dom0, None, b"/p/c")
+    store.write(dom0, tx, b"/p/c", b"")
+    store.write(dom0, tx, b"/p/e", b"")
+    node = store.node(dom0, tx, b"/p")
+    assert node.names == [b"c", b"d", b"c", b"e"]
+    assert node.names_size == 8
+    store.rm(dom0, tx, b"/p/c")
+    store.rm(dom0, tx, b"/p/e")
+    assert store.node(dom0, tx, b"/p").names == [b"d", b"c"]
+    with pytest.raises(Refused, match="EIO"):  # there is no second one
+        store.rm(dom0, tx, b"/p")
+    with pytest.raises(Refused, match="EAGAIN"):
+        store.end(dom0, tx, commit=True)
+
+
+def test_domid_any_owns_nothing() -> None:
+    for profile, code in ((C, "ENOMEM"), (C_4_17, "ENOENT")):
+        store, dom0, _ = with_guest(profile)
+        store.write(dom0, None, b"/a", b"")
+        with pytest.raises(Refused, match=code):
+            store.set_perms(dom0, None, b"/a", [b"n32757"])
+        store.set_perms(dom0, None, b"/a", [b"n0", b"n32757"])
+
+
+def test_a_commit_of_nodes_whose_owner_is_gone_counts_them_for_nobody() -> None:
+    store, dom0, _ = with_guest()
+    store.write(dom0, None, b"/a", b"")
+    tx = dom0.transactions[store.start(dom0)]
+    store.set_perms(dom0, tx, b"/a", [b"n7"])
+    store.vanish(7)
+    store.end(dom0, tx, commit=True)
+    store.rm(dom0, None, b"/a")
+
+
+def test_what_a_permission_says_of_a_domain_that_came_later_does_not_count() -> None:
+    store, dom0, _ = with_guest()
+    store.write(dom0, None, b"/a", b"")
+    store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
+    store.existing.add(8)
+    store.write(dom0, None, b"/b", b"")  # the store moves on
+    store.introduce(8)
+    late = store.caller(8, nobody)
+    with pytest.raises(Refused, match="EACCES"):
+        store.node(late, None, b"/a")
+
+
+def test_special_paths_are_not_part_of_the_store_that_moves_on_with_4_17() -> None:
+    for profile in (C, C_4_17):
+        store, dom0, _ = with_guest(profile)
+        guest(store, 8)
+        store.vanish(8)
+        store.existing.add(8)
+        store.write(dom0, None, b"/a", b"")
+        store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
+        store.vanish(8)
+        store.set_perms(dom0, None, b"@releaseDomain", [b"n0"])
+        late = guest(store, 8)  # as old as /a, if nothing has changed since
+        if profile is C_4_17:
+            assert store.node(late, None, b"/a").value == b""
+        else:
+            with pytest.raises(Refused, match="EACCES"):
+                store.node(late, None, b"/a")
+
+
+def test_nor_does_what_it_says_of_one_that_is_gone_and_came_again() -> None:
+    store, dom0, _ = with_guest()
+    first = guest(store, 8)
+    store.write(dom0, None, b"/a", b"")
+    store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
+    assert store.node(first, None, b"/a").value == b""
+    store.vanish(8)
+    store.write(dom0, None, b"/b", b"")  # the store moves on
+    with pytest.raises(Refused, match="EACCES"):
+        store.node(guest(store, 8), None, b"/a")
+
+
+def test_domid_any_means_everyone_where_the_profile_has_that() -> None:
+    for profile, allowed in ((C, True), (C_4_17, False)):
+        store, dom0, seven = with_guest(profile)
+        store.write(dom0, None, b"/a", b"value")
+        store.set_perms(dom0, None, b"/a", [b"n0", b"r32757"])
+        if allowed:
+            assert store.node(seven, None, b"/a").value == b"value"
+        else:
+            with pytest.raises(Refused, match="EACCES"):
+                store.node(seven, None, b"/a")
+
+
+def test_entries_are_asked_in_their_order() -> None:
+    store, dom0, seven = with_guest()
+    guest(store, 8)
+    store.write(dom0, None, b"/a", b"")
+    for texts, allowed in (
+        ([b"n0", b"n8", b"r7", b"n7"], True),
+        ([b"n0", b"n7", b"r7"], False),
+        ([b"n0", b"n32757", b"r7"], False),
+    ):
+        store.set_perms(dom0, None, b"/a", texts)
+        if allowed:
+            store.node(seven, None, b"/a")
+        else:
+            with pytest.raises(Refused, match="EACCES"):
+                store.node(seven, None, b"/a")
+
+
+@pytest.mark.parametrize("profile", [C, C_4_17], ids=lambda profile: profile.name)
+def test_entries_of_a_domain_that_came_again_let_it_hear_of_no_change(profile: Profile) -> None:
+    store, dom0, _ = with_guest(profile)
+    guest(store, 8)
+    for path in (b"/a", b"/b"):
+        store.write(dom0, None, path, b"")
+        store.set_perms(dom0, None, path, [b"n0", b"r8"])
+    store.release(8)
+    store.write(dom0, None, b"/c", b"")  # the store moves on
+    store.introduce(8)
+    late, heard = hears(store, 8)
+    store.watch(late, b"/a", b"token")
+    store.watch(late, b"/b", b"token")
+    tx = dom0.transactions[store.start(dom0)]
+    store.write(dom0, tx, b"/a", b"")
+    store.end(dom0, tx, commit=True)
+    store.set_perms(dom0, None, b"/b", [b"n0"])
+    assert heard == []
+
+
+def test_permissions_are_told_as_long_as_c_has_room_for() -> None:
+    assert format_perms(((0, READ), (-(1 << 31), 0))) == b"r0\0n-214748364\0"
+
+
+# Domains
+
+
+def test_a_domain_that_vanishes_takes_its_nodes_be_it_introduced_or_not() -> None:
+    store, dom0, _ = with_guest()
+    listener, heard = hears(store, 0)
+    store.watch(listener, b"@releaseDomain", b"token")
+    store.existing.add(8)
+    store.write(dom0, None, b"/a/b", b"")
+    store.set_perms(dom0, None, b"/a", [b"n8"])
+    store.vanish(8)
+    assert list(store.node(dom0, None, b"/").children or ()) == [b"tool", b"g"]
+    assert heard == []
+    store.vanish(7)
+    assert list(store.node(dom0, None, b"/").children or ()) == [b"tool"]
+    assert heard == [b"@releaseDomain"]
+
+
+def test_what_a_domain_owns_and_must_stay_becomes_dom0s() -> None:
+    for profile in (C, C_4_17):
+        store, dom0, _ = with_guest(profile)
+        store.set_perms(dom0, None, b"/", [b"r7", b"w7"])
+        store.set_perms(dom0, None, b"@releaseDomain", [b"w7"])
+        store.vanish(7)
+        perms = store.node(dom0, None, b"/").perms
+        assert perms == (((0, READ),) if profile is C else ((0, READ), (7, WRITE)))
+        assert store.node(dom0, None, b"@releaseDomain").perms == ((0, WRITE),)
+
+
+def test_the_newest_daemon_forgets_what_permissions_say_of_a_domain_that_is_gone() -> None:
+    for profile, expected in ((C, ((0, 0), (8, READ))), (C_4_17, ((0, 0), (7, READ), (8, READ)))):
+        store, dom0, _ = with_guest(profile)
+        guest(store, 8)
+        store.write(dom0, None, b"/a", b"")
+        store.set_perms(dom0, None, b"/a", [b"n0", b"r7", b"r8"])
+        tx = dom0.transactions[store.start(dom0)]
+        before = store.node(dom0, tx, b"/a").perms
+        store.vanish(7)
+        assert store.node(dom0, None, b"/a").perms == expected
+        assert store.node(dom0, tx, b"/a").perms == before
+        store.end(dom0, tx, commit=True)  # that was no change
+
+
+def test_so_it_does_where_a_domain_that_there_is_not_is_introduced() -> None:
+    for profile, kept in ((C, ()), (C_4_17, ((9, READ | IGNORE),))):
+        store, dom0, _ = with_guest(profile)
+        store.write(dom0, None, b"/a", b"")
+        for path in (b"/a", b"@releaseDomain"):
+            store.set_perms(dom0, None, path, [b"n0", b"r9"])
+        with pytest.raises(Refused, match="EINVAL"):
+            store.introduce(9)
+        assert store.node(dom0, None, b"/a").perms == ((0, 0), *kept)
+        assert store.node(dom0, None, b"@releaseDomain").perms == ((0, 0),)
+
+
+def test_an_introduction_without_an_event_channel_leaves_a_known_domain_known() -> None:
+    store, dom0, _ = with_guest()
+    store.existing.add(8)
+    store.write(dom0, None, b"/a", b"")
+    store.set_perms(dom0, None, b"/a", [b"n8"])
+    with pytest.raises(Refused, match="EINVAL"):
+        store.introduce(8, reachable=False)
+    assert store.node(dom0, None, b"/a").perms == ((8, 0),)
+    assert not store.introduced(8)
+
+
+def test_a_target_is_kept_as_long_as_the_domain_that_has_its_rights() -> None:
+    store, dom0, _ = with_guest()
+    listener, heard = hears(store, 0)
+    store.watch(listener, b"@releaseDomain", b"token")
+    for domid in (8, 9):
+        guest(store, domid)
+        store.set_target(domid, 7)
+    store.write(dom0, None, b"/g/a", b"value")
+    store.vanish(7)
+    store.vanish(8)
+    assert heard == [b"@releaseDomain"]
+    assert store.introduced(7)
+    assert store.node(store.caller(9, nobody), None, b"/g/a").value == b"value"
+    for refused in (store.introduce, store.release):
+        with pytest.raises(Refused, match="EINVAL"):
+            refused(7)
+    store.vanish(9)
+    assert heard == [b"@releaseDomain"] * 3
+    assert not store.introduced(7)
+    with pytest.raises(Refused, match="ENOENT"):
+        store.node(dom0, None, b"/g")
+
+
+def test_special_watches_with_a_depth_tell_which_domain() -> None:
+    store, _, _ = with_guest()
+    listener, heard = hears(store, 0)
+    for path, depth in (
+        *((b"@releaseDomain", 0), (b"@releaseDomain", 1), (b"@releaseDomain", None)),
+        *((b"@releaseDomain/7", None), (b"@releaseDomain/8", 0), (b"@introduceDomain", 2)),
+    ):
+        store.watch(listener, path, b"%r" % depth, depth)
+    curious, nothing = hears(store, 7)
+    store.watch(curious, b"@introduceDomain", b"token", 1)
+    guest(store, 8)
+    assert heard == [b"@introduceDomain/8"]
+    assert nothing == []
+    heard.clear()
+    store.shutdown(8)
+    assert heard == [b"@releaseDomain/8", b"@releaseDomain/8", b"@releaseDomain"]
+    heard.clear()
+    store.vanish(8)
+    assert heard == [b"@releaseDomain", b"@releaseDomain/8", b"@releaseDomain/8"]
+
+
+def test_special_paths_are_nodes_of_the_newest_daemon() -> None:
+    store, dom0, seven = with_guest()
+    listener, heard = hears(store, 7)
+    store.watch(listener, b"@introduceDomain", b"token")
+    store.set_perms(dom0, None, b"@introduceDomain", [b"n0", b"r7"])
+    assert heard == [b"@introduceDomain"]
+    tx = dom0.transactions[store.start(dom0)]
+    store.node(dom0, tx, b"@introduceDomain")
+    store.set_perms(dom0, None, b"@introduceDomain", [b"n0"])
+    with pytest.raises(Refused, match="EAGAIN"):
+        store.end(dom0, tx, commit=True)
+    with pytest.raises(Refused, match="EACCES"):
+        store.node(seven, None, b"@introduceDomain")
+    # Who may read the root hears of domains, whatever the special path says.
+    heard.clear()
+    store.set_perms(dom0, None, b"/", [b"r0"])
+    guest(store, 8)
+    assert heard == [b"@introduceDomain"]
+
+
+def test_a_shorter_limit_for_paths_is_for_nodes_that_there_are_too() -> None:
+    for profile in (C, C_4_17):
+        store, dom0, seven = with_guest(profile)
+        store.write(seven, None, b"/g/long", b"")
+        store.watch(seven, b"/g/long", b"token")
+        store.set_quota(b"path-max", 4, 7)
+        store.set_quota(b"path-max", 4, 0)
+        with pytest.raises(Refused, match="EINVAL"):
+            store.node(seven, None, b"/g/long")
+        if profile is C:  # which asks the same of a path that is watched no more
+            with pytest.raises(Refused, match="EINVAL"):
+                store.unwatch(seven, b"/g/long", b"token")
+        else:
+            store.unwatch(seven, b"/g/long", b"token")
+        if profile is C_4_17:
+            with pytest.raises(Refused, match="EINVAL"):
+                store.node(dom0, None, b"/g/long")
+        else:
+            store.node(dom0, None, b"/g/long")

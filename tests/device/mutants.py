@@ -1,0 +1,230 @@
+"""Clients that break a rule of the device, each in one way. A plugin of pytest makes them.
+
+`test_wrong.py` runs tests of the client with XSPROTO_WRONG naming one of these: they must fail.
+"""
+
+# What is patched here are insides, which are typed for those who do not.
+# mypy: disable-error-code="method-assign,assignment,misc,arg-type"
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable
+from io import FileIO
+from typing import Any, Final, NamedTuple
+
+import xsproto.adapters.device
+import xsproto_sync._io.device
+import xsproto_sync.client
+from xsproto.adapters import device_transport as _xenbus
+from xsproto.adapters.device import DeviceSession
+from xsproto.client import ClientConnection
+from xsproto.clients.session import Session
+from xsproto.events import Ignored, WatchFired
+from xsproto.wire import HEADER, HEADER_SIZE
+from xsproto_sync._io.device_transport import WatchTransport, XenBusTransport
+from xsproto_sync._io.transport import Transport
+
+xenbus: Any = _xenbus
+
+
+class Wrong(NamedTuple):
+    make: Callable[[], None]
+    #: The rule that it breaks; see `tests.support.fake_device`.
+    rule: int
+    #: Tests of `on_device/test_client.py` of which at least one must notice.
+    noticed_by: str
+    #: Whether that test can only hang.
+    hangs: bool
+
+
+WRONGS: Final[dict[str, Wrong]] = {}
+
+
+def wrong(
+    rule: int, noticed_by: str, *, hangs: bool = False
+) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    def decorate(make: Callable[[], None]) -> Callable[[], None]:
+        WRONGS[make.__name__] = Wrong(make, rule, noticed_by, hangs)
+        return make
+
+    return decorate
+
+
+def pytest_configure() -> None:
+    WRONGS[os.environ["XSPROTO_WRONG"]].make()
+
+
+def _allow_outstanding(number: int) -> None:
+    def init(self: DeviceSession) -> None:
+        Session.__init__(self, ClientConnection(max_outstanding=number, max_payload=4080))
+        self._retired = False
+
+    DeviceSession.__init__ = init
+
+
+@wrong(9, "test_nobody_gets_what_is_anothers and (strict or slow)")
+def several_requests_are_outstanding() -> None:
+    _allow_outstanding(8)
+    right = XenBusTransport.write
+
+    def write(self: XenBusTransport, data: bytes, written: list[int]) -> None:
+        while data:
+            size = HEADER_SIZE + HEADER.unpack_from(data)[3]
+            right(self, data[:size], written)
+            data = data[size:]
+
+    XenBusTransport.write = write
+
+
+@wrong(10, "test_watches_come_and_go_while_others_read")
+def watches_share_the_descriptor_of_requests() -> None:
+    opened: list[FileIO] = []
+
+    right = XenBusTransport._open
+
+    def open_one(self: XenBusTransport) -> Any:
+        if not opened:
+            opened.append(right(self))
+            return opened[0]
+        return FileIO(os.dup(opened[0].fileno()), "r+")
+
+    XenBusTransport._open = open_one
+
+
+@wrong(11, "test_watches_come_and_go_while_others_read")
+def nothing_is_read() -> None:
+    right = XenBusTransport.read_now
+
+    def read_now(self: XenBusTransport, inbox: list[bytes]) -> None:
+        os.read(self.fileno(), 0)  # as to see whether something is there
+        right(self, inbox)
+
+    XenBusTransport.read_now = read_now
+
+
+@wrong(12, "test_nobody_gets_what_is_anothers and strict")
+def several_messages_are_written_at_once() -> None:
+    _allow_outstanding(8)
+
+
+@wrong(12, "test_a_value_fits_or_is_refused_here")
+def payloads_are_as_long_as_on_a_socket() -> None:
+    def init(self: DeviceSession) -> None:
+        Session.__init__(self, ClientConnection(max_outstanding=1))
+        self._retired = False
+
+    DeviceSession.__init__ = init
+
+
+@wrong(13, "test_watches_are_set_whichever_comes_first and ack")
+def it_waits_until_it_may_write() -> None:
+    right = XenBusTransport.write
+
+    def write(self: XenBusTransport, data: bytes, written: list[int]) -> None:
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLOUT)
+        if not poll.poll(0):
+            raise BlockingIOError
+        right(self, data, written)
+
+    XenBusTransport.write = write
+
+
+@wrong(13, "test_closing_wakes_who_waits")
+def nothing_wakes_who_waits() -> None:
+    XenBusTransport.wait = Transport.wait
+    XenBusTransport.fileno = lambda self: -1 if self._closed else self._file.fileno()
+    XenBusTransport.alarms = lambda self: ()
+
+
+@wrong(14, "test_a_refused_watch_is_an_answer")
+def a_refused_watch_is_waited_for() -> None:
+    def write_orders(orders: Any, file: FileIO, bell: Any, modules: Any) -> None:
+        while message := orders.recv(8192):
+            try:
+                os.write(file.fileno(), message)
+            except OSError:
+                pass
+
+    xenbus._write_orders = write_orders
+
+
+@wrong(14, "test_watches_are_set_whichever_comes_first and event")
+def events_before_the_answer_are_dropped() -> None:
+    right = ClientConnection._fired
+
+    def fired(self: ClientConnection, packet: Any) -> Any:
+        event = right(self, packet)
+        if isinstance(event, WatchFired) and "setting" in self.watches.values():
+            return Ignored(packet, "too early")
+        return event
+
+    ClientConnection._fired = fired
+
+
+@wrong(14, "test_a_watch_is_set_once")
+def the_same_watch_is_set_twice() -> None:
+    ClientConnection._check_state = lambda self, request, tx_id: None
+    Session.listen = lambda self, queue, path, token: queue.watches.add((path, token))
+
+
+@wrong(14, "test_a_watch_is_set_once")
+def a_depth_is_let_through() -> None:
+    DeviceSession.submit = Session.submit
+
+
+@wrong(14, "(anothers or first) and (wrong or old)")
+def answers_must_bear_the_right_id() -> None:
+    right = ClientConnection._receive_other
+
+    def receive_other(self: ClientConnection, packet: Any, exchange: Any) -> None:
+        limit, self._max_outstanding = self._max_outstanding, 2
+        right(self, packet, exchange)
+        self._max_outstanding = limit
+
+    ClientConnection._receive_other = receive_other
+
+
+@wrong(15, "test_what_would_harm_the_domain_is_not_sent")
+def watches_are_reset() -> None:
+    DeviceSession.submit = Session.submit
+
+
+@wrong(15, "test_what_would_harm_the_domain_is_not_sent")
+def the_end_of_no_transaction_is_sent() -> None:
+    ClientConnection._check_state = lambda self, request, tx_id: None
+
+
+@wrong(15, "suspended or suspend")
+def a_lost_transaction_is_a_missing_node() -> None:
+    xsproto_sync._io.device.RequestLane.forgetful = False
+
+
+@wrong(16, "test_time_is_limited_if_nobody_says_otherwise")
+def time_is_not_limited() -> None:
+    xsproto.adapters.device.TIMEOUT = None
+
+
+@wrong(16, "test_a_watch_that_hangs_hangs_nobody_else", hangs=True)
+def watches_are_written_by_who_sets_them() -> None:
+    WatchTransport.write = XenBusTransport.write
+
+
+@wrong(16, "test_a_dead_daemon_is_a_matter_of_time or served")
+def a_lane_with_an_unanswered_request_is_kept() -> None:
+    def replace(self: xsproto_sync.client.Client, lane: Any) -> None:
+        return None
+
+    xsproto_sync.client.Client._replace = replace
+
+
+@wrong(17, "test_the_environment_may_name_a_device")
+def it_is_opened_buffered() -> None:
+    def open_one(self: XenBusTransport) -> Any:
+        file = open(self.path, "r+b")  # noqa: SIM115
+        os.set_blocking(file.fileno(), False)
+        return file
+
+    XenBusTransport._open = open_one

@@ -1,0 +1,277 @@
+"""The device's rules, asked of the fake device or, with --xenbus, of a real device."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from ..support import ROOT, daemons
+from ..support.daemons import Daemon, Op
+from ..support.fake_device import LIBRARY, Preload, device_of, is_preloaded
+from .probes import PROBES, Probe
+from .probes.device import OK, READ, File
+
+GUEST: Final = 5
+
+#: What the fake device is over: a kind of daemon, as dom0 or as a guest.
+TARGETS: Final = [(kind, domid) for kind in daemons.KINDS for domid in (0, GUEST)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "target" in metafunc.fixturenames:
+        real = metafunc.config.getoption("--xenbus", default=None)
+        targets = [real] if real else TARGETS
+        ids = ["device"] if real else [f"{kind}{'_guest' * bool(domid)}" for kind, domid in TARGETS]
+        metafunc.parametrize("target", targets, ids=ids)
+
+
+@pytest.fixture(scope="module")
+def preload() -> Iterator[Preload]:
+    if reason := LIBRARY.missing():
+        daemons.skip(reason)
+    with Preload() as preload:
+        yield preload
+
+
+def socket_of(daemon: Daemon, domid: int) -> str:
+    """The socket of the domain, which may write to its `data`."""
+    if not domid:
+        return daemon.socket_path
+    data = f"/local/domain/{domid}/data\0".encode()
+    assert daemon.request(Op.WRITE, data) == (Op.WRITE, OK)
+    guest = daemon.guest(domid)
+    assert daemon.request(Op.SET_PERMS, data + b"n%d\0" % domid) == (Op.SET_PERMS, OK)
+    return guest.socket_path
+
+
+def probe_command(device: str, name: str) -> list[str]:
+    return [sys.executable, "-m", "tests.device.probes", device, name]
+
+
+def why_not(probe: Probe, domid: int, real: bool) -> str | None:
+    if real and probe.fake_device:
+        return "a real device has no modes"
+    if real and probe.danger:
+        return f"it would take {probe.danger} with it"
+    if probe.needs == "guest" and not domid:
+        return "dom0 has no quota"
+    return None
+
+
+def domid_of(device: str) -> int:
+    with File(device) as file:
+        answer = file.request(READ, b"domid\0")
+    return int(answer.body) if answer.op == READ else 0
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_probe(name: str, target: str | tuple[str, int], request: pytest.FixtureRequest) -> None:
+    probe = PROBES[name]
+    if isinstance(target, str):
+        if reason := why_not(probe, domid_of(target), True):
+            pytest.skip(reason)
+        ended = subprocess.run(
+            probe_command(target, name), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
+        return
+
+    kind, domid = target
+    daemons.require(kind)
+    if reason := why_not(probe, domid, False):
+        pytest.skip(reason)
+    preload: Preload = request.getfixturevalue("preload")
+    with Daemon(kind) as daemon:
+        ended = preload.run(
+            probe_command(device_of(socket_of(daemon, domid)), name),
+            modes=probe.modes,
+            variables={"XENBUS_DAEMON_PID": str(daemon.pid)},
+        )
+        daemon.kill()  # faster than to ask it
+    if probe.aborts:
+        assert ended.returncode == -signal.SIGABRT, ended.stderr
+        assert f"fake XenBus device: rule {probe.rule}: " in ended.stderr
+    else:
+        assert ended.returncode == 0, ended.stderr
+
+
+# Programs that know nothing of it
+
+
+@pytest.fixture
+def device(daemon: Daemon) -> str:
+    assert daemon.request(Op.WRITE, b"/a/b\0value") == (Op.WRITE, OK)
+    return device_of(daemon.socket_path)
+
+
+def test_xenstore_read_runs_on_it(device: str, preload: Preload) -> None:
+    command = ["xenstore-read", "/a/b"]
+    assert shutil.which(command[0]), "install Debian's xenstore-utils"
+    ended = preload.run(command, variables={"XENSTORED_PATH": device})
+    assert (ended.returncode, ended.stdout) == (0, "value\n"), ended.stderr
+
+
+def test_pyxs_runs_on_it(device: str, preload: Preload) -> None:
+    program = """
+        import sys, pyxs
+        connection = pyxs.connection.XenBusConnection(sys.argv[1])
+        with pyxs.Client(router=pyxs.client.Router(connection)) as client:
+            print(client.read(b"/a/b"), client.list(b"/a"))
+    """
+    ended = preload.run([sys.executable, "-c", textwrap.dedent(program), device])
+    assert (ended.returncode, ended.stdout) == (0, "b'value' [b'b']\n"), ended.stderr
+
+
+def test_the_device_of_a_program_is_named_by_the_environment(
+    daemon: Daemon, preload: Preload
+) -> None:
+    variables = {"XENBUS_SOCKET": daemon.socket_path}
+    for device in "/dev/xen/xenbus", "/nowhere/device":
+        ended = preload.run(
+            probe_command(device, "it_is_opened_unbuffered"),
+            variables=variables | {"XENBUS_DEVICE": device},
+        )
+        assert ended.returncode == 0, ended.stderr
+    ended = preload.run(probe_command("/dev/xen/xenbus", "it_is_opened_unbuffered"))
+    assert "FileNotFoundError" in ended.stderr
+
+
+def test_other_files_are_as_ever(preload: Preload, tmp_path: Path) -> None:
+    program = """
+        import os, sys
+        path = os.path.join(sys.argv[1], "file")
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+        assert os.write(file, b"some") == 4 and os.writev(file, [b"th", b"ing"]) == 5
+        copy = os.dup(file)
+        os.dup2(copy, file)
+        os.lseek(copy, 0, 0)
+        buffer = bytearray(9)
+        assert os.readv(file, [buffer]) == 9 and buffer == b"something"
+        assert os.read(copy, 1) == b"" and os.stat(path).st_mode & 0o777 == 0o640
+        os.close(file)
+        os.close(copy)
+        try:
+            os.open(path + ".xenbus", os.O_RDWR)
+        except FileNotFoundError as error:
+            print(error.filename)
+    """
+    ended = preload.run([sys.executable, "-c", textwrap.dedent(program), str(tmp_path)])
+    assert (ended.returncode, ended.stdout) == (0, f"{tmp_path}/file.xenbus\n"), ended.stderr
+
+
+def test_descriptors_run_out_as_usual(device: str, preload: Preload) -> None:
+    program = """
+        import errno, os, resource, sys
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        for limit in 4, 64:  # with too few for the first, and for more
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, 64))
+            opened = []
+            try:
+                while True:
+                    opened.append(os.open(sys.argv[1], os.O_RDWR))
+            except OSError as error:
+                assert error.errno == errno.EMFILE, error
+            for file in opened:
+                os.close(file)
+            print(len(opened) > 5)
+    """
+    ended = preload.run([sys.executable, "-c", textwrap.dedent(program), device])
+    assert (ended.returncode, ended.stdout) == (0, "False\nTrue\n"), ended.stderr
+
+
+def test_a_wrong_mode_is_told(preload: Preload) -> None:
+    ended = preload.run(["true"], modes="slow,fast")
+    assert ended.returncode == 1
+    assert "XENBUS_MODES" in ended.stderr
+
+
+# Tests on it
+
+
+def test_tests_run_on_it(device: str, preload: Preload, tmp_path: Path) -> None:
+    """One that violates a rule ends its process, and neither the others nor the run."""
+    (tmp_path / "pytest.ini").touch()
+    (tmp_path / "test_it.py").write_text(
+        textwrap.dedent(f"""
+            import os, pytest
+            from tests.device.probes.device import READ, WATCH, File
+            from tests.support.fake_device import device_of, is_preloaded, set_modes, suspend
+
+            DEVICE = {device!r}
+
+            def test_passes(tmp_path):
+                assert is_preloaded() and os.path.exists(device_of(tmp_path / "socket"))
+                with File(DEVICE) as file:
+                    assert file.request(READ, b"/a/b\\0").body == b"value"
+                    suspend(DEVICE)
+                    set_modes("wrong-ids")
+                    assert file.request(READ, b"/a/b\\0", 7).request == 6
+
+            def test_fails():
+                assert False, "as it should"
+
+            @pytest.mark.parametrize("number", range(2))
+            def test_violates_a_rule(number):
+                with File(DEVICE) as file:
+                    file.send(READ, b"/a/b\\0")
+                    file.send(WATCH, b"/a/b\\0t\\0")
+
+            def test_is_skipped():
+                pytest.skip("as it should")
+
+            def test_of_controls():
+                with pytest.raises(ValueError):
+                    set_modes("fast")
+                with pytest.raises(ValueError):
+                    suspend("/nowhere")
+        """)
+    )
+    outcomes = preload.run_tests(["test_it.py"], directory=tmp_path)
+    assert {test.partition("::")[2]: outcome.outcome for test, outcome in outcomes.items()} == {
+        "test_passes": "passed",
+        "test_fails": "failed",
+        "test_violates_a_rule[0]": "aborted",
+        "test_violates_a_rule[1]": "aborted",
+        "test_is_skipped": "skipped",
+        "test_of_controls": "passed",
+    }
+    details = {test.partition("::")[2]: outcome.details for test, outcome in outcomes.items()}
+    assert "as it should" in details["test_fails"]
+    assert "rule 10: " in details["test_violates_a_rule[1]"]
+    with pytest.raises(RuntimeError, match="did not run"):
+        preload.run_tests(["test_none.py"], directory=tmp_path)
+
+
+def test_this_process_has_no_stand_in() -> None:
+    if os.environ.get("LD_PRELOAD"):
+        pytest.skip("something is preloaded here")
+    assert not is_preloaded()
+
+
+def test_a_command_by_hand(daemon: Daemon) -> None:
+    command = [sys.executable, "-m", "tests.support.fake_device", "--modes", "wrong-ids", "--"]
+    program = """
+        import os
+        from tests.device.probes.device import UNWATCH, File
+        with File("/dev/xen/xenbus") as file:
+            print(file.request(UNWATCH, b"/\\0t\\0", 7).request)
+    """
+    ended = subprocess.run(
+        [*command, sys.executable, "-c", textwrap.dedent(program)],
+        env={**os.environ, "XENSTORED_PATH": daemon.socket_path},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "6\n"), ended.stderr

@@ -1,0 +1,234 @@
+"""Paths: xenstore.txt, introduction."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from xsproto.errors import InvalidPath, InvalidType
+from xsproto.paths import (
+    ABS_PATH_MAX,
+    REL_PATH_MAX,
+    check_node_path,
+    check_path,
+    is_special,
+    is_within,
+    join,
+)
+from xsproto.testing import strategies
+
+
+def is_node_path(path: bytes) -> bool:
+    if path == b"/":
+        return True
+    parts = path.removeprefix(b"/").split(b"/")
+    return (
+        not path.startswith(b"@")
+        and all(re.fullmatch(rb"[-A-Za-z0-9_@]+", part) for part in parts)
+        and len(path) <= (3072 if path.startswith(b"/") else 2048)
+    )
+
+
+def near_paths() -> st.SearchStrategy[bytes]:
+    pieces = [b"/", b"a", b"Z", b"0", b"-", b"_", b"@", b"//", b" ", b".", b"\0", b"\n", b"\xe9"]
+    pieces += [b"n" * 1024, b"n" * 1023, b"/local/domain/0"]
+    return st.lists(st.sampled_from(pieces), max_size=6).map(b"".join) | st.binary(max_size=6)
+
+
+# A path of a node
+
+
+@given(near_paths() | strategies.paths() | strategies.special_paths())
+@example(b"/" + b"n" * 3071)
+@example(b"/" + b"n" * 3072)
+@example(b"n" * 2048)
+@example(b"n" * 2049)
+def test_a_node_path_is_taken_if_it_keeps_every_rule_and_only_then(path: bytes) -> None:
+    for _ in range(2):  # no path is judged otherwise when it comes again
+        if is_node_path(path):
+            assert check_node_path(path) == path
+            assert check_path(path) == path
+        else:
+            with pytest.raises(InvalidPath) as caught:
+                check_node_path(path)
+            assert caught.value.path == path
+
+
+@given(strategies.paths())
+def test_the_paths_of_the_strategy_are_valid(path: bytes) -> None:
+    assert check_node_path(path) is path
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        (b"", "invalid path b'': it is empty"),
+        (b"/a b", r"invalid path b'/a b': b' ' is not allowed in a path"),
+        (b"/a\0", r"invalid path b'/a\x00': b'\x00' is not allowed in a path"),
+        (b"/a.b!", r"invalid path b'/a.b!': b'.' is not allowed in a path"),
+        (b"/a//b", "invalid path b'/a//b': it has a doubled slash"),
+        (b"//", "invalid path b'//': it has a doubled slash"),
+        (b"/a/", "invalid path b'/a/': it ends in a slash"),
+        (b"a/", "invalid path b'a/': it ends in a slash"),
+        (
+            b"@releaseDomain",
+            "invalid path b'@releaseDomain': special paths can only be watched, and their "
+            "permissions set",
+        ),
+        (
+            b"/" + b"n" * 3072,
+            f"invalid path {b'/' + b'n' * 99!r}...: its 3073 bytes exceed an absolute path's 3072",
+        ),
+        (
+            b"n" * 2049,
+            f"invalid path {b'n' * 100!r}...: its 2049 bytes exceed a relative path's 2048",
+        ),
+    ],
+    ids=lambda value: repr(value[:20]) if isinstance(value, bytes) else "",
+)
+def test_a_refusal_names_the_path_and_the_rule(path: bytes, why: str) -> None:
+    with pytest.raises(InvalidPath) as caught:
+        check_node_path(path)
+    assert str(caught.value) == why
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize("check", [check_node_path, check_path])
+@pytest.mark.parametrize("path", [None, 5, bytearray(b"/a"), ("/a",), "/a"], ids=repr)
+def test_a_path_must_be_bytes(check: Any, path: Any) -> None:
+    with pytest.raises(InvalidType) as caught:
+        check(path)
+    assert repr(path) in str(caught.value)
+    assert type(path).__name__ in str(caught.value)
+
+
+def test_who_gives_a_str_is_told_what_to_write() -> None:
+    with pytest.raises(InvalidType, match=re.escape("write it as b'/local'")):
+        check_node_path("/local")  # type: ignore[arg-type]
+
+
+class Text(bytes):
+    pass
+
+
+@pytest.mark.parametrize("path", [b"/local", b"@releaseDomain"])
+def test_bytes_of_a_subclass_are_bytes(path: bytes) -> None:
+    assert check_path(Text(path)) == path
+
+
+def test_however_many_paths_are_checked_the_first_is_judged_the_same() -> None:
+    good = [b"/good/%d" % number for number in range(5000)]
+    assert [check_node_path(path) for path in good] == good
+    assert check_node_path(good[0]) == good[0]
+    with pytest.raises(InvalidPath):
+        check_node_path(b"/bad/")
+
+
+# A special path
+
+
+@given(strategies.special_paths())
+def test_special_paths_can_be_watched_but_are_no_nodes(path: bytes) -> None:
+    assert check_path(path) == path
+    assert is_special(path)
+    with pytest.raises(InvalidPath, match="can only be watched"):
+        check_node_path(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        (b"@", "the special paths are @introduceDomain and @releaseDomain"),
+        (b"@other", "the special paths are"),
+        (b"@releaseDomain2", "the special paths are"),
+        (b"@releaseDomain/", "must be a domain id"),
+        (b"@releaseDomain/x", "must be a domain id"),
+        (b"@releaseDomain/-1", "must be a domain id"),
+        (b"@releaseDomain/05", "must be a domain id"),
+        (b"@releaseDomain/5/6", "must be a domain id"),
+        (b"@releaseDomain/32752", "must be a domain id"),
+        (b"@releaseDomain/" + b"9" * 5000, "must be a domain id"),
+    ],
+    ids=lambda value: repr(value[:24]) if isinstance(value, bytes) else "",
+)
+def test_other_special_paths_are_refused(path: bytes, why: str) -> None:
+    with pytest.raises(InvalidPath, match=why) as caught:
+        check_path(path)
+    assert caught.value.path == path
+
+
+@given(strategies.paths())
+def test_a_nodes_path_is_not_special(path: bytes) -> None:
+    assert not is_special(path)
+
+
+# What lies below
+
+
+@given(strategies.paths(), strategies.paths())
+def test_a_path_is_within_itself_and_its_ancestors_only(path: bytes, top: bytes) -> None:
+    parts, above = path.split(b"/"), top.rstrip(b"/").split(b"/")
+    expected = parts[: len(above)] == above if top != b"/" else path[:1] == b"/"
+    assert is_within(path, top) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "top", "within"),
+    [
+        (b"/a", b"/a", True),
+        (b"/a/b/c", b"/a", True),
+        (b"/ab", b"/a", False),
+        (b"/a", b"/a/b", False),
+        (b"/", b"/", True),
+        (b"/a", b"/", True),
+        (b"a", b"/", False),
+        (b"a/b", b"a", True),
+        (b"@releaseDomain", b"@releaseDomain", True),
+        (b"@releaseDomain/5", b"@releaseDomain", True),
+        (b"@releaseDomain", b"/", False),
+    ],
+)
+def test_within(path: bytes, top: bytes, within: bool) -> None:
+    assert is_within(path, top) is within
+
+
+# Joining
+
+
+@given(
+    strategies.names().map(b"/".__add__) | strategies.names() | st.just(b"/"),
+    st.lists(strategies.names(), min_size=1, max_size=3).map(b"/".join),
+)
+def test_what_is_joined_lies_below_its_parent_and_ends_in_the_name(
+    parent: bytes, name: bytes
+) -> None:
+    path = join(parent, name)
+    assert is_within(path, parent)
+    assert path.endswith(b"/" + name)
+    assert len(path) == len(parent.rstrip(b"/")) + 1 + len(name)
+
+
+@pytest.mark.parametrize(
+    ("parent", "name", "wrong"),
+    [
+        (b"/a", b"/b", b"/b"),
+        (b"/a", b"", b""),
+        (b"/a", b"b/", b"b/"),
+        (b"/a", b"@releaseDomain", b"@releaseDomain"),
+        (b"/a/", b"b", b"/a/"),
+        (b"@releaseDomain", b"5", b"@releaseDomain"),
+        (b"/" + b"n" * (ABS_PATH_MAX - 2), b"bc", b"/" + b"n" * (ABS_PATH_MAX - 2) + b"/bc"),
+        (b"n" * REL_PATH_MAX, b"b", b"n" * REL_PATH_MAX + b"/b"),
+    ],
+    ids=lambda value: repr(value[:20]),
+)
+def test_what_leaves_the_parent_or_is_no_path_is_not_joined(
+    parent: bytes, name: bytes, wrong: bytes
+) -> None:
+    with pytest.raises(InvalidPath) as caught:
+        join(parent, name)
+    assert caught.value.path == wrong

@@ -1,0 +1,108 @@
+"""Permissions: xenstore.txt, GET_PERMS and SET_PERMS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xsproto.errors import InvalidArgument, LocalProtocolError
+from xsproto.perms import Permission, check_permission
+from xsproto.testing import strategies
+
+# The text form is a letter for the access, and a domain id
+
+
+@pytest.mark.parametrize(
+    ("text", "permission"),
+    [
+        (b"n0", Permission(0)),
+        (b"r5", Permission(5, read=True)),
+        (b"w5", Permission(5, write=True)),
+        (b"b32751", Permission(32751, read=True, write=True)),
+    ],
+)
+def test_the_letter_says_read_write_both_or_nothing(text: bytes, permission: Permission) -> None:
+    assert permission.encode() == text
+    assert Permission.parse(text) == permission
+    assert str(permission) == text.decode()
+
+
+@given(strategies.permissions())
+def test_parse_undoes_encode(permission: Permission) -> None:
+    assert Permission.parse(permission.encode()) == permission
+
+
+@given(st.binary(max_size=24) | st.from_regex(rb"[nrwbx]?-{0,2}[0-9]{0,24}", fullmatch=True))
+def test_parse_takes_a_letter_and_a_decimal_number_and_nothing_else(text: bytes) -> None:
+    letter, number = text[:1], text[1:].removeprefix(b"-")
+    if letter in (b"n", b"r", b"w", b"b") and number.isdigit() and len(text) <= 20:
+        permission = Permission.parse(text)
+        assert permission.domid == int(text[1:])
+        assert permission.encode()[:1] == letter
+    else:
+        with pytest.raises(InvalidArgument) as caught:
+            Permission.parse(text)
+        assert f"invalid permission {text!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [b"r-1", b"r32752", b"n65535", b"b007"])
+def test_parse_takes_the_odd_domain_ids_that_daemons_send(text: bytes) -> None:
+    assert Permission.parse(text).domid == int(text[1:])
+
+
+def test_a_permission_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        Permission(5).domid = 6  # type: ignore[misc]
+
+
+# What may be set
+
+
+@given(strategies.permissions())
+def test_a_permission_may_be_given_as_an_object_or_as_its_text(permission: Permission) -> None:
+    assert check_permission(permission) == permission.encode()
+    assert check_permission(permission.encode()) == permission.encode()
+
+
+@pytest.mark.parametrize("domid", [0, 32751])
+def test_domain_ids_up_to_the_last_real_one_may_be_set(domid: int) -> None:
+    assert check_permission(Permission(domid, read=True)) == b"r%d" % domid
+
+
+@pytest.mark.parametrize(
+    "permission",
+    [
+        Permission(-1),
+        Permission(32752),
+        # C xenstored ends over this one.
+        Permission(32757, read=True),
+        b"n-1",
+        b"n32752",
+        b"",
+        b"x5",
+        b"r",
+        b"rw5",
+    ],
+    ids=str,
+)
+def test_a_permission_of_no_real_domain_or_form_is_refused_and_named(
+    permission: Permission | bytes,
+) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        check_permission(permission)
+    shown = str(permission) if isinstance(permission, Permission) else permission.decode()
+    assert shown in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "permission",
+    [None, 5, "r5", (5, True), Permission("5"), Permission(None)],  # type: ignore[arg-type]
+    ids=repr,
+)
+def test_a_permission_of_another_type_is_refused_and_named(permission: Any) -> None:
+    with pytest.raises(LocalProtocolError) as caught:
+        check_permission(permission)
+    assert repr(permission) in str(caught.value)

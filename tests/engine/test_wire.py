@@ -1,0 +1,200 @@
+"""The wire: what a packet looks like, and how packets are found in bytes."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xsproto.errors import RemoteProtocolError
+from xsproto.events import Closed, Ignored
+from xsproto.testing import strategies
+from xsproto.wire import (
+    HEADER,
+    HEADER_SIZE,
+    PAYLOAD_MAX,
+    REPLY_MAX,
+    Op,
+    Packet,
+    PacketReader,
+    op_name,
+    split_packets,
+)
+
+LIMIT = 64
+
+# xs_wire.h, enum xsd_sockmsg_type, as it stands there.
+XS_WIRE_H = """
+    XS_CONTROL, XS_DIRECTORY, XS_READ, XS_GET_PERMS, XS_WATCH, XS_UNWATCH, XS_TRANSACTION_START,
+    XS_TRANSACTION_END, XS_INTRODUCE, XS_RELEASE, XS_GET_DOMAIN_PATH, XS_WRITE, XS_MKDIR, XS_RM,
+    XS_SET_PERMS, XS_WATCH_EVENT, XS_ERROR, XS_IS_DOMAIN_INTRODUCED, XS_RESUME, XS_SET_TARGET,
+    XS_RESTRICT, XS_RESET_WATCHES, XS_DIRECTORY_PART, XS_GET_FEATURE, XS_SET_FEATURE,
+    XS_GET_QUOTA, XS_SET_QUOTA
+"""
+NUMBERS = {
+    name.strip().removeprefix("XS_"): number for number, name in enumerate(XS_WIRE_H.split(","))
+}
+
+
+def small_packets() -> st.SearchStrategy[list[Packet]]:
+    ids = strategies.uint32s()
+    packet = st.builds(Packet, ids, ids, ids, st.binary(max_size=LIMIT))
+    return st.lists(packet, max_size=6)
+
+
+def encoded(packets: list[Packet]) -> bytes:
+    return b"".join(packet.encode() for packet in packets)
+
+
+# A header is four native 32-bit numbers: type, request id, transaction id, length
+
+
+def test_a_packet_is_its_header_and_its_payload() -> None:
+    numbers = b"".join(number.to_bytes(4, sys.byteorder) for number in (2, 3, 4, 6))
+    assert Packet(Op.READ, 3, 4, b"/node\0").encode() == numbers + b"/node\0"
+    assert HEADER_SIZE == HEADER.size == 16
+
+
+@given(strategies.uint32s(), strategies.uint32s(), strategies.uint32s(), st.binary())
+def test_any_numbers_and_any_payload_can_be_encoded(
+    op: int, rq_id: int, tx_id: int, payload: bytes
+) -> None:
+    data = Packet(op, rq_id, tx_id, payload).encode()
+    assert HEADER.unpack_from(data) == (op, rq_id, tx_id, len(payload))
+    assert data[HEADER_SIZE:] == payload
+
+
+def test_the_types_are_those_of_xs_wire_h() -> None:
+    assert {op.name: op.value for op in Op} == {
+        name: number for name, number in NUMBERS.items() if name != "RESTRICT"
+    }
+    assert Op["DEBUG"] is Op.CONTROL
+
+
+def test_every_type_has_a_name_or_at_least_its_number() -> None:
+    assert [op_name(number) for number in NUMBERS.values()] == list(NUMBERS)
+    assert op_name(128) == "RESTRICT"
+    assert op_name(99) == "type 99"
+
+
+def test_the_bounds_are_those_of_the_protocol_and_of_oxenstored() -> None:
+    assert PAYLOAD_MAX == 4096
+    assert REPLY_MAX == 65536
+
+
+def test_a_packet_is_shown_with_its_type_by_name_and_the_beginning_of_its_payload() -> None:
+    assert str(Packet(Op.READ, 3, 4, b"/node\0")) == r"READ rq_id=3 tx_id=4 b'/node\x00'"
+    assert str(Packet(99, 3, 4, b"x" * 40)) == f"type 99 rq_id=3 tx_id=4 {b'x' * 40!r}"
+    assert str(Packet(99, 3, 4, b"x" * 41)) == f"type 99 rq_id=3 tx_id=4 {b'x' * 40 + b'...'!r}"
+
+
+# Packets are found in bytes, whole ones only
+
+
+@given(small_packets(), st.data())
+def test_whole_packets_are_found_and_the_rest_is_left(
+    packets: list[Packet], data: st.DataObject
+) -> None:
+    following = Packet(Op.READ, 1, 2, b"following").encode()
+    rest = following[: data.draw(st.integers(0, len(following) - 1), label="rest")]
+    found, used, too_long = split_packets(encoded(packets) + rest, LIMIT)
+    assert [Packet(op, rq_id, tx_id, body) for (op, rq_id, tx_id, _), body in found] == packets
+    assert used == len(encoded(packets))
+    assert too_long is None
+
+
+@given(small_packets(), st.integers(LIMIT + 1, 0xFFFFFFFF), st.binary(max_size=200))
+def test_a_length_over_the_bound_is_told_and_the_packets_before_it_are_kept(
+    packets: list[Packet], length: int, rest: bytes
+) -> None:
+    data = encoded(packets) + HEADER.pack(Op.READ, 1, 2, length) + rest
+    found, used, too_long = split_packets(data, LIMIT)
+    assert len(found) == len(packets)
+    assert used == len(encoded(packets))
+    assert too_long == length
+
+
+@given(small_packets(), st.data())
+def test_a_reader_gives_the_same_packets_however_they_arrive(
+    packets: list[Packet], data: st.DataObject
+) -> None:
+    reader = PacketReader(max_payload=LIMIT)
+    found: list[Packet] = []
+    for chunk in data.draw(strategies.chunkings(encoded(packets)), label="chunks"):
+        found += reader.receive_data(chunk)
+        assert reader.pending < HEADER_SIZE + LIMIT
+    assert found == packets
+    assert reader.pending == 0
+
+
+def test_a_reader_takes_every_kind_of_bytes() -> None:
+    packet = Packet(Op.READ, 1, 2, b"value")
+    data = packet.encode()
+    reader = PacketReader()
+    for start in (b"", data[:20]):
+        for kind in (bytes, bytearray, memoryview):
+            assert reader.receive_data(start) == []
+            assert reader.receive_data(kind(data[len(start) :])) == [packet]
+
+
+def test_a_reader_tells_how_many_bytes_wait_for_the_rest() -> None:
+    reader = PacketReader()
+    reader.receive_data(Packet(Op.READ, 1, 2, b"value").encode()[:-1])
+    assert reader.pending == HEADER_SIZE + 4
+
+
+def test_a_reader_takes_payloads_up_to_its_bound_and_no_longer() -> None:
+    longest = Packet(Op.READ, 1, 2, b"x" * REPLY_MAX)
+    assert PacketReader().receive_data(longest.encode()) == [longest]
+    with pytest.raises(RemoteProtocolError, match=r"65537 bytes, more than the 65536"):
+        PacketReader().receive_data(HEADER.pack(Op.READ, 1, 2, REPLY_MAX + 1))
+
+
+def test_a_reader_gives_the_packets_before_a_broken_one_first_and_then_raises_for_good() -> None:
+    good = Packet(Op.READ, 1, 2, b"good")
+    reader = PacketReader(max_payload=LIMIT)
+    assert reader.receive_data(good.encode() + HEADER.pack(0, 0, 0, LIMIT + 1)) == [good]
+    for data in (b"", b"more", good.encode()):
+        with pytest.raises(RemoteProtocolError):
+            reader.receive_data(data)
+
+
+def test_a_reader_never_holds_more_than_one_packet_broken_or_not() -> None:
+    reader = PacketReader(max_payload=LIMIT)
+    for _ in range(10):
+        with pytest.raises(RemoteProtocolError):
+            reader.receive_data(HEADER.pack(0, 0, 0, LIMIT + 1) + b"x" * LIMIT)
+        assert reader.pending <= HEADER_SIZE + LIMIT
+
+
+@given(strategies.streams(LIMIT))
+def test_no_bytes_make_a_reader_raise_anything_else(data: bytes) -> None:
+    reader = PacketReader(max_payload=LIMIT)
+    try:
+        reader.receive_data(data)
+        reader.receive_data(b"")
+    except RemoteProtocolError:
+        pass
+    else:
+        assert reader.pending < HEADER_SIZE + LIMIT
+
+
+# Records, packets and all events among them, are what their fields are
+
+
+def test_records_are_equal_if_their_classes_and_fields_are() -> None:
+    packet = Packet(Op.READ, 1, 2, b"value")
+    same, other = Packet(Op.READ, 1, 2, b"value"), Packet(Op.READ, 1, 2, b"other")
+    assert packet == same
+    assert packet != other
+    assert len({packet, same, other}) == 2
+    assert packet != (Op.READ, 1, 2, b"value")
+    error = RemoteProtocolError("why")
+    assert Ignored(packet, "why") == Ignored(same, "why")
+    assert Closed(error) != error
+
+
+def test_records_show_their_fields_by_name() -> None:
+    assert repr(Packet(99, 1, 2, b"value")) == "Packet(op=99, rq_id=1, tx_id=2, payload=b'value')"

@@ -1,0 +1,383 @@
+"""A daemon, a network and an event loop that are none: the engine needs no more than this.
+
+`Daemon` is a XenStore in a dict, for one connection; it does as a test tells it: delay answers,
+reverse them, drop them, take only so many bytes, die. `AsyncMemory` and `BlockingMemory` are the
+two facades' smallest adapters, each a lane and its client in one. `Task` runs a coroutine by hand,
+one `step` to the next suspension.
+"""
+
+from __future__ import annotations
+
+import threading
+import types
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Generic, TypeVar
+
+from xsproto import requests as rq
+from xsproto.client import Exchange
+from xsproto.clients.asynchronous import AsyncClient
+from xsproto.clients.blocking import BlockingClient
+from xsproto.clients.connection import AsyncLane, BlockingLane, Timeout
+from xsproto.clients.event_queue import EventQueue, WatchEvent
+from xsproto.clients.session import Session, Waiter
+from xsproto.errors import TimedOut
+from xsproto.paths import is_within
+from xsproto.perms import Permission
+from xsproto.wire import PAYLOAD_MAX, Op, Packet, PacketReader
+
+T = TypeVar("T")
+Request = rq.Request[Any]
+DROP = "drop"  # in `Daemon.script`: do it and answer nothing
+
+# Of the requests that are not about nodes, watches and transactions; the others get an OK.
+ANSWERS: dict[type[Request], Any] = {
+    rq.GetPerms: [Permission(0), Permission(5, read=True)],
+    rq.GetDomainPath: b"/local/domain/5",
+    rq.IsDomainIntroduced: True,
+    rq.Control: b"done",
+    rq.GetFeature: 3,
+    rq.GetQuota: 4,
+}
+
+
+class Refused(Exception):
+    """An error name to answer with."""
+
+
+class Daemon:
+    def __init__(self, **nodes: bytes) -> None:
+        self.nodes = {b"/": b""} | {b"/" + name.encode(): value for name, value in nodes.items()}
+        self.transactions: dict[int, tuple[int, dict[bytes, bytes]]] = {}
+        self.watches: list[tuple[bytes, bytes]] = []
+        self.answers = dict(ANSWERS)
+        self.seen: list[tuple[Request, int]] = []
+        self.script: dict[type[Request], str] = {}  # refuse these with an error name, or `DROP`
+        self.delays = False  # answers stay here until `deliver`
+        self.room: int | None = None  # how many more bytes can be written
+        self.dead = False
+        self._changes = self._started = 0
+        self._in, self._delayed, self._out = PacketReader(), list[bytes](), list[bytes]()
+
+    # The other end of the connection
+
+    def write(self, data: bytes | memoryview) -> int:
+        taken = len(data) if self.room is None else min(self.room, len(data))
+        if self.room is not None:
+            self.room -= taken
+        for packet in self._in.receive_data(data[:taken]):
+            self._answer(packet)
+        return taken
+
+    @property
+    def readable(self) -> bool:
+        return bool(self._out) or self.dead
+
+    def read(self) -> list[bytes]:
+        """What has been sent; an empty element is the end."""
+        data, self._out = self._out, []
+        return [*data, b""] if self.dead else data
+
+    def deliver(self, count: int | None = None, *, reverse: bool = False) -> None:
+        """Send the first `count` packets that were delayed, or all, in order or the reverse."""
+        packets, rest = self._delayed[:count], self._delayed[count:] if count is not None else []
+        self._out += reversed(packets) if reverse else packets
+        self._delayed = rest
+
+    def _send(self, packet: Packet) -> None:
+        (self._delayed if self.delays else self._out).append(packet.encode())
+
+    def _answer(self, packet: Packet) -> None:
+        request = rq.parse_request(packet.op, packet.payload)
+        self.seen.append((request, packet.tx_id))
+        told, before = self.script.get(type(request)), dict(self.nodes)
+        try:
+            if told not in (None, DROP):
+                raise Refused(told)
+            packet.payload = request.encode_reply(self._do(request, packet.tx_id))
+        except Refused as refusal:
+            packet.op, packet.payload = Op.ERROR, str(refusal).encode() + b"\0"
+        if told != DROP:
+            self._send(packet)
+        if isinstance(request, rq.Watch) and packet.op != Op.ERROR:
+            self._fire(request.path, [(request.path, request.token)])
+        self._changed_since(before)
+
+    # The store
+
+    def change(self, path: bytes, value: bytes) -> None:
+        """Write as somebody else, on another connection."""
+        before = dict(self.nodes)
+        self._write(self.nodes, path, value)
+        self._changed_since(before)
+
+    def forget(self) -> None:
+        """Forget all transactions and count anew, as for a guest that was suspended and resumed."""
+        self.transactions.clear()
+        self._started = 0
+
+    def _changed_since(self, before: dict[bytes, bytes]) -> None:
+        for path, _ in sorted(before.items() ^ self.nodes.items()):
+            self._changes += 1
+            self._fire(path, self.watches)
+
+    def _fire(self, path: bytes, watches: Sequence[tuple[bytes, bytes]]) -> None:
+        for top, token in watches:
+            if is_within(path, top):
+                self._send(Packet(Op.WATCH_EVENT, 0, 0, path + b"\0" + token + b"\0"))
+
+    def _write(self, nodes: dict[bytes, bytes], path: bytes, value: bytes) -> None:
+        nodes[path] = value
+        while path := path.rpartition(b"/")[0]:
+            nodes.setdefault(path, b"")
+
+    def _children(self, nodes: dict[bytes, bytes], path: bytes) -> list[bytes]:
+        if path not in nodes:
+            raise Refused("ENOENT")
+        splits = [node.rpartition(b"/") for node in nodes if node != b"/"]
+        return [name for parent, _, name in splits if parent == path.rstrip(b"/")]
+
+    def _do(self, request: Request, tx_id: int) -> Any:
+        if tx_id and tx_id not in self.transactions:
+            raise Refused("ENOENT")
+        began, nodes = self.transactions[tx_id] if tx_id else (0, self.nodes)
+        match request:
+            case rq.Read(path) if path in nodes:
+                return nodes[path]
+            case rq.Write(path, value):
+                self._write(nodes, path, value)
+            case rq.Mkdir(path):
+                self._write(nodes, path, nodes.get(path, b""))
+            case rq.Rm(path) if path in nodes or path.rpartition(b"/")[0] in nodes:
+                for node in [node for node in nodes if is_within(node, path)]:
+                    del nodes[node]
+            case rq.Directory(path):
+                names = self._children(nodes, path)
+                if sum(map(len, names)) + len(names) > PAYLOAD_MAX:
+                    raise Refused("E2BIG")
+                return names
+            case rq.DirectoryPart(path, offset):
+                rest = b"".join(name + b"\0" for name in self._children(nodes, path))[offset:]
+                part = rest[: rest[:2000].rfind(b"\0") + 1]
+                return rq.Part(self._changes, part.split(b"\0")[:-1], final=part == rest)
+            case rq.TransactionStart():
+                self._started += 1
+                self.transactions[self._started] = self._changes, dict(self.nodes)
+                return self._started
+            case rq.TransactionEnd(commit):
+                del self.transactions[tx_id]
+                if commit and began != self._changes:
+                    raise Refused("EAGAIN")
+                self.nodes = nodes if commit else self.nodes
+            case rq.Watch(path, token):
+                self.watches.append((path, token))
+            case rq.Unwatch(path, token) if (path, token) in self.watches:
+                self.watches.remove((path, token))
+            case rq.ResetWatches():
+                self.watches, self.transactions = [], {}
+            case rq.Read() | rq.Rm() | rq.Unwatch():
+                raise Refused("ENOENT")
+            case _:
+                return self.answers.get(type(request))
+        return None
+
+
+class Memory:
+    """What both adapters have in common: everything but the wait."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon, self.session = daemon, Session()
+        self.guard: AbstractContextManager[Any]
+        self.guard = self._lock = threading.Lock()
+        self._lane: Any = self
+
+    def flush(self) -> None:
+        assert self._lock.locked()
+        connection = self.session.connection
+        while (data := connection.outgoing()) and (taken := self.daemon.write(data)):
+            connection.sent(taken)
+
+    @contextmanager
+    def _held(self) -> Iterator[Session]:
+        with self.guard:
+            yield self.session
+            self.flush()
+            while self.session.wakeable:
+                self.session.wakeable.pop().handle = "woken"
+
+    def _begin(self, waiter: Waiter, requests: Sequence[Request] = (), tx_id: int = 0) -> None:
+        with self._held() as session:
+            if waiter.queue is None:
+                session.submit(waiter, requests, tx_id)
+            self.flush()
+            session.enter(waiter)
+
+    def _receive(self) -> None:
+        with self._held() as session:
+            session.inbox.extend(self.daemon.read())
+            session.received()
+
+    def _leave(self, waiter: Waiter) -> None:
+        with self._held() as session:
+            session.leave(waiter)
+
+    def _cancel(self, waiter: Waiter) -> bool:
+        with self._held() as session:
+            sent = session.cancel(waiter)
+            session.leave(waiter)
+            return sent
+
+    def _taken(self, queue: EventQueue) -> list[WatchEvent]:
+        taken: list[WatchEvent] = []
+        if queue:
+            queue.take(taken)
+        elif (ended := queue.ended or self.session.closed) is not None:
+            raise ended.with_traceback(None)
+        return taken
+
+
+class BlockingMemory(Memory, BlockingLane, BlockingClient):
+    """Answers are there at once, or time is over."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        super().__init__(daemon)
+        self.timeouts: list[Timeout] = []  # what calls were allowed to take
+        self.waits = 0
+        self.interrupt: BaseException = TimedOut("not in time")  # raised by an endless wait
+
+    def ends_at(self, timeout: Timeout) -> float | None:
+        self.timeouts.append(timeout)
+        return None
+
+    def _wait(self, waiter: Waiter) -> None:
+        self.waits += 1
+        while not waiter.done and self.daemon.readable:
+            self._receive()
+        if not waiter.done:
+            raise self.interrupt
+
+    def exchange(
+        self, tx_id: int, requests: Sequence[Request], at: float | None
+    ) -> Sequence[Exchange]:
+        waiter = Waiter()
+        try:
+            self._begin(waiter, requests, tx_id)
+            self._wait(waiter)
+        except BaseException as error:
+            sent = self._cancel(waiter)
+            if isinstance(error, TimedOut):
+                raise TimedOut("no answer in time", sent=sent) from None
+            raise
+        self._leave(waiter)
+        return waiter.exchanges
+
+    def take_event(self, queue: EventQueue, at: float | None) -> WatchEvent:
+        waiter = Waiter(queue=queue)
+        try:
+            self._begin(waiter)
+            self._wait(waiter)
+        finally:
+            self._leave(waiter)
+        return self._taken(queue)[0]
+
+
+Ready = Callable[[], bool]
+
+
+@types.coroutine
+def suspend(until: Ready) -> Generator[Ready, None, None]:
+    """The only suspension there is; `Task` looks at what it yields."""
+    yield until
+
+
+class AsyncMemory(Memory, AsyncLane, AsyncClient):
+    """Suspends until the daemon has sent something, or somebody else has received it."""
+
+    async def _wait(self, waiter: Waiter) -> None:
+        while not waiter.done:
+            if self.session.leads(waiter):
+                await suspend(self._movable)
+                self._receive()
+            else:
+                await suspend(lambda: waiter.handle == "woken")
+
+    def _movable(self) -> bool:
+        writable = self.daemon.room != 0 and len(self.session.connection.outgoing()) > 0
+        return self.daemon.readable or writable
+
+    async def exchange(self, tx_id: int, requests: Sequence[Request]) -> Sequence[Exchange]:
+        waiter = Waiter()
+        try:
+            self._begin(waiter, requests, tx_id)
+            await self._wait(waiter)
+        except BaseException:
+            self._cancel(waiter)
+            raise
+        self._leave(waiter)
+        return waiter.exchanges
+
+    async def take_event(self, queue: EventQueue) -> WatchEvent:
+        taken: list[WatchEvent] = []
+        while not taken:
+            waiter = Waiter(queue=queue)
+            try:
+                self._begin(waiter)
+                await self._wait(waiter)
+            finally:
+                self._leave(waiter)
+            taken = self._taken(queue)
+        return taken[0]
+
+
+class Cancelled(BaseException):
+    """As trio's and asyncio's."""
+
+
+class Task(Generic[T]):
+    """A coroutine that is stepped by hand."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._coroutine = coroutine
+        self.ready: Ready = lambda: True
+        self.done = False
+        self._error: BaseException | None = None
+        self._value: Any = None
+
+    def step(self) -> bool:
+        """Run to the next suspension, if it may go on; return whether it did."""
+        may = not self.done and self.ready()
+        if may:
+            self._run(lambda: self._coroutine.send(None))
+        return may
+
+    def cancel(self) -> None:
+        """Have it cancelled where it is suspended."""
+        self._run(lambda: self._coroutine.throw(Cancelled()))
+
+    def _run(self, resume: Callable[[], Ready]) -> None:
+        try:
+            self.ready = resume()
+        except StopIteration as stop:
+            self.done, self._value = True, stop.value
+        except BaseException as error:
+            self.done, self._error = True, error
+
+    def result(self) -> T:
+        assert self.done, "it waits still"
+        if self._error is not None:
+            raise self._error
+        value: T = self._value
+        return value
+
+
+def settle(*tasks: Task[Any]) -> None:
+    """Step until nobody can go on."""
+    while sum(task.step() for task in tasks):
+        pass
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run to the end what nobody else has to help along."""
+    task = Task(coroutine)
+    settle(task)
+    return task.result()

@@ -1,0 +1,117 @@
+"""Where XenStore is: a daemon's socket, or a guest's XenBus device."""
+
+from __future__ import annotations
+
+import stat
+from typing import Any, Final, Literal
+
+from attrs import field, frozen
+
+from ..errors import ConnectFailed, InvalidArgument, InvalidType
+
+__all__ = ["DEVICE_PATHS", "SOCKET_PATHS", "Location", "locate"]
+
+#: Where the daemon's socket is, if the environment does not say.
+SOCKET_PATHS: Final = ("/var/run/xenstored/socket", "/run/xenstored/socket")
+
+#: Where the device is, by the name of the system.
+DEVICE_PATHS: Final = {
+    # The older name needs xenfs to be mounted, and has been seen to hang early in a boot.
+    "Linux": ("/dev/xen/xenbus", "/proc/xen/xenbus"),
+    "NetBSD": ("/kern/xen/xenbus",),
+    "FreeBSD": ("/dev/xen/xenstore",),
+}
+
+# In dom0 alone it says "control_d".
+_CAPABILITIES: Final = "/proc/xen/capabilities"
+
+
+@frozen
+class Location:
+    """A daemon's socket or a guest's device.
+
+    Attributes:
+        kind: which of the two.
+        path: its path.
+        how: how `locate` found it, in words that follow the path.
+    """
+
+    kind: Literal["socket", "device"]
+    path: str
+    how: str = field(default="given by the caller", eq=False)
+
+
+def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any) -> Location:
+    """Find XenStore.
+
+    In this order:
+
+    1. the one that is given, if it is not None;
+    2. the environment's ``XENSTORED_PATH``, a device if there is something and it is no socket;
+       ``socket`` in the environment's ``XENSTORED_RUNDIR``;
+    3. the first of `SOCKET_PATHS` that exists;
+    4. the first of `DEVICE_PATHS` that exists, unless this is dom0, which has a daemon or nothing;
+    5. the first of `SOCKET_PATHS`, which is likely to fail.
+
+    Arguments:
+        unix_socket_path, xen_bus_path: a path, or None.
+        os: the module of this name, through which all of it is asked.
+
+    Raises:
+        InvalidType, InvalidArgument: what is given is no path, or both are.
+        ConnectFailed: there is none of all this, and it is not dom0.
+    """
+    if unix_socket_path is not None and xen_bus_path is not None:
+        raise InvalidArgument(
+            "unix_socket_path and xen_bus_path are both given: "
+            f"{unix_socket_path!r}, {xen_bus_path!r}"
+        )
+    if unix_socket_path is not None:
+        return Location("socket", _checked(unix_socket_path, "unix_socket_path"))
+    if xen_bus_path is not None:
+        return Location("device", _checked(xen_bus_path, "xen_bus_path"))
+    if path := os.environ.get("XENSTORED_PATH"):
+        path = _checked(path, "XENSTORED_PATH")
+        try:
+            is_device = not stat.S_ISSOCK(os.stat(path).st_mode)
+        except OSError:
+            is_device = False
+        return Location("device" if is_device else "socket", path, "named by XENSTORED_PATH")
+    if rundir := os.environ.get("XENSTORED_RUNDIR"):
+        path = _checked(f"{rundir}/socket", "XENSTORED_RUNDIR")
+        return Location("socket", path, "in the directory that XENSTORED_RUNDIR names")
+    for path in SOCKET_PATHS:
+        if os.path.exists(path):
+            return Location("socket", path, "where a daemon's socket usually is")
+    if _is_dom0(os):
+        return Location("socket", SOCKET_PATHS[0], "where dom0's daemon should be, but is not")
+    devices = DEVICE_PATHS.get(os.uname().sysname, ())
+    for path in devices:
+        if os.path.exists(path):
+            return Location("device", path, "the device of a guest")
+    raise ConnectFailed(
+        f"there is no XenStore here: no socket of a daemon ({' or '.join(SOCKET_PATHS)})"
+        f", and no device of a guest's ({' or '.join(devices) or 'none is known'}). "
+        "XENSTORED_PATH may name another one; xsproto_sync.EmbeddedXenStore needs no Xen"
+    )
+
+
+def _is_dom0(os: Any) -> bool:
+    try:
+        file = os.open(_CAPABILITIES, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return b"control_d" in os.read(file, 1000)
+    finally:
+        os.close(file)
+
+
+def _checked(path: Any, origin: str) -> str:
+    if hasattr(path, "__fspath__"):
+        path = path.__fspath__()
+    elif not isinstance(path, str):
+        raise InvalidType(f"{origin} must be a path, not {type(path).__name__}: {path!r}")
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise InvalidArgument(f"{origin} is no path: {path!r}")
+    return path

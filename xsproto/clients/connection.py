@@ -1,0 +1,168 @@
+"""What an adapter provides: lanes. A lane is one connection with its callers, and how they wait.
+
+On a socket a client is one lane. On the XenBus device it is two, each with a descriptor of its
+own: requests on one, watches on the other. Whatever must stay together, as the requests of a
+transaction, keeps the lane that it began on.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from enum import Enum
+from typing import Any, Final, Literal, Protocol, TypeVar
+from weakref import WeakSet
+
+from ..client import TRANSACTION, Exchange, TransactionState
+from ..requests import Request, TransactionEnd, TransactionStart
+from .event_queue import EventQueue, WatchEvent
+from .session import Session
+
+__all__ = [
+    "DEFAULT",
+    "AnyLane",
+    "AsyncLane",
+    "BlockingLane",
+    "Forgettable",
+    "Timeout",
+    "forget_all",
+    "insist",
+    "remember",
+]
+
+T = TypeVar("T")
+
+
+class Default(Enum):
+    """The client's own timeout."""
+
+    DEFAULT = "DEFAULT"
+
+
+#: The time limit that the client has.
+DEFAULT: Final = Default.DEFAULT
+#: Seconds; None for ever; or `DEFAULT`.
+Timeout = float | None | Literal[Default.DEFAULT]
+
+
+def insist(step: Callable[..., T], *arguments: Any) -> T:
+    """Do `step`, a piece of cleaning up that may be done again, in spite of an interrupt.
+
+    An exception out of a signal handler may cut it short: then it is done once more.
+    """
+    try:
+        return step(*arguments)
+    except BaseException:
+        step(*arguments)
+        raise
+
+
+class AnyLane(ABC):
+    """What a `BlockingLane` and an `AsyncLane` have in common."""
+
+    session: Session
+    #: Taken over each use of `session`. Nothing waits under it.
+    guard: AbstractContextManager[Any] = nullcontext()
+    #: Whether a transaction may be forgotten though nobody ended it; see `TransactionLost`.
+    forgetful = False
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Write what can be written without waiting; `guard` is held."""
+
+    def post(self, request: Request[Any], tx_id: int = 0) -> None:
+        """Send a request whose answer nobody waits for; nothing, where the connection is over."""
+        with self.guard:
+            if self.session.closed is None:
+                self.session.post(request, tx_id)
+                self.flush()
+
+    def roll_back(self, tx_id: int) -> None:
+        """Roll back without waiting for the answer, unless the transaction ends or has ended."""
+        transactions = self.session.connection.transactions
+        if (transactions.get(tx_id, TransactionState.ENDED), "rollback") in TRANSACTION:
+            self.post(TransactionEnd(commit=False), tx_id)
+
+    def unwatch(self, queue: EventQueue, watches: Sequence[tuple[bytes, bytes]]) -> None:
+        """Take watches back without waiting for the answers."""
+        with self.guard:
+            self.session.unwatch(queue, watches)
+            self.flush()
+
+    def disown(self, exchanges: Sequence[Exchange]) -> None:
+        """Have what came of `exchanges` undone."""
+        with self.guard:
+            for exchange in exchanges:
+                self.session.connection.abandon_exchange(exchange)
+            self.flush()
+
+
+class Forgettable(Protocol):
+    """A lane that can be let go of in a forked child."""
+
+    def forget(self) -> None:
+        """Become useless, in a forked child: the connection is the parent's. Idempotent."""
+
+
+_lanes: Final[WeakSet[Forgettable]] = WeakSet()
+
+
+def remember(lane: Forgettable) -> None:
+    """Have `forget_all` find `lane`, as long as somebody has it."""
+    _lanes.add(lane)
+
+
+def forget_all() -> None:
+    """Have every lane `forget`. An adapter has this called in each forked child."""
+    for lane in list(_lanes):
+        lane.forget()
+
+
+class BlockingLane(AnyLane):
+    """The lane of a client that waits.
+
+    Attributes:
+        ends_at: the time, by the client's clock, when a call must be over that begins now and may
+            take so long; None for never. That is what the others take as `at`: one call of the
+            user's may need several of them.
+    """
+
+    ends_at: Callable[[Timeout], float | None]
+
+    @abstractmethod
+    def exchange(
+        self, tx_id: int, requests: Sequence[Request[Any]], at: float | None
+    ) -> Sequence[Exchange]:
+        """Send requests, of a transaction or (0) of none; return them with what came of each.
+
+        Raises:
+            TimedOut: not all answers came by `at`.
+        """
+
+    def start_transaction(self, at: float | None) -> tuple[BlockingLane, Sequence[Exchange]]:
+        """Start a transaction; return the lane that it is on, too, as it may have had to move."""
+        return self, self.exchange(0, (TransactionStart(),), at)
+
+    @abstractmethod
+    def take_event(self, queue: EventQueue, at: float | None) -> WatchEvent:
+        """Wait for an event; `TimedOut` if there is none by `at`, `queue.ended` if never."""
+
+
+class AsyncLane(AnyLane):
+    """The lane of a client that is awaited."""
+
+    @abstractmethod
+    async def exchange(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
+        """Send requests, of a transaction or (0) of none; return them with what came of each."""
+
+    async def start_transaction(self) -> tuple[AsyncLane, Sequence[Exchange]]:
+        """Start a transaction; return the lane that it is on, too, as it may have had to move."""
+        return self, await self.exchange(0, (TransactionStart(),))
+
+    @abstractmethod
+    async def take_event(self, queue: EventQueue) -> WatchEvent:
+        """Wait for an event; `queue.ended` if there will be none."""
+
+    async def checkpoint(self) -> None:
+        """Let others run, in a loop whose rule is that every call does, though it need not wait."""

@@ -1,0 +1,278 @@
+"""Hypothesis strategies for all that travels: for property tests, and for fuzzers.
+
+Needs `hypothesis`, which xsproto itself does not: no other module imports this one.
+
+All are functions that return a strategy. What they draw is valid, as `Request.payload` or
+`Request.encode_reply` would have it, unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any, Final
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from ..paths import ABS_PATH_MAX, DOMID_FIRST_RESERVED, REL_PATH_MAX, SPECIAL_PATHS
+from ..perms import Permission
+from ..requests import (
+    UINT32_MAX,
+    Control,
+    Directory,
+    DirectoryPart,
+    GetDomainPath,
+    GetFeature,
+    GetPerms,
+    GetQuota,
+    Introduce,
+    IsDomainIntroduced,
+    Mkdir,
+    Part,
+    Read,
+    Release,
+    Request,
+    ResetWatches,
+    Resume,
+    Rm,
+    SetFeature,
+    SetPerms,
+    SetQuota,
+    SetTarget,
+    TransactionEnd,
+    TransactionStart,
+    Unknown,
+    Unwatch,
+    Watch,
+    Write,
+)
+from ..wire import HEADER, PAYLOAD_MAX, Op, Packet
+
+__all__ = [
+    "STRATEGIES",
+    "chunkings",
+    "domids",
+    "error_names",
+    "names",
+    "odd_payloads",
+    "packets",
+    "paths",
+    "permissions",
+    "replies",
+    "reply_payloads",
+    "requests",
+    "requests_of",
+    "special_paths",
+    "streams",
+    "tokens",
+    "uint32s",
+    "values",
+    "watch_paths",
+]
+
+_LETTERS: Final = "abcxyzABCXYZ019-_@"
+_UINT64_MAX: Final = (1 << 64) - 1
+
+
+def uint32s(least: int = 0) -> SearchStrategy[int]:
+    """Numbers of 32 bits, often the least and the greatest."""
+    return st.integers(least, UINT32_MAX) | st.sampled_from([least, UINT32_MAX])
+
+
+def domids() -> SearchStrategy[int]:
+    """Domain ids that a real domain can have."""
+    return st.integers(0, DOMID_FIRST_RESERVED - 1) | st.sampled_from([0, DOMID_FIRST_RESERVED - 1])
+
+
+def names() -> SearchStrategy[bytes]:
+    """Names of nodes, as they stand between slashes; none begins with an ``@``."""
+    head = st.text(_LETTERS.replace("@", ""), min_size=1, max_size=1)
+    return st.builds(str.__add__, head, st.text(_LETTERS, max_size=8)).map(str.encode)
+
+
+def paths() -> SearchStrategy[bytes]:
+    """Paths of nodes: absolute and relative ones, the root, and the longest that are allowed."""
+    relative = st.lists(names(), min_size=1, max_size=5).map(b"/".join)
+    absolute = relative.map(b"/".__add__)
+    longest = st.sampled_from([b"/" + b"n" * (ABS_PATH_MAX - 1), b"n" * REL_PATH_MAX])
+    return absolute | relative | st.just(b"/") | longest
+
+
+def special_paths() -> SearchStrategy[bytes]:
+    """The paths that name events: ``@introduceDomain``, ``@releaseDomain``, ``.../<domid>``."""
+    plain = st.sampled_from(SPECIAL_PATHS)
+    return plain | st.builds(lambda path, domid: b"%s/%d" % (path, domid), plain, domids())
+
+
+def watch_paths() -> SearchStrategy[bytes]:
+    """What can be watched and has permissions: paths of nodes and special ones."""
+    return paths() | special_paths()
+
+
+def values(max_size: int = 64) -> SearchStrategy[bytes]:
+    """Values of nodes: any bytes, often with NULs where terminators might stand."""
+    return st.binary(max_size=max_size) | st.sampled_from(
+        [b"", b"\0", b"value\0", b"OK\0", b"\0\0"]
+    )
+
+
+def tokens() -> SearchStrategy[bytes]:
+    """Tokens of watches, the empty one among them."""
+    return st.binary(max_size=24).map(lambda token: token.replace(b"\0", b"-"))
+
+
+def permissions() -> SearchStrategy[Permission]:
+    """Permissions that may be set."""
+    return st.builds(Permission, domids(), st.booleans(), st.booleans())
+
+
+def _texts() -> SearchStrategy[bytes]:
+    return st.text(_LETTERS, min_size=1, max_size=12).map(str.encode)
+
+
+def _of_path(cls: Callable[[bytes], Request[Any]]) -> SearchStrategy[Request[Any]]:
+    return st.builds(cls, paths())
+
+
+def _of_domid(cls: Callable[[int], Request[Any]]) -> SearchStrategy[Request[Any]]:
+    return st.builds(cls, domids())
+
+
+def _quotas() -> SearchStrategy[GetQuota]:
+    return st.just(GetQuota()) | st.builds(GetQuota, _texts(), st.none() | domids())
+
+
+def _unknowns() -> SearchStrategy[Unknown]:
+    ops = uint32s().filter(lambda op: op not in set(Op))
+    return st.builds(Unknown, ops, values())
+
+
+#: The strategy of each class of requests.
+STRATEGIES: Final[dict[type[Request[Any]], SearchStrategy[Request[Any]]]] = {
+    Read: _of_path(Read),
+    Write: st.builds(Write, paths(), values()),
+    Mkdir: _of_path(Mkdir),
+    Rm: _of_path(Rm),
+    Directory: _of_path(Directory),
+    DirectoryPart: st.builds(DirectoryPart, paths(), uint32s()),
+    GetPerms: st.builds(GetPerms, watch_paths()),
+    SetPerms: st.builds(
+        SetPerms, watch_paths(), st.lists(permissions(), min_size=1, max_size=4).map(tuple)
+    ),
+    Watch: st.builds(Watch, watch_paths(), tokens(), st.none() | st.integers(0, UINT32_MAX >> 1)),
+    Unwatch: st.builds(Unwatch, watch_paths(), tokens()),
+    ResetWatches: st.just(ResetWatches()),
+    TransactionStart: st.just(TransactionStart()),
+    TransactionEnd: st.builds(TransactionEnd, st.booleans()),
+    Introduce: st.builds(Introduce, domids(), st.integers(-(1 << 63), (1 << 63) - 1), uint32s()),
+    Release: _of_domid(Release),
+    GetDomainPath: _of_domid(GetDomainPath),
+    IsDomainIntroduced: _of_domid(IsDomainIntroduced),
+    Resume: _of_domid(Resume),
+    SetTarget: st.builds(SetTarget, domids(), domids()),
+    GetFeature: st.builds(GetFeature, st.none() | domids()),
+    SetFeature: st.builds(SetFeature, domids(), uint32s()),
+    GetQuota: _quotas(),
+    SetQuota: st.builds(SetQuota, _texts(), uint32s(), st.none() | domids()),
+    Control: st.builds(Control, _texts(), st.lists(tokens(), max_size=3).map(tuple)),
+    Unknown: _unknowns(),
+}
+
+
+def requests_of(*classes: type[Request[Any]]) -> SearchStrategy[Request[Any]]:
+    """Requests of these classes."""
+    return st.one_of([STRATEGIES[cls] for cls in classes])
+
+
+def requests(*, moves_state: bool | None = None) -> SearchStrategy[Request[Any]]:
+    """Requests of any class; or of those that begin and end transactions and watches, or not."""
+    classes = [cls for cls in STRATEGIES if moves_state in (None, cls.moves_state)]
+    return requests_of(*classes)
+
+
+def _parts() -> SearchStrategy[Part]:
+    several = st.lists(names(), min_size=1, max_size=5)
+    generations = st.integers(0, _UINT64_MAX)
+    return st.builds(Part, generations, several, st.booleans()) | st.builds(
+        Part, generations, st.just([]), st.just(True)
+    )
+
+
+def replies(request: Request[Any]) -> SearchStrategy[Any]:
+    """Values that a reply to `request` can have."""
+    numbers = st.integers(0, _UINT64_MAX)
+    match request:
+        case Read() | Unknown():
+            return values(max_size=PAYLOAD_MAX)
+        case Directory():
+            return st.lists(names(), max_size=5)
+        case DirectoryPart():
+            return _parts()
+        case GetPerms():
+            return st.lists(permissions(), min_size=1, max_size=4)
+        case TransactionStart():
+            return uint32s(1)
+        case GetDomainPath():
+            return paths()
+        case IsDomainIntroduced():
+            return st.booleans()
+        case GetFeature():
+            return numbers
+        case GetQuota():
+            return st.lists(_texts(), max_size=4) if request.name is None else numbers
+        case Control():
+            return values().map(lambda text: text.replace(b"\0", b"\n"))
+        case _:
+            return st.none()
+
+
+def reply_payloads(request: Request[Any]) -> SearchStrategy[bytes]:
+    """Payloads of successful replies to `request`."""
+    return replies(request).map(request.encode_reply)
+
+
+def error_names() -> SearchStrategy[bytes]:
+    """Error names, NUL and all: those of xs_wire.h, oxenstored's own, and unheard ones."""
+    known = [b"ENOENT", b"EACCES", b"EINVAL", b"EAGAIN", b"E2BIG", b"ENOSYS", b"EQUOTA", b"EIO"]
+    return st.sampled_from([*known, b"EWHAT", b"", b"\xff"]).map(lambda name: name + b"\0")
+
+
+def odd_payloads() -> SearchStrategy[bytes]:
+    """Payloads of any bytes, mostly such as nearly mean something."""
+    pieces = [b"\0", b"/", b"/a", b"-", b"0", b"1", b"5", b"OK", b"T", b"F", b"r5", b"EINVAL", b" "]
+    pieces += [b"@releaseDomain", b"\xb2", b"+1", b"00000000001", b"0" * 5000, b"9" * 5000]
+    return st.binary(max_size=40) | st.lists(st.sampled_from(pieces), max_size=6).map(b"".join)
+
+
+def packets() -> SearchStrategy[Packet]:
+    """Packets of any type, known or not, with any ids and payload."""
+    ops = st.sampled_from([int(op) for op in Op]) | uint32s()
+    return st.builds(Packet, ops, uint32s(), uint32s(), odd_payloads())
+
+
+def streams(max_payload: int) -> SearchStrategy[bytes]:
+    """Bytes as a broken or hostile peer would send them: packets, lies about lengths, noise."""
+    whole = packets().map(Packet.encode)
+    lying = st.builds(
+        lambda op, length, rest: HEADER.pack(op, 0, 0, length) + rest,
+        st.sampled_from([int(op) for op in Op]),
+        st.sampled_from([0, 1, max_payload, max_payload + 1, UINT32_MAX]),
+        st.binary(max_size=20),
+    )
+    return st.lists(whole | lying | st.binary(max_size=20), max_size=6).map(b"".join)
+
+
+def chunkings(data: bytes) -> SearchStrategy[Sequence[bytes]]:
+    """All ways to cut `data` into portions, none of them empty."""
+    single = st.just([data[at : at + 1] for at in range(len(data))])
+    cuts = st.sets(st.integers(0, len(data)), max_size=12)
+    # The first bytes of packets are where cuts are most likely to hurt.
+    near = st.sets(st.integers(0, min(len(data), 40)), max_size=6)
+    return (cuts | near).map(partial(_cut, data)) | single
+
+
+def _cut(data: bytes, cuts: set[int]) -> list[bytes]:
+    edges = sorted({0, *cuts, len(data)})
+    return [data[start:end] for start, end in pairwise(edges)]

@@ -1,0 +1,96 @@
+"""A lane: one connection that any number of tasks share.
+
+The loop itself reads, whenever there is something: it leads (see `xsproto.clients.session`), and
+all that tasks do is wait for their futures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+from asyncio import get_running_loop
+from collections.abc import Callable
+from typing import Final
+
+from xsproto.adapters import asynchronous as loops
+from xsproto.adapters.asynchronous import LoopLane
+from xsproto.adapters.transport import Transport
+from xsproto.clients.connection import forget_all
+from xsproto.clients.session import Role, Session, Waiter
+
+__all__ = ["Lane", "RequestLane"]
+
+# To look a member up in its class costs as much as a call.
+_WAIT: Final = Role.WAIT
+
+
+class Lane(LoopLane):
+    """A connection; see `LoopLane`. It belongs to the loop that runs while it is made."""
+
+    def __init__(self, transport: Transport, session: Session) -> None:
+        super().__init__(transport, session)
+        self._loop = get_running_loop()
+        session.enter(Waiter())
+        receive: Callable[[], object] = self.receive
+        if not isinstance(self._loop, asyncio.SelectorEventLoop):
+            self._end = select.poll()
+            self._end.register(transport.fileno(), 0)  # for nothing but errors and the end
+            receive = self._receive_to_the_end
+        self._loop.add_reader(transport.fileno(), receive)
+
+    def _receive_to_the_end(self) -> None:
+        # uvloop calls once, and never again, where an error comes behind what there is to read.
+        self.receive()
+        while self.session.closed is None and self._end.poll(0):
+            self.receive()
+
+    def receive(self) -> bool:
+        """See `LoopLane`."""
+        try:
+            return super().receive()
+        except BaseException:
+            # Out of a signal handler. What was read is in the inbox: nothing else calls for it.
+            self._loop.call_soon(self.receive)
+            raise
+
+    def check(self) -> None:
+        """See `LoopLane`."""
+        try:
+            if get_running_loop() is self._loop:
+                return
+            where = "another one is running here"
+        except RuntimeError:
+            where = "none is running here"
+        raise self.misplaced(where)
+
+    async def wait(self, waiter: Waiter, role: Role) -> None:
+        """See `LoopLane`."""
+        if role is _WAIT:
+            waiter.handle = self._loop.create_future()
+            await waiter.handle
+
+    def wake(self, waiter: Waiter) -> None:
+        """See `LoopLane`."""
+        future: asyncio.Future[None] = waiter.handle
+        if not future.done():
+            future.set_result(None)
+
+    def stuck_changed(self) -> None:
+        """See `LoopLane`."""
+        if self.stuck:
+            self._loop.add_writer(self.transport.fileno(), self.flush)
+        else:
+            self._loop.remove_writer(self.transport.fileno())
+
+    def unregister(self) -> None:
+        """See `LoopLane`."""
+        self._loop.remove_reader(self.transport.fileno())
+        self._loop.remove_writer(self.transport.fileno())
+
+
+class RequestLane(loops.RequestLane, Lane):
+    """On a device, that of requests."""
+
+
+os.register_at_fork(after_in_child=forget_all)

@@ -1,0 +1,53 @@
+"""The XenBus device, for the greenlets of a hub; see `xsproto.adapters.device`."""
+
+from __future__ import annotations
+
+import _socket
+import io
+import posix
+import select
+from types import SimpleNamespace
+from typing import Any, Final
+from weakref import WeakMethod
+
+from gevent.monkey import get_original
+
+from xsproto.adapters import blocking as waiting
+from xsproto.adapters.deadlines import Clock
+from xsproto.adapters.device import DeviceSession
+from xsproto.adapters.device_transport import Modules, RequestTransport, WatchTransport
+
+from .connection import Lane
+from .transport import Transport
+
+__all__ = ["RequestLane", "open_watches"]
+
+# Not what monkey-patching makes of them, which lets no thread be one, and takes epoll away.
+_SELECT: Any = select
+if hasattr(select, "EPOLLIN"):
+    _SELECT = SimpleNamespace(epoll=get_original("select", "epoll"), EPOLLIN=select.EPOLLIN)
+_MODULES: Final = Modules(io, posix, _SELECT, _socket, get_original("_thread", "start_new_thread"))
+
+
+def _transport(device: RequestTransport) -> Transport:
+    return Transport(device, device.alarms())
+
+
+class RequestLane(waiting.RequestLane, Lane):
+    """See `xsproto.adapters.blocking.RequestLane`."""
+
+    session: DeviceSession
+
+    def __init__(self, path: str, clock: Clock, replace: WeakMethod[Any]) -> None:
+        transport = _transport(RequestTransport(path, _MODULES))
+        super().__init__(transport, clock, DeviceSession())
+        self.replace = replace
+
+    def wake_all(self) -> None:
+        """See `xsproto.adapters.device.RetiringLane`."""
+        self.flush()  # it is the hub that receives
+
+
+def open_watches(path: str, clock: Clock) -> Lane:
+    """Make the lane that watches live on."""
+    return Lane(_transport(WatchTransport(path, _MODULES)), clock, DeviceSession())

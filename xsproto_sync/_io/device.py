@@ -1,0 +1,31 @@
+"""The lane of a device that requests go to; see `xsproto.adapters.device`."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakMethod
+
+from xsproto.adapters import blocking as waiting
+from xsproto.adapters.deadlines import Clock
+from xsproto.adapters.device import DeviceSession
+
+from .connection import Lane
+from .device_transport import XenBusTransport
+
+__all__ = ["RequestLane"]
+
+
+class RequestLane(waiting.RequestLane, Lane):
+    """See `xsproto.adapters.blocking.RequestLane`."""
+
+    transport: XenBusTransport
+    session: DeviceSession
+
+    def __init__(self, path: str, clock: Clock, replace: WeakMethod[Any]) -> None:
+        super().__init__(XenBusTransport(path), clock, DeviceSession())
+        self.replace = replace
+
+    def wake_all(self) -> None:
+        """See `xsproto.adapters.device.RetiringLane`."""
+        self._wake()
+        self.transport.poke()

@@ -1,0 +1,3 @@
+"""The command ``xsproto``. It needs the extra ``cli``."""
+
+__all__: list[str] = []

@@ -1,0 +1,42 @@
+"""A drop-in for pyxs 0.4: ``import xsproto_sync.compat.pyxs as pyxs``.
+
+Its names, arguments and behaviour are those of pyxs; where they are not, and why, is in the
+documentation.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ._compat import Error, xs
+from .client import Client, Monitor, Router
+from .exceptions import (
+    ConnectionError,
+    InvalidOperation,
+    InvalidPath,
+    InvalidPayload,
+    PyXSError,
+    UnexpectedPacket,
+)
+
+__all__ = [
+    "Client",
+    "ConnectionError",
+    "Error",
+    "InvalidOperation",
+    "InvalidPath",
+    "InvalidPayload",
+    "Monitor",
+    "PyXSError",
+    "Router",
+    "UnexpectedPacket",
+    "monitor",
+    "xs",
+]
+
+
+@contextmanager
+def monitor(*args: Any, **kwargs: Any) -> Iterator[Monitor]:
+    """A `Monitor` with a `Client` of its own, which the arguments are for."""
+    with Client(*args, **kwargs) as client, client.monitor() as opened:
+        yield opened

@@ -1,0 +1,250 @@
+"""What pyxs offers to programs for ``xen.lowlevel.xs``: its methods, on bytes.
+
+`xsproto_sync.compat.lowlevel` is that module exactly, with its strings and exceptions.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+import queue
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from xsproto.adapters.discovery import locate
+from xsproto.errors import ConnectFailed, InvalidArgument
+from xsproto.perms import Permission
+
+from ._events import Events
+from ._internal import Event
+from .client import Client, Monitor
+from .exceptions import ConnectionError, PyXSError
+from .helpers import error
+
+__all__ = ["Error", "xs"]
+
+Error = PyXSError
+
+T = TypeVar("T")
+
+
+class _TellingEvents(Events):
+    """A queue beside which a descriptor is readable while `get` has something to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signal, self._bell = socket.socketpair()
+        self._told = False
+
+    def _tell(self) -> None:
+        there = bool(self._events) or self._failure is not None
+        if there != self._told and self.signal.fileno() >= 0:
+            self._told = there
+            if there:
+                self._bell.send(b"\0")
+            else:
+                self.signal.recv(1)
+
+    def forked(self, why: str) -> None:
+        if self.signal.fileno() >= 0:
+            self.signal.close()  # the parent goes on with it
+            self._bell.close()
+            self.signal, self._bell = socket.socketpair()
+            self._told = False
+        super().forked(why)
+
+    def close(self) -> None:
+        with self._changed:
+            self.signal.close()
+            self._bell.close()
+
+
+class _Monitor(Monitor):
+    events: _TellingEvents
+
+    def _make_queue(self) -> _TellingEvents:
+        return _TellingEvents()
+
+
+class xs:  # noqa: N801
+    """A connection to XenStore, with the methods of ``xen.lowlevel.xs.xs``.
+
+    Paths and values may be strings; what is returned is bytes. A transaction is what
+    `transaction_start` gave; none is ``0``, ``"0"``, ``""`` or None. It uses a daemon's socket or,
+    in a guest, the device. All errors are `Error`, with the arguments of an `OSError`.
+
+    Arguments:
+        readonly: ignored, as there.
+    """
+
+    def __init__(self, readonly: int = 0) -> None:
+        try:
+            found = locate(None, None, os)
+        except (ConnectFailed, InvalidArgument) as wrong:
+            raise ConnectionError(str(wrong)) from wrong
+        if found.kind == "socket":
+            self.client = Client(unix_socket_path=found.path)
+        else:
+            self.client = Client(xen_bus_path=found.path)
+        self.client.connect()
+        self.monitor = _Monitor(copy.copy(self.client))
+        # What stands for a token on the wire: the token, and how many watches have it.
+        self.token_aliases: dict[bytes, Any] = {}
+
+    def close(self) -> None:
+        """End the connection."""
+        self.client.close()
+        self.monitor.events.close()
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while `check_watch` has something."""
+        return self.monitor.events.signal.fileno()
+
+    def _in(self, tx_id: Any) -> Client:
+        client: Client = copy.copy(self.client)
+        client.tx_id = int(tx_id or 0)
+        return client
+
+    def get_permissions(self, tx_id: Any, path: bytes | str) -> list[dict[str, int]]:
+        """A node's permissions, as ``{"dom": 5, "read": 1, "write": 0}``."""
+        texts = self._in(tx_id).get_perms(_bytes(path))
+        permissions = [Permission.parse(text) for text in texts]
+        return [{"dom": p.domid, "read": int(p.read), "write": int(p.write)} for p in permissions]
+
+    def set_permissions(
+        self, tx_id: Any, path: bytes | str, perms: Iterable[dict[str, int] | bytes]
+    ) -> None:
+        """Set a node's permissions, in the form of `get_permissions` or of `Client.get_perms`."""
+        texts = [
+            perm
+            if isinstance(perm, bytes)
+            else Permission(perm["dom"], bool(perm.get("read")), bool(perm.get("write"))).encode()
+            for perm in perms
+        ]
+        self._in(tx_id).set_perms(_bytes(path), texts)
+
+    def ls(self, tx_id: Any, path: bytes | str) -> list[bytes] | None:
+        """The names of a node's children; None where there is no such node."""
+        return _unless_missing(self._in(tx_id).list, _bytes(path))
+
+    def mkdir(self, tx_id: Any, path: bytes | str) -> None:
+        """Make a node, unless it exists."""
+        self._in(tx_id).mkdir(_bytes(path))
+
+    def rm(self, tx_id: Any, path: bytes | str) -> None:
+        """Remove a node and all below it, if it exists."""
+        _unless_missing(self._in(tx_id).delete, _bytes(path))
+
+    def read(self, tx_id: Any, path: bytes | str) -> bytes | None:
+        """The value of a node; None where there is no such node."""
+        return _unless_missing(self._in(tx_id).read, _bytes(path))
+
+    def write(self, tx_id: Any, path: bytes | str, value: bytes | str) -> None:
+        """Set the value of a node."""
+        self._in(tx_id).write(_bytes(path), _bytes(value))
+
+    def get_domain_path(self, domid: int) -> bytes:
+        """See `Client`."""
+        return self.client.get_domain_path(domid)
+
+    def introduce_domain(self, domid: int, mfn: int, eventchn: int) -> None:
+        """See `Client`."""
+        self.client.introduce_domain(domid, mfn, eventchn)
+
+    def release_domain(self, domid: int) -> None:
+        """See `Client`."""
+        self.client.release_domain(domid)
+
+    def resume_domain(self, domid: int) -> None:
+        """See `Client`."""
+        self.client.resume_domain(domid)
+
+    def set_target(self, domid: int, target: int) -> None:
+        """See `Client`."""
+        self.client.set_target(domid, target)
+
+    def transaction_start(self) -> bytes:
+        """Begin a transaction; any number of them may be open."""
+        client: Client = copy.copy(self.client)
+        return str(client.transaction()).encode()
+
+    def transaction_end(
+        self, tx_id: Any = None, abort: int = 0, *, transaction: Any = None
+    ) -> bool:
+        """Commit a transaction or, with `abort`, drop it.
+
+        Arguments:
+            transaction: is `tx_id` as ``xen.lowlevel.xs`` calls it.
+
+        Returns:
+            False if it lost against another change: nothing of it took place.
+        """
+        client = self._in(tx_id or transaction)
+        if abort:
+            client.rollback()
+            return True
+        return client.commit()
+
+    def watch(self, path: bytes | str, token: Any) -> None:
+        """Be told of changes at a path and below; the token may be anything.
+
+        It is known by its identity, as in ``xen.lowlevel.xs``.
+        """
+        alias = str(id(token)).encode()
+        # First, as an event may come before this returns; and kept, so that no other object gets
+        # its identity.
+        known = self.token_aliases.setdefault(alias, token)
+        assert known is token
+        try:
+            self.monitor.watch(_bytes(path), alias)
+        except BaseException:
+            self._forget_alias(alias)
+            raise
+
+    def unwatch(self, path: bytes | str, token: Any) -> None:
+        """Take back a `watch`."""
+        alias = str(id(token)).encode()
+        try:
+            self.monitor.unwatch(_bytes(path), alias)
+        finally:
+            self._forget_alias(alias)
+
+    def _forget_alias(self, alias: bytes) -> None:
+        if not any(each == alias for _, each in tuple(self.monitor.unwatch_queue)):
+            self.token_aliases.pop(alias, None)
+
+    def read_watch(self) -> Any:
+        """Wait for an event: ``(path, token)``."""
+        return self._event(next(iter(self.monitor.wait())))
+
+    def check_watch(self) -> Any:
+        """An event, if one has come; else None.
+
+        Raises:
+            Error: with ``EAGAIN``: what has come is of a watch that was taken back.
+        """
+        try:
+            event = self.monitor.events.get_nowait()
+        except queue.Empty:
+            return None
+        if not self.monitor._is_watched(event):
+            raise error(errno.EAGAIN)
+        return self._event(event)
+
+    def _event(self, event: Event) -> Event:
+        return event._replace(token=self.token_aliases[event.token])
+
+
+def _bytes(text: bytes | str) -> bytes:
+    return text.encode() if isinstance(text, str) else text
+
+
+def _unless_missing(call: Callable[[bytes], T], path: bytes) -> T | None:
+    try:
+        return call(path)
+    except PyXSError as refused:
+        if refused.args[0] == errno.ENOENT:
+            return None
+        raise

@@ -1,0 +1,293 @@
+"""Connections that send and receive packets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+from xsproto.adapters.discovery import DEVICE_PATHS, SOCKET_PATHS
+from xsproto.wire import HEADER, HEADER_SIZE, REPLY_MAX, split_packets
+
+from ._device import _XenBusTransport
+from ._internal import Packet
+from .exceptions import ConnectionError
+
+__all__ = ["UnixSocketConnection", "XenBusConnection"]
+
+# (To make a buffer of 64 KiB for each answer takes a noticeable time.)
+_READ_SIZE: Final = 16384
+
+
+class _Transport(Protocol):
+    """What carries a connection's bytes.
+
+    It may also have `read`, which waits for bytes and returns all that are there, `shutdown`, which
+    ends what waits, and `forget`, which closes it in a forked child.
+    """
+
+    def fileno(self) -> int: ...
+    def recv(self, size: int) -> bytes: ...
+    def send(self, data: bytes) -> None: ...
+    def close(self) -> None: ...
+
+
+class PacketConnection:
+    """What both connections have. A subclass has a `path`, and makes its own transport."""
+
+    path: Any = None
+    transport: Any = None
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.path!r})"
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it has been opened, and not closed since."""
+        return self.transport is not None
+
+    def create_transport(self) -> _Transport:
+        """Open what carries the bytes.
+
+        Raises:
+            ConnectionError: it cannot be opened.
+        """
+        raise NotImplementedError
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while `recv` has something to do."""
+        return int(self._transport().fileno())
+
+    def connect(self) -> None:
+        """Open it, unless it is open.
+
+        Raises:
+            ConnectionError: it cannot be opened.
+        """
+        if self.transport is None:
+            self.transport = self.create_transport()
+
+    def close(self, silent: bool = True) -> None:
+        """Close it, unless it is closed.
+
+        Arguments:
+            silent: raise nothing.
+
+        Raises:
+            ConnectionError: closing failed. It is closed all the same.
+        """
+        transport, self.transport = self.transport, None
+        if transport is None:
+            return
+        try:
+            transport.close()
+        except OSError as wrong:
+            if not silent:
+                raise ConnectionError(wrong.args) from wrong
+
+    def forget(self) -> None:
+        """Close it in a forked child, without the parent's noticing."""
+        transport, self.transport = self.transport, None
+        if transport is not None:
+            getattr(transport, "forget", transport.close)()
+
+    def send(self, packet: Packet) -> None:
+        """Send a packet, which is not checked. Of several threads one at a time may.
+
+        Raises:
+            ConnectionError: it could not be sent whole. Then nothing more can be: the connection
+                ends, of which whoever receives is told.
+            ValueError: a number of its header has more than 32 bits. Nothing was sent.
+        """
+        transport = self._transport()
+        try:
+            data = HEADER.pack(packet.op, packet.rq_id, packet.tx_id, packet.size)
+        except struct.error as wrong:
+            raise ValueError(f"{packet!r} cannot be sent: {wrong}") from None
+        try:
+            transport.send(data + packet.payload)
+        except OSError as wrong:
+            self.shutdown()
+            raise self._failed("writing to", wrong) from wrong
+
+    def recv(self) -> Packet:
+        """Wait for a packet. Nothing behind it is read, so that `select` tells of the next one.
+
+        Raises:
+            ConnectionError: the connection has ended, and is closed.
+        """
+        transport = self._transport()
+        try:
+            op, rq_id, tx_id, size = HEADER.unpack(_exactly(transport, HEADER_SIZE))
+            if size > REPLY_MAX:
+                raise _too_long(size)
+            # Never 0 bytes of the device.
+            payload = _exactly(transport, size) if size else b""
+        except OSError as wrong:
+            self.close()
+            raise self._failed("reading from", wrong) from wrong
+        return Packet._make((op, rq_id, tx_id, size, payload))
+
+    def packets(self) -> Iterator[Packet]:
+        """Wait for packets, and yield them: what `recv` does again and again, but many at a time.
+
+        It needs a transport with `read`.
+
+        Raises:
+            ConnectionError: the connection has ended, and is closed.
+        """
+        transport = self._transport()
+        rest = b""
+        try:
+            while data := transport.read():
+                data = rest + data
+                found, used, too_long = split_packets(data, REPLY_MAX)
+                rest = data[used:]
+                for (op, rq_id, tx_id, size), payload in found:
+                    yield Packet._make((op, rq_id, tx_id, size, payload))
+                if too_long is not None:
+                    raise _too_long(too_long)
+            raise _ended()
+        except OSError as wrong:
+            self.close()
+            raise self._failed("reading from", wrong) from wrong
+
+    def shutdown(self) -> None:
+        """End what others do with it; `close` is to follow.
+
+        (Where the transport has no `shutdown`, nothing ends.)
+        """
+        getattr(self.transport, "shutdown", _nothing)()
+
+    def _transport(self) -> Any:
+        transport = self.transport
+        if transport is None:
+            raise ConnectionError("not connected")
+        return transport
+
+    def _failed(self, doing: str, wrong: Exception) -> ConnectionError:
+        return ConnectionError(f"error while {doing} {self.path!r}: {wrong}")
+
+
+def _nothing() -> None:
+    pass
+
+
+def _exactly(transport: Any, size: int) -> bytes:
+    data: bytes = transport.recv(size)
+    if len(data) != size:
+        raise _ended()
+    return data
+
+
+def _ended() -> OSError:
+    return OSError(errno.ECONNRESET, "the daemon has closed the connection")
+
+
+def _too_long(size: int) -> OSError:
+    return OSError(errno.EMSGSIZE, f"a packet of {size} bytes, more than the {REPLY_MAX} allowed")
+
+
+class _UnixSocketTransport:
+    def __init__(self, path: str) -> None:
+        # Of `socket` as it is now: monkey-patching replaces it.
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.sock.settimeout(None)  # whatever `socket.setdefaulttimeout` says
+            self.sock.connect(path)
+        except OSError as wrong:
+            self.sock.close()
+            raise ConnectionError(f"error connecting to {path!r}: {wrong}") from wrong
+        except BaseException:
+            self.sock.close()
+            raise
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def recv(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size and (part := self.sock.recv(size - len(data))):
+            data += part
+        return bytes(data)
+
+    def read(self) -> bytes:
+        return self.sock.recv(_READ_SIZE)
+
+    def send(self, data: bytes) -> None:
+        # Added to by the very call that sends, so that no interrupt comes in between.
+        sent: list[int] = []
+        rest = data
+        try:
+            while rest:
+                sent += map(self.sock.send, (rest,))
+                rest = data[sum(sent) :]
+        except BaseException:
+            if 0 < sum(sent) < len(data):
+                self.shutdown()  # what comes next would be taken for the rest
+            raise
+
+    def shutdown(self) -> None:
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the daemon was first
+
+    def close(self) -> None:
+        self.shutdown()  # wakes whoever is in `send`
+        self.sock.close()
+
+    def forget(self) -> None:
+        self.sock.close()
+
+
+class UnixSocketConnection(PacketConnection):
+    """A connection to a daemon's Unix socket.
+
+    Arguments:
+        path: the socket's; by default ``XENSTORED_PATH`` of the environment, else ``socket`` in its
+            ``XENSTORED_RUNDIR``, else ``/var/run/xenstored/socket``.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = path or _get_unix_socket_path()
+
+    def create_transport(self) -> _Transport:
+        """See `PacketConnection`."""
+        return _UnixSocketTransport(self.path)
+
+
+def _get_unix_socket_path() -> str:
+    rundir = os.getenv("XENSTORED_RUNDIR")
+    default = os.path.join(rundir, "socket") if rundir else SOCKET_PATHS[0]
+    return os.getenv("XENSTORED_PATH") or default
+
+
+class XenBusConnection(PacketConnection):
+    """A connection through the device of a guest's kernel; its rules: `xsproto.adapters.device`.
+
+    It is two: watches have a descriptor of their own. A request waits until the one before it is
+    answered.
+
+    Arguments:
+        path: the device's; by default the system's.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = path or _get_xenbus_path()
+
+    def create_transport(self) -> _Transport:
+        """See `PacketConnection`."""
+        return _XenBusTransport(self.path)
+
+
+def _get_xenbus_path() -> str:
+    known = DEVICE_PATHS.get(platform.system(), ("/dev/xen/xenbus",))
+    for path in known[:-1]:
+        if os.access(path, os.R_OK):
+            return path
+    return known[-1]
