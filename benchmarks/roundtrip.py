@@ -395,7 +395,7 @@ def decoding(plan: Plan, report: Report) -> None:
     def waiting_session() -> tuple[Session, Waiter]:
         session, waiter = Session(ClientConnection()), Waiter()
         session.submit(waiter, [request] * count)
-        session.connection.data_to_send()
+        session.engine.data_to_send()
         session.enter(waiter)
         return session, waiter
 

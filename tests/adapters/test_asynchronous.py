@@ -96,7 +96,7 @@ class Wire:
         """Nobody waits, and nothing is left of any transaction and watch, here and there."""
         for _ in range(3):  # late answers, what they have undone, and its answers
             assert await self.do(self.client.exists(b"/"))
-        connection = self.session.connection
+        connection = self.session.engine
         assert self.session.waiting == 0
         assert self.session._listeners == {}
         assert connection.outstanding == 0

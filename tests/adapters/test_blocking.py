@@ -269,7 +269,7 @@ def test_a_transaction_that_is_dropped_is_rolled_back(client: Client) -> None:
         tx.write(b"/b", b"")
         raise KeyError
     assert not client.exists(b"/b")
-    assert not client._lane.session.connection.transactions
+    assert not client._lane.session.engine.transactions
 
 
 def test_a_lane_that_was_given_up_ends_with_its_last_transaction(

@@ -344,7 +344,7 @@ def test_with_trio_who_is_cancelled_sends_nothing(store: EmbeddedXenStore) -> No
                     scope.cancel()
                     await call()
                 assert scope.cancelled_caught
-            assert client._lane.session.connection.outstanding == 0
+            assert client._lane.session.engine.outstanding == 0
             assert not await client.exists(b"/never")
 
     trio.run(main)
@@ -391,7 +391,7 @@ def test_with_trio_ctrl_c_loses_nothing_that_came(store: EmbeddedXenStore) -> No
                 transport._recv, transport._send = recv, send
                 assert await client.read(b"/a/b") == b"1"
                 session = client._lane.session
-                assert session.connection.outstanding == 0, "an answer was lost"
+                assert session.engine.outstanding == 0, "an answer was lost"
                 assert not session.ignored, "a request was sent twice"
 
     trio.run(main)

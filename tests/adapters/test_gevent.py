@@ -66,9 +66,9 @@ def assert_idle(client: Client) -> None:
     session = client._lane.session
     assert not session.waiting
     assert not session.wakeable
-    assert not session.connection.outstanding
-    assert not session.connection.watches
-    assert not session.connection.transactions
+    assert not session.engine.outstanding
+    assert not session.engine.watches
+    assert not session.engine.transactions
 
 
 # Kills and time limits
@@ -127,7 +127,7 @@ def test_a_greenlet_killed_in_a_with_leaves_nothing_behind(client: Client) -> No
                 pass
 
     greenlets = [gevent.spawn(transact), gevent.spawn(watch)]
-    while len(client._lane.session.connection.transactions) == 0:
+    while len(client._lane.session.engine.transactions) == 0:
         client.read(b"/")
     gevent.killall(greenlets)
     with pytest.raises(NotFound):

@@ -129,7 +129,7 @@ def assert_clean(client: Client) -> None:
     session = client._lane.session
     assert not session.waiting
     assert not session.wakeable
-    connection = session.connection
+    connection = session.engine
     assert not connection.outstanding
     assert not connection.unsent
     assert not connection.transactions
@@ -147,7 +147,7 @@ def test_a_greenlet_killed_at_any_switch_leaves_nothing_behind(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch, call: Callable[[Client], None], woken: bool
 ) -> None:
     def clean(client: Client) -> None:
-        assert not client._lane.session.connection.unsent
+        assert not client._lane.session.engine.unsent
         assert_clean(client)
 
     kill_at_each_switch(monkeypatch, lambda: Client(daemon.socket_path), call, woken, clean)

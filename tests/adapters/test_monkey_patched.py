@@ -108,8 +108,8 @@ def test_threads_on_one_client_never_dead_lock(daemon: Daemon, reader: bool) -> 
         session = client._lane.session
         client.read(b"/")
         client.read(b"/")
-        assert not session.connection.watches
-        assert not session.connection.transactions
+        assert not session.engine.watches
+        assert not session.engine.transactions
 
 
 @pytest.mark.parametrize("end", ["close", "kill"])

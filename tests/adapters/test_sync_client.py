@@ -235,8 +235,8 @@ def test_who_comes_while_another_thread_writes_leaves_its_request_to_it(busy: Bu
 def test_while_a_thread_writes_what_it_writes_cannot_be_withdrawn(busy: Busy) -> None:
     client = busy.client
     busy.write_slowly("writer", lambda: client.read(b"/a"))
-    (exchange,) = client._lane.session.connection._outbox[0]
-    assert not client._lane.session.connection.withdraw(exchange.rq_id)
+    (exchange,) = client._lane.session.engine._outbox[0]
+    assert not client._lane.session.engine.withdraw(exchange.rq_id)
     # What is still queued can.
     with pytest.raises(TimedOut, match="not sent") as caught:
         client.write(b"/a", b"never", timeout=0)

@@ -60,11 +60,11 @@ def assert_whole(client: AsyncMemory) -> None:
     for _ in range(3):  # late answers, what they have undone, and its answers
         assert run(client.exists(b"/"))
     assert session._listeners == {}
-    assert session.connection.outstanding == 0
+    assert session.engine.outstanding == 0
     assert daemon.transactions == {}
     assert daemon.watches == []
-    assert session.connection.transactions == {}
-    assert session.connection.watches == {}
+    assert session.engine.transactions == {}
+    assert session.engine.watches == {}
 
 
 # Many callers
@@ -260,7 +260,7 @@ def test_a_commit_that_is_refused_otherwise() -> None:
     with pytest.raises(QuotaExceeded):
         run(changed(client, lambda: None))
     assert ends(daemon) == [COMMIT]
-    assert client.session.connection.transactions == {}
+    assert client.session.engine.transactions == {}
 
 
 def test_a_commit_without_an_answer_is_unknown() -> None:
@@ -841,4 +841,4 @@ def test_every_suspension_may_find_the_connection_closed(scenario: Scenario) -> 
         assert session._listeners == {}
         if session.closed is None:
             break
-        assert session.connection.outstanding == 0
+        assert session.engine.outstanding == 0

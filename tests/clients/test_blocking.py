@@ -79,11 +79,11 @@ def assert_whole(client: BlockingMemory, *, left: bool = False) -> None:
     for _ in range(3):  # late answers, what they have undone, and its answers
         assert client.exists(b"/")
     assert session._listeners == {}
-    assert left or session.connection.outstanding == 0
+    assert left or session.engine.outstanding == 0
     assert daemon.transactions == {}
     assert daemon.watches == []
-    assert left or session.connection.transactions == {}
-    assert session.connection.watches == {}
+    assert left or session.engine.transactions == {}
+    assert session.engine.watches == {}
 
 
 # Mapping syntax
@@ -701,7 +701,7 @@ def test_every_wait_may_find_the_connection_closed(
         assert session.leader is None
         assert session.waiting == 0
         assert session._listeners == {}
-        assert session.closed is None or session.connection.outstanding == 0
+        assert session.closed is None or session.engine.outstanding == 0
 
 
 def test_an_interrupt_between_the_start_and_its_end() -> None:

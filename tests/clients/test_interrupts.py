@@ -259,9 +259,9 @@ def check_session(session: Session, whole: bool) -> None:
     assert session.leader is None
     assert not session.waiting
     if whole:
-        assert not session.connection.transactions, "a transaction was left behind"
-        assert not session.connection.watches, "a watch was left behind"
-        assert not session.connection.outstanding, "a request was left behind"
+        assert not session.engine.transactions, "a transaction was left behind"
+        assert not session.engine.watches, "a watch was left behind"
+        assert not session.engine.outstanding, "a request was left behind"
         assert not session._listeners, "somebody is listening still"
 
 
@@ -510,7 +510,7 @@ def test_in_a_storm_of_signals_the_other_threads_notice_nothing(daemon: Daemon) 
         watch.close()
         for _ in range(2):
             client.read(b"/known/1", timeout=5)
-        connection = client._lane.session.connection
+        connection = client._lane.session.engine
         assert not connection.watches
         assert not connection.outstanding
         assert client._lane.session.leader is None

@@ -56,7 +56,7 @@ def test_it_is_told_apart_from_a_node_that_is_missing(
     assert str(tx.id) in str(caught.value)
     assert tx.ended
     assert client.exists(b"/a")
-    assert client.session.connection.transactions == {}
+    assert client.session.engine.transactions == {}
     with pytest.raises(TransactionEnded):
         tx.read(b"/a")
 
@@ -109,7 +109,7 @@ def test_transact_runs_it_again() -> None:
     assert client.transact(function) == b"1"
     assert tried == [1, 2, 3]
     assert daemon.nodes[b"/b"] == b"3"
-    assert client.session.connection.transactions == {}
+    assert client.session.engine.transactions == {}
     tried.clear()
     with pytest.raises(RetriesExhausted):
         client.transact(function, attempts=2)
@@ -130,7 +130,7 @@ def test_transact_of_an_awaited_function() -> None:
 
     assert run(client.transact(function)) == b"1"
     assert tried == [1, 2, 3]
-    assert client.session.connection.transactions == {}
+    assert client.session.engine.transactions == {}
     tried.clear()
     with pytest.raises(RetriesExhausted):
         run(client.transact(function, attempts=2))

@@ -91,8 +91,8 @@ class World:
             waiter = Waiter()
             self.session.submit(waiter, [Watch(WATCHED, kind.encode())])
             rq_id = waiter.exchanges[0].rq_id
-            data = self.session.connection.outgoing()
-            self.session.connection.written.append(len(data))
+            data = self.session.engine.outgoing()
+            self.session.engine.written.append(len(data))
             self.session.inbox.append(Packet(Op.WATCH, rq_id, 0, OK).encode())
             self.session.received()
             assert waiter.done
@@ -109,7 +109,7 @@ class World:
 
     def write(self, limit: int | None = None) -> None:
         """Hand `limit` bytes to the peer, or all."""
-        connection = self.session.connection
+        connection = self.session.engine
         while (data := connection.outgoing()) and limit != 0:
             some = bytes(data[:limit])
             connection.written.append(len(some))
@@ -226,7 +226,7 @@ class World:
         elif not self.stuck:
             self.write()
         elif not self.to_peer:
-            session.connection.outgoing()
+            session.engine.outgoing()
         actor.phase = "submitted"
 
     def _enter(self, actor: Actor) -> None:
@@ -469,7 +469,7 @@ def _path_of(exchange: Exchange) -> bytes:
 
 
 def _outbox_of(session: Session) -> tuple[Any, ...]:
-    batch, _, written, queue, head = session.connection._outbox
+    batch, _, written, queue, head = session.engine._outbox
     return (
         tuple(_path_of(exchange) for exchange in batch),
         sum(written),
@@ -479,7 +479,7 @@ def _outbox_of(session: Session) -> tuple[Any, ...]:
 
 def _outbox_path(session: Session, data: bytes) -> bytes:
     """The path of the message that begins with `data`."""
-    for exchange in session.connection._outbox[0]:
+    for exchange in session.engine._outbox[0]:
         if exchange.message.startswith(data):
             return _path_of(exchange)
     raise AssertionError(f"{data!r} begins no message")
@@ -773,14 +773,14 @@ def test_what_moves_the_state_of_the_connection_cannot_be_part_of_a_batch() -> N
     for request in movers:
         with pytest.raises(LocalProtocolError, match="cannot be part of a batch"):
             session.submit(Waiter(), [Read(b"/a"), request])
-    assert not session.connection.unsent
+    assert not session.engine.unsent
 
 
 def test_a_batch_is_done_with_its_last_answer_in_whichever_order_they_come() -> None:
     session = Session()
     waiter = Waiter()
     session.submit(waiter, [Read(b"/%d" % at) for at in range(3)])
-    session.connection.written.append(len(session.connection.outgoing()))
+    session.engine.written.append(len(session.engine.outgoing()))
     session.enter(waiter)
     for exchange in reversed(waiter.exchanges):
         assert not waiter.done
@@ -794,7 +794,7 @@ def test_what_is_cancelled_twice_is_withdrawn_once() -> None:
     session.submit(waiter, [Read(b"/a"), Read(b"/b")])
     assert not session.cancel(waiter)
     assert not session.cancel(waiter)
-    assert not session.connection.unsent
+    assert not session.engine.unsent
 
 
 def test_events_of_one_token_go_to_whoever_watches_their_path() -> None:

@@ -33,8 +33,8 @@ from xsproto.wire import HEADER, Packet
 def written(session: DeviceSession) -> list[Packet]:
     """What goes out now."""
     packets = []
-    while data := bytes(session.connection.outgoing()):
-        session.connection.sent(len(data))
+    while data := bytes(session.engine.outgoing()):
+        session.engine.sent(len(data))
         op, rq_id, tx_id, size = HEADER.unpack_from(data)
         assert len(data) == HEADER.size + size, "a write must be one message"
         packets.append(Packet(op, rq_id, tx_id, data[HEADER.size :]))
@@ -194,7 +194,7 @@ def test_the_errno_of_a_write_is_the_answer(
     result = waiter.exchanges[0].result()
     assert type(result) is error
     assert result.code == code
-    assert not session.connection.watches
+    assert not session.engine.watches
 
 
 class Lanes(RuleBasedStateMachine):

@@ -193,7 +193,7 @@ class Memory:
 
     def flush(self) -> None:
         assert self._lock.locked()
-        connection = self.session.connection
+        connection = self.session.engine
         while (data := connection.outgoing()) and (taken := self.daemon.write(data)):
             connection.sent(taken)
 
@@ -302,7 +302,7 @@ class AsyncMemory(Memory, AsyncLane, AsyncClient):
                 await suspend(lambda: waiter.handle == "woken")
 
     def _movable(self) -> bool:
-        writable = self.daemon.room != 0 and len(self.session.connection.outgoing()) > 0
+        writable = self.daemon.room != 0 and len(self.session.engine.outgoing()) > 0
         return self.daemon.readable or writable
 
     async def exchange(self, tx_id: int, requests: Sequence[Request]) -> Sequence[Exchange]:

@@ -191,10 +191,10 @@ class LoopLane(AsyncLane, ABC):
             whether anything had come.
         """
         session = self.session
-        if session.connection.closed is not None:
+        if session.engine.closed is not None:
             return False
         there = read_now(session, self.transport)
-        if self.stuck or session.connection.held_back:
+        if self.stuck or session.engine.held_back:
             self.flush()
         self.see_to_others()
         return there

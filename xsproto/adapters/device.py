@@ -114,12 +114,12 @@ class DeviceSession(Session):
     @property
     def forsaken(self) -> bool:
         """Whether the answer that is outstanding is one that nobody waits for any more."""
-        return self.connection.forsaken
+        return self.engine.forsaken
 
     @property
     def idle(self) -> bool:
         """Whether nobody needs this session: closing it ends what there is of transactions."""
-        used = TransactionState.STARTED in self.connection.transactions.values()
+        used = TransactionState.STARTED in self.engine.transactions.values()
         leader = self.leader  # where a loop leads, it waits for nothing
         awaited = leader is not None and (leader.exchanges or leader.queue is not None)
         return not (used or self.waiting or awaited)
@@ -132,11 +132,11 @@ class DeviceSession(Session):
         self._retired = True
         moved = [
             exchange
-            for exchange in self.connection.unbegun()
+            for exchange in self.engine.unbegun()
             if exchange.owner is not None and not exchange.tx_id
         ]
         for exchange in moved:
-            self.connection.withdraw(exchange.rq_id)
+            self.engine.withdraw(exchange.rq_id)
         for exchange in moved:
             self._look(exchange.owner)
 

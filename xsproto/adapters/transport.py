@@ -86,9 +86,9 @@ def write_now(session: Session, transport: Any) -> bool:
     Returns:
         whether there is more, which must wait until there is room.
     """
-    connection, write = session.connection, transport.write
-    while data := connection.outgoing():
-        written = connection.written
+    engine, write = session.engine, transport.write
+    while data := engine.outgoing():
+        written = engine.written
         try:
             write(data, written)
         except BlockingIOError:

@@ -80,7 +80,7 @@ class AnyLane(ABC):
 
     def roll_back(self, tx_id: int) -> None:
         """Roll back without waiting for the answer, unless the transaction ends or has ended."""
-        transactions = self.session.connection.transactions
+        transactions = self.session.engine.transactions
         if (transactions.get(tx_id, TransactionState.ENDED), "rollback") in TRANSACTION:
             self.post(TransactionEnd(commit=False), tx_id)
 
@@ -94,7 +94,7 @@ class AnyLane(ABC):
         """Have what came of `exchanges` undone."""
         with self.guard:
             for exchange in exchanges:
-                self.session.connection.abandon_exchange(exchange)
+                self.session.engine.abandon_exchange(exchange)
             self.flush()
 
 

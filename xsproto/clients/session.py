@@ -78,9 +78,9 @@ class Waiter:
 class Session:
     """Callers of one `ClientConnection`."""
 
-    def __init__(self, connection: ClientConnection | None = None) -> None:
+    def __init__(self, engine: ClientConnection | None = None) -> None:
         #: The connection, to look at and to write from.
-        self.connection = connection or ClientConnection(max_outstanding=WINDOW)
+        self.engine = engine or ClientConnection(max_outstanding=WINDOW)
         #: Who receives.
         self.leader: Waiter | None = None
         self._waiting: dict[Waiter, None] = {}
@@ -88,7 +88,7 @@ class Session:
         self._listeners: dict[bytes | None, list[tuple[bytes | None, EventQueue]]] = {}
         self._tokens = 0
         #: Where the leader puts what it receives; an empty element is the end of the stream.
-        self.inbox = self.connection.inbox
+        self.inbox = self.engine.inbox
         #: Those to wake now. Take each off only when it is woken.
         self.wakeable: list[Waiter] = []
         #: Whether events were queued, or the connection ended, since this was last set to False.
@@ -99,7 +99,7 @@ class Session:
     @property
     def closed(self) -> XenStoreError | None:
         """Why the connection is over; None while it is not."""
-        return self.connection.closed
+        return self.engine.closed
 
     # Requests
 
@@ -109,23 +109,23 @@ class Session:
         Raises:
             LocalProtocolError, AlreadyExists, ConnectionClosed: see `ClientConnection.send`.
         """
-        connection = self.connection
+        engine = self.engine
         if len(requests) == 1:
-            exchange = connection.prepare(requests[0], tx_id, waiter)
+            exchange = engine.prepare(requests[0], tx_id, waiter)
             waiter.exchanges = (exchange,)
-            connection.enqueue(exchange)
+            engine.enqueue(exchange)
             return
         if any(request.moves_state for request in requests):
             raise LocalProtocolError("transactions and watches cannot be part of a batch")
-        exchanges = [connection.prepare(request, tx_id, waiter) for request in requests]
+        exchanges = [engine.prepare(request, tx_id, waiter) for request in requests]
         waiter.exchanges = exchanges
         waiter.done = not exchanges
         for exchange in exchanges:
-            connection.enqueue(exchange)
+            engine.enqueue(exchange)
 
     def post(self, request: Request[Any], tx_id: int = 0) -> None:
         """Queue a request whose answer nobody will wait for."""
-        self.connection.abandon_exchange(self.connection.submit(request, tx_id, None))
+        self.engine.abandon_exchange(self.engine.submit(request, tx_id, None))
 
     # Watches
 
@@ -174,7 +174,7 @@ class Session:
         # First: what `queue` still lists can be taken back once more after an interrupt.
         if self.closed is None:
             for path, token in watches:
-                if self.connection.watch_state(path, token) in (WatchState.SETTING, WatchState.SET):
+                if self.engine.watch_state(path, token) in (WatchState.SETTING, WatchState.SET):
                     self.post(Unwatch(path, token))
         self.unlisten(queue, watches)
 
@@ -190,7 +190,7 @@ class Session:
         if self.inbox:
             # Perhaps an interrupt left something undone there.
             self.received()
-        if waiter.queue is not None or self.connection.closed is not None:
+        if waiter.queue is not None or self.engine.closed is not None:
             self._look(waiter)
         if waiter.done:
             return Role.DONE
@@ -244,20 +244,20 @@ class Session:
                 exchange.answer is None
                 and not exchange.abandoned
                 and exchange.request != _ROLLBACK  # which is wanted all the same
-                and self.connection.withdraw(exchange.rq_id)
+                and self.engine.withdraw(exchange.rq_id)
             ):
                 continue
             sent = True
-            self.connection.abandon_exchange(exchange)  # again, if it was cut short
+            self.engine.abandon_exchange(exchange)  # again, if it was cut short
         return sent
 
     # In
 
     def received(self) -> None:
         """Act on what is in `inbox`."""
-        connection = self.connection
-        connection.process()
-        happened = connection.happened
+        engine = self.engine
+        engine.process()
+        happened = engine.happened
         for item in happened:
             if item.__class__ is Exchange:
                 waiter: Waiter | None = item.owner
@@ -276,7 +276,7 @@ class Session:
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection: every waiter and every watch ends with `reason`."""
-        self.connection.close(reason)
+        self.engine.close(reason)
         self.received()
 
     def _look(self, waiter: Waiter) -> None:

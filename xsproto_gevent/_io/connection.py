@@ -114,7 +114,7 @@ class Lane(WaitingLane):
         except BaseException as error:
             sent = insist(self._cancel, waiter)
             if isinstance(error, TimedOut):
-                busy = session.connection.outstanding > 0
+                busy = session.engine.outstanding > 0
                 raise no_answer(self.transport.path, requests, sent, busy) from None
             raise
 
@@ -195,7 +195,7 @@ class Lane(WaitingLane):
     def _ready(self) -> None:
         """There is something to read, or room to write, or somebody to wake."""
         try:
-            if self.session.connection.outstanding > 1:
+            if self.session.engine.outstanding > 1:
                 # Else each answer would interrupt the daemon in giving the next one.
                 os.sched_yield()
             self._receive()

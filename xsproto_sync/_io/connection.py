@@ -99,7 +99,7 @@ class Lane(WaitingLane):
                 self._cancel(waiter)
                 raise
             if isinstance(error, TimedOut):
-                busy = session.connection.outstanding > 0
+                busy = session.engine.outstanding > 0
                 raise no_answer(self.transport.path, requests, sent, busy) from None
             raise
 
@@ -135,11 +135,11 @@ class Lane(WaitingLane):
 
     def _write_for_all(self) -> None:
         """Write, and then what others have added meanwhile; be the writer no more."""
-        connection = self.session.connection
+        engine = self.session.engine
         with self._lock:
-            data = connection.outgoing()
-            written = connection.written
-            connection.writing = True
+            data = engine.outgoing()
+            written = engine.written
+            engine.writing = True
         try:
             if data:
                 self.transport.write(data, written)
@@ -148,7 +148,7 @@ class Lane(WaitingLane):
         with self._lock:
             self._writer = None
             self.flush()
-            if connection.closed is not None:
+            if engine.closed is not None:
                 self._dispose()
 
     def flush(self) -> None:
@@ -158,7 +158,7 @@ class Lane(WaitingLane):
                 return
             # That call of this thread died of interrupts upon interrupts.
             self._writer = None
-        self.session.connection.writing = False
+        self.session.engine.writing = False
         self._stuck = write_now(self.session, self.transport)
 
     def _wait(self, waiter: Waiter, at: float | None) -> None:
@@ -205,11 +205,11 @@ class Lane(WaitingLane):
     def _lead(self, waiter: Waiter, at: float | None) -> None:
         """Receive for all until `waiter` is done."""
         session, transport = self.session, self.transport
-        connection = session.connection
+        engine = session.engine
         late = 0
         while True:
             try:
-                if connection.outstanding > 1:
+                if engine.outstanding > 1:
                     # Else each answer would interrupt the daemon in giving the next one.
                     os.sched_yield()
                 if at is None and not self._stuck:
@@ -233,13 +233,13 @@ class Lane(WaitingLane):
                 session.received()
                 if waiter.done:
                     session.leave(waiter)
-                if self._stuck or connection.held_back:
+                if self._stuck or engine.held_back:
                     self.flush()
                 if session.wakeable:
                     self._wake()
                 if session.fired:
                     self._readiness.update(session)
-                if connection.closed is not None:
+                if engine.closed is not None:
                     self._dispose()
             if waiter.done:
                 return
@@ -261,7 +261,7 @@ class Lane(WaitingLane):
         with self._lock:
             if self._writer is waiter:
                 self._writer = None
-                session.connection.writing = False
+                session.engine.writing = False
             sent = session.cancel(waiter)
             self.flush()
             self._leave(waiter)

@@ -193,7 +193,7 @@ def test_a_watch_that_was_given_up_is_undone_when_it_returns(
         assert daemon.request(Op.WRITE, b"/a\0again")[0] == Op.WRITE
         client.write(b"/b", b"")
         assert other.get().path == b"/b"
-        assert client._watch_lane().session.connection.watches.keys() == {(b"/b", other.token)}
+        assert client._watch_lane().session.engine.watches.keys() == {(b"/b", other.token)}
 
 
 # What is given up, and what goes on
@@ -272,7 +272,7 @@ def test_a_transaction_is_where_it_began(client: xsproto_sync.Client, daemon: Da
     until(lambda: first.session.closed is not None)  # nobody is kept on it
     daemon.resume()
     waiting.result()
-    assert not client._lane.session.connection.transactions
+    assert not client._lane.session.engine.transactions
 
 
 def test_a_transaction_with_a_request_that_is_given_up_is_over(

@@ -124,7 +124,7 @@ def test_no_more_is_written_while_a_watch_hangs(client: Client) -> None:
     set_modes()
     with client.watch(b"/a", token=b"t") as watch:
         assert watch.get(timeout=PATIENCE).path == b"/a"
-        assert client._watch_lane().session.connection.watches.keys() == {(b"/a", b"t")}
+        assert client._watch_lane().session.engine.watches.keys() == {(b"/a", b"t")}
 
 
 @pytest.mark.parametrize("end", [gevent.Timeout, gevent.GreenletExit, KeyError])
@@ -154,7 +154,7 @@ def test_what_is_ended_from_outside_leaves_the_client_usable(
         assert client.read(b"/a") == b"value"
         with client.watch(b"/a", token=b"t") as watch:
             assert watch.get(timeout=PATIENCE).path == b"/a"
-        assert not client._lane.session.connection.transactions
+        assert not client._lane.session.engine.transactions
 
 
 def test_asking_a_dead_daemon_again_and_again_takes_no_more_and_more(client: Client) -> None:

@@ -58,13 +58,13 @@ def assert_clean(client: Client) -> None:
     *given_up, last = requests.lanes
     assert all(lane.session.closed for lane in given_up), "a lane that nobody uses was left open"
     with gevent.Timeout(PATIENCE):
-        while watches.session.connection.outstanding:
+        while watches.session.engine.outstanding:
             watches._receive()
             watches.flush()
             gevent.sleep(0.001)
     gevent.idle()
     for lane in (last, watches):
-        session, connection = lane.session, lane.session.connection
+        session, connection = lane.session, lane.session.engine
         assert session.closed is None
         assert not session.waiting
         assert not session.wakeable

@@ -50,7 +50,7 @@ class DeviceBench(Bench):
 
     def is_answered(self) -> bool:
         self.client.pump()
-        return not self.client._watch_lane().session.connection.outstanding
+        return not self.client._watch_lane().session.engine.outstanding
 
     def give_up(self) -> None:
         set_modes("dead")

@@ -183,7 +183,7 @@ def test_a_storm_leaves_nothing_behind(daemon: Daemon, device: str, among: str) 
     assert client._requests is not None
     *others, last = client._requests.lanes
     assert all(lane.session.closed for lane in others), "an idle lane was left open"
-    assert not last.session.connection.transactions
+    assert not last.session.engine.transactions
     assert client._watches is not None
     assert not client._watches.session._listeners
     # Three are a device here. Threads close those of clients that were closed while they wrote.
