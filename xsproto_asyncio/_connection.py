@@ -1,4 +1,4 @@
-"""A lane: one connection that any number of tasks share.
+"""A connection: one connection that any number of tasks share.
 
 The loop itself reads, whenever there is something: it leads (see `xsproto.clients.session`), and
 all that tasks do is wait for their futures.
@@ -14,19 +14,19 @@ from collections.abc import Callable
 from typing import Final
 
 from xsproto.adapters import asynchronous as loops
-from xsproto.adapters.asynchronous import LoopLane
+from xsproto.adapters.asynchronous import EventLoopConnection
 from xsproto.adapters.transport import Transport
 from xsproto.clients.connection import forget_all
 from xsproto.clients.session import Role, Session, Waiter
 
-__all__ = ["Lane", "RequestLane"]
+__all__ = ["Connection", "RequestConnection"]
 
 # To look a member up in its class costs as much as a call.
 _WAIT: Final = Role.WAIT
 
 
-class Lane(LoopLane):
-    """A connection; see `LoopLane`. It belongs to the loop that runs while it is made."""
+class Connection(EventLoopConnection):
+    """A connection (`EventLoopConnection`) that belongs to the loop that runs as it is made."""
 
     def __init__(self, transport: Transport, session: Session) -> None:
         super().__init__(transport, session)
@@ -46,7 +46,7 @@ class Lane(LoopLane):
             self.receive()
 
     def receive(self) -> bool:
-        """See `LoopLane`."""
+        """See `EventLoopConnection`."""
         try:
             return super().receive()
         except BaseException:
@@ -55,7 +55,7 @@ class Lane(LoopLane):
             raise
 
     def check(self) -> None:
-        """See `LoopLane`."""
+        """See `EventLoopConnection`."""
         try:
             if get_running_loop() is self._loop:
                 return
@@ -65,31 +65,31 @@ class Lane(LoopLane):
         raise self.misplaced(where)
 
     async def wait(self, waiter: Waiter, role: Role) -> None:
-        """See `LoopLane`."""
+        """See `EventLoopConnection`."""
         if role is _WAIT:
             waiter.handle = self._loop.create_future()
             await waiter.handle
 
     def wake(self, waiter: Waiter) -> None:
-        """See `LoopLane`."""
+        """See `EventLoopConnection`."""
         future: asyncio.Future[None] = waiter.handle
         if not future.done():
             future.set_result(None)
 
     def stuck_changed(self) -> None:
-        """See `LoopLane`."""
+        """See `EventLoopConnection`."""
         if self.stuck:
             self._loop.add_writer(self.transport.fileno(), self.flush)
         else:
             self._loop.remove_writer(self.transport.fileno())
 
     def unregister(self) -> None:
-        """See `LoopLane`."""
+        """See `EventLoopConnection`."""
         self._loop.remove_reader(self.transport.fileno())
         self._loop.remove_writer(self.transport.fileno())
 
 
-class RequestLane(loops.RequestLane, Lane):
+class RequestConnection(loops.RequestConnection, Connection):
     """On a device, that of requests."""
 
 

@@ -7,14 +7,14 @@ from time import monotonic
 
 from gevent.local import local
 
-from xsproto.adapters.blocking import LaneClient, Parts
+from xsproto.adapters.blocking import BlockingClientBase, Parts
 from xsproto.adapters.deadlines import Clock
 from xsproto.adapters.discovery import locate
 from xsproto.clients.connection import DEFAULT, Timeout
 from xsproto.clients.session import Session
 
-from ._io.connection import Lane
-from ._io.device import RequestLane, open_watches
+from ._io.connection import Connection
+from ._io.device import RequestConnection, open_watches
 from ._io.sockets import connect
 
 __all__ = ["Client"]
@@ -30,14 +30,14 @@ def _clock(timeout: float | None) -> Clock:
     return Clock(timeout, monotonic, _Deadline())
 
 
-def _connect(path: str, clock: Clock) -> Lane:
-    return Lane(connect(path, clock.timeout), clock, Session())
+def _connect(path: str, clock: Clock) -> Connection:
+    return Connection(connect(path, clock.timeout), clock, Session())
 
 
-_PARTS = Parts(_clock, _connect, RequestLane, open_watches)
+_PARTS = Parts(_clock, _connect, RequestConnection, open_watches)
 
 
-class Client(LaneClient[Lane]):
+class Client(BlockingClientBase[Connection]):
     """A connection to XenStore. Any number of greenlets may use it at once.
 
     It belongs to the hub of the thread that makes it, and lets others run while it waits. A

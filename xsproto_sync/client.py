@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from xsproto.adapters.blocking import LaneClient, Parts
+from xsproto.adapters.blocking import BlockingClientBase, Parts
 from xsproto.adapters.deadlines import Clock
 from xsproto.adapters.device import DeviceSession
 from xsproto.adapters.discovery import locate
@@ -13,26 +13,26 @@ from xsproto.clients.connection import DEFAULT, Timeout
 from xsproto.clients.session import Session
 
 from ._io import deadlines as clock
-from ._io.connection import Lane
-from ._io.device import RequestLane
+from ._io.connection import Connection
+from ._io.device import RequestConnection
 from ._io.device_transport import WatchTransport
 from ._io.sockets import UnixTransport
 
 __all__ = ["Client"]
 
 
-def _connect(path: str, clock: Clock) -> Lane:
-    return Lane(UnixTransport(path, clock.timeout), clock, Session())
+def _connect(path: str, clock: Clock) -> Connection:
+    return Connection(UnixTransport(path, clock.timeout), clock, Session())
 
 
-def _open_watches(path: str, clock: Clock) -> Lane:
-    return Lane(WatchTransport(path), clock, DeviceSession())
+def _open_watches(path: str, clock: Clock) -> Connection:
+    return Connection(WatchTransport(path), clock, DeviceSession())
 
 
-_PARTS = Parts(clock.Clock, _connect, RequestLane, _open_watches)
+_PARTS = Parts(clock.Clock, _connect, RequestConnection, _open_watches)
 
 
-class Client(LaneClient[Lane]):
+class Client(BlockingClientBase[Connection]):
     """A connection to XenStore. Any number of threads may use it at once.
 
     Arguments:
@@ -64,7 +64,7 @@ class Client(LaneClient[Lane]):
         self._opening = threading.Lock()
         super().__init__(locate(unix_socket_path, xen_bus_path, os), timeout, _PARTS)
         if reader:
-            read = self._watch_lane().read_for_all
+            read = self._watch_connection().read_for_all
             thread = threading.Thread(target=read, name="xsproto reader", daemon=True)
             try:
                 thread.start()
@@ -83,7 +83,7 @@ class Client(LaneClient[Lane]):
         Raises:
             NotSupported: this system has no epoll.
         """
-        return self._watch_lane().fileno()
+        return self._watch_connection().fileno()
 
     def pump(self) -> None:
         """Read what is there, without waiting: events go to the queues of their watches.
@@ -91,4 +91,4 @@ class Client(LaneClient[Lane]):
         Take them with ``get(timeout=0)``. Raises nothing over the connection's end: the next
         call does.
         """
-        self._watch_lane().pump()
+        self._watch_connection().pump()

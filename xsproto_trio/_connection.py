@@ -1,4 +1,4 @@
-"""A lane: one connection that any number of tasks share.
+"""A connection: one connection that any number of tasks share.
 
 Of the tasks that wait for something, one, the leader, reads for all (see
 `xsproto.clients.session`); the others sleep until they are rescheduled.
@@ -27,12 +27,12 @@ from trio.lowlevel import (
 )
 
 from xsproto.adapters import asynchronous as loops
-from xsproto.adapters.asynchronous import LoopLane
+from xsproto.adapters.asynchronous import EventLoopConnection
 from xsproto.adapters.transport import Transport
 from xsproto.clients.connection import forget_all
 from xsproto.clients.session import Role, Session, Waiter
 
-__all__ = ["Lane", "RequestLane"]
+__all__ = ["Connection", "RequestConnection"]
 
 # To look a member up in its class costs as much as a call.
 _DONE: Final = Role.DONE
@@ -42,18 +42,18 @@ _LEAD: Final = Role.LEAD
 _TURN: Final = 0.01
 
 
-class Lane(LoopLane):
-    """A connection; see `LoopLane`. It belongs to the run that it is made in."""
+class Connection(EventLoopConnection):
+    """A connection; see `EventLoopConnection`. It belongs to the run that it is made in."""
 
     # Ctrl-C takes effect where they wait, or after them, and not between any two lines.
-    exchange = enable_ki_protection(LoopLane.exchange)
-    start_transaction = enable_ki_protection(LoopLane.start_transaction)
-    take_event = enable_ki_protection(LoopLane.take_event)
-    post = enable_ki_protection(LoopLane.post)
-    roll_back = enable_ki_protection(LoopLane.roll_back)
-    disown = enable_ki_protection(LoopLane.disown)
-    unwatch = enable_ki_protection(LoopLane.unwatch)
-    close = enable_ki_protection(LoopLane.close)
+    exchange = enable_ki_protection(EventLoopConnection.exchange)
+    start_transaction = enable_ki_protection(EventLoopConnection.start_transaction)
+    take_event = enable_ki_protection(EventLoopConnection.take_event)
+    post = enable_ki_protection(EventLoopConnection.post)
+    roll_back = enable_ki_protection(EventLoopConnection.roll_back)
+    disown = enable_ki_protection(EventLoopConnection.disown)
+    unwatch = enable_ki_protection(EventLoopConnection.unwatch)
+    close = enable_ki_protection(EventLoopConnection.close)
 
     def __init__(self, transport: Transport, session: Session) -> None:
         super().__init__(transport, session)
@@ -61,7 +61,7 @@ class Lane(LoopLane):
         self._both: Any = None  # an epoll: whether it can be read or written
 
     def check(self) -> None:
-        """See `LoopLane`."""
+        """See `EventLoopConnection`."""
         try:
             if current_trio_token() is self._token:
                 return
@@ -71,17 +71,17 @@ class Lane(LoopLane):
         raise self.misplaced(where)
 
     async def checkpoint(self) -> None:
-        """See `AsyncLane`."""
+        """See `AsyncConnection`."""
         self.check()
         await checkpoint()
 
     async def begin(self) -> None:
-        """See `LoopLane`."""
+        """See `EventLoopConnection`."""
         self.check()
         await checkpoint_if_cancelled()
 
     async def wait(self, waiter: Waiter, role: Role) -> None:
-        """See `LoopLane`."""
+        """See `EventLoopConnection`."""
         if role is _DONE:
             await cancel_shielded_checkpoint()
         leads = role is _LEAD
@@ -112,7 +112,7 @@ class Lane(LoopLane):
                 await wait_writable(fd)
 
     def stuck_changed(self) -> None:
-        """See `LoopLane`."""
+        """See `EventLoopConnection`."""
         if self.stuck:
             # The leader may be waiting for something to read, and for nothing else.
             notify_closing(self.transport.fileno())
@@ -126,26 +126,26 @@ class Lane(LoopLane):
         await wait_task_rescheduled(abort)
 
     def wake(self, waiter: Waiter) -> None:
-        """See `LoopLane`."""
+        """See `EventLoopConnection`."""
         task, waiter.handle = waiter.handle, None
         if task is not None:
             reschedule(task)
 
     def unregister(self) -> None:
-        """See `LoopLane`."""
+        """See `EventLoopConnection`."""
         notify_closing(self.transport.fileno())
         if self._both is not None:
             notify_closing(self._both.fileno())
             self._both.close()
 
 
-class RequestLane(loops.RequestLane, Lane):
+class RequestConnection(loops.RequestConnection, Connection):
     """On a device, that of requests."""
 
-    exchange = enable_ki_protection(loops.RequestLane.exchange)
-    start_transaction = enable_ki_protection(loops.RequestLane.start_transaction)
-    roll_back = enable_ki_protection(loops.RequestLane.roll_back)
-    disown = enable_ki_protection(loops.RequestLane.disown)
+    exchange = enable_ki_protection(loops.RequestConnection.exchange)
+    start_transaction = enable_ki_protection(loops.RequestConnection.start_transaction)
+    roll_back = enable_ki_protection(loops.RequestConnection.roll_back)
+    disown = enable_ki_protection(loops.RequestConnection.disown)
 
 
 os.register_at_fork(after_in_child=forget_all)

@@ -14,19 +14,19 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from xsproto.adapters.asynchronous import LoopClient, Parts, open_lanes
+from xsproto.adapters.asynchronous import AsyncClientBase, Parts, open_connections
 from xsproto.adapters.device_transport import Modules
 from xsproto.adapters.discovery import locate
 
-from ._connection import Lane, RequestLane
+from ._connection import Connection, RequestConnection
 
 __all__ = ["Client", "open_client"]
 
 _MODULES = Modules(io, posix, select, _socket, _thread.start_new_thread)
-_PARTS = Parts(Lane, trio.sleep, socket, RequestLane, _MODULES)
+_PARTS = Parts(Connection, trio.sleep, socket, RequestConnection, _MODULES)
 
 
-class Client(LoopClient):
+class Client(AsyncClientBase):
     """A connection to XenStore, as `open_client` makes it. Any number of tasks may use it at once.
 
     It belongs to the run of trio that opened it. Every call is a checkpoint, and may be cancelled.
@@ -51,7 +51,7 @@ async def open_client(
         ConnectFailed: nobody listens there, or it may not be used.
     """
     location = locate(unix_socket_path, xen_bus_path, os)
-    client = Client(*await open_lanes(location, _PARTS))
+    client = Client(*await open_connections(location, _PARTS))
     try:
         yield client
     finally:

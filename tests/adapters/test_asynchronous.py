@@ -48,10 +48,10 @@ class Wire:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
         self.transport = SocketTransport(ours, "here", socket.MSG_NOSIGNAL)
         self.session = Session()
-        self.lane = loop.lane(self.transport, self.session)
-        self.client: AnyClient = loop.client(self.lane)
+        self.connection = loop.connection(self.transport, self.session)
+        self.client: AnyClient = loop.client(self.connection)
         self.daemon = Daemon()
-        self.connection: Connection = self.daemon.connect()
+        self.daemon_connection: Connection = self.daemon.connect()
         self.seen: list[rq.Request[Any]] = []
         self._reader = PacketReader()
         self._answers = b""
@@ -64,7 +64,7 @@ class Wire:
             return 0
         for packet in self._reader.receive_data(data):
             self.seen.append(rq.parse_request(packet.op, packet.payload))
-        self.daemon.receive_data(self.connection, data)
+        self.daemon.receive_data(self.daemon_connection, data)
         for _, answers in self.daemon.data_to_send():
             self._answers += answers
         return len(data)
@@ -96,13 +96,13 @@ class Wire:
         """Nobody waits, and nothing is left of any transaction and watch, here and there."""
         for _ in range(3):  # late answers, what they have undone, and its answers
             assert await self.do(self.client.exists(b"/"))
-        connection = self.session.engine
+        engine = self.session.engine
         assert self.session.waiting == 0
         assert self.session._listeners == {}
-        assert connection.outstanding == 0
-        assert connection.transactions == {}
-        assert connection.watches == {}
-        caller = self.connection._caller
+        assert engine.outstanding == 0
+        assert engine.transactions == {}
+        assert engine.watches == {}
+        caller = self.daemon_connection._caller
         assert caller.transactions == {}
         assert caller.watches == {}
         assert self.session.ignored.maxlen is not None
@@ -202,7 +202,7 @@ def test_cancelled_at_each_moment_an_operation_leaves_nothing(
     loop: Loop, operation: Callable[[AnyClient], Coroutine[Any, Any, None]], portion: int
 ) -> None:
     async def test(wire: Wire) -> None:
-        store, caller = wire.daemon.store, wire.connection._caller
+        store, caller = wire.daemon.store, wire.daemon_connection._caller
         store.write(caller, None, b"/a/b", b"1")
         for number in range(300):
             store.write(caller, None, b"/many/a-rather-long-name-%d" % number, b"")
@@ -276,7 +276,7 @@ def test_an_answer_that_comes_with_the_cancellation_is_undone(loop: Loop) -> Non
         await wire.turns()
         wire.take()
         wire.give()
-        wire.lane.receive()  # now it is there, and the tasks have not gone on yet
+        wire.connection.receive()  # now it is there, and the tasks have not gone on yet
         for task in tasks:
             task.cancel()
         for task in tasks:
@@ -293,7 +293,7 @@ def test_half_a_message_is_finished_by_whoever_comes_next(loop: Loop) -> None:
         value = b"v" * 3000
         tasks = [loop.spawn(wire.client.write(b"/a/%d" % at, value)) for at in range(20)]
         await wire.turns()
-        assert wire.lane.stuck
+        assert wire.connection.stuck
         for task in tasks:
             await cancelled(task)
         await wire.do(wire.client.write(b"/b", b""))
@@ -312,17 +312,17 @@ def test_who_waits_for_room_reads_meanwhile(loop: Loop, monkeypatch: pytest.Monk
         await wire.turns()
         writer = wire.loop.spawn(wire.client.write(b"/a", b"v" * 4000))
         await wire.turns()
-        assert wire.lane.stuck
+        assert wire.connection.stuck
         # It is read that there is room, though nothing is answered before the message is whole,
         for _ in range(100):
-            if not wire.lane.stuck:
+            if not wire.connection.stuck:
                 break
             wire.take(100)
             await wire.loop.sleep(0.001)
-        assert not wire.lane.stuck
+        assert not wire.connection.stuck
         another = wire.loop.spawn(wire.client.write(b"/b", b"v" * 4000))
         await wire.turns()
-        assert wire.lane.stuck
+        assert wire.connection.stuck
         # and it is read what comes, though there is no room.
         wire.give()
         assert await reader.result() == b""
@@ -342,7 +342,7 @@ def test_closed_while_it_waits_for_room(loop: Loop) -> None:
         await wire.turns()
         other = loop.spawn(wire.client.read(b"/a"))
         await wire.turns()
-        assert wire.lane.stuck
+        assert wire.connection.stuck
         wire.client.close()
         for each, sent in (task, True), (other, False):
             with pytest.raises(ConnectionClosed) as caught:
@@ -510,7 +510,7 @@ def test_a_forked_childs_cleaning_up_does_nothing(loop: Loop) -> None:
         transaction = wire.client.transaction()
         await wire.do(transaction.__aenter__())
         wire.take()
-        wire.lane.unregister()  # in a child, the loop is not used any more
+        wire.connection.unregister()  # in a child, the loop is not used any more
         forget_all()  # which a fork has called
         events.close()
         await transaction.__aexit__(Cancelled, Cancelled(), None)
@@ -519,7 +519,7 @@ def test_a_forked_childs_cleaning_up_does_nothing(loop: Loop) -> None:
         with pytest.raises(Forked, match="by the parent"):
             await wire.client.read(b"/a")
         with pytest.raises(Forked, match="by the parent"):
-            raise wire.lane.misplaced("in a thread")
+            raise wire.connection.misplaced("in a thread")
 
     wired(loop, test)
 

@@ -1,4 +1,4 @@
-"""Clients that wait, with a lane or two, on a socket and on a device that is one.
+"""Clients that wait, with a connection or two, on a socket and on a device that is one.
 
 That of `xsproto_sync` stands for all. What is particular to the real device is told on the
 fake device, in `tests/device`.
@@ -65,7 +65,7 @@ def client(path: str) -> Iterator[Client]:
 
 
 class Opening:
-    """Has whoever opens a lane after the first one wait."""
+    """Has whoever opens a connection after the first one wait."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.go_on = threading.Event(), threading.Event()
@@ -123,9 +123,9 @@ def give_up(client: Client, store: EmbeddedXenStore) -> None:
         client.read(b"/a", timeout=SOON)
 
 
-def test_a_client_of_a_socket_has_one_lane(store: EmbeddedXenStore) -> None:
+def test_a_client_of_a_socket_has_one_connection(store: EmbeddedXenStore) -> None:
     with Client(store.socket_path()) as client:
-        assert client._watch_lane() is client._lane
+        assert client._watch_connection() is client._connection
         assert client._clock.timeout is None
         assert client.closed is None
         assert repr(client) == f"<xsproto_sync.client.Client {store.socket_path()}>"
@@ -142,10 +142,10 @@ def test_time_is_limited_on_a_device(path: str) -> None:
         assert client._clock.timeout is None
 
 
-def test_requests_and_watches_have_a_lane_each(client: Client) -> None:
+def test_requests_and_watches_have_a_connection_each(client: Client) -> None:
     assert client.read(b"/a") == b"value"
     with client.watch(b"/a") as watch:
-        assert client._watch_lane() is not client._lane
+        assert client._watch_connection() is not client._connection
         assert watch.get().path == b"/a"
         client.write(b"/a", b"2")
         assert watch.get().path == b"/a"
@@ -156,14 +156,14 @@ def test_requests_and_watches_have_a_lane_each(client: Client) -> None:
     assert client.closed is not None
 
 
-def test_a_client_that_is_closed_opens_no_lane(client: Client) -> None:
+def test_a_client_that_is_closed_opens_no_connection(client: Client) -> None:
     client.close()
     with pytest.raises(ConnectionClosed):
         client.watch(b"/a").__enter__()
     assert client._watches is None
 
 
-def test_a_lane_of_watches_that_is_opened_while_the_client_is_closed_is_closed(
+def test_a_connection_of_watches_that_is_opened_while_the_client_is_closed_is_closed(
     client: Client, opening: Opening
 ) -> None:
     watching = Caller(client.watch, b"/a")
@@ -172,27 +172,29 @@ def test_a_lane_of_watches_that_is_opened_while_the_client_is_closed_is_closed(
     opening.go_on.set()
     with pytest.raises(ConnectionClosed):
         watching.result().__enter__()
-    assert client._watch_lane().session.closed is not None
+    assert client._watch_connection().session.closed is not None
 
 
 def test_a_successor_that_is_opened_while_the_client_is_closed_is_closed(
     client: Client, store: EmbeddedXenStore, opening: Opening
 ) -> None:
-    first = client._lane
+    first = client._connection
     impatient = Caller(give_up, client, store)
     assert opening.begun.wait(PATIENCE)
-    closing = Caller(client.close)  # it waits for the first lane, whose successor it has not seen
+    closing = Caller(
+        client.close
+    )  # it waits for the first connection, whose successor it has not seen
     until(lambda: client._ended)
     opening.go_on.set()
     impatient.result()
     closing.result()
-    assert client._lane is not first
+    assert client._connection is not first
     with pytest.raises(ConnectionClosed):
         client.read(b"/a")
 
 
-def test_one_thread_opens_the_lane_of_watches(client: Client, opening: Opening) -> None:
-    callers = [Caller(client._watch_lane) for _ in range(2)]
+def test_one_thread_opens_the_connection_of_watches(client: Client, opening: Opening) -> None:
+    callers = [Caller(client._watch_connection) for _ in range(2)]
     assert opening.begun.wait(PATIENCE)
     opening.go_on.set()
     assert callers[0].result() is callers[1].result()
@@ -202,7 +204,7 @@ def test_one_thread_opens_the_lane_of_watches(client: Client, opening: Opening) 
 def test_what_is_given_up_is_succeeded(client: Client, store: EmbeddedXenStore) -> None:
     late = client.transaction()
     tx, doomed = client.transaction().__enter__(), client.transaction().__enter__()
-    first = client._lane
+    first = client._connection
     with store._server.lock:  # it answers nothing
         impatient = Caller(lambda: client.read(b"/a", timeout=0.3))
         until(lambda: first.session.leader is not None)
@@ -214,7 +216,7 @@ def test_what_is_given_up_is_succeeded(client: Client, store: EmbeddedXenStore) 
         until(lambda: first.session.waiting == 4)
         with pytest.raises(TimedOut):
             impatient.result()
-        until(lambda: client._lane is not first)
+        until(lambda: client._connection is not first)
     assert patient.result() == [b"value", None]
     assert beginning.result() == b"value"
     assert (inside.result(), lost.result()) == (b"value", b"value")
@@ -232,7 +234,7 @@ def test_what_is_given_up_is_succeeded(client: Client, store: EmbeddedXenStore) 
 def test_a_batch_of_which_some_was_sent_goes_on_elsewhere(
     client: Client, store: EmbeddedXenStore
 ) -> None:
-    first = client._lane
+    first = client._connection
     with store._server.lock:
         impatient = Caller(lambda: client.read(b"/a", timeout=0.1))
         until(lambda: first.session.leader is not None)
@@ -269,15 +271,17 @@ def test_a_transaction_that_is_dropped_is_rolled_back(client: Client) -> None:
         tx.write(b"/b", b"")
         raise KeyError
     assert not client.exists(b"/b")
-    assert not client._lane.session.engine.transactions
+    assert not client._connection.session.engine.transactions
 
 
-def test_a_lane_that_was_given_up_ends_with_its_last_transaction(
+def test_a_connection_that_was_given_up_ends_with_its_last_transaction(
     client: Client, store: EmbeddedXenStore
 ) -> None:
-    exchanges = client._lane.exchange(0, (TransactionStart(),), client._lane.ends_at(PATIENCE))
-    first = client._lane
-    client._lane.disown(())
+    exchanges = client._connection.exchange(
+        0, (TransactionStart(),), client._connection.ends_at(PATIENCE)
+    )
+    first = client._connection
+    client._connection.disown(())
     give_up(client, store)
     assert first.session.closed is None
     first.disown(exchanges)
@@ -286,7 +290,7 @@ def test_a_lane_that_was_given_up_ends_with_its_last_transaction(
 
 
 @pytest.mark.parametrize("end", [BlockingTransaction.commit, BlockingTransaction.rollback])
-def test_a_forked_child_can_end_nothing_on_a_lane_that_was_given_up(
+def test_a_forked_child_can_end_nothing_on_a_connection_that_was_given_up(
     client: Client, store: EmbeddedXenStore, end: Callable[[Any], None]
 ) -> None:
     transaction = client.transaction().__enter__()
@@ -299,15 +303,15 @@ def test_a_forked_child_can_end_nothing_on_a_lane_that_was_given_up(
 
 
 @pytest.mark.parametrize("error", [LocalProtocolError("another client's"), KeyError()])
-def test_whatever_ends_a_wait_the_lane_is_given_up(client: Client, error: Exception) -> None:
+def test_whatever_ends_a_wait_the_connection_is_given_up(client: Client, error: Exception) -> None:
     def interrupted(*_: Any) -> bool:
         raise error
 
-    lane: Any = client._lane
-    lane.transport.wait = interrupted
+    connection: Any = client._connection
+    connection.transport.wait = interrupted
     with pytest.raises(type(error)):
         client.read(b"/a")
-    assert client._lane is not lane
+    assert client._connection is not connection
     assert client.read(b"/a") == b"value"
 
 
@@ -319,7 +323,7 @@ def test_a_dead_daemon_is_not_asked_for_ever(client: Client, store: EmbeddedXenS
     assert client.read(b"/a") == b"value"
 
 
-def test_where_nothing_can_be_opened_the_lane_stays(
+def test_where_nothing_can_be_opened_the_connection_stays(
     client: Client, store: EmbeddedXenStore
 ) -> None:
     def fail() -> None:
@@ -327,32 +331,32 @@ def test_where_nothing_can_be_opened_the_lane_stays(
 
     assert client._requests is not None
     client._requests._make = fail
-    first = client._lane
+    first = client._connection
     give_up(client, store)
-    assert client._lane is first
+    assert client._connection is first
     assert client.read(b"/a") == b"value"
 
 
-def test_a_lane_whose_client_is_gone_has_no_successor(
+def test_a_connection_whose_client_is_gone_has_no_successor(
     client: Client, store: EmbeddedXenStore
 ) -> None:
-    lane: Any = client._lane
-    replace, lane.replace = lane.replace, lambda: None
+    connection: Any = client._connection
+    replace, connection.replace = connection.replace, lambda: None
     give_up(client, store)
-    lane.replace = replace
-    assert client._lane is lane
+    connection.replace = replace
+    assert client._connection is connection
     assert client.read(b"/a") == b"value"
 
 
 def test_what_is_closed_is_not_given_up(client: Client, store: EmbeddedXenStore) -> None:
-    first = client._lane
+    first = client._connection
     with store._server.lock:
         waiting = Caller(client.read, b"/a")
         until(lambda: first.session.leader is not None)
         client.close()
         with pytest.raises(ConnectionClosed):
             waiting.result()
-    assert client._lane is first
+    assert client._connection is first
 
 
 def test_a_dropped_client_is_freed_at_once(path: str) -> None:

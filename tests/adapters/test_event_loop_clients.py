@@ -202,7 +202,7 @@ def test_an_exception_of_a_signal_handler_in_the_loop_loses_no_answer(
         told: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
         async with xsproto_asyncio.open_client(store.socket_path()) as client:
-            transport: Any = client._lane.transport
+            transport: Any = client._connection.transport
             read_now = transport.read_now
 
             def interrupted(inbox: list[bytes]) -> None:
@@ -344,7 +344,7 @@ def test_with_trio_who_is_cancelled_sends_nothing(store: EmbeddedXenStore) -> No
                     scope.cancel()
                     await call()
                 assert scope.cancelled_caught
-            assert client._lane.session.engine.outstanding == 0
+            assert client._connection.session.engine.outstanding == 0
             assert not await client.exists(b"/never")
 
     trio.run(main)
@@ -368,7 +368,7 @@ def test_with_trio_a_cancelled_step_of_a_walk_loses_no_node(store: EmbeddedXenSt
 def test_with_trio_ctrl_c_loses_nothing_that_came(store: EmbeddedXenStore) -> None:
     async def main() -> None:
         async with xsproto_trio.open_client(store.socket_path()) as client:
-            transport = client._lane.transport
+            transport = client._connection.transport
             assert isinstance(transport, SocketTransport)
             recv, send = transport._recv, transport._send
 
@@ -390,7 +390,7 @@ def test_with_trio_ctrl_c_loses_nothing_that_came(store: EmbeddedXenStore) -> No
                     await twice(client.write, b"/a", b"v" * 100)
                 transport._recv, transport._send = recv, send
                 assert await client.read(b"/a/b") == b"1"
-                session = client._lane.session
+                session = client._connection.session
                 assert session.engine.outstanding == 0, "an answer was lost"
                 assert not session.ignored, "a request was sent twice"
 

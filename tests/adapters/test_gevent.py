@@ -63,7 +63,7 @@ def outcome(function: Callable[..., Any], *arguments: Any, **options: Any) -> An
 def assert_idle(client: Client) -> None:
     """Nobody waits, nothing is left, and the hub looks at nothing."""
     assert gevent.get_hub().join(timeout=5), "the client keeps the hub busy"
-    session = client._lane.session
+    session = client._connection.session
     assert not session.waiting
     assert not session.wakeable
     assert not session.engine.outstanding
@@ -127,7 +127,7 @@ def test_a_greenlet_killed_in_a_with_leaves_nothing_behind(client: Client) -> No
                 pass
 
     greenlets = [gevent.spawn(transact), gevent.spawn(watch)]
-    while len(client._lane.session.engine.transactions) == 0:
+    while len(client._connection.session.engine.transactions) == 0:
         client.read(b"/")
     gevent.killall(greenlets)
     with pytest.raises(NotFound):
@@ -196,7 +196,7 @@ def test_what_is_there_already_counts_when_time_is_over(client: Client) -> None:
         watch.get()
         with pytest.raises(TimedOut, match="no event in time of b'/a'"):
             watch.get(timeout=0)
-        with Client(client._lane.transport.path) as other:
+        with Client(client._connection.transport.path) as other:
             other.write(b"/a", b"")
             other.read(b"/")  # by now the event was sent
         assert watch.get(timeout=0).path == b"/a"
@@ -207,7 +207,7 @@ def test_what_came_while_the_hub_was_kept_from_looking_counts(client: Client) ->
         watch.get()
         waiting = spawn(lambda: watch.get(timeout=0.01))
         with socket.socket(socket.AF_UNIX) as other:
-            other.connect(client._lane.transport.path)
+            other.connect(client._connection.transport.path)
             for _ in range(2):  # what comes of the first is sent before the second is answered
                 other.sendall(HEADER.pack(Op.WRITE, 0, 0, 3) + b"/a\0")
                 while not other.recv(16).endswith(b"OK\0"):
@@ -239,7 +239,7 @@ def test_a_daemon_that_never_stops_sending_cannot_prolong_a_call(
         assert reads < 1000
         inbox.append(HEADER.pack(Op.WATCH_EVENT, 0, 0, 5) + b"/a\0t\0")
 
-    monkeypatch.setattr(client._lane.transport, "read_now", read)
+    monkeypatch.setattr(client._connection.transport, "read_now", read)
     with pytest.raises(TimedOut):
         client.read(b"/a", timeout=0)
 
@@ -303,7 +303,7 @@ def test_an_idle_client_with_watches_wakes_nobody(client: Client) -> None:
         for number in range(100):
             monitor.watch(b"/w/%d" % number)
         waiting = gevent.spawn(lambda: [monitor.get() for _ in range(101)])
-        while client._lane.session.events_waiting or not client._lane.session.waiting:
+        while client._connection.session.events_waiting or not client._connection.session.waiting:
             gevent.idle()
         assert rounds_in(0.05) <= 3
         assert not waiting.ready()
@@ -313,7 +313,7 @@ def test_an_idle_client_with_watches_wakes_nobody(client: Client) -> None:
 def test_once_all_is_written_the_hub_looks_for_no_room_any_more(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    transport: Any = client._lane.transport._bytes
+    transport: Any = client._connection.transport._bytes
     send, full = transport._send, True
 
     def refuse(data: bytes, flags: int) -> int:
@@ -418,11 +418,11 @@ def test_an_interrupt_in_the_hub_loses_nothing(
         event = spawn(watch.get)
         reading = gevent.spawn(client.read, b"/a")
         name = {"transport": "read_now", "session": "received"}[of]
-        interrupted_once(monkeypatch, getattr(client._lane, of), name)
+        interrupted_once(monkeypatch, getattr(client._connection, of), name)
         with pytest.raises(KeyboardInterrupt):
             gevent.sleep(60)  # as in any program of gevent's, the main greenlet gets it
         assert reading.get() == b"value"
-        with Client(client._lane.transport.path) as other:
+        with Client(client._connection.transport.path) as other:
             other.write(b"/a", b"")
         assert event.get().path == b"/a"
 
@@ -434,10 +434,10 @@ def test_an_interrupted_end_of_a_wait_is_made_up_for(
     with client.watch(b"/a") as watch:
         watch.get()
         daemon.suspend()
-        interrupted_once(monkeypatch, client._lane.session, "cancel")
+        interrupted_once(monkeypatch, client._connection.session, "cancel")
         with pytest.raises(KeyboardInterrupt):
             client.read(b"/", timeout=0) if of == "answer" else watch.get(timeout=0)
-        assert not client._lane.session.waiting
+        assert not client._connection.session.waiting
         daemon.resume()
         assert client.read(b"/") == b""
         assert client.read(b"/") == b""
@@ -534,7 +534,7 @@ def test_where_python_is_patched_threads_are_greenlets_that_share_it(client: Cli
     for thread in threads:
         thread.join()
     assert found == [b""] * 5
-    assert not client._lane.session.waiting
+    assert not client._connection.session.waiting
 
 
 # The end
@@ -660,7 +660,7 @@ def test_a_forked_child_knows_even_if_the_hub_of_another_client_is_gone(
     assert client.read(b"/") == b""
     with pytest.raises(LocalProtocolError, match="destroyed"):
         left[0].read(b"/")
-    left[0]._lane.transport.forget()
+    left[0]._connection.transport.forget()
 
 
 # The beginning

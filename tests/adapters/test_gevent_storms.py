@@ -19,7 +19,7 @@ import pytest
 from xsproto import ConnectionClosed, TimedOut
 from xsproto.errors import CommitUnknown
 from xsproto_gevent import Client
-from xsproto_gevent._io import connection as lane
+from xsproto_gevent._io import connection as connection
 
 from ..support.daemons import Daemon, require
 
@@ -126,16 +126,16 @@ def assert_clean(client: Client) -> None:
     for _ in range(2):  # the second is answered after what takes the rest back
         client.read(b"/")
     gevent.idle()
-    session = client._lane.session
+    session = client._connection.session
     assert not session.waiting
     assert not session.wakeable
-    connection = session.engine
-    assert not connection.outstanding
-    assert not connection.unsent
-    assert not connection.transactions
-    assert not connection.watches
+    engine = session.engine
+    assert not engine.outstanding
+    assert not engine.unsent
+    assert not engine.transactions
+    assert not engine.watches
     assert not session._listeners
-    assert not client._lane.transport.attended
+    assert not client._connection.transport.attended
 
 
 WOKEN = pytest.mark.parametrize("woken", [False, True], ids=["asleep", "about to be woken"])
@@ -147,7 +147,7 @@ def test_a_greenlet_killed_at_any_switch_leaves_nothing_behind(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch, call: Callable[[Client], None], woken: bool
 ) -> None:
     def clean(client: Client) -> None:
-        assert not client._lane.session.engine.unsent
+        assert not client._connection.session.engine.unsent
         assert_clean(client)
 
     kill_at_each_switch(monkeypatch, lambda: Client(daemon.socket_path), call, woken, clean)
@@ -161,7 +161,7 @@ def kill_at_each_switch(
     assert_clean: Callable[[Client], None],
 ) -> None:
     """Make a call that is killed at its first switch, at its second, and so on, each anew."""
-    monkeypatch.setattr(lane, "Gate", Gate)
+    monkeypatch.setattr(connection, "Gate", Gate)
     monkeypatch.setattr(Gate, "woken", woken)
     for nth in count(1):
         monkeypatch.setattr(Gate, "nth", 0)
@@ -206,7 +206,7 @@ class Storm:
 
     def roughen(self) -> None:
         """Have the socket take and give bytes in portions as they come."""
-        transport: Any = self.client._lane.transport._bytes
+        transport: Any = self.client._connection.transport._bytes
         send, recv, chance = transport._send, transport._recv, self.random.random
 
         def some(data: bytes, flags: int) -> int:
@@ -340,7 +340,7 @@ def test_when_the_daemon_dies_in_a_storm_everybody_is_told_once(seed: int) -> No
             assert isinstance(storm.client.closed, ConnectionClosed)
             with pytest.raises(ConnectionClosed, match="not sent"):
                 storm.client.read(b"/")
-            session = storm.client._lane.session
+            session = storm.client._connection.session
             assert not session.waiting
             assert not session.wakeable
             assert gevent.get_hub().join(timeout=5)

@@ -105,7 +105,7 @@ def test_threads_on_one_client_never_dead_lock(daemon: Daemon, reader: bool) -> 
         join([start(work, client, number) for number in range(THREADS)])
         assert not wrong
         assert done == [1] * THREADS
-        session = client._lane.session
+        session = client._connection.session
         client.read(b"/")
         client.read(b"/")
         assert not session.engine.watches

@@ -162,13 +162,13 @@ class Busy:
         self.go_on = threading.Event()
         self.outcomes: dict[str, Any] = {}
         self.threads: list[threading.Thread] = []
-        self._write = client._lane.transport.write
-        client._lane.transport.write = self.write  # type: ignore[method-assign]
+        self._write = client._connection.transport.write
+        client._connection.transport.write = self.write  # type: ignore[method-assign]
         self.watch = client.watch(b"/busy")
         self.watch.__enter__()
         self.watch.get()
         self.call("leader", self.watch.get)
-        self.until(lambda: self.client._lane.session.leader is not None)
+        self.until(lambda: self.client._connection.session.leader is not None)
 
     def write(self, data: bytes | memoryview, written: list[int]) -> None:
         self.written.append(bytes(data))
@@ -222,7 +222,7 @@ def test_who_comes_while_another_thread_writes_leaves_its_request_to_it(busy: Bu
     before = len(busy.written)
     for number in range(5):
         busy.call(f"other {number}", lambda: client.read(b"/a"))
-    busy.until(lambda: client._lane.session.waiting == 6)
+    busy.until(lambda: client._connection.session.waiting == 6)
     assert len(busy.written) == before
     busy.go_on.set()
     busy.until(lambda: len(busy.outcomes) == 6)
@@ -235,8 +235,8 @@ def test_who_comes_while_another_thread_writes_leaves_its_request_to_it(busy: Bu
 def test_while_a_thread_writes_what_it_writes_cannot_be_withdrawn(busy: Busy) -> None:
     client = busy.client
     busy.write_slowly("writer", lambda: client.read(b"/a"))
-    (exchange,) = client._lane.session.engine._outbox[0]
-    assert not client._lane.session.engine.withdraw(exchange.rq_id)
+    (exchange,) = client._connection.session.engine._outbox[0]
+    assert not client._connection.session.engine.withdraw(exchange.rq_id)
     # What is still queued can.
     with pytest.raises(TimedOut, match="not sent") as caught:
         client.write(b"/a", b"never", timeout=0)
@@ -254,9 +254,9 @@ def test_close_leaves_the_descriptor_to_the_thread_that_writes(busy: Busy) -> No
     busy.write_slowly("writer", lambda: client.read(b"/a"))
     client.close()
     busy.until(lambda: "leader" in busy.outcomes)
-    assert client._lane.transport.fileno() >= 0
+    assert client._connection.transport.fileno() >= 0
     busy.end()
-    assert client._lane.transport.fileno() == -1
+    assert client._connection.transport.fileno() == -1
     assert isinstance(busy.outcomes["leader"], ConnectionClosed)
     assert isinstance(busy.outcomes["writer"], ConnectionClosed)
     assert busy.outcomes["writer"].sent
@@ -267,12 +267,12 @@ def test_the_lead_may_pass_to_the_thread_that_writes_while_the_client_is_closed(
 ) -> None:
     client = busy.client
     busy.write_slowly("writer", lambda: client.read(b"/a"))
-    with Connection(client._lane.transport.path) as other:
+    with Connection(client._connection.transport.path) as other:
         other.request(Op.WRITE, b"/busy\0")
     busy.until(lambda: "leader" in busy.outcomes)
     client.close()
     busy.end()
-    assert client._lane.transport.fileno() == -1
+    assert client._connection.transport.fileno() == -1
     assert isinstance(busy.outcomes["writer"], ConnectionClosed)
 
 
@@ -280,11 +280,11 @@ def test_an_interrupted_writer_leaves_the_rest_to_others(busy: Busy) -> None:
     client = busy.client
 
     def read() -> bytes:
-        client._lane.transport.write = interrupt  # type: ignore[method-assign]
+        client._connection.transport.write = interrupt  # type: ignore[method-assign]
         return client.read(b"/a")
 
     def interrupt(data: bytes | memoryview, written: list[int]) -> None:
-        client._lane.transport.write = busy.write  # type: ignore[method-assign]
+        client._connection.transport.write = busy.write  # type: ignore[method-assign]
         raise KeyboardInterrupt
 
     busy.call("writer", read)
@@ -412,7 +412,7 @@ def test_the_default_timeout_of_sockets_does_not_hold_here(daemon: Daemon) -> No
     socket.setdefaulttimeout(5)
     try:
         with xsproto_sync.Client(daemon.socket_path) as client:
-            transport = client._lane.transport
+            transport = client._connection.transport
             assert isinstance(transport, UnixTransport)
             assert transport._sock.gettimeout() is None
     finally:
@@ -445,8 +445,8 @@ def test_a_daemon_that_never_stops_sending_cannot_prolong_a_call(daemon: Daemon)
             assert reads < 1000
             inbox.append(HEADER.pack(Op.WATCH_EVENT, 0, 0, 5) + b"/a\0t\0")
 
-        client._lane.transport.read_now = read_now  # type: ignore[method-assign]
-        client._lane.transport.wait = lambda timeout, write: True  # type: ignore[method-assign]
+        client._connection.transport.read_now = read_now  # type: ignore[method-assign]
+        client._connection.transport.wait = lambda timeout, write: True  # type: ignore[method-assign]
         with pytest.raises(TimedOut):
             client.read(b"/a", timeout=0)
         client.pump()

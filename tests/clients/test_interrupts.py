@@ -186,7 +186,7 @@ class Bench:
         # what takes that back.
         for _ in range(2):
             self.read(timeout=2)
-        check_session(self.client._lane.session, whole)
+        check_session(self.client._connection.session, whole)
 
     def touch(self) -> None:
         assert self._other.request(Op.WRITE, b"/watched\0") == (Op.WRITE, b"OK\0")
@@ -510,8 +510,8 @@ def test_in_a_storm_of_signals_the_other_threads_notice_nothing(daemon: Daemon) 
         watch.close()
         for _ in range(2):
             client.read(b"/known/1", timeout=5)
-        connection = client._lane.session.engine
-        assert not connection.watches
-        assert not connection.outstanding
-        assert client._lane.session.leader is None
-        assert not client._lane.session.waiting
+        engine = client._connection.session.engine
+        assert not engine.watches
+        assert not engine.outstanding
+        assert client._connection.session.leader is None
+        assert not client._connection.session.waiting

@@ -109,10 +109,10 @@ class World:
 
     def write(self, limit: int | None = None) -> None:
         """Hand `limit` bytes to the peer, or all."""
-        connection = self.session.engine
-        while (data := connection.outgoing()) and limit != 0:
+        engine = self.session.engine
+        while (data := engine.outgoing()) and limit != 0:
             some = bytes(data[:limit])
-            connection.written.append(len(some))
+            engine.written.append(len(some))
             limit = None if limit is None else limit - len(some)
             self.to_peer += some
             self._peer_takes()

@@ -15,7 +15,7 @@ import pytest
 from xsproto import requests as rq
 from xsproto.clients import asynchronous as awaitable
 from xsproto.clients import blocking
-from xsproto.clients import connection as lanes
+from xsproto.clients import connection as connections
 from xsproto.clients.operations import Node
 from xsproto.errors import InvalidArgument, InvalidPath, InvalidType, NotFound, XenStoreError
 from xsproto.perms import Permission
@@ -92,10 +92,13 @@ def test_the_public_classes_are_the_same() -> None:
 
 
 def test_an_adapter_provides_the_same() -> None:
-    primitives = lanes.AsyncLane.__abstractmethods__
-    assert lanes.BlockingLane.__abstractmethods__ == primitives
+    primitives = connections.AsyncConnection.__abstractmethods__
+    assert connections.BlockingConnection.__abstractmethods__ == primitives
     for name in primitives:
-        one, other = (getattr(cls, name) for cls in (lanes.BlockingLane, lanes.AsyncLane))
+        one, other = (
+            getattr(cls, name)
+            for cls in (connections.BlockingConnection, connections.AsyncConnection)
+        )
         assert made_awaitable(signature(one)) == signature(other), name
 
 

@@ -199,7 +199,7 @@ def the_end_of_no_transaction_is_sent() -> None:
 
 @wrong(15, "suspended or suspend")
 def a_lost_transaction_is_a_missing_node() -> None:
-    xsproto_sync._io.device.RequestLane.forgetful = False
+    xsproto_sync._io.device.RequestConnection.forgetful = False
 
 
 @wrong(16, "test_time_is_limited_if_nobody_says_otherwise")
@@ -213,8 +213,8 @@ def watches_are_written_by_who_sets_them() -> None:
 
 
 @wrong(16, "test_a_dead_daemon_is_a_matter_of_time or served")
-def a_lane_with_an_unanswered_request_is_kept() -> None:
-    def replace(self: xsproto_sync.client.Client, lane: Any) -> None:
+def a_connection_with_an_unanswered_request_is_kept() -> None:
+    def replace(self: xsproto_sync.client.Client, connection: Any) -> None:
         return None
 
     xsproto_sync.client.Client._replace = replace

@@ -1,4 +1,4 @@
-"""The device's lanes of event loops, and its bytes, on a device that is a socket."""
+"""The device's connections of event loops, and its bytes, on a device that is a socket."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_after_an_empty_request_the_nudge_may_fail(store: EmbeddedXenStore) -> N
     transport.close()
 
 
-# Lanes
+# Connections
 
 
 def on_sockets(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> Loop:
@@ -230,7 +230,7 @@ def run(loop: Loop, store: EmbeddedXenStore) -> Run:
     return runner(loop, store.socket_path())
 
 
-def test_requests_and_watches_have_a_lane_each(loop: Loop, run: Run) -> None:
+def test_requests_and_watches_have_a_connection_each(loop: Loop, run: Run) -> None:
     async def main(client: Any) -> None:
         assert await client.read(b"/a") == b"value"
         async with client.watch(b"/a") as watch:
@@ -248,7 +248,7 @@ def test_requests_and_watches_have_a_lane_each(loop: Loop, run: Run) -> None:
     run(main)
 
 
-def test_a_client_that_is_closed_opens_no_lane(loop: Loop, run: Run) -> None:
+def test_a_client_that_is_closed_opens_no_connection(loop: Loop, run: Run) -> None:
     async def main(client: Any) -> None:
         client.close()
         with pytest.raises(ConnectionClosed):
@@ -305,7 +305,7 @@ def test_a_transaction_whose_request_is_given_up_is_over(
     run(main)
 
 
-def test_a_forked_child_can_end_nothing_on_a_lane_that_was_given_up(
+def test_a_forked_child_can_end_nothing_on_a_connection_that_was_given_up(
     loop: Loop, run: Run, store: EmbeddedXenStore
 ) -> None:
     async def main(client: Any) -> None:
@@ -314,8 +314,8 @@ def test_a_forked_child_can_end_nothing_on_a_lane_that_was_given_up(
             async with client.transaction():
                 with store._server.lock:
                     await cancelled(loop, client.read(b"/a"))
-                for lane in client._requests.lanes:
-                    lane.unregister()  # in a child, the loop is not used any more
+                for connection in client._requests.connections:
+                    connection.unregister()  # in a child, the loop is not used any more
                 forget_all()  # which a fork has called
                 raise KeyError
         for end in committed.commit, rolled_back.rollback:
@@ -325,27 +325,27 @@ def test_a_forked_child_can_end_nothing_on_a_lane_that_was_given_up(
     run(main)
 
 
-def test_ctrl_c_leaves_no_lane_open(
+def test_ctrl_c_leaves_no_connection_open(
     store: EmbeddedXenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = on_sockets(TrioLoop(), monkeypatch)
 
     async def main(client: Any) -> None:
         transaction = await enter(client.transaction())
-        lane = client._lane
+        connection = client._connection
         with store._server.lock:
             await cancelled(loop, client.read(b"/a"))
-        end_if_idle = lane.end_if_idle
+        end_if_idle = connection.end_if_idle
 
         def interrupted() -> None:
             signal.raise_signal(signal.SIGINT)
             end_if_idle()
 
-        lane.end_if_idle = interrupted
+        connection.end_if_idle = interrupted
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012  # it comes when the library is done
-            lane.roll_back(transaction.id)
+            connection.roll_back(transaction.id)
             await loop.sleep(0)
-        assert lane.session.closed is not None
+        assert connection.session.closed is not None
 
     runner(loop, store.socket_path())(main)
 
@@ -371,7 +371,7 @@ def test_a_dead_daemon_is_not_asked_for_ever(loop: Loop, run: Run, store: Embedd
     run(main)
 
 
-def test_where_nothing_can_be_opened_the_lane_stays(
+def test_where_nothing_can_be_opened_the_connection_stays(
     loop: Loop, run: Run, store: EmbeddedXenStore
 ) -> None:
     async def main(client: Any) -> None:
@@ -386,35 +386,35 @@ def test_where_nothing_can_be_opened_the_lane_stays(
     run(main)
 
 
-def test_a_lane_whose_client_is_gone_has_no_successor(
+def test_a_connection_whose_client_is_gone_has_no_successor(
     loop: Loop, run: Run, store: EmbeddedXenStore
 ) -> None:
     async def main(client: Any) -> None:
         def gone() -> None:
             return None
 
-        lane = client._lane
-        method, lane.replace = lane.replace, gone
+        connection = client._connection
+        method, connection.replace = connection.replace, gone
         with store._server.lock:
             await cancelled(loop, client.read(b"/a"))
-        lane.replace = method
+        connection.replace = method
         assert await client.read(b"/a") == b"value"
-        assert client._lane is lane
+        assert client._connection is connection
 
     run(main)
 
 
 def test_a_successor_is_made_once() -> None:
-    class Lane:
+    class Connection:
         answered = True
         session = DeviceSession()
 
-    requests = Requests(Lane)
+    requests = Requests(Connection)
     first = requests.current
     second = requests.replace(first)
     assert second is requests.current
     assert requests.replace(first) is second  # as after an interrupt
-    assert requests.lanes == [first, second]
+    assert requests.connections == [first, second]
 
 
 def test_a_refused_watch(loop: Loop, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def test_an_answer_counts_whatever_id_it_has() -> None:
     assert waiter.done
 
 
-def test_a_lane_is_forsaken_once_a_request_that_is_out_was_given_up() -> None:
+def test_a_connection_is_forsaken_once_a_request_that_is_out_was_given_up() -> None:
     session = DeviceSession()
     waiter = ask(session, Read(b"/a"))
     assert not session.cancel(waiter)  # nothing was out
@@ -168,7 +168,7 @@ def test_transactions_stay_until_they_are_over() -> None:
     assert session.idle
 
 
-def test_a_doomed_transaction_keeps_no_lane_open() -> None:
+def test_a_doomed_transaction_keeps_no_connection_open() -> None:
     session = DeviceSession()
     started(session, 7)
     waiter = ask(session, Read(b"/a"), tx_id=7)
@@ -197,7 +197,7 @@ def test_the_errno_of_a_write_is_the_answer(
     assert not session.engine.watches
 
 
-class Lanes(RuleBasedStateMachine):
+class Connections(RuleBasedStateMachine):
     """Callers on a session that is retired at some time: each ends once, with its own answer."""
 
     def __init__(self) -> None:
@@ -276,4 +276,4 @@ class Lanes(RuleBasedStateMachine):
         self.session.wakeable.clear()
 
 
-TestLanes = Lanes.TestCase
+TestConnections = Connections.TestCase

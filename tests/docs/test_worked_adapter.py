@@ -20,7 +20,7 @@ import pytest
 import selectors_adapter
 
 import xsproto_sync
-from xsproto.adapters.asynchronous import Parts, open_lanes
+from xsproto.adapters.asynchronous import Parts, open_connections
 from xsproto.adapters.discovery import Location
 from xsproto.errors import ConnectFailed, ConnectionClosed, LocalProtocolError, TimedOut
 from xsproto.testing import Client
@@ -92,15 +92,17 @@ def test_it_belongs_to_the_run_of_its_loop_wherever_that_was_made() -> None:
 def test_an_adapter_need_not_know_devices() -> None:
     parts = Parts(lambda *_: pytest.fail("it was opened"), callback_loop.Loop().sleep, None)
     with pytest.raises(ConnectFailed, match="/dev/x, a XenBus device, which this adapter cannot"):
-        callback_loop.Loop().run(open_lanes(Location("device", "/dev/x"), parts))
+        callback_loop.Loop().run(open_connections(Location("device", "/dev/x"), parts))
 
 
 def test_a_loop_may_call_once_more_than_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with selectors_adapter.open_client(loop, store.socket_path()) as client:
-            lane = client._lane
-        monkeypatch.setattr(lane.transport, "read_now", None)  # its descriptor may be another's now
-        assert lane.receive() is False
+            connection = client._connection
+        monkeypatch.setattr(
+            connection.transport, "read_now", None
+        )  # its descriptor may be another's now
+        assert connection.receive() is False
 
     loop = callback_loop.Loop()
     with EmbeddedXenStore() as store:
@@ -156,7 +158,7 @@ def test_of_a_right_one_the_kit_says_so(capsys: pytest.CaptureFixture[str]) -> N
     assert last == "1 ok, 1 left out, 0 FAILED"
 
 
-async def _swallow(self: selectors_adapter.Lane, waiter: Any, role: object) -> None:
+async def _swallow(self: selectors_adapter.Connection, waiter: Any, role: object) -> None:
     """Goes on after a cancellation as if there had been none."""
     waiter.handle = self._loop.current
     while not waiter.done:
@@ -174,8 +176,8 @@ async def _open_dom0s(self: check_adapter.Harness, domid: int = 0, **options: An
 @pytest.mark.parametrize(
     ("owner", "method", "wrong", "scenario"),
     [
-        (selectors_adapter.Lane, "wait", _swallow, "a_write_that_is_given_up_may_take_place"),
-        (selectors_adapter.Lane, "unregister", lambda _: None, "clients_come_and_go"),
+        (selectors_adapter.Connection, "wait", _swallow, "a_write_that_is_given_up_may_take_place"),
+        (selectors_adapter.Connection, "unregister", lambda _: None, "clients_come_and_go"),
         (check_adapter.Harness, "open", _open_dom0s, "a_guest_watches"),
     ],
 )
@@ -204,7 +206,7 @@ def test_where_it_sleeps_for_ever_the_kit_shows_where() -> None:
     program = (
         "import check_adapter, selectors_adapter\n"
         "from xsproto_sync.testing import check\n"
-        "selectors_adapter.Lane.wake = lambda *_: None\n"
+        "selectors_adapter.Connection.wake = lambda *_: None\n"
         "check(check_adapter.Harness, ['twenty_tasks_on_one_client'], limit=0.2)\n"
     )
     ended = subprocess.run(

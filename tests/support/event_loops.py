@@ -18,7 +18,7 @@ import xsproto_asyncio
 import xsproto_asyncio._connection
 import xsproto_trio
 import xsproto_trio._connection
-from xsproto.adapters.asynchronous import LoopClient, LoopLane
+from xsproto.adapters.asynchronous import AsyncClientBase, EventLoopConnection
 from xsproto.adapters.transport import Transport
 from xsproto.clients.session import Session
 from xsproto.testing import Cancelled
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-AnyClient = LoopClient
+AnyClient = AsyncClientBase
 
 
 class _AsyncioTask(Generic[T]):
@@ -63,7 +63,7 @@ class AsyncioLoop:
     """asyncio's own."""
 
     module = xsproto_asyncio
-    lane: type[LoopLane] = xsproto_asyncio._connection.Lane
+    connection: type[EventLoopConnection] = xsproto_asyncio._connection.Connection
     client: type[AnyClient] = xsproto_asyncio.Client
     debug = True
     new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
@@ -138,7 +138,7 @@ class TrioLoop:
     """trio's."""
 
     module = xsproto_trio
-    lane: type[LoopLane] = xsproto_trio._connection.Lane
+    connection: type[EventLoopConnection] = xsproto_trio._connection.Connection
     client: type[AnyClient] = xsproto_trio.Client
     nursery: trio.Nursery
 
@@ -180,15 +180,15 @@ class TrioLoop:
 class GuidesLoop(check_adapter.Harness):
     """That of docs/examples/adapter/selectors_adapter.py."""
 
-    client: type[AnyClient] = LoopClient
+    client: type[AnyClient] = AsyncClientBase
 
     def __init__(self) -> None:
         self.loop = callback_loop.Loop()
         self.stack = contextlib.AsyncExitStack()
         self.tasks = []
 
-    def lane(self, transport: Transport, session: Session) -> LoopLane:
-        return selectors_adapter.Lane(self.loop, transport, session)
+    def connection(self, transport: Transport, session: Session) -> EventLoopConnection:
+        return selectors_adapter.Connection(self.loop, transport, session)
 
 
 Loop = AsyncioLoop | TrioLoop

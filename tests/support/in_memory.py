@@ -2,8 +2,8 @@
 
 `Daemon` is a XenStore in a dict, for one connection; it does as a test tells it: delay answers,
 reverse them, drop them, take only so many bytes, die. `AsyncMemory` and `BlockingMemory` are the
-two facades' smallest adapters, each a lane and its client in one. `Task` runs a coroutine by hand,
-one `step` to the next suspension.
+two facades' smallest adapters, each a connection and its client in one. `Task` runs a coroutine by
+hand, one `step` to the next suspension.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from xsproto import requests as rq
 from xsproto.client import Exchange
 from xsproto.clients.asynchronous import AsyncClient
 from xsproto.clients.blocking import BlockingClient
-from xsproto.clients.connection import AsyncLane, BlockingLane, Timeout
+from xsproto.clients.connection import AsyncConnection, BlockingConnection, Timeout
 from xsproto.clients.event_queue import EventQueue, WatchEvent
 from xsproto.clients.session import Session, Waiter
 from xsproto.errors import TimedOut
@@ -189,13 +189,13 @@ class Memory:
         self.daemon, self.session = daemon, Session()
         self.guard: AbstractContextManager[Any]
         self.guard = self._lock = threading.Lock()
-        self._lane: Any = self
+        self._connection: Any = self
 
     def flush(self) -> None:
         assert self._lock.locked()
-        connection = self.session.engine
-        while (data := connection.outgoing()) and (taken := self.daemon.write(data)):
-            connection.sent(taken)
+        engine = self.session.engine
+        while (data := engine.outgoing()) and (taken := self.daemon.write(data)):
+            engine.sent(taken)
 
     @contextmanager
     def _held(self) -> Iterator[Session]:
@@ -236,7 +236,7 @@ class Memory:
         return taken
 
 
-class BlockingMemory(Memory, BlockingLane, BlockingClient):
+class BlockingMemory(Memory, BlockingConnection, BlockingClient):
     """Answers are there at once, or time is over."""
 
     def __init__(self, daemon: Daemon) -> None:
@@ -290,7 +290,7 @@ def suspend(until: Ready) -> Generator[Ready, None, None]:
     yield until
 
 
-class AsyncMemory(Memory, AsyncLane, AsyncClient):
+class AsyncMemory(Memory, AsyncConnection, AsyncClient):
     """Suspends until the daemon has sent something, or somebody else has received it."""
 
     async def _wait(self, waiter: Waiter) -> None:

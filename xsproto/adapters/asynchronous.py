@@ -1,4 +1,4 @@
-"""What the adapters of event loops share: a lane whose callers are tasks of one thread.
+"""What the adapters of event loops share: a connection whose callers are tasks of one thread.
 
 Everything between two suspensions happens at once, so there are no locks; and nothing is held
 across a suspension, so that a task may be cancelled at each of them. An adapter adds how a task
@@ -14,18 +14,18 @@ from weakref import WeakMethod
 
 from ..client import Exchange
 from ..clients.asynchronous import AsyncClient
-from ..clients.connection import AsyncLane, remember
+from ..clients.connection import AsyncConnection, remember
 from ..clients.event_queue import EventQueue, WatchEvent
 from ..clients.operations import forked, nothing_watched
 from ..clients.session import Role, Session, Waiter
 from ..errors import ConnectFailed, Forked, LocalProtocolError, XenStoreError, connect_failed
 from ..requests import Request, TransactionStart
 from .device import (
+    ClientBase,
     DeviceSession,
-    LaneHolder,
     Requests,
     Retired,
-    RetiringLane,
+    RetiringConnection,
     merged,
     moved,
 )
@@ -34,12 +34,12 @@ from .discovery import Location
 from .transport import SocketTransport, Transport, read_now, write_now
 
 __all__ = [
-    "LoopClient",
-    "LoopLane",
+    "AsyncClientBase",
+    "EventLoopConnection",
     "Parts",
-    "RequestLane",
+    "RequestConnection",
     "connect",
-    "open_lanes",
+    "open_connections",
 ]
 
 #: Seconds after which a daemon is asked again that has no room for one more connection. Nothing
@@ -70,26 +70,26 @@ async def connect(sock: Any, path: str, sleep: Callable[[float], Awaitable[objec
 
 
 class _AtHome:
-    """Lets only those in who may use the lane, and wakes whom they have something for."""
+    """Lets only those in who may use the connection, and wakes whom they have something for."""
 
-    def __init__(self, lane: LoopLane) -> None:
-        self._lane = lane
+    def __init__(self, connection: EventLoopConnection) -> None:
+        self._connection = connection
 
     def __enter__(self) -> None:
         # Once it is over, cleaning up does nothing, which may be done anywhere: a forked child must
         # not hide the error that led to it, and `close` is idempotent after the loop's end, too.
-        if self._lane.session.closed is None:
-            self._lane.check()
+        if self._connection.session.closed is None:
+            self._connection.check()
 
     def __exit__(self, *_: object) -> None:
-        self._lane.see_to_others()
+        self._connection.see_to_others()
 
 
-class LoopLane(AsyncLane, ABC):
+class EventLoopConnection(AsyncConnection, ABC):
     """A connection.
 
     Arguments:
-        transport: how its bytes come and go; it is the lane's to close.
+        transport: how its bytes come and go; it is the connection's to close.
         session: the protocol's side.
     """
 
@@ -105,7 +105,7 @@ class LoopLane(AsyncLane, ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Raise `misplaced` unless this runs in the loop that the lane belongs to."""
+        """Raise `misplaced` unless this runs in the loop that the connection belongs to."""
 
     async def begin(self) -> None:
         """As `check`; where a task that is cancelled is told at each call, tell it."""
@@ -137,7 +137,7 @@ class LoopLane(AsyncLane, ABC):
     # What follows from it
 
     async def exchange(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
-        """See `AsyncLane`."""
+        """See `AsyncConnection`."""
         await self.begin()
         waiter = Waiter()
         session = self.session
@@ -155,7 +155,7 @@ class LoopLane(AsyncLane, ABC):
         return waiter.exchanges
 
     async def take_event(self, queue: EventQueue) -> WatchEvent:
-        """See `AsyncLane`."""
+        """See `AsyncConnection`."""
         await self.begin()
         while True:
             waiter = Waiter(queue=queue)
@@ -245,23 +245,23 @@ class LoopLane(AsyncLane, ABC):
         self.session.wakeable.clear()
 
 
-class RequestLane(RetiringLane, LoopLane):
-    """The lane of a device that requests go to; see `RetiringLane`.
+class RequestConnection(RetiringConnection, EventLoopConnection):
+    """The connection of a device that requests go to; see `RetiringConnection`.
 
-    A mixin: an adapter's is ``class RequestLane(loops.RequestLane, Lane)``, in this order, so that
-    ``super()`` here is the adapter's own lane.
+    A mixin: an adapter's is ``class RequestConnection(loops.RequestConnection, Connection)``, in
+    this order, so that ``super()`` here is the adapter's own connection.
     """
 
     transport: RequestTransport
-    successor: RequestLane | None = None
+    successor: RequestConnection | None = None
 
     def wake_all(self) -> None:
-        """See `RetiringLane`."""
+        """See `RetiringConnection`."""
         self.transport.poke()
         self.see_to_others()
 
     async def exchange(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
-        """See `AsyncLane`."""
+        """See `AsyncConnection`."""
         exchanges = await self._attempt(tx_id, requests)
         if self.successor is None:
             return exchanges
@@ -272,19 +272,19 @@ class RequestLane(RetiringLane, LoopLane):
         later = await self.successor.exchange(tx_id, again)
         return merged(exchanges, later) if exchanges else later
 
-    async def start_transaction(self) -> tuple[RequestLane, Sequence[Exchange]]:
-        """See `AsyncLane`."""
-        lane = self
+    async def start_transaction(self) -> tuple[RequestConnection, Sequence[Exchange]]:
+        """See `AsyncConnection`."""
+        connection = self
         while True:
-            exchanges = await lane._attempt(0, (TransactionStart(),))
+            exchanges = await connection._attempt(0, (TransactionStart(),))
             if exchanges and not exchanges[0].withdrawn:
-                return lane, exchanges
-            lane.end_if_idle()
-            assert lane.successor is not None
-            lane = lane.successor
+                return connection, exchanges
+            connection.end_if_idle()
+            assert connection.successor is not None
+            connection = connection.successor
 
     async def _attempt(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
-        """As `exchange`, on this lane alone; what must go to the successor is withdrawn.
+        """As `exchange`, on this connection alone; what must go to the successor is withdrawn.
 
         Or, if that is so from the beginning, there are no exchanges.
         """
@@ -302,42 +302,42 @@ class RequestLane(RetiringLane, LoopLane):
             self.end_if_idle()
 
 
-class LoopClient(LaneHolder, AsyncClient):
-    """A client of one lane, or, on a device, of two.
+class AsyncClientBase(ClientBase, AsyncClient):
+    """A client of one connection, or, on a device, of two.
 
     Arguments:
-        lane: its connection; or what opens those that requests go to,
+        connection: its connection; or what opens those that requests go to,
         open_watches: and what opens the one that watches live on.
     """
 
     def __init__(
         self,
-        lane: LoopLane | Callable[[], RequestLane],
-        open_watches: Callable[[], LoopLane] | None = None,
+        connection: EventLoopConnection | Callable[[], RequestConnection],
+        open_watches: Callable[[], EventLoopConnection] | None = None,
     ) -> None:
         self._requests = None
-        self._watches: LoopLane | None = None
+        self._watches: EventLoopConnection | None = None
         self._open_watches = open_watches
-        self._lane: LoopLane
-        if isinstance(lane, LoopLane):
-            self._lane = self._watches = lane
+        self._connection: EventLoopConnection
+        if isinstance(connection, EventLoopConnection):
+            self._connection = self._watches = connection
             return
         # Weak, so that a client that nobody has any more needs no garbage collector.
-        open_requests, replace = lane, WeakMethod(self._replace)
+        open_requests, replace = connection, WeakMethod(self._replace)
 
-        def opened() -> RequestLane:
+        def opened() -> RequestConnection:
             made = open_requests()
             made.replace = replace
             return made
 
         self._requests = Requests(opened)
-        self._lane = self._requests.current
+        self._connection = self._requests.current
 
-    def _watch_lane(self) -> LoopLane:
+    def _watch_connection(self) -> EventLoopConnection:
         if self._watches is None:
-            if self._lane.session.closed is not None or self._open_watches is None:
-                return self._lane  # which says why
-            self._lane.check()
+            if self._connection.session.closed is not None or self._open_watches is None:
+                return self._connection  # which says why
+            self._connection.check()
             self._watches = self._open_watches()
         return self._watches
 
@@ -346,53 +346,55 @@ class LoopClient(LaneHolder, AsyncClient):
 
         Nothing is to be awaited: whoever waits gets `ConnectionClosed`.
         """
-        self._close_lanes()
+        self._close_connections()
 
 
 class Parts(NamedTuple):
     """What an adapter's clients are made of.
 
     Attributes:
-        lane: makes a lane of its own.
+        connection: makes a connection of its own.
         sleep: the loop's, of seconds; awaited at least once.
         socket: the module of this name.
-        request_lane, modules: for a device; None: it is for sockets only.
+        request_connection, modules: for a device; None: it is for sockets only.
     """
 
-    lane: Callable[[Transport, Session], LoopLane]
+    connection: Callable[[Transport, Session], EventLoopConnection]
     sleep: Callable[[float], Awaitable[object]]
     socket: Any
-    request_lane: Callable[[RequestTransport, DeviceSession], RequestLane] | None = None
+    request_connection: Callable[[RequestTransport, DeviceSession], RequestConnection] | None = None
     modules: Modules | None = None
 
 
-Lanes = tuple[LoopLane | Callable[[], RequestLane], Callable[[], LoopLane] | None]
+Connections = tuple[
+    EventLoopConnection | Callable[[], RequestConnection], Callable[[], EventLoopConnection] | None
+]
 
 
-async def open_lanes(location: Location, parts: Parts) -> Lanes:
-    """Open what a `LoopClient` is made with.
+async def open_connections(location: Location, parts: Parts) -> Connections:
+    """Open what a `AsyncClientBase` is made with.
 
     Raises:
         ConnectFailed: nobody listens there, or it may not be used. Of a device, that comes from
-            `LoopClient`, which opens it.
+            `AsyncClientBase`, which opens it.
     """
     path = location.path
-    lane, sleep, socket, request_lane, modules = parts
+    connection, sleep, socket, request_connection, modules = parts
     if location.kind == "device":
-        if request_lane is None or modules is None:
+        if request_connection is None or modules is None:
             raise ConnectFailed(
                 f"there is no socket of a daemon, but {path}, a XenBus device, which this adapter "
                 "cannot use; xsproto_sync can"
             )
         return (
-            lambda: request_lane(RequestTransport(path, modules), DeviceSession()),
-            lambda: lane(WatchTransport(path, modules), DeviceSession()),
+            lambda: request_connection(RequestTransport(path, modules), DeviceSession()),
+            lambda: connection(WatchTransport(path, modules), DeviceSession()),
         )
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         await connect(sock, path, sleep)
-        return lane(SocketTransport(sock, path, socket.MSG_NOSIGNAL), Session()), None
+        return connection(SocketTransport(sock, path, socket.MSG_NOSIGNAL), Session()), None
     except BaseException:
         sock.close()
         raise

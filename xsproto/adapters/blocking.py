@@ -1,6 +1,7 @@
-"""What the adapters share whose callers wait: a client of one lane or, on a device, of two.
+"""What the adapters share whose callers wait: a client of one connection or, on a device, of two.
 
-How a lane waits is the adapter's. The rules of the device are told in `xsproto.adapters.device`.
+How a connection waits is the adapter's. The rules of the device are told in
+`xsproto.adapters.device`.
 """
 
 from __future__ import annotations
@@ -14,41 +15,41 @@ from weakref import WeakMethod
 
 from ..client import Exchange
 from ..clients.blocking import BlockingClient
-from ..clients.connection import DEFAULT, BlockingLane, Timeout, insist
+from ..clients.connection import DEFAULT, BlockingConnection, Timeout, insist
 from ..errors import XenStoreError
 from ..requests import Request, TransactionStart
 from . import device
 from .deadlines import Clock
-from .device import LaneHolder, Requests, Retired, RetiringLane, merged, moved
+from .device import ClientBase, Requests, Retired, RetiringConnection, merged, moved
 from .discovery import Location
 
-__all__ = ["LaneClient", "Parts", "RequestLane", "WaitingLane"]
+__all__ = ["AdapterConnection", "BlockingClientBase", "Parts", "RequestConnection"]
 
 
-class WaitingLane(BlockingLane):
+class AdapterConnection(BlockingConnection):
     """A connection."""
 
     def check(self) -> None:
-        """Raise `LocalProtocolError` if this thread may not use the lane."""
+        """Raise `LocalProtocolError` if this thread may not use the connection."""
 
     @abstractmethod
     def close(self, reason: XenStoreError) -> None:
         """End the connection: whoever waits for something gets `reason`. Idempotent."""
 
 
-class RequestLane(RetiringLane, WaitingLane):
-    """The lane of a device that requests go to; see `RetiringLane`.
+class RequestConnection(RetiringConnection, AdapterConnection):
+    """The connection of a device that requests go to; see `RetiringConnection`.
 
-    A mixin: an adapter's is ``class RequestLane(waiting.RequestLane, Lane)``, in this order, so
-    that ``super()`` here is the adapter's own lane.
+    A mixin: an adapter's is ``class RequestConnection(waiting.RequestConnection, Connection)``, in
+    this order, so that ``super()`` here is the adapter's own connection.
     """
 
-    successor: RequestLane | None = None
+    successor: RequestConnection | None = None
 
     def exchange(
         self, tx_id: int, requests: Sequence[Request[Any]], at: float | None
     ) -> Sequence[Exchange]:
-        """See `BlockingLane`."""
+        """See `BlockingConnection`."""
         exchanges = self._attempt(tx_id, requests, at)
         if self.successor is None:
             return exchanges
@@ -59,23 +60,23 @@ class RequestLane(RetiringLane, WaitingLane):
         later = self.successor.exchange(tx_id, again, at)
         return merged(exchanges, later) if exchanges else later
 
-    def start_transaction(self, at: float | None) -> tuple[RequestLane, Sequence[Exchange]]:
-        """See `BlockingLane`."""
-        lane = self
+    def start_transaction(self, at: float | None) -> tuple[RequestConnection, Sequence[Exchange]]:
+        """See `BlockingConnection`."""
+        connection = self
         while True:
-            exchanges = lane._attempt(0, (TransactionStart(),), at)
+            exchanges = connection._attempt(0, (TransactionStart(),), at)
             # What was started is returned with no call before that, here and in `_attempt`: an
             # interrupt must not lose it.
             if exchanges and not exchanges[0].withdrawn:
-                return lane, exchanges
-            insist(lane.end_if_idle)
-            assert lane.successor is not None
-            lane = lane.successor
+                return connection, exchanges
+            insist(connection.end_if_idle)
+            assert connection.successor is not None
+            connection = connection.successor
 
     def _attempt(
         self, tx_id: int, requests: Sequence[Request[Any]], at: float | None
     ) -> Sequence[Exchange]:
-        """As `exchange`, on this lane alone; what must go to the successor is withdrawn.
+        """As `exchange`, on this connection alone; what must go to the successor is withdrawn.
 
         Or, if that is so from the beginning, there are no exchanges.
         """
@@ -99,7 +100,7 @@ class RequestLane(RetiringLane, WaitingLane):
             self.end_if_idle()
 
 
-L = TypeVar("L", bound=WaitingLane)
+L = TypeVar("L", bound=AdapterConnection)
 
 
 class Parts(NamedTuple, Generic[L]):
@@ -107,8 +108,9 @@ class Parts(NamedTuple, Generic[L]):
 
     Attributes:
         clock: of a client with that timeout.
-        connect: makes the lane of a socket at a path,
-        open_requests: or those of a device, a `RequestLane` (the last argument is its `replace`),
+        connect: makes the connection of a socket at a path,
+        open_requests: or those of a device, a `RequestConnection` (the last argument is its
+            `replace`),
         open_watches: and that of watches.
     """
 
@@ -118,8 +120,8 @@ class Parts(NamedTuple, Generic[L]):
     open_watches: Callable[[str, Clock], L]
 
 
-class LaneClient(LaneHolder, BlockingClient, Generic[L]):
-    """A client of one lane or, on a device, of two. It is connected at once.
+class BlockingClientBase(ClientBase, BlockingClient, Generic[L]):
+    """A client of one connection or, on a device, of two. It is connected at once.
 
     Arguments:
         location: where XenStore is.
@@ -132,8 +134,8 @@ class LaneClient(LaneHolder, BlockingClient, Generic[L]):
         ConnectFailed: nobody listens there, or it may not be used.
     """
 
-    _lane: L
-    #: Taken over the opening of lanes.
+    _connection: L
+    #: Taken over the opening of connections.
     _opening: AbstractContextManager[Any] = nullcontext()
 
     def __init__(self, location: Location, timeout: Timeout, parts: Parts[L]) -> None:
@@ -149,9 +151,9 @@ class LaneClient(LaneHolder, BlockingClient, Generic[L]):
         if on_device:
             open_requests, replace = parts.open_requests, WeakMethod(self._replace)
             self._requests = Requests(lambda: open_requests(path, clock, replace))
-            self._lane = self._requests.current
+            self._connection = self._requests.current
         else:
-            self._lane = self._watches = parts.connect(path, clock)
+            self._connection = self._watches = parts.connect(path, clock)
 
     def __enter__(self) -> Self:
         return self
@@ -169,9 +171,9 @@ class LaneClient(LaneHolder, BlockingClient, Generic[L]):
 
         Whoever waits gets `ConnectionClosed`.
         """
-        self._lane.check()
-        self._ended = True  # first: whoever opens a lane now looks at it afterwards
-        self._close_lanes()
+        self._connection.check()
+        self._ended = True  # first: whoever opens a connection now looks at it afterwards
+        self._close_connections()
 
     def deadline(self, seconds: float) -> AbstractContextManager[None]:
         """Within ``with``, all calls of this thread, or greenlet, together may take `seconds`.
@@ -180,11 +182,11 @@ class LaneClient(LaneHolder, BlockingClient, Generic[L]):
         """
         return self._clock.deadline(seconds)
 
-    def _watch_lane(self) -> L:
+    def _watch_connection(self) -> L:
         if self._watches is None:
-            if self._lane.session.closed is not None:
-                return self._lane  # which says why
-            self._lane.check()
+            if self._connection.session.closed is not None:
+                return self._connection  # which says why
+            self._connection.check()
             with self._opening:
                 if self._watches is None:
                     self._watches = self._parts.open_watches(self._path, self._clock)
@@ -192,9 +194,9 @@ class LaneClient(LaneHolder, BlockingClient, Generic[L]):
                 self.close()
         return self._watches
 
-    def _replace(self, lane: RequestLane) -> RequestLane | None:
+    def _replace(self, connection: RequestConnection) -> RequestConnection | None:
         with self._opening:
-            successor: RequestLane | None = super()._replace(lane)
+            successor: RequestConnection | None = super()._replace(connection)
         if self._ended and successor is not None:
-            self._close_lane(successor)
+            self._close_connection(successor)
         return successor

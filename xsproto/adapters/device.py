@@ -7,10 +7,10 @@ kept in one place:
 ======================================================= ==========================================
 one request outstanding on a descriptor: of more, the   `DeviceSession`: ``max_outstanding``
 payloads get mixed up
-WATCH and UNWATCH never while another is outstanding:   a client has two lanes, and two
+WATCH and UNWATCH never while another is outstanding:   a client has two connections, and two
 the kernel dead-locks                                   `DeviceSession`
-WATCH waits within ``write()``, for ever if the daemon  the adapter writes on the lane of watches
-is dead                                                 in a thread of its own
+WATCH waits within ``write()``, for ever if the daemon  the adapter writes on the connection of
+watches is dead                                                 in a thread of its own
 a message for each ``write()``: the rest is dropped     the limit of one, which makes a batch of
                                                         one message
 4096 bytes with the header                              `PAYLOAD_MAX`
@@ -30,9 +30,10 @@ and new transactions get their ids                      `ClientConnection`: both
 ======================================================= ==========================================
 
 An unanswered request occupies its descriptor. So once a request is given up that the daemon has
-seen, its lane is *retired*: what comes later goes to a new one, and what waited for its turn moves
-there. Transactions stay, since they live on their descriptor, and go on when the answer has come.
-Once nobody uses the lane, it is closed, with which the kernel ends what is left of them.
+seen, its connection is *retired*: what comes later goes to a new one, and what waited for its turn
+moves there. Transactions stay, since they live on their descriptor, and go on when the answer has
+come. Once nobody uses the connection, it is closed, with which the kernel ends what is left of
+them.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from weakref import WeakMethod
 
 from ..client import ClientConnection, Exchange, TransactionState
-from ..clients.connection import AnyLane
+from ..clients.connection import ConnectionBase
 from ..clients.session import Session, Waiter
 from ..errors import (
     ConnectFailed,
@@ -60,11 +61,11 @@ __all__ = [
     "PAYLOAD_MAX",
     "RETIRED_MAX",
     "TIMEOUT",
+    "ClientBase",
     "DeviceSession",
-    "LaneHolder",
     "Requests",
     "Retired",
-    "RetiringLane",
+    "RetiringConnection",
     "merged",
     "moved",
     "refusal",
@@ -76,8 +77,8 @@ PAYLOAD_MAX: Final = 4096 - HEADER_SIZE
 #: Seconds that a call may take if the user does not say: nothing else tells of a dead daemon.
 TIMEOUT: Final = 30.0
 
-#: Lanes in a row that may be retired without a single answer. Each is kernel memory that only an
-#: answer frees: a program that asks a dead daemon again and again must not fill it. Beyond that,
+#: Connections in a row that may be retired without a single answer. Each is kernel memory that only
+#: an answer frees: a program that asks a dead daemon again and again must not fill it. Beyond that,
 #: requests wait behind the unanswered one.
 RETIRED_MAX: Final = 16
 
@@ -87,7 +88,7 @@ _CHECKED: Final = frozenset({Op.WATCH, Op.RESET_WATCHES})
 
 
 class Retired(XenStoreError):
-    """The request was not sent: it must go to the lane's successor."""
+    """The request was not sent: it must go to the connection's successor."""
 
 
 class DeviceSession(Session):
@@ -155,7 +156,7 @@ def _check_support(request: Request[Any]) -> None:
 
 
 def moved(exchanges: Sequence[Exchange]) -> list[Request[Any]]:
-    """The requests that go to the successor, of a call's exchanges on a lane that was retired."""
+    """Return the requests among a call's exchanges that must go to the successor."""
     return [exchange.request for exchange in exchanges if exchange.withdrawn]
 
 
@@ -165,8 +166,8 @@ def merged(exchanges: Sequence[Exchange], later: Sequence[Exchange]) -> list[Exc
     return [next(rest) if exchange.withdrawn else exchange for exchange in exchanges]
 
 
-class RetiringLane(AnyLane):
-    """The lane of a device that requests go to.
+class RetiringConnection(ConnectionBase):
+    """The connection of a device that requests go to.
 
     It is retired, and goes on in a successor, once a request is given up that was sent. How that is
     waited for is the adapter's: see `xsproto.adapters.blocking` and
@@ -176,9 +177,9 @@ class RetiringLane(AnyLane):
     forgetful = True
     session: DeviceSession
 
-    #: A method that is called with the lane to be retired, at most once with success, and makes its
-    #: successor; None if there can be none. Weak, so that a client that nobody has any more needs
-    #: no garbage collector.
+    #: A method that is called with the connection to be retired, at most once with success, and
+    #: makes its successor; None if there can be none. Weak, so that a client that nobody has any
+    #: more needs no garbage collector.
     replace: WeakMethod[Any]
     #: Whether the daemon has answered a request on it.
     answered = False
@@ -192,13 +193,13 @@ class RetiringLane(AnyLane):
         """Wake those whose wait is over, and whoever receives."""
 
     def roll_back(self, tx_id: int) -> None:
-        """See `AnyLane`."""
+        """See `ConnectionBase`."""
         super().roll_back(tx_id)
         if self.successor is not None:
             self.end_if_idle()
 
     def disown(self, exchanges: Sequence[Exchange]) -> None:
-        """See `AnyLane`."""
+        """See `ConnectionBase`."""
         super().disown(exchanges)
         if self.successor is not None:
             self.end_if_idle()
@@ -224,7 +225,7 @@ class RetiringLane(AnyLane):
         return True
 
     def end_if_idle(self) -> None:
-        """Close, if nobody needs this lane any more."""
+        """Close, if nobody needs this connection any more."""
         with self.guard:
             # (One that is closed may be the stranger that a forked child has.)
             idle = self.session.closed is None and self.session.idle
@@ -235,18 +236,18 @@ class RetiringLane(AnyLane):
             self.close(TransactionEnded("a request got no answer: its descriptor was given up"))
 
 
-class _Lane(Protocol):
+class _Connection(Protocol):
     @property
     def answered(self) -> bool: ...
     @property
     def session(self) -> DeviceSession: ...
 
 
-L = TypeVar("L", bound=_Lane)
+L = TypeVar("L", bound=_Connection)
 
 
 class Requests(Generic[L]):
-    """The lanes of a client that requests go to, one after the other.
+    """The connections of a client that requests go to, one after the other.
 
     Arguments:
         make: opens one.
@@ -257,67 +258,69 @@ class Requests(Generic[L]):
         self._unanswered = 0  # how many in a row were given up without any answer
         #: In the order in which one followed the other. The last one takes new requests; of the
         #: others, which were given up, some are in use for transactions.
-        self.lanes = [make()]
+        self.connections = [make()]
 
     @property
     def current(self) -> L:
         """That which takes new requests."""
-        return self.lanes[-1]
+        return self.connections[-1]
 
-    def replace(self, lane: L) -> L | None:
-        """The successor of a lane that is to be retired; made, unless that is done already.
+    def replace(self, connection: L) -> L | None:
+        """The successor of a connection that is to be retired; made, unless that is done already.
 
         Returns:
             None, if there can be none.
         """
-        lanes = self.lanes
-        if lanes[-1] is lane:
-            unanswered = 1 if lane.answered else self._unanswered + 1
+        connections = self.connections
+        if connections[-1] is connection:
+            unanswered = 1 if connection.answered else self._unanswered + 1
             if unanswered > RETIRED_MAX:
                 return None
             try:
-                # An interrupt comes before, or has `lane` find it here.
-                lanes.append(self._make())
+                # An interrupt comes before, or has `connection` find it here.
+                connections.append(self._make())
             except ConnectFailed:
                 return None
             self._unanswered = unanswered
-        successor = lanes[lanes.index(lane) + 1]
-        self.lanes = [one for one in lanes if one is lanes[-1] or one.session.closed is None]
+        successor = connections[connections.index(connection) + 1]
+        self.connections = [
+            one for one in connections if one is connections[-1] or one.session.closed is None
+        ]
         return successor
 
 
-class LaneHolder:
-    """What every client of lanes has, whether its callers wait or await; on a socket, too."""
+class ClientBase:
+    """What every client of connections has, whether its callers wait or await; on a socket, too."""
 
-    _lane: Any  # that which takes new requests
+    _connection: Any  # that which takes new requests
     _watches: Any  # that which watches live on: on a socket the same, on a device None at first
     _requests: Requests[Any] | None  # on a device
 
     def __repr__(self) -> str:
         closed = f", closed: {self.closed}" if self.closed else ""
         name = f"{type(self).__module__}.{type(self).__qualname__}"
-        return f"<{name} {self._lane.transport.path}{closed}>"
+        return f"<{name} {self._connection.transport.path}{closed}>"
 
     @property
     def closed(self) -> XenStoreError | None:
         """Why the connection is over; None while it is not, as far as is known."""
         watches = self._watches
-        return self._lane.session.closed or (watches.session.closed if watches else None)
+        return self._connection.session.closed or (watches.session.closed if watches else None)
 
-    def _close_lanes(self) -> None:
-        lanes = () if self._requests is None else self._requests.lanes
-        for lane in (self._lane, self._watches, *lanes):
-            if lane is not None:
-                self._close_lane(lane)
+    def _close_connections(self) -> None:
+        connections = () if self._requests is None else self._requests.connections
+        for connection in (self._connection, self._watches, *connections):
+            if connection is not None:
+                self._close_connection(connection)
 
-    def _close_lane(self, lane: Any) -> None:
-        lane.close(ConnectionClosed("the client was closed"))
+    def _close_connection(self, connection: Any) -> None:
+        connection.close(ConnectionClosed("the client was closed"))
 
-    def _replace(self, lane: Any) -> Any:
-        """Open the successor of a lane that is to be retired; None if there can be none."""
+    def _replace(self, connection: Any) -> Any:
+        """Open the successor of a connection that is to be retired; None if there can be none."""
         assert self._requests is not None
-        successor = self._requests.replace(lane)
-        self._lane = self._requests.current
+        successor = self._requests.replace(connection)
+        self._connection = self._requests.current
         return successor
 
 

@@ -47,7 +47,7 @@ from ..requests import (
     Write,
 )
 from . import operations
-from .connection import AsyncLane
+from .connection import AsyncConnection
 from .event_queue import QUEUE_MAX, EventQueue, WatchEvent
 from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk, resume
 
@@ -61,7 +61,7 @@ class AsyncOperations(ABC):
     """What can be done with nodes, by a client itself or within a transaction."""
 
     #: Where requests go.
-    _lane: AsyncLane
+    _connection: AsyncConnection
 
     @abstractmethod
     async def _exchange(self, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
@@ -150,7 +150,9 @@ class _AsyncWalk(AsyncIterator[Node]):
         self._walk = walk
 
     async def __anext__(self) -> Node:
-        await self._client._lane.checkpoint()  # first: a node that was taken cannot be put back
+        await (
+            self._client._connection.checkpoint()
+        )  # first: a node that was taken cannot be put back
         while (step := self._walk.advance()) is not None:
             if isinstance(step, Node):
                 return step
@@ -159,18 +161,18 @@ class _AsyncWalk(AsyncIterator[Node]):
 
 
 class AsyncClient(AsyncOperations):
-    """A client that is awaited. An adapter opens its lanes."""
+    """A client that is awaited. An adapter opens its connections."""
 
-    def _watch_lane(self) -> AsyncLane:
+    def _watch_connection(self) -> AsyncConnection:
         """Where watches live."""
-        return self._lane
+        return self._connection
 
     async def _exchange(self, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
-        return await self._lane.exchange(0, requests)
+        return await self._connection.exchange(0, requests)
 
     async def _ask(self, request: Request[T]) -> T:
         # As inherited, in one step fewer: every request goes through here.
-        return (await self._lane.exchange(0, (request,)))[0].value()  # type: ignore[no-any-return]
+        return (await self._connection.exchange(0, (request,)))[0].value()  # type: ignore[no-any-return]
 
     # Domains
 
@@ -234,7 +236,7 @@ class AsyncClient(AsyncOperations):
 
     def transaction(self) -> AsyncTransaction:
         """As `BlockingClient.transaction`, for ``async with``."""
-        return AsyncTransaction(self._lane)
+        return AsyncTransaction(self._connection)
 
     async def transact(
         self,
@@ -245,7 +247,7 @@ class AsyncClient(AsyncOperations):
         """As `BlockingClient.transact`; ``function(tx)`` is awaited."""
         operations.check_attempts(attempts)
         for _ in range(attempts):
-            transaction = AsyncTransaction(self._lane)
+            transaction = AsyncTransaction(self._connection)
             try:
                 async with transaction:
                     result = await function(transaction)
@@ -270,18 +272,18 @@ class AsyncClient(AsyncOperations):
         limit: int = QUEUE_MAX,
     ) -> AsyncWatch:
         """As `BlockingClient.watch`, for ``async with`` and ``async for``."""
-        return AsyncWatch(self._watch_lane(), path, depth, token, limit)
+        return AsyncWatch(self._watch_connection(), path, depth, token, limit)
 
     def monitor(self, *, limit: int = QUEUE_MAX) -> AsyncMonitor:
         """As `BlockingClient.monitor`, for ``async with`` and ``async for``."""
-        return AsyncMonitor(self._watch_lane(), limit)
+        return AsyncMonitor(self._watch_connection(), limit)
 
 
 class AsyncTransaction(AsyncOperations):
     """A transaction of a client. The node operations on it are part of it."""
 
-    def __init__(self, lane: AsyncLane) -> None:
-        self._lane = lane
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
         self._id = 0
         #: Whether it was committed or rolled back.
         self.ended = False
@@ -296,7 +298,7 @@ class AsyncTransaction(AsyncOperations):
         if self._entered:
             raise LocalProtocolError("a transaction can be entered only once")
         self._entered = True
-        self._lane, exchanges = await self._lane.start_transaction()
+        self._connection, exchanges = await self._connection.start_transaction()
         self._id = exchanges[0].value()
         return self
 
@@ -336,17 +338,19 @@ class AsyncTransaction(AsyncOperations):
 
     async def _end(self, *, commit: bool) -> None:
         self._check()
-        with self._lane.guard:  # else who may not use it would keep its owner from that
+        with self._connection.guard:  # else who may not use it would keep its owner from that
             self.ended = True
         try:
-            (await self._lane.exchange(self._id, (TransactionEnd(commit),)))[0].value()
+            (await self._connection.exchange(self._id, (TransactionEnd(commit),)))[0].value()
         except BaseException:
             self._drop()  # where it was refused, or cancelled before it went out
             raise
 
     def _drop(self) -> None:
         """Roll back without waiting for the answer, unless it ends or has ended already."""
-        self._lane.roll_back(self._id)  # first: it may be refused, and is the owner's to do then
+        self._connection.roll_back(
+            self._id
+        )  # first: it may be refused, and is the owner's to do then
         self.ended = True
 
     def _check(self) -> None:
@@ -355,9 +359,9 @@ class AsyncTransaction(AsyncOperations):
 
     async def _exchange(self, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
         self._check()
-        exchanges = await self._lane.exchange(self._id, requests)
-        if self._lane.forgetful and operations.is_doubtful(exchanges):
-            (probe,) = await self._lane.exchange(self._id, (operations.PROBE,))
+        exchanges = await self._connection.exchange(self._id, requests)
+        if self._connection.forgetful and operations.is_doubtful(exchanges):
+            (probe,) = await self._connection.exchange(self._id, (operations.PROBE,))
             if (lost := operations.transaction_lost(self._id, probe)) is not None:
                 self._drop()
                 raise lost
@@ -367,32 +371,32 @@ class AsyncTransaction(AsyncOperations):
 class _AsyncStream(AsyncIterator[WatchEvent]):
     """Events of watches: what `AsyncWatch` and `AsyncMonitor` share."""
 
-    def __init__(self, lane: AsyncLane, limit: int) -> None:
-        self._lane = lane
+    def __init__(self, connection: AsyncConnection, limit: int) -> None:
+        self._connection = connection
         self._queue = EventQueue(limit)
 
     async def _set(self, path: bytes, token: bytes | None, depth: int | None) -> bytes:
-        lane, queue = self._lane, self._queue
+        connection, queue = self._connection, self._queue
         if token is None:
-            with lane.guard:
-                token = lane.session.new_token()
+            with connection.guard:
+                token = connection.session.new_token()
         request = Watch(path, token, depth)
         request.payload()  # wrong arguments end here
-        with lane.guard:
-            lane.session.listen(queue, path, token)
+        with connection.guard:
+            connection.session.listen(queue, path, token)
         try:
-            (await lane.exchange(0, (request,)))[0].value()
+            (await connection.exchange(0, (request,)))[0].value()
             return token
         except BaseException:
             self._unset([(path, token)])
             raise
 
     def _unset(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
-        self._lane.unwatch(self._queue, list(watches))
+        self._connection.unwatch(self._queue, list(watches))
 
     async def get(self) -> WatchEvent:
         """As `BlockingWatch.get`."""
-        return await self._lane.take_event(self._queue)
+        return await self._connection.take_event(self._queue)
 
     async def __anext__(self) -> WatchEvent:
         return await self.get()
@@ -419,9 +423,14 @@ class AsyncWatch(_AsyncStream):
     """One watch."""
 
     def __init__(
-        self, lane: AsyncLane, path: bytes, depth: int | None, token: bytes | None, limit: int
+        self,
+        connection: AsyncConnection,
+        path: bytes,
+        depth: int | None,
+        token: bytes | None,
+        limit: int,
     ) -> None:
-        super().__init__(lane, limit)
+        super().__init__(connection, limit)
         self.path = path
         self.token = token
         self._depth = depth
@@ -435,7 +444,7 @@ class AsyncMonitor(_AsyncStream):
     """Any number of watches."""
 
     async def __aenter__(self) -> Self:
-        await self._lane.checkpoint()
+        await self._connection.checkpoint()
         return self
 
     async def watch(

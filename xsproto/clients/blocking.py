@@ -50,7 +50,7 @@ from ..requests import (
     Write,
 )
 from . import operations
-from .connection import DEFAULT, BlockingLane, Timeout, insist
+from .connection import DEFAULT, BlockingConnection, Timeout, insist
 from .event_queue import QUEUE_MAX, EventQueue, WatchEvent
 from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk, resume
 
@@ -69,18 +69,18 @@ class BlockingOperations(ABC):
     """What can be done with nodes, by a client itself or within a transaction."""
 
     #: Where requests go.
-    _lane: BlockingLane
+    _connection: BlockingConnection
 
     @abstractmethod
     def _exchange(self, requests: Sequence[Request[Any]], at: float | None) -> Sequence[Exchange]:
         """Send requests; return them with what came of each."""
 
     def _ask(self, request: Request[T], timeout: Timeout) -> T:
-        at = self._lane.ends_at(timeout)
+        at = self._connection.ends_at(timeout)
         return self._exchange((request,), at)[0].value()  # type: ignore[no-any-return]
 
     def _perform(self, operation: Operation[T], timeout: Timeout) -> T:
-        at = self._lane.ends_at(timeout)
+        at = self._connection.ends_at(timeout)
         outcome: Any = None
         try:
             while True:
@@ -218,19 +218,19 @@ class BlockingOperations(ABC):
 
 
 class BlockingClient(BlockingOperations):
-    """A client that waits. An adapter opens its lanes."""
+    """A client that waits. An adapter opens its connections."""
 
-    def _watch_lane(self) -> BlockingLane:
+    def _watch_connection(self) -> BlockingConnection:
         """Where watches live."""
-        return self._lane
+        return self._connection
 
     def _exchange(self, requests: Sequence[Request[Any]], at: float | None) -> Sequence[Exchange]:
-        return self._lane.exchange(0, requests, at)
+        return self._connection.exchange(0, requests, at)
 
     def _ask(self, request: Request[T], timeout: Timeout) -> T:
         # As inherited, in one step fewer: every request goes through here.
-        lane = self._lane
-        exchanges = lane.exchange(0, (request,), lane.ends_at(timeout))
+        connection = self._connection
+        exchanges = connection.exchange(0, (request,), connection.ends_at(timeout))
         return exchanges[0].value()  # type: ignore[no-any-return]
 
     # Domains
@@ -330,7 +330,7 @@ class BlockingClient(BlockingOperations):
             ConflictError: from the end of ``with``: it lost against another change, and nothing
                 of it took place. `transact` tries again.
         """
-        return BlockingTransaction(self._lane)
+        return BlockingTransaction(self._connection)
 
     def transact(
         self,
@@ -355,7 +355,7 @@ class BlockingClient(BlockingOperations):
         """
         operations.check_attempts(attempts)
         for _ in range(attempts):
-            transaction = BlockingTransaction(self._lane, timeout)
+            transaction = BlockingTransaction(self._connection, timeout)
             try:
                 with transaction:
                     result = function(transaction)
@@ -392,7 +392,7 @@ class BlockingClient(BlockingOperations):
             limit: events that may wait before they collapse to one with ``overflow``.
             timeout: for setting the watch.
         """
-        return BlockingWatch(self._watch_lane(), path, depth, token, limit, timeout)
+        return BlockingWatch(self._watch_connection(), path, depth, token, limit, timeout)
 
     def monitor(self, *, limit: int = QUEUE_MAX) -> BlockingMonitor:
         """Events of several paths in one stream, for ``with``.
@@ -400,7 +400,7 @@ class BlockingClient(BlockingOperations):
         Arguments:
             limit: events that may wait before they collapse to one a path with ``overflow``.
         """
-        return BlockingMonitor(self._watch_lane(), limit)
+        return BlockingMonitor(self._watch_connection(), limit)
 
 
 class BlockingTransaction(BlockingOperations):
@@ -408,8 +408,8 @@ class BlockingTransaction(BlockingOperations):
 
     _entered = True  # of one that an interrupt kept from being made
 
-    def __init__(self, lane: BlockingLane, timeout: Timeout = DEFAULT) -> None:
-        self._lane = lane
+    def __init__(self, connection: BlockingConnection, timeout: Timeout = DEFAULT) -> None:
+        self._connection = connection
         self._timeout: Timeout = timeout
         self._id = 0
         #: Whether it was committed or rolled back.
@@ -425,17 +425,17 @@ class BlockingTransaction(BlockingOperations):
         if self._entered:
             raise LocalProtocolError("a transaction can be entered only once")
         self._entered = True
-        started: list[tuple[BlockingLane, Sequence[Exchange]]] = []
+        started: list[tuple[BlockingConnection, Sequence[Exchange]]] = []
         try:
             # Kept in the very call that starts it: an interrupt must not lose it.
-            at = self._lane.ends_at(self._timeout)
-            started.extend(map(self._lane.start_transaction, (at,)))
-            self._lane, exchanges = started[0]
+            at = self._connection.ends_at(self._timeout)
+            started.extend(map(self._connection.start_transaction, (at,)))
+            self._connection, exchanges = started[0]
             self._id = exchanges[0].value()
             return self
         except BaseException:
-            for lane, exchanges in started:
-                insist(lane.disown, exchanges)
+            for connection, exchanges in started:
+                insist(connection.disown, exchanges)
             raise
 
     def __exit__(
@@ -485,18 +485,20 @@ class BlockingTransaction(BlockingOperations):
 
     def _end(self, *, commit: bool, timeout: Timeout) -> None:
         self._check()
-        with self._lane.guard:  # else who may not use it would keep its owner from that
+        with self._connection.guard:  # else who may not use it would keep its owner from that
             self.ended = True
         try:
-            at = self._lane.ends_at(timeout)
-            self._lane.exchange(self._id, (TransactionEnd(commit),), at)[0].value()
+            at = self._connection.ends_at(timeout)
+            self._connection.exchange(self._id, (TransactionEnd(commit),), at)[0].value()
         except BaseException:
             insist(self._drop)  # where it was refused, or given up before it went out
             raise
 
     def _drop(self) -> None:
         """Roll back without waiting for the answer, unless it ends or has ended already."""
-        self._lane.roll_back(self._id)  # first: it may be refused, and is the owner's to do then
+        self._connection.roll_back(
+            self._id
+        )  # first: it may be refused, and is the owner's to do then
         self.ended = True
 
     def _check(self) -> None:
@@ -505,9 +507,9 @@ class BlockingTransaction(BlockingOperations):
 
     def _exchange(self, requests: Sequence[Request[Any]], at: float | None) -> Sequence[Exchange]:
         self._check()
-        exchanges = self._lane.exchange(self._id, requests, at)
-        if self._lane.forgetful and operations.is_doubtful(exchanges):
-            (probe,) = self._lane.exchange(self._id, (operations.PROBE,), at)
+        exchanges = self._connection.exchange(self._id, requests, at)
+        if self._connection.forgetful and operations.is_doubtful(exchanges):
+            (probe,) = self._connection.exchange(self._id, (operations.PROBE,), at)
             if (lost := operations.transaction_lost(self._id, probe)) is not None:
                 self._drop()
                 raise lost
@@ -517,28 +519,28 @@ class BlockingTransaction(BlockingOperations):
 class _Stream:
     """Events of watches: what `BlockingWatch` and `BlockingMonitor` share."""
 
-    def __init__(self, lane: BlockingLane, limit: int) -> None:
-        self._lane = lane
+    def __init__(self, connection: BlockingConnection, limit: int) -> None:
+        self._connection = connection
         self._queue = EventQueue(limit)
 
     def _set(self, path: bytes, token: bytes | None, depth: int | None, timeout: Timeout) -> bytes:
-        lane, queue = self._lane, self._queue
+        connection, queue = self._connection, self._queue
         if token is None:
-            with lane.guard:
-                token = lane.session.new_token()
+            with connection.guard:
+                token = connection.session.new_token()
         request = Watch(path, token, depth)
         request.payload()  # wrong arguments end here
-        with lane.guard:
-            lane.session.listen(queue, path, token)
+        with connection.guard:
+            connection.session.listen(queue, path, token)
         try:
-            lane.exchange(0, (request,), lane.ends_at(timeout))[0].value()
+            connection.exchange(0, (request,), connection.ends_at(timeout))[0].value()
             return token
         except BaseException:
             self._unset([(path, token)])
             raise
 
     def _unset(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
-        insist(self._lane.unwatch, self._queue, list(watches))
+        insist(self._connection.unwatch, self._queue, list(watches))
 
     def get(self, *, timeout: Timeout = DEFAULT) -> WatchEvent:
         """Wait for the next event.
@@ -551,8 +553,8 @@ class _Stream:
             ConnectionClosed: there will be none.
             LocalProtocolError: nothing is watched, or no longer.
         """
-        at = self._lane.ends_at(None if timeout is DEFAULT else timeout)
-        return self._lane.take_event(self._queue, at)
+        at = self._connection.ends_at(None if timeout is DEFAULT else timeout)
+        return self._connection.take_event(self._queue, at)
 
     def __iter__(self) -> Iterator[WatchEvent]:
         while True:
@@ -581,14 +583,14 @@ class BlockingWatch(_Stream):
 
     def __init__(
         self,
-        lane: BlockingLane,
+        connection: BlockingConnection,
         path: bytes,
         depth: int | None,
         token: bytes | None,
         limit: int,
         timeout: Timeout,
     ) -> None:
-        super().__init__(lane, limit)
+        super().__init__(connection, limit)
         self.path = path
         self.token = token
         self._depth = depth

@@ -1,8 +1,8 @@
-"""What an adapter provides: lanes. A lane is one connection with its callers, and how they wait.
+"""What an adapter provides: connections. A connection is a byte stream and its callers.
 
-On a socket a client is one lane. On the XenBus device it is two, each with a descriptor of its
-own: requests on one, watches on the other. Whatever must stay together, as the requests of a
-transaction, keeps the lane that it began on.
+A client of a socket has one connection. A client of the XenBus device has two, each with a
+descriptor of its own: requests go to one, watches to the other. Requests that belong together, such
+as those of a transaction, stay on the connection on which the first of them went out.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .session import Session
 
 __all__ = [
     "DEFAULT",
-    "AnyLane",
-    "AsyncLane",
-    "BlockingLane",
+    "AsyncConnection",
+    "BlockingConnection",
+    "ConnectionBase",
     "Forgettable",
     "Timeout",
     "forget_all",
@@ -58,8 +58,8 @@ def insist(step: Callable[..., T], *arguments: Any) -> T:
         raise
 
 
-class AnyLane(ABC):
-    """What a `BlockingLane` and an `AsyncLane` have in common."""
+class ConnectionBase(ABC):
+    """What a `BlockingConnection` and an `AsyncConnection` have in common."""
 
     session: Session
     #: Taken over each use of `session`. Nothing waits under it.
@@ -99,28 +99,28 @@ class AnyLane(ABC):
 
 
 class Forgettable(Protocol):
-    """A lane that can be let go of in a forked child."""
+    """A connection that can be let go of in a forked child."""
 
     def forget(self) -> None:
         """Become useless, in a forked child: the connection is the parent's. Idempotent."""
 
 
-_lanes: Final[WeakSet[Forgettable]] = WeakSet()
+_connections: Final[WeakSet[Forgettable]] = WeakSet()
 
 
-def remember(lane: Forgettable) -> None:
-    """Have `forget_all` find `lane`, as long as somebody has it."""
-    _lanes.add(lane)
+def remember(connection: Forgettable) -> None:
+    """Have `forget_all` find `connection`, as long as somebody has it."""
+    _connections.add(connection)
 
 
 def forget_all() -> None:
-    """Have every lane `forget`. An adapter has this called in each forked child."""
-    for lane in list(_lanes):
-        lane.forget()
+    """Have every connection `forget`. An adapter has this called in each forked child."""
+    for connection in list(_connections):
+        connection.forget()
 
 
-class BlockingLane(AnyLane):
-    """The lane of a client that waits.
+class BlockingConnection(ConnectionBase):
+    """The connection of a client that waits.
 
     Attributes:
         ends_at: the time, by the client's clock, when a call must be over that begins now and may
@@ -140,8 +140,8 @@ class BlockingLane(AnyLane):
             TimedOut: not all answers came by `at`.
         """
 
-    def start_transaction(self, at: float | None) -> tuple[BlockingLane, Sequence[Exchange]]:
-        """Start a transaction; return the lane that it is on, too, as it may have had to move."""
+    def start_transaction(self, at: float | None) -> tuple[BlockingConnection, Sequence[Exchange]]:
+        """Start a transaction; return its connection, which may be another one, and the exchange."""
         return self, self.exchange(0, (TransactionStart(),), at)
 
     @abstractmethod
@@ -149,15 +149,15 @@ class BlockingLane(AnyLane):
         """Wait for an event; `TimedOut` if there is none by `at`, `queue.ended` if never."""
 
 
-class AsyncLane(AnyLane):
-    """The lane of a client that is awaited."""
+class AsyncConnection(ConnectionBase):
+    """The connection of a client that is awaited."""
 
     @abstractmethod
     async def exchange(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
         """Send requests, of a transaction or (0) of none; return them with what came of each."""
 
-    async def start_transaction(self) -> tuple[AsyncLane, Sequence[Exchange]]:
-        """Start a transaction; return the lane that it is on, too, as it may have had to move."""
+    async def start_transaction(self) -> tuple[AsyncConnection, Sequence[Exchange]]:
+        """Start a transaction; return its connection, which may be another one, and the exchange."""
         return self, await self.exchange(0, (TransactionStart(),))
 
     @abstractmethod

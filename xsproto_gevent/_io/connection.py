@@ -1,4 +1,4 @@
-"""A lane: one connection that the greenlets of one hub share.
+"""A connection: one connection that the greenlets of one hub share.
 
 The hub reads: as long as anybody waits, it calls `_ready` when there is something to read, and
 switches to those whose answers or events it was. Only `_sleep` lets others run; all the rest is one
@@ -18,7 +18,7 @@ from gevent import get_hub
 from gevent.hub import Hub
 from gevent.hub import Waiter as Gate
 
-from xsproto.adapters.blocking import WaitingLane
+from xsproto.adapters.blocking import AdapterConnection
 from xsproto.adapters.deadlines import Clock
 from xsproto.adapters.transport import read_now, write_now
 from xsproto.client import Exchange
@@ -31,7 +31,7 @@ from xsproto.requests import Request
 
 from .transport import Transport
 
-__all__ = ["Lane"]
+__all__ = ["Connection"]
 
 # To look a member up in its class costs as much as a call.
 _DONE: Final = Role.DONE
@@ -68,11 +68,11 @@ class _Guard:
         pass
 
 
-class Lane(WaitingLane):
+class Connection(AdapterConnection):
     """A connection. It belongs to the hub of the thread that makes it.
 
     Arguments:
-        transport: how its bytes come and go; it is the lane's to close.
+        transport: how its bytes come and go; it is the connection's to close.
         clock: the client's time limits.
         session: the protocol's side.
     """
@@ -91,7 +91,7 @@ class Lane(WaitingLane):
         remember(self)
 
     def check(self) -> None:
-        """See `WaitingLane`."""
+        """See `AdapterConnection`."""
         self.guard.__enter__()
 
     # Those who wait
@@ -99,7 +99,7 @@ class Lane(WaitingLane):
     def exchange(
         self, tx_id: int, requests: Sequence[Request[Any]], at: float | None
     ) -> Sequence[Exchange]:
-        """See `BlockingLane`."""
+        """See `BlockingConnection`."""
         session, hub = self.session, self._hub
         if get_hub() is not hub:
             self.check()
@@ -119,7 +119,7 @@ class Lane(WaitingLane):
             raise
 
     def take_event(self, queue: EventQueue, at: float | None) -> WatchEvent:
-        """See `BlockingLane`."""
+        """See `BlockingConnection`."""
         self.check()
         taken: list[WatchEvent] = []
         while True:

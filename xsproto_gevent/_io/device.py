@@ -17,10 +17,10 @@ from xsproto.adapters.deadlines import Clock
 from xsproto.adapters.device import DeviceSession
 from xsproto.adapters.device_transport import Modules, RequestTransport, WatchTransport
 
-from .connection import Lane
+from .connection import Connection
 from .transport import Transport
 
-__all__ = ["RequestLane", "open_watches"]
+__all__ = ["RequestConnection", "open_watches"]
 
 # Not what monkey-patching makes of them, which lets no thread be one, and takes epoll away.
 _SELECT: Any = select
@@ -33,8 +33,8 @@ def _transport(device: RequestTransport) -> Transport:
     return Transport(device, device.alarms())
 
 
-class RequestLane(waiting.RequestLane, Lane):
-    """See `xsproto.adapters.blocking.RequestLane`."""
+class RequestConnection(waiting.RequestConnection, Connection):
+    """See `xsproto.adapters.blocking.RequestConnection`."""
 
     session: DeviceSession
 
@@ -44,10 +44,10 @@ class RequestLane(waiting.RequestLane, Lane):
         self.replace = replace
 
     def wake_all(self) -> None:
-        """See `xsproto.adapters.device.RetiringLane`."""
+        """See `xsproto.adapters.device.RetiringConnection`."""
         self.flush()  # it is the hub that receives
 
 
-def open_watches(path: str, clock: Clock) -> Lane:
-    """Make the lane that watches live on."""
-    return Lane(_transport(WatchTransport(path, _MODULES)), clock, DeviceSession())
+def open_watches(path: str, clock: Clock) -> Connection:
+    """Make the connection that watches live on."""
+    return Connection(_transport(WatchTransport(path, _MODULES)), clock, DeviceSession())

@@ -1,4 +1,4 @@
-"""A lane: one connection that any number of threads share.
+"""A connection: one connection that any number of threads share.
 
 There is no background thread. Of the threads that wait for something, one, the leader, reads for
 all (see `xsproto.clients.session`); the others sleep, each on a lock of its own. `_lock` guards the
@@ -20,7 +20,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
-from xsproto.adapters.blocking import WaitingLane
+from xsproto.adapters.blocking import AdapterConnection
 from xsproto.adapters.deadlines import Clock
 from xsproto.adapters.transport import write_now
 from xsproto.client import Exchange
@@ -34,7 +34,7 @@ from xsproto.requests import Request
 from .readiness import Readiness
 from .transport import Transport
 
-__all__ = ["Lane"]
+__all__ = ["Connection"]
 
 # To look a member up in its class costs as much as a call.
 _LEAD: Final = Role.LEAD
@@ -45,11 +45,11 @@ _WAIT: Final = Role.WAIT
 _LATE_READS: Final = 16
 
 
-class Lane(WaitingLane):
+class Connection(AdapterConnection):
     """A connection.
 
     Arguments:
-        transport: how its bytes come and go; it is the lane's to close.
+        transport: how its bytes come and go; it is the connection's to close.
         clock: the client's time limits.
         session: the protocol's side.
     """
@@ -70,7 +70,7 @@ class Lane(WaitingLane):
     def exchange(
         self, tx_id: int, requests: Sequence[Request[Any]], at: float | None
     ) -> Sequence[Exchange]:
-        """See `BlockingLane`."""
+        """See `BlockingConnection`."""
         waiter = Waiter(threading.get_ident())
         session = self.session
         try:
@@ -104,7 +104,7 @@ class Lane(WaitingLane):
             raise
 
     def take_event(self, queue: EventQueue, at: float | None) -> WatchEvent:
-        """See `BlockingLane`."""
+        """See `BlockingConnection`."""
         taken: list[WatchEvent] = []
         waiter = Waiter(threading.get_ident(), queue)
         try:

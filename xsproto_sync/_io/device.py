@@ -1,4 +1,4 @@
-"""The lane of a device that requests go to; see `xsproto.adapters.device`."""
+"""The connection of a device that requests go to; see `xsproto.adapters.device`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from xsproto.adapters import blocking as waiting
 from xsproto.adapters.deadlines import Clock
 from xsproto.adapters.device import DeviceSession
 
-from .connection import Lane
+from .connection import Connection
 from .device_transport import XenBusTransport
 
-__all__ = ["RequestLane"]
+__all__ = ["RequestConnection"]
 
 
-class RequestLane(waiting.RequestLane, Lane):
-    """See `xsproto.adapters.blocking.RequestLane`."""
+class RequestConnection(waiting.RequestConnection, Connection):
+    """See `xsproto.adapters.blocking.RequestConnection`."""
 
     transport: XenBusTransport
     session: DeviceSession
@@ -26,6 +26,6 @@ class RequestLane(waiting.RequestLane, Lane):
         self.replace = replace
 
     def wake_all(self) -> None:
-        """See `xsproto.adapters.device.RetiringLane`."""
+        """See `xsproto.adapters.device.RetiringConnection`."""
         self._wake()
         self.transport.poke()

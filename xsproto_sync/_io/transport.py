@@ -15,7 +15,7 @@ _native_select: Final = select.select if isinstance(select.select, BuiltinFuncti
 
 
 class Transport(ABC):
-    """What a lane reads from and writes to.
+    """What a connection reads from and writes to.
 
     What `read` got, and how much `write` wrote, is added to the caller's list in the very call that
     did it, so that an exception out of a signal handler cannot come in between (with

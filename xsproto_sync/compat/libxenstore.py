@@ -83,29 +83,29 @@ class _Raw(Unknown):
         return self.data
 
 
-class _Connection(Client):
+class _HandleClient(Client):
     """What a handle uses of a client."""
 
     def ask(self, tx_id: int, request: Request[Any]) -> Any:
-        lane = self._lane
-        return lane.exchange(tx_id, (request,), lane.ends_at(DEFAULT))[0].value()
+        connection = self._connection
+        return connection.exchange(tx_id, (request,), connection.ends_at(DEFAULT))[0].value()
 
     def ask_for_watch(self, request: Request[Any]) -> Any:
-        lane = self._watch_lane()
-        return lane.exchange(0, (request,), lane.ends_at(DEFAULT))[0].value()
+        connection = self._watch_connection()
+        return connection.exchange(0, (request,), connection.ends_at(DEFAULT))[0].value()
 
     def listen(self, queue: EventQueue) -> None:
-        lane = self._watch_lane()
-        with lane.guard:
-            lane.session.listen_to_rest(queue)
+        connection = self._watch_connection()
+        with connection.guard:
+            connection.session.listen_to_rest(queue)
 
     def purge(self, queue: _Queue, path: bytes, token: bytes) -> None:
-        with self._watch_lane().guard:
+        with self._watch_connection().guard:
             queue.purge(path, token)
 
     def take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
-        lane = self._watch_lane()
-        return lane.take_event(queue, lane.ends_at(timeout))
+        connection = self._watch_connection()
+        return connection.take_event(queue, connection.ends_at(timeout))
 
 
 class _Queue(EventQueue):
@@ -166,7 +166,7 @@ class Handle:
         unwatch_filter: bool = False,
     ) -> None:
         try:
-            self._connection = _Connection(unix_socket_path, xen_bus_path)
+            self._client = _HandleClient(unix_socket_path, xen_bus_path)
         except XenStoreError as error:
             raise _os_error(error) from error
         self._unwatch_filter = unwatch_filter
@@ -175,7 +175,7 @@ class Handle:
 
     def close(self) -> None:
         """``xs_close``. Who waits for an event gets EINVAL."""
-        self._connection.close()
+        self._client.close()
 
     def __del__(self) -> None:
         if (connection := getattr(self, "_connection", None)) is not None:
@@ -213,7 +213,7 @@ class Handle:
                 request = resume(operation, outcome)
                 assert isinstance(request, Request)
                 try:
-                    outcome = self._connection.ask(tx_id, request)
+                    outcome = self._client.ask(tx_id, request)
                 except XenStoreError as error:
                     outcome = error
         except StopIteration as stop:
@@ -265,7 +265,7 @@ class Handle:
             self._talk_of_watch(Op.UNWATCH.value, path + NUL + token + NUL)
         finally:
             if self._unwatch_filter and self._queue is not None:
-                self._connection.purge(self._queue, path, token)
+                self._client.purge(self._queue, path, token)
 
     def read_watch(self) -> tuple[bytes, bytes]:
         """``xs_read_watch``: wait for an event, as path and token; EINVAL if none will come."""
@@ -283,7 +283,7 @@ class Handle:
         """
         self._listen()
         try:
-            return self._connection.fileno()
+            return self._client.fileno()
         except XenStoreError as error:
             raise _os_error(error) from error
 
@@ -293,7 +293,7 @@ class Handle:
                 with _listening:
                     if self._queue is None:
                         queue = _Queue(lambda: list(self._watches))
-                        self._connection.listen(queue)
+                        self._client.listen(queue)
                         self._queue = queue
             except XenStoreError as error:
                 raise _os_error(error) from error
@@ -302,7 +302,7 @@ class Handle:
     def _event(self, timeout: Timeout) -> tuple[bytes, bytes]:
         queue = self._listen()
         try:
-            event = self._connection.take_event(queue, timeout)
+            event = self._client.take_event(queue, timeout)
         except TimedOut:
             raise OSError(EAGAIN, os.strerror(EAGAIN)) from None
         except XenStoreError as error:
@@ -347,19 +347,19 @@ class Handle:
 
     def _talk(self, op: int, payload: bytes, tx_id: int = 0) -> bytes:
         try:
-            return self._connection.ask(tx_id, _Raw(op, payload))  # type: ignore[no-any-return]
+            return self._client.ask(tx_id, _Raw(op, payload))  # type: ignore[no-any-return]
         except XenStoreError as error:
             raise _os_error(error) from error
 
     def _talk_of_watch(self, op: int, payload: bytes) -> None:
         try:
-            self._connection.ask_for_watch(_Raw(op, payload))
+            self._client.ask_for_watch(_Raw(op, payload))
         except XenStoreError as error:
             raise _os_error(error) from error
 
     def _ask(self, tx_id: int, request: Request[Any]) -> Any:
         try:
-            return self._connection.ask(tx_id, request)
+            return self._client.ask(tx_id, request)
         except XenStoreError as error:
             raise _os_error(error) from error
 

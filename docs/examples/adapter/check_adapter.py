@@ -14,7 +14,7 @@ import callback_loop
 from callback_loop import Loop
 from selectors_adapter import open_client
 
-from xsproto.adapters.asynchronous import LoopClient
+from xsproto.adapters.asynchronous import AsyncClientBase
 from xsproto.testing import Cancelled, Client
 from xsproto_sync.testing import DaemonHarness, DaemonUnderTest, check
 
@@ -45,7 +45,7 @@ class Harness(DaemonHarness):
         return await self.stack.enter_async_context(opening)
 
     async def close(self, client: Client) -> None:
-        cast(LoopClient, client).close()
+        cast(AsyncClientBase, client).close()
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], *, cancellable: bool = False) -> Task[T]:
         task = Task(self.loop, coroutine)

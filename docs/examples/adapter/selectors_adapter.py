@@ -18,7 +18,12 @@ from functools import partial
 from callback_loop import Loop, suspend
 
 from xsproto.adapters import asynchronous as loops
-from xsproto.adapters.asynchronous import LoopClient, LoopLane, Parts, open_lanes
+from xsproto.adapters.asynchronous import (
+    AsyncClientBase,
+    EventLoopConnection,
+    Parts,
+    open_connections,
+)
 from xsproto.adapters.device_transport import Modules
 from xsproto.adapters.discovery import locate
 from xsproto.adapters.transport import Transport
@@ -27,7 +32,7 @@ from xsproto.clients.session import Role, Session, Waiter
 from xsproto_sync import EmbeddedXenStore
 
 
-class Lane(LoopLane):
+class Connection(EventLoopConnection):
     """One connection, shared by any number of tasks."""
 
     def __init__(self, loop: Loop, transport: Transport, session: Session) -> None:
@@ -55,8 +60,8 @@ class Lane(LoopLane):
         self._loop.forget(self.transport.fileno())
 
 
-class RequestLane(loops.RequestLane, Lane):
-    """On the XenBus device, the connection for requests; there, `Lane` is that of watches."""
+class RequestConnection(loops.RequestConnection, Connection):
+    """On the XenBus device, the connection for requests; there, `Connection` is that of watches."""
 
 
 os.register_at_fork(after_in_child=forget_all)
@@ -67,11 +72,13 @@ MODULES = Modules(io, posix, select, _socket, _thread.start_new_thread)
 @asynccontextmanager
 async def open_client(
     loop: Loop, unix_socket_path: str | None = None, xen_bus_path: str | None = None
-) -> AsyncIterator[LoopClient]:
+) -> AsyncIterator[AsyncClientBase]:
     """Connect to XenStore, for ``async with``, at whose end the client is closed."""
     location = locate(unix_socket_path, xen_bus_path, os)
-    parts = Parts(partial(Lane, loop), loop.sleep, socket, partial(RequestLane, loop), MODULES)
-    client = LoopClient(*await open_lanes(location, parts))
+    parts = Parts(
+        partial(Connection, loop), loop.sleep, socket, partial(RequestConnection, loop), MODULES
+    )
+    client = AsyncClientBase(*await open_connections(location, parts))
     try:
         yield client
     finally:

@@ -85,7 +85,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def lanes_in_use() -> int:
+def connections_in_use() -> int:
     """Open descriptors of devices (which are pipes here)."""
     links = []
     for fd in os.listdir("/proc/self/fd"):
@@ -121,7 +121,7 @@ def test_asking_a_dead_daemon_again_and_again_takes_no_more_and_more(
     client: xsproto_sync.Client,
 ) -> None:
     set_modes("dead")
-    before = lanes_in_use()
+    before = connections_in_use()
     outcomes = []
     for _ in range(RETIRED_MAX + 10):
         with pytest.raises(TimedOut) as caught:
@@ -130,7 +130,7 @@ def test_asking_a_dead_daemon_again_and_again_takes_no_more_and_more(
     # The last ones were not even sent: they waited behind one that was.
     assert outcomes == [True] * (RETIRED_MAX + 1) + [False] * 9
     assert "earlier requests are unanswered" in str(caught.value)
-    assert lanes_in_use() <= before + 2
+    assert connections_in_use() <= before + 2
     set_modes()
     assert client.read(b"/a") == b"value"
     # It may be given up as often again.
@@ -144,7 +144,7 @@ def test_asking_a_dead_daemon_again_and_again_takes_no_more_and_more(
 def test_closing_wakes_who_waits(client: xsproto_sync.Client) -> None:
     set_modes("dead")
     callers = [Caller(lambda: client.read(b"/a")) for _ in range(3)]
-    until(lambda: client._lane.session.waiting == 2)
+    until(lambda: client._connection.session.waiting == 2)
     client.close()
     for caller in callers:
         with pytest.raises(ConnectionClosed):
@@ -159,7 +159,7 @@ def test_closing_wakes_who_waits_for_an_event(client: xsproto_sync.Client) -> No
     with client.watch(b"/a") as watch:
         watch.get()
         caller = Caller(watch.get)
-        until(lambda: client._watch_lane().session.leader is not None)
+        until(lambda: client._watch_connection().session.leader is not None)
         client.close()
         with pytest.raises(ConnectionClosed):
             caller.result()
@@ -193,7 +193,7 @@ def test_a_watch_that_was_given_up_is_undone_when_it_returns(
         assert daemon.request(Op.WRITE, b"/a\0again")[0] == Op.WRITE
         client.write(b"/b", b"")
         assert other.get().path == b"/b"
-        assert client._watch_lane().session.engine.watches.keys() == {(b"/b", other.token)}
+        assert client._watch_connection().session.engine.watches.keys() == {(b"/b", other.token)}
 
 
 # What is given up, and what goes on
@@ -204,13 +204,13 @@ def test_who_waits_behind_a_request_that_is_given_up_is_served(
 ) -> None:
     daemon.suspend()
     impatient = Caller(lambda: client.read(b"/a", timeout=0.2))
-    first = client._lane
+    first = client._connection
     until(lambda: first.session.leader is not None)
     patient = [Caller(lambda: client.read_many([b"/a", b"/none"], None)) for _ in range(3)]
     until(lambda: first.session.waiting == 3)
     with pytest.raises(TimedOut):
         impatient.result()
-    until(lambda: client._lane is not first)
+    until(lambda: client._connection is not first)
     daemon.resume()
     for caller in patient:
         assert caller.result() == [b"value", None]
@@ -223,18 +223,18 @@ def test_a_transaction_outlives_a_request_that_is_given_up(
         tx.write(b"/b", b"1")
         daemon.suspend()
         inside = Caller(lambda: tx.read(b"/a"))
-        first = client._lane
+        first = client._connection
         until(lambda: first.session.leader is not None)
         with pytest.raises(TimedOut) as caught:
             client.read(b"/a", timeout=SOON)
         assert not caught.value.sent
-        assert client._lane is first, "what is asked in a transaction has not been given up"
+        assert client._connection is first, "what is asked in a transaction has not been given up"
         daemon.resume()
         assert inside.result() == b"value"
         daemon.suspend()
         with pytest.raises(TimedOut):
             client.read(b"/a", timeout=SOON)
-        assert client._lane is not first
+        assert client._connection is not first
         daemon.resume()
         assert client.read(b"/a") == b"value"
         assert tx.read(b"/b") == b"1"
@@ -263,7 +263,7 @@ def test_a_transaction_is_where_it_began(client: xsproto_sync.Client, daemon: Da
     # One that waited for its turn to begin.
     daemon.suspend()
     impatient = Caller(lambda: client.read(b"/a", timeout=0.2))
-    first = client._lane
+    first = client._connection
     until(lambda: first.session.leader is not None)
     waiting = Caller(lambda: client.transact(use))
     until(lambda: first.session.waiting == 1)
@@ -272,7 +272,7 @@ def test_a_transaction_is_where_it_began(client: xsproto_sync.Client, daemon: Da
     until(lambda: first.session.closed is not None)  # nobody is kept on it
     daemon.resume()
     waiting.result()
-    assert not client._lane.session.engine.transactions
+    assert not client._connection.session.engine.transactions
 
 
 def test_a_transaction_with_a_request_that_is_given_up_is_over(
@@ -394,9 +394,9 @@ def test_a_watch_is_set_once(client: xsproto_sync.Client) -> None:
 def test_what_would_harm_the_domain_is_not_sent(client: xsproto_sync.Client) -> None:
     with pytest.raises(NotSupported):
         client.reset_watches()
-    lane = client._lane
+    connection = client._connection
     with pytest.raises(LocalProtocolError):
-        lane.exchange(0, (TransactionEnd(commit=True),), lane.ends_at(PATIENCE))
+        connection.exchange(0, (TransactionEnd(commit=True),), connection.ends_at(PATIENCE))
 
 
 def test_a_value_fits_or_is_refused_here(client: xsproto_sync.Client) -> None:
@@ -561,7 +561,7 @@ def descriptors_to_spare(number: int) -> Iterator[None]:
 def test_where_descriptors_run_out_nothing_is_left_half_open(
     client: xsproto_sync.Client, device: str
 ) -> None:
-    failed, before = 0, lanes_in_use()
+    failed, before = 0, connections_in_use()
     for number in range(10):
         with descriptors_to_spare(number):
             attempts: list[Callable[[], None]] = [
@@ -582,7 +582,7 @@ def test_where_descriptors_run_out_nothing_is_left_half_open(
             set_modes()
             assert client.read(b"/a") == b"value"
         if client._watches is None:
-            assert lanes_in_use() == before
+            assert connections_in_use() == before
     assert failed > 5
     with client.watch(b"/a") as watch:
         assert watch.get(timeout=PATIENCE).path == b"/a"

@@ -69,8 +69,8 @@ def result(call: gevent.Greenlet[..., Any]) -> Any:
 
 def assert_the_hub_looks_away(client: Client) -> None:
     gevent.idle()
-    assert not client._lane.transport.attended
-    assert not client._watch_lane().transport.attended
+    assert not client._connection.transport.attended
+    assert not client._watch_connection().transport.attended
 
 
 def in_a_thread(function: Callable[[], Any]) -> Any:
@@ -124,7 +124,7 @@ def test_no_more_is_written_while_a_watch_hangs(client: Client) -> None:
     set_modes()
     with client.watch(b"/a", token=b"t") as watch:
         assert watch.get(timeout=PATIENCE).path == b"/a"
-        assert client._watch_lane().session.engine.watches.keys() == {(b"/a", b"t")}
+        assert client._watch_connection().session.engine.watches.keys() == {(b"/a", b"t")}
 
 
 @pytest.mark.parametrize("end", [gevent.Timeout, gevent.GreenletExit, KeyError])
@@ -133,7 +133,7 @@ def test_what_is_ended_from_outside_leaves_the_client_usable(
 ) -> None:
     for _ in range(3):
         daemon.suspend()
-        first = client._lane
+        first = client._connection
         calls = [
             spawn(outcome, client.read, b"/a"),
             spawn(outcome, client.write, b"/b", b""),
@@ -147,14 +147,14 @@ def test_what_is_ended_from_outside_leaves_the_client_usable(
         for call in calls:
             call.kill(error)
         assert [call.value for call in calls] == [error] * len(calls)
-        assert client._lane is not first
+        assert client._connection is not first
         assert first.session.closed is not None
         daemon.resume()
         assert result(patient) == [b"value", None]
         assert client.read(b"/a") == b"value"
         with client.watch(b"/a", token=b"t") as watch:
             assert watch.get(timeout=PATIENCE).path == b"/a"
-        assert not client._lane.session.engine.transactions
+        assert not client._connection.session.engine.transactions
 
 
 def test_asking_a_dead_daemon_again_and_again_takes_no_more_and_more(client: Client) -> None:
@@ -216,12 +216,12 @@ def test_who_waits_behind_a_request_that_is_given_up_is_served(
 ) -> None:
     tx, doomed = client.transaction().__enter__(), client.transaction().__enter__()
     daemon.suspend()
-    first = client._lane
+    first = client._connection
     impatient = spawn(outcome, client.read, b"/a")
     patient = [spawn(outcome, client.read_many, [b"/a", b"/none"], None) for _ in range(3)]
     inside, lost = spawn(outcome, tx.read, b"/a"), spawn(outcome, doomed.read, b"/a")
     impatient.kill()
-    assert client._lane is not first
+    assert client._connection is not first
     daemon.resume()
     for call in patient:
         assert result(call) == [b"value", None]
@@ -236,7 +236,7 @@ def test_who_waits_behind_a_request_that_is_given_up_is_served(
 
 
 def test_a_transaction_is_where_it_began(client: Client) -> None:
-    transaction = client.transaction()  # its lane will be given up before it begins
+    transaction = client.transaction()  # its connection will be given up before it begins
     set_modes("dead")
     with pytest.raises(TimedOut):
         client.read(b"/a", timeout=SOON)
@@ -296,12 +296,12 @@ def test_an_interrupted_giving_up_is_made_up_for(
     set_modes("dead")
     patient = gevent.spawn(outcome, client.read, b"/a")
     with monkeypatch.context() as patch:
-        interrupted_once(patch, client._lane.session, "retire")
+        interrupted_once(patch, client._connection.session, "retire")
         assert isinstance(outcome(client.read, b"/a", timeout=SOON), KeyboardInterrupt)
     set_modes()
     assert result(patient) == client.read(b"/a") == b"value"
     assert client._requests is not None
-    assert all(lane.session.closed for lane in client._requests.lanes[:-1])
+    assert all(connection.session.closed for connection in client._requests.connections[:-1])
 
 
 # Kernels
@@ -408,7 +408,7 @@ def test_an_idle_client_with_watches_wakes_nobody(client: Client) -> None:
         for number in range(20):
             monitor.watch(b"/w/%d" % number)
         waiting = spawn(lambda: [monitor.get() for _ in range(21)])
-        until(lambda: client._watch_lane().session.waiting == 1)
+        until(lambda: client._watch_connection().session.waiting == 1)
         assert rounds_in(SOON) <= 3
         assert not waiting.ready()
         waiting.kill()
@@ -422,7 +422,7 @@ def test_another_thread_is_told_what_to_do(client: Client) -> None:
             assert type(error) is LocalProtocolError
             assert "another thread" in str(error)
 
-    # Before there is a lane of watches, and then.
+    # Before there is a connection of watches, and then.
     refused(lambda: client.watch(b"/a"), client.close)
     with client.watch(b"/a") as watch, client.transaction() as tx:
         refused(

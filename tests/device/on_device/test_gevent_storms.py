@@ -53,27 +53,29 @@ def assert_clean(client: Client) -> None:
     with client.watch(b"/clean") as events:
         events.get(timeout=PATIENCE)  # answered after what takes a watch back
     client.read(b"/")
-    watches, requests = client._watch_lane(), client._requests
+    watches, requests = client._watch_connection(), client._requests
     assert requests is not None
-    *given_up, last = requests.lanes
-    assert all(lane.session.closed for lane in given_up), "a lane that nobody uses was left open"
+    *given_up, last = requests.connections
+    assert all(connection.session.closed for connection in given_up), (
+        "a connection that nobody uses was left open"
+    )
     with gevent.Timeout(PATIENCE):
         while watches.session.engine.outstanding:
             watches._receive()
             watches.flush()
             gevent.sleep(0.001)
     gevent.idle()
-    for lane in (last, watches):
-        session, connection = lane.session, lane.session.engine
+    for connection in (last, watches):
+        session, engine = connection.session, connection.session.engine
         assert session.closed is None
         assert not session.waiting
         assert not session.wakeable
-        assert not connection.outstanding
-        assert not connection.unsent
-        assert not connection.transactions
-        assert not connection.watches
+        assert not engine.outstanding
+        assert not engine.unsent
+        assert not engine.transactions
+        assert not engine.watches
         assert not session._listeners
-        assert not lane.transport.attended
+        assert not connection.transport.attended
 
 
 @WOKEN
@@ -112,10 +114,10 @@ def test_in_a_storm_of_kills_nobody_else_notices_anything(
 ) -> None:
     storm = Storm(open_client(), seed)
     with storm.client:
-        first = storm.client._lane
+        first = storm.client._connection
         storm.rage(300)
         storm.join()
-        assert storm.client._lane is not first, "nothing was given up that was sent"
+        assert storm.client._connection is not first, "nothing was given up that was sent"
         assert storm.ended["killed"] > 20
         assert storm.ended["out of time"] > 20
         assert storm.ended["done"] > 20

@@ -15,7 +15,7 @@ from xsproto.clients.blocking import BlockingTransaction
 from xsproto.clients.session import Waiter
 from xsproto.requests import Read
 from xsproto_sync import Client
-from xsproto_sync._io.device import RequestLane
+from xsproto_sync._io.device import RequestConnection
 
 from ...clients.test_interrupts import CALLS, GAPS, KNOWN, Bench, Injector, Problems, check_session
 from ...support.daemons import Daemon, require
@@ -37,9 +37,11 @@ class DeviceBench(Bench):
     def check(self, whole: bool) -> None:
         super().check(whole)
         if whole:
-            *others, last = lanes_of(self.client)
-            assert self.client._lane is last
-            assert all(lane.session.closed for lane in others), "an idle lane was left open"
+            *others, last = connections_of(self.client)
+            assert self.client._connection is last
+            assert all(connection.session.closed for connection in others), (
+                "an idle connection was left open"
+            )
         watches = self.client._watches
         if watches is not None:
             with self.client.watch(b"/watched") as watch:
@@ -50,7 +52,7 @@ class DeviceBench(Bench):
 
     def is_answered(self) -> bool:
         self.client.pump()
-        return not self.client._watch_lane().session.engine.outstanding
+        return not self.client._watch_connection().session.engine.outstanding
 
     def give_up(self) -> None:
         set_modes("dead")
@@ -86,9 +88,9 @@ class DeviceBench(Bench):
             set_modes()
 
 
-def lanes_of(client: Client) -> list[RequestLane]:
+def connections_of(client: Client) -> list[RequestConnection]:
     assert client._requests is not None
-    return client._requests.lanes
+    return client._requests.connections
 
 
 def descriptors() -> int:
@@ -163,33 +165,33 @@ def give_up_with_others_waiting(client: Client, injector: Injector) -> bool:
     """Return whether it was interrupted; the others must have been served."""
     client.read(b"/known/1")
     set_modes("dead")
-    lane = client._lane
-    assert isinstance(lane, RequestLane)
+    connection = client._connection
+    assert isinstance(connection, RequestConnection)
     given_up, values = Waiter(), list[object]()
     others = [
         threading.Thread(target=read_into, args=(client, values), daemon=True) for _ in range(2)
     ]
-    with lane.guard:
-        lane.session.submit(given_up, [Read(b"/known/1")])
-        lane.flush()
+    with connection.guard:
+        connection.session.submit(given_up, [Read(b"/known/1")])
+        connection.flush()
     for other in others:
         other.start()
-    until(lambda: lane.session.waiting == 1)
-    with lane.guard:
-        lane.session.cancel(given_up)
+    until(lambda: connection.session.waiting == 1)
+    with connection.guard:
+        connection.session.cancel(given_up)
     try:
-        interrupted = injector.run(lane._give_up)
+        interrupted = injector.run(connection._give_up)
         if interrupted:
-            lane._give_up()  # as `insist` does
+            connection._give_up()  # as `insist` does
     finally:
         set_modes()
     client.read(b"/known/3")
     for other in others:
         other.join(PATIENCE)
     assert values == [KNOWN[b"/known/2"]] * 2
-    assert client._lane is lanes_of(client)[-1]
+    assert client._connection is connections_of(client)[-1]
     client.close()
-    assert all(lane.session.closed for lane in lanes_of(client))
+    assert all(connection.session.closed for connection in connections_of(client))
     return interrupted
 
 

@@ -91,7 +91,7 @@ def test_who_waits_behind_a_request_that_is_given_up_is_served(
 
 def test_a_transaction_is_where_it_began(loop: Loop, run: Run) -> None:
     async def main(client: Any) -> None:
-        transaction = client.transaction()  # its lane will be given up before it begins
+        transaction = client.transaction()  # its connection will be given up before it begins
         set_modes("dead")
         await cancelled(loop, client.read(b"/a"))
         waiting = loop.spawn(client.transact(lambda tx: tx.read(b"/a")))

@@ -72,16 +72,16 @@ def tasks() -> set[int]:
 def test_what_is_given_up_leaves_the_client_usable(client: Client) -> None:
     for _ in range(3):
         set_modes("dead")
-        first = client._lane
+        first = client._connection
         with pytest.raises(TimedOut):
             client.watch(b"/a", token=b"t", timeout=SOON).__enter__()
         with pytest.raises(TimedOut):
             client.read(b"/a", timeout=SOON)
         waiting = [Caller(lambda: client.read_many([b"/a", b"/none"], None)) for _ in range(3)]
-        until(lambda: client._lane.session.waiting == 2)
+        until(lambda: client._connection.session.waiting == 2)
         set_modes()
         assert [caller.result() for caller in waiting] == [[b"value", None]] * 3
-        assert client._lane is not first
+        assert client._connection is not first
         with client.watch(b"/a", token=b"t") as watch:
             assert watch.get(timeout=PATIENCE).path == b"/a"
 

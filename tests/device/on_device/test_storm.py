@@ -26,7 +26,7 @@ from xsproto_sync import Client
 
 from ...support.daemons import Daemon
 from ...support.fake_device import set_modes, suspend
-from .test_client import PATIENCE, Caller, lanes_in_use, until
+from .test_client import PATIENCE, Caller, connections_in_use, until
 
 STORM = float(os.environ.get("XSPROTO_STORM", "1.5"))
 
@@ -141,7 +141,7 @@ def test_a_storm_leaves_nothing_behind(daemon: Daemon, device: str, among: str) 
     # does not tell them apart (docs/howto/after-resume.md).
     Client(xen_bus_path=device).close()  # what the fake device has opened stays
     before, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
-    pipes = lanes_in_use()
+    pipes = connections_in_use()
     set_modes("strict")
     storm = Storm(device)
     callers = [
@@ -181,13 +181,15 @@ def test_a_storm_leaves_nothing_behind(daemon: Daemon, device: str, among: str) 
     with client.watch(b"/a") as watch:
         assert watch.get(timeout=PATIENCE).path == b"/a"
     assert client._requests is not None
-    *others, last = client._requests.lanes
-    assert all(lane.session.closed for lane in others), "an idle lane was left open"
+    *others, last = client._requests.connections
+    assert all(connection.session.closed for connection in others), (
+        "an idle connection was left open"
+    )
     assert not last.session.engine.transactions
     assert client._watches is not None
     assert not client._watches.session._listeners
     # Three are a device here. Threads close those of clients that were closed while they wrote.
-    until(lambda: lanes_in_use() == pipes + 2 * 3)
+    until(lambda: connections_in_use() == pipes + 2 * 3)
     client.close()
     until(lambda: len(os.listdir("/proc/self/fd")) == before)
     assert threading.active_count() == threads

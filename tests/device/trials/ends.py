@@ -44,7 +44,7 @@ def close_ends_a_wait_for_an_event(setting: Setting) -> str:
         client = setting.client()
         with client.watch(NODE) as watch:
             watch.get(timeout=LIMIT)
-            return _close(client, watch.get, lambda: client._watch_lane().session.leader)
+            return _close(client, watch.get, lambda: client._watch_connection().session.leader)
 
     times = [once() for _ in range(setting.rounds // 10)]
     _no_descriptor_is_left(setting.device)
@@ -58,7 +58,9 @@ def close_ends_a_wait_for_an_answer(setting: Setting) -> str:
     def once() -> tuple[float, float]:
         client = setting.client()
         with setting.stopped_daemon():
-            return _close(client, lambda: client.read(NODE), lambda: client._lane.session.leader)
+            return _close(
+                client, lambda: client.read(NODE), lambda: client._connection.session.leader
+            )
 
     times = [once() for _ in range(setting.rounds // 10)]
     with setting.client() as client:

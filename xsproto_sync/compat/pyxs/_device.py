@@ -35,7 +35,7 @@ _TRANSACTION_END: Final = Op.TRANSACTION_END.value
 _RESET_WATCHES: Final = Op.RESET_WATCHES.value
 
 
-class _Lane:
+class _DeviceConnection:
     """A descriptor with one request outstanding."""
 
     def __init__(self, transport: XenBusTransport) -> None:
@@ -89,8 +89,8 @@ class _XenBusTransport:
         self._ended = False
         self._buffer = bytearray()
         self._watched: set[bytes] = set()
-        self._requests: _Lane | None = None
-        self._watches: _Lane | None = None
+        self._requests: _DeviceConnection | None = None
+        self._watches: _DeviceConnection | None = None
         # It waits for nothing here, so that it may be the real one under monkey-patching.
         epoll = native("select", "epoll")
         if epoll is None:
@@ -105,18 +105,18 @@ class _XenBusTransport:
             self.close()
             raise
 
-    def _open(self, transport: Callable[[str], Any]) -> _Lane:
+    def _open(self, transport: Callable[[str], Any]) -> _DeviceConnection:
         opened = None
         try:
             opened = transport(self._path)
-            lane = _Lane(opened)
-            for descriptor in lane.descriptors():
+            connection = _DeviceConnection(opened)
+            for descriptor in connection.descriptors():
                 self._epoll.register(descriptor, _EPOLLIN)
         except (ConnectFailed, OSError) as wrong:  # the latter for what is no device
             if opened is not None:
                 opened.close()
             raise ConnectionError(f"error while opening {self._path!r}: {wrong}") from wrong
-        return lane
+        return connection
 
     def fileno(self) -> int:
         return int(self._epoll.fileno())
@@ -185,16 +185,16 @@ class _XenBusTransport:
     def _receive(self) -> None:
         waiter(self.fileno())()
         with self._lock:
-            for lane in (self._requests, self._watches):
-                if lane is not None:
-                    for packet in lane.receive():
-                        self._receive_packet(lane, packet)
+            for connection in (self._requests, self._watches):
+                if connection is not None:
+                    for packet in connection.receive():
+                        self._receive_packet(connection, packet)
             self._tell()
 
-    def _receive_packet(self, lane: _Lane, packet: Packet) -> None:
+    def _receive_packet(self, connection: _DeviceConnection, packet: Packet) -> None:
         if packet.op != _WATCH_EVENT:
-            request = lane.answers(packet)
-            if request is not None and lane is self._watches:
+            request = connection.answers(packet)
+            if request is not None and connection is self._watches:
                 is_watch = HEADER.unpack_from(request)[0] == _WATCH
                 if is_watch == (packet.op == _ERROR):  # a refused WATCH, or an UNWATCH
                     self._watched.discard(request[HEADER_SIZE:])
@@ -221,7 +221,7 @@ class _XenBusTransport:
             if self._more >= 0:
                 os.close(self._more)
                 self._more = -1
-            for lane in (self._requests, self._watches):
-                if lane is not None:
-                    lane.transport.shutdown()
-                    getattr(lane.transport, how)()
+            for connection in (self._requests, self._watches):
+                if connection is not None:
+                    connection.transport.shutdown()
+                    getattr(connection.transport, how)()
