@@ -277,7 +277,7 @@ class ClientConnection:
         return len(self._outstanding)
 
     @property
-    def forsaken(self) -> bool:
+    def has_abandoned(self) -> bool:
         """Whether there is one among them whose answer nobody waits for any more."""
         return any(exchange.abandoned for exchange in self._outstanding.values())
 

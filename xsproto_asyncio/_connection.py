@@ -15,8 +15,8 @@ from typing import Final
 
 from xsproto.adapters import asynchronous as loops
 from xsproto.adapters.asynchronous import EventLoopConnection
+from xsproto.adapters.fork import close_all_after_fork
 from xsproto.adapters.transport import Transport
-from xsproto.clients.connection import forget_all
 from xsproto.clients.session import Role, Session, Waiter
 
 __all__ = ["Connection", "RequestConnection"]
@@ -93,4 +93,4 @@ class RequestConnection(loops.RequestConnection, Connection):
     """On a device, that of requests."""
 
 
-os.register_at_fork(after_in_child=forget_all)
+os.register_at_fork(after_in_child=close_all_after_fork)

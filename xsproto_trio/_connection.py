@@ -28,8 +28,8 @@ from trio.lowlevel import (
 
 from xsproto.adapters import asynchronous as loops
 from xsproto.adapters.asynchronous import EventLoopConnection
+from xsproto.adapters.fork import close_all_after_fork
 from xsproto.adapters.transport import Transport
-from xsproto.clients.connection import forget_all
 from xsproto.clients.session import Role, Session, Waiter
 
 __all__ = ["Connection", "RequestConnection"]
@@ -51,7 +51,7 @@ class Connection(EventLoopConnection):
     take_event = enable_ki_protection(EventLoopConnection.take_event)
     post = enable_ki_protection(EventLoopConnection.post)
     roll_back = enable_ki_protection(EventLoopConnection.roll_back)
-    disown = enable_ki_protection(EventLoopConnection.disown)
+    abandon = enable_ki_protection(EventLoopConnection.abandon)
     unwatch = enable_ki_protection(EventLoopConnection.unwatch)
     close = enable_ki_protection(EventLoopConnection.close)
 
@@ -145,7 +145,7 @@ class RequestConnection(loops.RequestConnection, Connection):
     exchange = enable_ki_protection(loops.RequestConnection.exchange)
     start_transaction = enable_ki_protection(loops.RequestConnection.start_transaction)
     roll_back = enable_ki_protection(loops.RequestConnection.roll_back)
-    disown = enable_ki_protection(loops.RequestConnection.disown)
+    abandon = enable_ki_protection(loops.RequestConnection.abandon)
 
 
-os.register_at_fork(after_in_child=forget_all)
+os.register_at_fork(after_in_child=close_all_after_fork)

@@ -16,8 +16,8 @@ import pytest
 
 import xsproto_trio._connection
 from xsproto import requests as rq
+from xsproto.adapters.fork import close_all_after_fork
 from xsproto.adapters.transport import SocketTransport
-from xsproto.clients.connection import forget_all
 from xsproto.clients.session import WINDOW, Session
 from xsproto.daemon import Connection, Daemon
 from xsproto.errors import ConnectionClosed, Forked, LocalProtocolError, NotFound
@@ -511,7 +511,7 @@ def test_a_forked_childs_cleaning_up_does_nothing(loop: Loop) -> None:
         await wire.do(transaction.__aenter__())
         wire.take()
         wire.connection.unregister()  # in a child, the loop is not used any more
-        forget_all()  # which a fork has called
+        close_all_after_fork()  # which a fork has called
         events.close()
         await transaction.__aexit__(Cancelled, Cancelled(), None)
         wire.client.close()

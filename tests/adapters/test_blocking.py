@@ -18,8 +18,8 @@ import xsproto_sync._io.device
 import xsproto_sync.client
 from xsproto.adapters import device
 from xsproto.adapters.device import RETIRED_MAX
+from xsproto.adapters.fork import close_all_after_fork
 from xsproto.clients.blocking import BlockingTransaction
-from xsproto.clients.connection import forget_all
 from xsproto.errors import (
     ConnectFailed,
     ConnectionClosed,
@@ -281,10 +281,10 @@ def test_a_connection_that_was_given_up_ends_with_its_last_transaction(
         0, (TransactionStart(),), client._connection.ends_at(PATIENCE)
     )
     first = client._connection
-    client._connection.disown(())
+    client._connection.abandon(())
     give_up(client, store)
     assert first.session.closed is None
-    first.disown(exchanges)
+    first.abandon(exchanges)
     assert first.session.closed is not None
     assert client.read(b"/a") == b"value"
 
@@ -296,7 +296,7 @@ def test_a_forked_child_can_end_nothing_on_a_connection_that_was_given_up(
     transaction = client.transaction().__enter__()
     with pytest.raises(KeyError), client.transaction():  # noqa: PT012  # the end of `with` is part of it
         give_up(client, store)
-        forget_all()  # which a fork has called
+        close_all_after_fork()  # which a fork has called
         raise KeyError
     with pytest.raises(Forked):
         end(transaction)

@@ -660,7 +660,7 @@ def test_a_forked_child_knows_even_if_the_hub_of_another_client_is_gone(
     assert client.read(b"/") == b""
     with pytest.raises(LocalProtocolError, match="destroyed"):
         left[0].read(b"/")
-    left[0]._connection.transport.forget()
+    left[0]._connection.transport.close_after_fork()
 
 
 # The beginning

@@ -369,7 +369,7 @@ def test_a_transaction_from_before_a_resume_harms_no_later_one() -> None:
 
     async def use() -> None:
         async with client.transaction() as old:
-            daemon.forget()
+            daemon.forget_transactions()
             with pytest.raises(TransactionLost):
                 await client.transaction().__aenter__()
             await client.transact(write_new)
@@ -386,7 +386,7 @@ def test_transact_starts_again_where_its_transaction_is_lost() -> None:
 
     async def function(tx: AsyncTransaction) -> int:
         if tx.id == 1:
-            daemon.forget()
+            daemon.forget_transactions()
             with pytest.raises(TransactionLost):
                 await client.transaction().__aenter__()
         await tx.write(b"/a", b"")

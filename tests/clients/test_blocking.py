@@ -18,7 +18,7 @@ import pytest
 from xsproto import requests as rq
 from xsproto.client import Exchange
 from xsproto.clients.blocking import BlockingTransaction, BlockingWatch
-from xsproto.clients.connection import DEFAULT, insist
+from xsproto.clients.connection import DEFAULT, run_despite_interrupt
 from xsproto.clients.event_queue import WatchEvent
 from xsproto.clients.session import Waiter
 from xsproto.errors import (
@@ -359,7 +359,7 @@ def test_a_transaction_from_before_a_resume_harms_no_later_one() -> None:
     """Its id may be a later one's. `transact` gets over it."""
     daemon, client = opened()
     with pytest.raises(TransactionLost), client.transaction() as old:
-        daemon.forget()
+        daemon.forget_transactions()
         with pytest.raises(TransactionLost), client.transaction():
             raise AssertionError("it has started")
         client.transact(lambda tx: tx.write(b"/new", b""))
@@ -374,7 +374,7 @@ def test_transact_starts_again_where_its_transaction_is_lost() -> None:
 
     def function(tx: BlockingTransaction) -> int:
         if tx.id == 1:
-            daemon.forget()
+            daemon.forget_transactions()
             with pytest.raises(TransactionLost):
                 client.transaction().__enter__()
         tx.write(b"/a", b"")
@@ -758,9 +758,9 @@ def test_a_clean_up_that_is_interrupted_is_done_again() -> None:
         return what
 
     with pytest.raises(Interrupt):
-        insist(clean_up, "this")
+        run_despite_interrupt(clean_up, "this")
     assert done == ["this", "this"]
-    assert insist(clean_up, "that") == "that"
+    assert run_despite_interrupt(clean_up, "that") == "that"
 
 
 # What tests have found before

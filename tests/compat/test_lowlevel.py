@@ -275,7 +275,7 @@ def test_who_waits_for_an_event_is_told_of_the_end(store: EmbeddedXenStore) -> N
 
 def test_a_handle_that_nobody_has_is_closed(store: EmbeddedXenStore) -> None:
     handle = Handle(store.socket_path())
-    connection = handle._connection
+    connection = handle._client
     del handle
     assert connection.closed is not None
 

@@ -18,7 +18,7 @@ import pytest
 
 from xsproto.adapters.device import RETIRED_MAX, DeviceSession, Requests
 from xsproto.adapters.device_transport import RequestTransport, WatchTransport
-from xsproto.clients.connection import forget_all
+from xsproto.adapters.fork import close_all_after_fork
 from xsproto.errors import (
     ConnectFailed,
     ConnectionClosed,
@@ -146,7 +146,7 @@ def test_a_forked_child_closes_what_it_has(store: EmbeddedXenStore) -> None:
         # In the child there is no such thread.
         modules = MODULES._replace(start_thread=lambda function, arguments: arguments[0].close())
         transport = kind(store.socket_path(), modules)
-        transport.forget()
+        transport.close_after_fork()
         assert transport.fileno() == -1
 
 
@@ -316,7 +316,7 @@ def test_a_forked_child_can_end_nothing_on_a_connection_that_was_given_up(
                     await cancelled(loop, client.read(b"/a"))
                 for connection in client._requests.connections:
                     connection.unregister()  # in a child, the loop is not used any more
-                forget_all()  # which a fork has called
+                close_all_after_fork()  # which a fork has called
                 raise KeyError
         for end in committed.commit, rolled_back.rollback:
             with pytest.raises(Forked):

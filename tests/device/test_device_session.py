@@ -99,15 +99,15 @@ def test_a_connection_is_forsaken_once_a_request_that_is_out_was_given_up() -> N
     waiter = ask(session, Read(b"/a"))
     assert not session.cancel(waiter)  # nothing was out
     session.leave(waiter)
-    assert not session.forsaken
+    assert not session.has_abandoned
     waiter = ask(session, Read(b"/b"))
     (packet,) = written(session)
-    assert not session.forsaken
+    assert not session.has_abandoned
     assert session.cancel(waiter)
     session.leave(waiter)
-    assert session.forsaken
+    assert session.has_abandoned
     answer(session, packet, b"late")
-    assert not session.forsaken
+    assert not session.has_abandoned
 
 
 def test_what_waits_for_its_turn_moves_and_is_not_sent() -> None:
@@ -248,7 +248,7 @@ class Connections(RuleBasedStateMachine):
         self.session.leave(waiter)
         assert sent == bool(self.seen & set(paths))
 
-    @precondition(lambda self: self.session.forsaken)
+    @precondition(lambda self: self.session.has_abandoned)
     @rule()
     def retire(self) -> None:
         self.session.retire()

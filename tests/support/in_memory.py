@@ -111,7 +111,7 @@ class Daemon:
         self._write(self.nodes, path, value)
         self._changed_since(before)
 
-    def forget(self) -> None:
+    def forget_transactions(self) -> None:
         """Forget all transactions and count anew, as for a guest that was suspended and resumed."""
         self.transactions.clear()
         self._started = 0

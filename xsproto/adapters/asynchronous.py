@@ -14,7 +14,7 @@ from weakref import WeakMethod
 
 from ..client import Exchange
 from ..clients.asynchronous import AsyncClient
-from ..clients.connection import AsyncConnection, remember
+from ..clients.connection import AsyncConnection
 from ..clients.event_queue import EventQueue, WatchEvent
 from ..clients.operations import forked, nothing_watched
 from ..clients.session import Role, Session, Waiter
@@ -31,6 +31,7 @@ from .device import (
 )
 from .device_transport import Modules, RequestTransport, WatchTransport
 from .discovery import Location
+from .fork import register_for_fork
 from .transport import SocketTransport, Transport, read_now, write_now
 
 __all__ = [
@@ -99,7 +100,7 @@ class EventLoopConnection(AsyncConnection, ABC):
         self.guard = _AtHome(self)
         #: Whether the daemon did not take all that there was to write.
         self.stuck = False
-        remember(self)
+        register_for_fork(self)
 
     # What an adapter adds
 
@@ -204,11 +205,11 @@ class EventLoopConnection(AsyncConnection, ABC):
         with self.guard:
             self.session.close(reason)
 
-    def forget(self) -> None:
-        """See `Forgettable`."""
+    def close_after_fork(self) -> None:
+        """See `ForkAware`."""
         self.session = Session()
         self.session.close(forked(self.transport.path))
-        self.transport.forget()
+        self.transport.close_after_fork()
 
     def misplaced(self, what: str) -> LocalProtocolError:
         """The error of a use from elsewhere."""

@@ -15,7 +15,7 @@ from weakref import WeakMethod
 
 from ..client import Exchange
 from ..clients.blocking import BlockingClient
-from ..clients.connection import DEFAULT, BlockingConnection, Timeout, insist
+from ..clients.connection import DEFAULT, BlockingConnection, Timeout, run_despite_interrupt
 from ..errors import XenStoreError
 from ..requests import Request, TransactionStart
 from . import device
@@ -53,7 +53,7 @@ class RequestConnection(RetiringConnection, AdapterConnection):
         exchanges = self._attempt(tx_id, requests, at)
         if self.successor is None:
             return exchanges
-        insist(self.end_if_idle)
+        run_despite_interrupt(self.end_if_idle)
         again = moved(exchanges) if exchanges else requests
         if not again:
             return exchanges
@@ -69,7 +69,7 @@ class RequestConnection(RetiringConnection, AdapterConnection):
             # interrupt must not lose it.
             if exchanges and not exchanges[0].withdrawn:
                 return connection, exchanges
-            insist(connection.end_if_idle)
+            run_despite_interrupt(connection.end_if_idle)
             assert connection.successor is not None
             connection = connection.successor
 
@@ -90,7 +90,7 @@ class RequestConnection(RetiringConnection, AdapterConnection):
         except Retired:
             return ()
         except BaseException:
-            insist(self._give_up)
+            run_despite_interrupt(self._give_up)
             raise
 
     def _give_up(self) -> None:

@@ -113,9 +113,9 @@ class DeviceSession(Session):
         super().submit(waiter, requests, tx_id)
 
     @property
-    def forsaken(self) -> bool:
+    def has_abandoned(self) -> bool:
         """Whether the answer that is outstanding is one that nobody waits for any more."""
-        return self.engine.forsaken
+        return self.engine.has_abandoned
 
     @property
     def idle(self) -> bool:
@@ -198,9 +198,9 @@ class RetiringConnection(ConnectionBase):
         if self.successor is not None:
             self.end_if_idle()
 
-    def disown(self, exchanges: Sequence[Exchange]) -> None:
+    def abandon(self, exchanges: Sequence[Exchange]) -> None:
         """See `ConnectionBase`."""
-        super().disown(exchanges)
+        super().abandon(exchanges)
         if self.successor is not None:
             self.end_if_idle()
 
@@ -214,7 +214,7 @@ class RetiringConnection(ConnectionBase):
         """
         if self.session.closed is not None:
             return False
-        if self.successor is None and self.session.forsaken:
+        if self.successor is None and self.session.has_abandoned:
             replace = self.replace()
             self.successor = None if replace is None else replace(self)
         if self.successor is None:

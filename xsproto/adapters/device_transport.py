@@ -178,7 +178,7 @@ class RequestTransport:
         self._file.close()
         self._bell.close()
 
-    def forget(self) -> None:
+    def close_after_fork(self) -> None:
         """As `close`, in a forked child."""
         self.close()
 
@@ -222,7 +222,7 @@ class WatchTransport(RequestTransport):
     def _release(self) -> None:
         self._orders.close()  # which the thread is told, and then closes the rest
 
-    def forget(self) -> None:
+    def close_after_fork(self) -> None:
         """See `RequestTransport`; in this process there is no such thread."""
         self.close()
         super()._release()

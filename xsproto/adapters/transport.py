@@ -44,7 +44,7 @@ class Transport(Protocol):
     def close(self) -> None:
         """Give the descriptor back. Idempotent."""
 
-    def forget(self) -> None:
+    def close_after_fork(self) -> None:
         """As `close`, in a forked child."""
 
 
@@ -61,7 +61,7 @@ class SocketTransport:
         self.path = path
         self.fileno: Callable[[], int] = sock.fileno
         self.close: Callable[[], None] = sock.close
-        self.forget: Callable[[], None] = sock.close
+        self.close_after_fork: Callable[[], None] = sock.close
         self._send = sock.send
         self._recv = sock.recv
         self._flags = (flags,)

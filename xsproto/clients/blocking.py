@@ -50,7 +50,7 @@ from ..requests import (
     Write,
 )
 from . import operations
-from .connection import DEFAULT, BlockingConnection, Timeout, insist
+from .connection import DEFAULT, BlockingConnection, Timeout, run_despite_interrupt
 from .event_queue import QUEUE_MAX, EventQueue, WatchEvent
 from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk, resume
 
@@ -366,9 +366,11 @@ class BlockingClient(BlockingOperations):
                         continue
                     return result
             except TransactionLost:
-                insist(transaction._drop)
+                run_despite_interrupt(transaction._drop)
             except BaseException:
-                insist(transaction._drop)  # if an interrupt was faster than `__exit__`
+                run_despite_interrupt(
+                    transaction._drop
+                )  # if an interrupt was faster than `__exit__`
                 raise
         raise operations.exhausted(attempts)
 
@@ -435,7 +437,7 @@ class BlockingTransaction(BlockingOperations):
             return self
         except BaseException:
             for connection, exchanges in started:
-                insist(connection.disown, exchanges)
+                run_despite_interrupt(connection.abandon, exchanges)
             raise
 
     def __exit__(
@@ -491,7 +493,9 @@ class BlockingTransaction(BlockingOperations):
             at = self._connection.ends_at(timeout)
             self._connection.exchange(self._id, (TransactionEnd(commit),), at)[0].value()
         except BaseException:
-            insist(self._drop)  # where it was refused, or given up before it went out
+            run_despite_interrupt(
+                self._drop
+            )  # where it was refused, or given up before it went out
             raise
 
     def _drop(self) -> None:
@@ -540,7 +544,7 @@ class _Stream:
             raise
 
     def _unset(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
-        insist(self._connection.unwatch, self._queue, list(watches))
+        run_despite_interrupt(self._connection.unwatch, self._queue, list(watches))
 
     def get(self, *, timeout: Timeout = DEFAULT) -> WatchEvent:
         """Wait for the next event.

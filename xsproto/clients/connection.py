@@ -11,8 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
-from typing import Any, Final, Literal, Protocol, TypeVar
-from weakref import WeakSet
+from typing import Any, Final, Literal, TypeVar
 
 from ..client import TRANSACTION, Exchange, TransactionState
 from ..requests import Request, TransactionEnd, TransactionStart
@@ -24,11 +23,8 @@ __all__ = [
     "AsyncConnection",
     "BlockingConnection",
     "ConnectionBase",
-    "Forgettable",
     "Timeout",
-    "forget_all",
-    "insist",
-    "remember",
+    "run_despite_interrupt",
 ]
 
 T = TypeVar("T")
@@ -46,7 +42,7 @@ DEFAULT: Final = Default.DEFAULT
 Timeout = float | None | Literal[Default.DEFAULT]
 
 
-def insist(step: Callable[..., T], *arguments: Any) -> T:
+def run_despite_interrupt(step: Callable[..., T], *arguments: Any) -> T:
     """Do `step`, a piece of cleaning up that may be done again, in spite of an interrupt.
 
     An exception out of a signal handler may cut it short: then it is done once more.
@@ -90,33 +86,12 @@ class ConnectionBase(ABC):
             self.session.unwatch(queue, watches)
             self.flush()
 
-    def disown(self, exchanges: Sequence[Exchange]) -> None:
+    def abandon(self, exchanges: Sequence[Exchange]) -> None:
         """Have what came of `exchanges` undone."""
         with self.guard:
             for exchange in exchanges:
                 self.session.engine.abandon_exchange(exchange)
             self.flush()
-
-
-class Forgettable(Protocol):
-    """A connection that can be let go of in a forked child."""
-
-    def forget(self) -> None:
-        """Become useless, in a forked child: the connection is the parent's. Idempotent."""
-
-
-_connections: Final[WeakSet[Forgettable]] = WeakSet()
-
-
-def remember(connection: Forgettable) -> None:
-    """Have `forget_all` find `connection`, as long as somebody has it."""
-    _connections.add(connection)
-
-
-def forget_all() -> None:
-    """Have every connection `forget`. An adapter has this called in each forked child."""
-    for connection in list(_connections):
-        connection.forget()
 
 
 class BlockingConnection(ConnectionBase):
@@ -141,7 +116,7 @@ class BlockingConnection(ConnectionBase):
         """
 
     def start_transaction(self, at: float | None) -> tuple[BlockingConnection, Sequence[Exchange]]:
-        """Start a transaction; return its connection, which may be another one, and the exchange."""
+        """Start a transaction; return its connection (maybe another one) and exchange."""
         return self, self.exchange(0, (TransactionStart(),), at)
 
     @abstractmethod
@@ -157,7 +132,7 @@ class AsyncConnection(ConnectionBase):
         """Send requests, of a transaction or (0) of none; return them with what came of each."""
 
     async def start_transaction(self) -> tuple[AsyncConnection, Sequence[Exchange]]:
-        """Start a transaction; return its connection, which may be another one, and the exchange."""
+        """Start a transaction; return its connection (maybe another one) and exchange."""
         return self, await self.exchange(0, (TransactionStart(),))
 
     @abstractmethod

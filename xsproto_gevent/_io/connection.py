@@ -20,9 +20,10 @@ from gevent.hub import Waiter as Gate
 
 from xsproto.adapters.blocking import AdapterConnection
 from xsproto.adapters.deadlines import Clock
+from xsproto.adapters.fork import close_all_after_fork, register_for_fork
 from xsproto.adapters.transport import read_now, write_now
 from xsproto.client import Exchange
-from xsproto.clients.connection import forget_all, insist, remember
+from xsproto.clients.connection import run_despite_interrupt
 from xsproto.clients.event_queue import EventQueue, WatchEvent
 from xsproto.clients.operations import forked, no_answer, no_event, nothing_watched
 from xsproto.clients.session import Role, Session, Waiter
@@ -88,7 +89,7 @@ class Connection(AdapterConnection):
         self._stuck = False  # whether the daemon did not take all that there was to write
         self._waking = False  # whether `_wake` is at work
         self._corked = False  # whether it will write, too
-        remember(self)
+        register_for_fork(self)
 
     def check(self) -> None:
         """See `AdapterConnection`."""
@@ -112,7 +113,7 @@ class Connection(AdapterConnection):
                 self._sleep(waiter, at)
             return waiter.exchanges
         except BaseException as error:
-            sent = insist(self._cancel, waiter)
+            sent = run_despite_interrupt(self._cancel, waiter)
             if isinstance(error, TimedOut):
                 busy = session.engine.outstanding > 0
                 raise no_answer(self.transport.path, requests, sent, busy) from None
@@ -137,7 +138,7 @@ class Connection(AdapterConnection):
                 # Another consumer may have been faster.
             except BaseException as error:
                 queue.put_back(taken)
-                insist(self._cancel, waiter)
+                run_despite_interrupt(self._cancel, waiter)
                 if isinstance(error, TimedOut):
                     raise no_event(queue.watches) from None
                 raise
@@ -240,14 +241,14 @@ class Connection(AdapterConnection):
             self.transport.close()
             self.flush()
 
-    def forget(self) -> None:
-        """See `Forgettable`."""
+    def close_after_fork(self) -> None:
+        """See `ForkAware`."""
         self.session.close(forked(self.transport.path))
-        self.transport.forget()
+        self.transport.close_after_fork()
         if self.session.wakeable and get_hub() is self._hub:
             self._hub.loop.run_callback(self._ready)
         else:  # they are of a thread that is not there any more
             self.session.wakeable.clear()
 
 
-os.register_at_fork(after_in_child=forget_all)
+os.register_at_fork(after_in_child=close_all_after_fork)

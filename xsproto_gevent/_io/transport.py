@@ -35,7 +35,7 @@ class Transport:
         self._bytes = bytes_
         #: As `close`, in a forked child. (The loop's own descriptor is still the parent's: what it
         #: looks at must not be changed.)
-        self.forget = bytes_.forget
+        self.close_after_fork = bytes_.close_after_fork
         loop: Any = get_hub().loop
         fileno = self.fileno()
         self._reader = loop.io(fileno, READ)

@@ -22,9 +22,10 @@ from typing import Any, Final
 
 from xsproto.adapters.blocking import AdapterConnection
 from xsproto.adapters.deadlines import Clock
+from xsproto.adapters.fork import close_all_after_fork, register_for_fork
 from xsproto.adapters.transport import write_now
 from xsproto.client import Exchange
-from xsproto.clients.connection import forget_all, insist, remember
+from xsproto.clients.connection import run_despite_interrupt
 from xsproto.clients.event_queue import EventQueue, WatchEvent
 from xsproto.clients.operations import forked, no_answer, no_event, nothing_watched
 from xsproto.clients.session import Role, Session, Waiter
@@ -63,7 +64,7 @@ class Connection(AdapterConnection):
         self._lock = self.guard = threading.Lock()
         self._writer: Waiter | None = None
         self._readiness = Readiness()
-        remember(self)
+        register_for_fork(self)
 
     # Exchanges
 
@@ -91,8 +92,8 @@ class Connection(AdapterConnection):
                 self._lead(waiter, at)
             return waiter.exchanges
         except BaseException as error:
-            # As `insist` does, but without a call before the `try`: another interrupt might hit it,
-            # and leave a dead leader.
+            # As `run_despite_interrupt` does, but without a call before the `try`: another
+            # interrupt might hit it, and leave a dead leader.
             try:
                 sent = self._cancel(waiter)
             except BaseException:
@@ -121,7 +122,7 @@ class Connection(AdapterConnection):
                         raise nothing_watched()
                 waiter = Waiter(threading.get_ident(), queue)  # another consumer was faster
         except BaseException as error:
-            insist(self._put_back, queue, taken, waiter)
+            run_despite_interrupt(self._put_back, queue, taken, waiter)
             if isinstance(error, TimedOut):
                 # In a copy: other threads may set watches meanwhile.
                 raise no_event(list(queue.watches)) from None
@@ -291,7 +292,7 @@ class Connection(AdapterConnection):
             try:
                 self._wait(waiter, monotonic())
             except BaseException:
-                insist(self._cancel, waiter)
+                run_despite_interrupt(self._cancel, waiter)
                 raise
 
     def read_for_all(self) -> None:
@@ -301,7 +302,7 @@ class Connection(AdapterConnection):
             try:
                 self._wait(waiter, None)
             except BaseException:
-                insist(self._cancel, waiter)
+                run_despite_interrupt(self._cancel, waiter)
                 raise
 
     # The end
@@ -323,14 +324,14 @@ class Connection(AdapterConnection):
                 self._readiness.close()
             self.transport.close()
 
-    def forget(self) -> None:
-        """See `Forgettable`."""
+    def close_after_fork(self) -> None:
+        """See `ForkAware`."""
         self._lock = self.guard = threading.Lock()
         self._writer = None
         self.session = Session()
         self.session.close(forked(self.transport.path))
         self._readiness.close()
-        self.transport.forget()
+        self.transport.close_after_fork()
 
 
-os.register_at_fork(after_in_child=forget_all)
+os.register_at_fork(after_in_child=close_all_after_fork)

@@ -99,6 +99,6 @@ class Transport(ABC):
     def close(self) -> None:
         """Give the descriptor back."""
 
-    def forget(self) -> None:
+    def close_after_fork(self) -> None:
         """Give it back in a forked child, whose parent goes on with the connection."""
         self.close()

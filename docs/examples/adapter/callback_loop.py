@@ -33,7 +33,7 @@ class Loop:
         heappush(self._timers, (moment, next(self._numbers), callback))
 
     def call_when_ready(self, fd: int, callback: Callable[[], object]) -> None:
-        """Call back whenever there is something to read, until `forget`."""
+        """Call back whenever there is something to read, until `remove_reader`."""
         self._selector.register(fd, selectors.EVENT_READ, callback)
 
     def call_when_writable(self, fd: int, wanted: bool) -> None:
@@ -41,7 +41,7 @@ class Loop:
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
         self._selector.modify(fd, events, self._selector.get_key(fd).data)
 
-    def forget(self, fd: int) -> None:
+    def remove_reader(self, fd: int) -> None:
         self._selector.unregister(fd)
 
     def run(self, main: Coroutine[Any, Any, T]) -> T:

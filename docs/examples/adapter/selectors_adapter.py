@@ -26,8 +26,8 @@ from xsproto.adapters.asynchronous import (
 )
 from xsproto.adapters.device_transport import Modules
 from xsproto.adapters.discovery import locate
+from xsproto.adapters.fork import close_all_after_fork
 from xsproto.adapters.transport import Transport
-from xsproto.clients.connection import forget_all
 from xsproto.clients.session import Role, Session, Waiter
 from xsproto_sync import EmbeddedXenStore
 
@@ -57,14 +57,14 @@ class Connection(EventLoopConnection):
         self._loop.call_when_writable(self.transport.fileno(), self.stuck)
 
     def unregister(self) -> None:
-        self._loop.forget(self.transport.fileno())
+        self._loop.remove_reader(self.transport.fileno())
 
 
 class RequestConnection(loops.RequestConnection, Connection):
     """On the XenBus device, the connection for requests; there, `Connection` is that of watches."""
 
 
-os.register_at_fork(after_in_child=forget_all)
+os.register_at_fork(after_in_child=close_all_after_fork)
 
 MODULES = Modules(io, posix, select, _socket, _thread.start_new_thread)
 

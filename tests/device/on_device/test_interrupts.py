@@ -182,7 +182,7 @@ def give_up_with_others_waiting(client: Client, injector: Injector) -> bool:
     try:
         interrupted = injector.run(connection._give_up)
         if interrupted:
-            connection._give_up()  # as `insist` does
+            connection._give_up()  # as `run_despite_interrupt` does
     finally:
         set_modes()
     client.read(b"/known/3")

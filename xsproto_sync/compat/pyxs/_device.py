@@ -211,9 +211,9 @@ class _XenBusTransport:
         """Give everything back, the second device when the kernel lets go of its thread."""
         self._end("close")
 
-    def forget(self) -> None:
+    def close_after_fork(self) -> None:
         self._lock = threading.Lock()  # a thread may have held it that is not in this process
-        self._end("forget")
+        self._end("close_after_fork")
 
     def _end(self, how: str) -> None:
         with self._lock:

@@ -27,7 +27,7 @@ class _Transport(Protocol):
     """What carries a connection's bytes.
 
     It may also have `read`, which waits for bytes and returns all that are there, `shutdown`, which
-    ends what waits, and `forget`, which closes it in a forked child.
+    ends what waits, and `close_after_fork`, which closes it in a forked child.
     """
 
     def fileno(self) -> int: ...
@@ -89,11 +89,11 @@ class PacketConnection:
             if not silent:
                 raise ConnectionError(wrong.args) from wrong
 
-    def forget(self) -> None:
+    def close_after_fork(self) -> None:
         """Close it in a forked child, without the parent's noticing."""
         transport, self.transport = self.transport, None
         if transport is not None:
-            getattr(transport, "forget", transport.close)()
+            getattr(transport, "close_after_fork", transport.close)()
 
     def send(self, packet: Packet) -> None:
         """Send a packet, which is not checked. Of several threads one at a time may.
@@ -241,7 +241,7 @@ class _UnixSocketTransport:
         self.shutdown()  # wakes whoever is in `send`
         self.sock.close()
 
-    def forget(self) -> None:
+    def close_after_fork(self) -> None:
         self.sock.close()
 
 

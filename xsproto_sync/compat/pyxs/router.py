@@ -308,7 +308,7 @@ class Router:
         self._lock = threading.Lock()
         self._starting = threading.RLock()
         self._ended = "the connection is that of the parent process"
-        getattr(self.connection, "forget", self.connection.close)()
+        getattr(self.connection, "close_after_fork", self.connection.close)()
         self._close_terminators()
         self.rvars.clear()
         self.monitors.clear()
