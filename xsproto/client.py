@@ -229,7 +229,7 @@ class ClientConnection:
         self._outbox: _Outbox = ((), b"", [], [], 0)
         self._outstanding: dict[int, Exchange] = {}  # handed out and unanswered
         #: What `events_received` will say, as exchanges; `Session` takes from it and clears it.
-        self.happened: list[Exchange | Event] = []
+        self.events: list[Exchange | Event] = []
         self._transactions: dict[int, TransactionState] = {}
         self._started_by: dict[int, int] = {}  # transaction -> the id of its TRANSACTION_START
         self._watches: dict[bytes, dict[bytes, _Watched]] = {}  # token -> path -> watch
@@ -243,7 +243,7 @@ class ClientConnection:
         #: thread. Then nothing that was handed out can be withdrawn.
         self.writing = False
         #: Whether requests wait because `max_outstanding` is reached.
-        self.held_back = False
+        self.window_full = False
         #: Bytes received and not used up. An adapter may append to it and call `process`; an
         #: empty element is the end of the stream. It may append while `process` runs in another
         #: thread.
@@ -311,7 +311,7 @@ class ClientConnection:
         size = len(payload)
         if size > self._max_payload:
             raise _too_long(request, size, self._max_payload)
-        if tx_id or request.moves_state:
+        if tx_id or request.changes_state:
             self._check_state(request, tx_id)
         rq_id = self._next_id
         while rq_id in self._outstanding:
@@ -325,7 +325,7 @@ class ClientConnection:
         """Queue what `prepare` made."""
         # In this order: what an interrupt in between leaves queued can be withdrawn, or sent twice.
         self._outbox[3].append(exchange)
-        if exchange.request.moves_state:
+        if exchange.request.changes_state:
             self._begin(exchange)
 
     def _check_state(self, request: Request[Any], tx_id: int) -> None:
@@ -370,13 +370,13 @@ class ClientConnection:
         Returns:
             whether it is gone. If not, it is on its way: `abandon` it.
         """
-        for exchange in self.unbegun():
+        for exchange in self.unsent():
             if exchange.rq_id == rq_id and not (exchange.withdrawn or exchange.answer is not None):
                 self._withdraw(exchange)
                 return True
         return False
 
-    def unbegun(self) -> list[Exchange]:
+    def unsent(self) -> list[Exchange]:
         """Those of which not one byte is out, of the batch and of the queue."""
         batch, data, written, queue, head = self._outbox
         done, at, rest = len(data) if self.writing else sum(written), 0, []
@@ -407,7 +407,7 @@ class ClientConnection:
         Its id stays taken until the answer comes. If the request was part of a transaction, that
         one is doomed, for nobody knows what it holds.
         """
-        for exchange in (*self._outstanding.values(), *self.unbegun()):
+        for exchange in (*self._outstanding.values(), *self.unsent()):
             if exchange.rq_id == rq_id and not exchange.abandoned:
                 self.abandon_exchange(exchange)
 
@@ -439,7 +439,7 @@ class ClientConnection:
             return b""
         outstanding = self._outstanding
         room = self._max_outstanding - len(outstanding)
-        if waiting == 1 and room > 0 and not self.held_back:
+        if waiting == 1 and room > 0 and not self.window_full:
             # One message, as nearly always: the same as below in fewer steps.
             exchange = queue[head]
             if not exchange.withdrawn:
@@ -447,7 +447,7 @@ class ClientConnection:
                 self.written = written = []
                 self._outbox = ((exchange,), exchange.message, written, [], 0)
                 return exchange.message
-        if self.held_back and room * 2 < self._max_outstanding:
+        if self.window_full and room * 2 < self._max_outstanding:
             return b""  # not one by one: half of what is allowed in one go
         batch: list[Exchange] = []
         for exchange in islice(queue, head, None):
@@ -457,7 +457,7 @@ class ClientConnection:
             if not exchange.withdrawn:
                 outstanding[exchange.rq_id] = exchange
                 batch.append(exchange)
-        self.held_back = head < len(queue)
+        self.window_full = head < len(queue)
         if not batch:
             self._outbox = ((), b"", [], queue[head:], 0)  # without those withdrawn
             self.written = self._outbox[2]
@@ -470,7 +470,7 @@ class ClientConnection:
         return data
 
     @property
-    def unsent(self) -> bool:
+    def has_unsent(self) -> bool:
         """Whether anything waits to be written, be it that the limit is reached."""
         _, data, written, queue, head = self._outbox
         waiting = islice(queue, head, None)
@@ -514,7 +514,7 @@ class ClientConnection:
         eof = not inbox[count - 1]
         data = inbox[0] if count == 1 else b"".join(inbox[:count])
         outstanding = self._outstanding
-        happened = self.happened
+        events = self.events
         most = self._max_reply
         too_long = None
         used = 0
@@ -532,9 +532,9 @@ class ClientConnection:
             exchange = outstanding.get(rq_id)
             if exchange is not None and exchange.op == op:
                 exchange.answer = payload
-                if exchange.request.moves_state:
+                if exchange.request.changes_state:
                     self._succeed(exchange)
-                happened.append(exchange)
+                events.append(exchange)
                 del outstanding[rq_id]
             else:
                 self._receive_other(Packet(op, rq_id, tx_id, payload), exchange)
@@ -557,7 +557,7 @@ class ClientConnection:
         op = packet.op
         if op == Op.WATCH_EVENT:
             # The device leaves the ids of events as they were in memory: the type alone counts.
-            self.happened.append(self._fired(packet))
+            self.events.append(self._fired(packet))
             return
         if exchange is None and self._max_outstanding == 1 and len(self._outstanding) == 1:
             (only,) = self._outstanding.values()
@@ -565,10 +565,10 @@ class ClientConnection:
             _, data, written, _, _ = self._outbox
             out = self.writing or sum(written) == len(data)
             if out and op in (only.op, Op.ERROR):
-                self.happened.append(Ignored(packet, f"taken as the answer to {only.rq_id}"))
+                self.events.append(Ignored(packet, f"taken as the answer to {only.rq_id}"))
                 exchange = only
         if exchange is None:
-            self.happened.append(Ignored(packet, "nobody waits for this request id"))
+            self.events.append(Ignored(packet, "nobody waits for this request id"))
             return
         if op == Op.ERROR:
             exchange.answer = _Refusal(packet.payload)
@@ -580,13 +580,13 @@ class ClientConnection:
                 path=getattr(exchange.request, "path", None),
                 request=exchange.request,
             )
-        if not exchange.request.moves_state:
+        if not exchange.request.changes_state:
             pass
         elif exchange.answer.__class__ is bytes:
             self._succeed(exchange)
         else:
             self._fail(exchange)
-        self.happened.append(exchange)
+        self.events.append(exchange)
         del self._outstanding[exchange.rq_id]
 
     def _fired(self, packet: Packet) -> WatchFired | Ignored:
@@ -609,9 +609,9 @@ class ClientConnection:
             path=getattr(exchange.request, "path", None),
         )
         exchange.answer = error
-        if exchange.request.moves_state:
+        if exchange.request.changes_state:
             self._fail(exchange)
-        self.happened.append(exchange)
+        self.events.append(exchange)
         del self._outstanding[rq_id]
 
     def close(self, reason: XenStoreError) -> None:
@@ -624,17 +624,17 @@ class ClientConnection:
         """Tell everyone that the connection is over, unless that is done."""
         if self._finished:
             return
-        for exchange in self.unbegun():
+        for exchange in self.unsent():
             if exchange.withdrawn or exchange.answer is not None:
                 continue  # (a hostile peer can answer what it has not been sent)
-            self.happened.append(exchange)
+            self.events.append(exchange)
             exchange.answer = self._not_sent(reason, exchange.request)
             self._outstanding.pop(exchange.rq_id, None)
         for exchange in self._outstanding.values():
             if exchange.answer is None:
                 exchange.answer = self._unanswered(reason, exchange.request)
-            self.happened.append(exchange)
-        self.happened.append(Closed(reason))
+            self.events.append(exchange)
+        self.events.append(Closed(reason))
         self._finished = True
         self._outbox = ((), b"", [], [], 0)
         self._outstanding.clear()
@@ -738,7 +738,7 @@ class ClientConnection:
             watched = self._watches[token][path]
             if watched.is_set:
                 gone.append((path, token))
-        self.happened.append(Reset(tuple(gone), tuple(self._transactions)))
+        self.events.append(Reset(tuple(gone), tuple(self._transactions)))
         for path, token in gone:
             self._watches[token][path].is_set = False
             self._settle(Unwatch(path, token))
@@ -749,10 +749,10 @@ class ClientConnection:
 
     def events_received(self) -> list[Event]:
         """What happened since the last call, in order."""
-        happened = self.happened[:]
-        del self.happened[: len(happened)]
+        pending = self.events[:]
+        del self.events[: len(pending)]
         events: list[Event] = []
-        for item in happened:
+        for item in pending:
             if not isinstance(item, Exchange):
                 events.append(item)
             elif not item.abandoned:

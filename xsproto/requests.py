@@ -78,7 +78,7 @@ class Request(Record, Generic[T]):
         reply_syntax: the payload of a successful reply.
         transactional: whether the request takes part in a transaction. The others must be sent
             with transaction id 0.
-        moves_state: whether a success changes what the connection knows (its transactions and
+        changes_state: whether a success changes what the connection knows (its transactions and
             watches), so that `ClientConnection` must look into the reply.
         missing: what an ENOENT means.
     """
@@ -89,7 +89,7 @@ class Request(Record, Generic[T]):
     syntax: ClassVar[str]
     reply_syntax: ClassVar[str] = "OK|"
     transactional: ClassVar[bool] = False
-    moves_state: ClassVar[bool] = False
+    changes_state: ClassVar[bool] = False
     missing: ClassVar[str] = "there is no such node"
 
     def payload(self) -> bytes:
@@ -504,7 +504,7 @@ class Watch(_Acknowledged):
     depth: int | None = None
     op: ClassVar[int] = Op.WATCH.value
     syntax: ClassVar[str] = "<wpath>|<token>|[<depth>|]"
-    moves_state: ClassVar[bool] = True
+    changes_state: ClassVar[bool] = True
 
     def payload(self) -> bytes:
         names = _watch_names(self.path, self.token)
@@ -527,7 +527,7 @@ class Unwatch(_Acknowledged):
     token: bytes
     op: ClassVar[int] = Op.UNWATCH.value
     syntax: ClassVar[str] = "<wpath>|<token>|"
-    moves_state: ClassVar[bool] = True
+    changes_state: ClassVar[bool] = True
     missing: ClassVar[str] = "there is no such watch"
 
     def payload(self) -> bytes:
@@ -559,7 +559,7 @@ class ResetWatches(_NoFields[None], _Acknowledged):
     __slots__ = ()
 
     op: ClassVar[int] = Op.RESET_WATCHES.value
-    moves_state: ClassVar[bool] = True
+    changes_state: ClassVar[bool] = True
 
 
 # Transactions
@@ -573,7 +573,7 @@ class TransactionStart(_NoFields[int]):
 
     op: ClassVar[int] = Op.TRANSACTION_START.value
     reply_syntax: ClassVar[str] = "<transid>|"
-    moves_state: ClassVar[bool] = True
+    changes_state: ClassVar[bool] = True
 
     def parse_reply(self, payload: bytes) -> int:
         digits = payload[:-1]
@@ -597,7 +597,7 @@ class TransactionEnd(_Acknowledged):
     op: ClassVar[int] = Op.TRANSACTION_END.value
     syntax: ClassVar[str] = "T| or F|"
     transactional: ClassVar[bool] = True
-    moves_state: ClassVar[bool] = True
+    changes_state: ClassVar[bool] = True
 
     def payload(self) -> bytes:
         if self.commit.__class__ is not bool:

@@ -54,7 +54,7 @@ class Connection(EventLoopConnection):
             self._loop.call_soon(self.receive)
             raise
 
-    def check(self) -> None:
+    def check_owner(self) -> None:
         """See `EventLoopConnection`."""
         try:
             if get_running_loop() is self._loop:
@@ -62,7 +62,7 @@ class Connection(EventLoopConnection):
             where = "another one is running here"
         except RuntimeError:
             where = "none is running here"
-        raise self.misplaced(where)
+        raise self.wrong_owner(where)
 
     async def wait(self, waiter: Waiter, role: Role) -> None:
         """See `EventLoopConnection`."""
@@ -76,9 +76,9 @@ class Connection(EventLoopConnection):
         if not future.done():
             future.set_result(None)
 
-    def stuck_changed(self) -> None:
+    def update_write_interest(self) -> None:
         """See `EventLoopConnection`."""
-        if self.stuck:
+        if self.write_blocked:
             self._loop.add_writer(self.transport.fileno(), self.flush)
         else:
             self._loop.remove_writer(self.transport.fileno())

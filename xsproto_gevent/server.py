@@ -47,9 +47,9 @@ class Server(Service):
         self._loop: Any = get_hub().loop
         self._watcher: Any = self._loop.io(self.selector.fileno(), READ)
         self._timer: Any = self._loop.timer(PAUSE)
-        self._attend()
+        self._add_reader()
 
-    def _attend(self) -> None:
+    def _add_reader(self) -> None:
         if not self.ended:
             self._watcher.start(self._ready)
 
@@ -60,7 +60,7 @@ class Server(Service):
                 self._timer.start(self.resume)
         except BaseException:
             # Out of a signal handler. gevent looks no more at what such a call was for.
-            self._loop.run_callback(self._attend)
+            self._loop.run_callback(self._add_reader)
             raise
 
     def close(self) -> None:

@@ -30,10 +30,10 @@ class Server(Service):
     def __init__(self, daemon: Daemon | None = None) -> None:
         super().__init__(daemon, os, socket, selectors)
         self.lock = threading.Lock()
-        self._waker, self._wakee = socket.socketpair()
-        self._wakee.setblocking(False)
-        self._waker.setblocking(False)
-        self.selector.register(self._wakee, selectors.EVENT_READ, self._awake)
+        self._wakeup_sender, self._wakeup = socket.socketpair()
+        self._wakeup.setblocking(False)
+        self._wakeup_sender.setblocking(False)
+        self.selector.register(self._wakeup, selectors.EVENT_READ, self._drain_wakeup)
         self._thread: threading.Thread | None = None
         self._serving = False
         self._over = False
@@ -49,12 +49,12 @@ class Server(Service):
     def wake(self) -> None:
         """Have the server look at its daemon again, after a change from outside."""
         try:
-            self._waker.send(b"\0")
+            self._wakeup_sender.send(b"\0")
         except (BlockingIOError, OSError):
             pass  # it is awake already, or over
 
-    def _awake(self) -> None:
-        self._wakee.recv(65536)
+    def _drain_wakeup(self) -> None:
+        self._wakeup.recv(65536)
 
     # Serving
 
@@ -116,5 +116,5 @@ class Server(Service):
     def end(self) -> None:
         """See `xsproto.adapters.server.Service.end`; to be called under `lock`."""
         super().end()
-        self._waker.close()
-        self._wakee.close()
+        self._wakeup_sender.close()
+        self._wakeup.close()

@@ -60,7 +60,7 @@ class Connection(EventLoopConnection):
         self._token = current_trio_token()
         self._both: Any = None  # an epoll: whether it can be read or written
 
-    def check(self) -> None:
+    def check_owner(self) -> None:
         """See `EventLoopConnection`."""
         try:
             if current_trio_token() is self._token:
@@ -68,16 +68,16 @@ class Connection(EventLoopConnection):
             where = "this is another run of trio"
         except RuntimeError:
             where = "this is outside of trio"
-        raise self.misplaced(where)
+        raise self.wrong_owner(where)
 
     async def checkpoint(self) -> None:
         """See `AsyncConnection`."""
-        self.check()
+        self.check_owner()
         await checkpoint()
 
     async def begin(self) -> None:
         """See `EventLoopConnection`."""
-        self.check()
+        self.check_owner()
         await checkpoint_if_cancelled()
 
     async def wait(self, waiter: Waiter, role: Role) -> None:
@@ -99,7 +99,7 @@ class Connection(EventLoopConnection):
     async def _ready(self) -> None:
         """Wait until there is something to read or, if something waits for that, to write."""
         fd = self.transport.fileno()
-        if not self.stuck:
+        if not self.write_blocked:
             await wait_readable(fd)
         elif hasattr(select, "epoll"):
             # A task can wait for one thing only: so for one that stands for both.
@@ -111,9 +111,9 @@ class Connection(EventLoopConnection):
             with trio.move_on_after(_TURN):
                 await wait_writable(fd)
 
-    def stuck_changed(self) -> None:
+    def update_write_interest(self) -> None:
         """See `EventLoopConnection`."""
-        if self.stuck:
+        if self.write_blocked:
             # The leader may be waiting for something to read, and for nothing else.
             notify_closing(self.transport.fileno())
 

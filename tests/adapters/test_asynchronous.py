@@ -293,7 +293,7 @@ def test_half_a_message_is_finished_by_whoever_comes_next(loop: Loop) -> None:
         value = b"v" * 3000
         tasks = [loop.spawn(wire.client.write(b"/a/%d" % at, value)) for at in range(20)]
         await wire.turns()
-        assert wire.connection.stuck
+        assert wire.connection.write_blocked
         for task in tasks:
             await cancelled(task)
         await wire.do(wire.client.write(b"/b", b""))
@@ -312,17 +312,17 @@ def test_who_waits_for_room_reads_meanwhile(loop: Loop, monkeypatch: pytest.Monk
         await wire.turns()
         writer = wire.loop.spawn(wire.client.write(b"/a", b"v" * 4000))
         await wire.turns()
-        assert wire.connection.stuck
+        assert wire.connection.write_blocked
         # It is read that there is room, though nothing is answered before the message is whole,
         for _ in range(100):
-            if not wire.connection.stuck:
+            if not wire.connection.write_blocked:
                 break
             wire.take(100)
             await wire.loop.sleep(0.001)
-        assert not wire.connection.stuck
+        assert not wire.connection.write_blocked
         another = wire.loop.spawn(wire.client.write(b"/b", b"v" * 4000))
         await wire.turns()
-        assert wire.connection.stuck
+        assert wire.connection.write_blocked
         # and it is read what comes, though there is no room.
         wire.give()
         assert await reader.result() == b""
@@ -342,7 +342,7 @@ def test_closed_while_it_waits_for_room(loop: Loop) -> None:
         await wire.turns()
         other = loop.spawn(wire.client.read(b"/a"))
         await wire.turns()
-        assert wire.connection.stuck
+        assert wire.connection.write_blocked
         wire.client.close()
         for each, sent in (task, True), (other, False):
             with pytest.raises(ConnectionClosed) as caught:
@@ -519,7 +519,7 @@ def test_a_forked_childs_cleaning_up_does_nothing(loop: Loop) -> None:
         with pytest.raises(Forked, match="by the parent"):
             await wire.client.read(b"/a")
         with pytest.raises(Forked, match="by the parent"):
-            raise wire.connection.misplaced("in a thread")
+            raise wire.connection.wrong_owner("in a thread")
 
     wired(loop, test)
 

@@ -65,7 +65,7 @@ def assert_idle(client: Client) -> None:
     assert gevent.get_hub().join(timeout=5), "the client keeps the hub busy"
     session = client._connection.session
     assert not session.waiting
-    assert not session.wakeable
+    assert not session.to_wake
     assert not session.engine.outstanding
     assert not session.engine.watches
     assert not session.engine.transactions

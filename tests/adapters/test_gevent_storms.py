@@ -128,14 +128,14 @@ def assert_clean(client: Client) -> None:
     gevent.idle()
     session = client._connection.session
     assert not session.waiting
-    assert not session.wakeable
+    assert not session.to_wake
     engine = session.engine
     assert not engine.outstanding
-    assert not engine.unsent
+    assert not engine.has_unsent
     assert not engine.transactions
     assert not engine.watches
     assert not session._listeners
-    assert not client._connection.transport.attended
+    assert not client._connection.transport.has_reader
 
 
 WOKEN = pytest.mark.parametrize("woken", [False, True], ids=["asleep", "about to be woken"])
@@ -147,7 +147,7 @@ def test_a_greenlet_killed_at_any_switch_leaves_nothing_behind(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch, call: Callable[[Client], None], woken: bool
 ) -> None:
     def clean(client: Client) -> None:
-        assert not client._connection.session.engine.unsent
+        assert not client._connection.session.engine.has_unsent
         assert_clean(client)
 
     kill_at_each_switch(monkeypatch, lambda: Client(daemon.socket_path), call, woken, clean)
@@ -342,5 +342,5 @@ def test_when_the_daemon_dies_in_a_storm_everybody_is_told_once(seed: int) -> No
                 storm.client.read(b"/")
             session = storm.client._connection.session
             assert not session.waiting
-            assert not session.wakeable
+            assert not session.to_wake
             assert gevent.get_hub().join(timeout=5)

@@ -49,7 +49,7 @@ class Plan:
     """
 
     actors: str
-    stuck: bool = False  # whether the peer may stop taking bytes, also within a message
+    write_blocked: bool = False  # whether the peer may stop taking bytes, also within a message
     half: bool = False  # whether packets may come in two portions
     subsets: bool = True  # whether several answers may come at once, in any order
     split: bool = False  # whether others may come in between a cancel and its leave
@@ -79,7 +79,7 @@ class World:
         self.rest = b""  # of a packet that the session does not have whole
         self.rest_of = b""  # the path that it answers
         self.arrived: list[Any] = []  # what was put into the inbox since it was empty
-        self.stuck = False
+        self.write_blocked = False
         self.events = {kind: plan.actors.count(kind) for kind in "ef" if kind in plan.actors}
         self.nonsense = 1
         self.closings = 1
@@ -100,12 +100,12 @@ class World:
     # The adapter's part
 
     def wake(self) -> None:
-        wakeable = self.session.wakeable
-        while wakeable:
+        to_wake = self.session.to_wake
+        while to_wake:
             for actor in self.actors:
-                if actor.waiter is wakeable[-1]:
+                if actor.waiter is to_wake[-1]:
                     actor.woken = True
-            wakeable.pop()
+            to_wake.pop()
 
     def write(self, limit: int | None = None) -> None:
         """Hand `limit` bytes to the peer, or all."""
@@ -147,7 +147,7 @@ class World:
             if phase == "new":
                 if actor.kind == "r":
                     found.append(("submit", index, "all"))
-                    if self.plan.stuck and not closed:
+                    if self.plan.write_blocked and not closed:
                         found += [("submit", index, "none"), ("submit", index, "half")]
                 else:
                     found.append(("enter", index))
@@ -155,7 +155,7 @@ class World:
                 found.append(("enter", index))
             elif phase == "leading":
                 found += [("recv", index, *what) for what in self._receivable(closed)]
-                if self.stuck and not closed:
+                if self.write_blocked and not closed:
                     found.append(("flush", index))
             elif phase == "got":
                 found.append(("process", index))
@@ -220,10 +220,10 @@ class World:
             assert session.closed is not None
             self.end(actor, "closed")
             return
-        self.stuck = self.stuck or how != "all"
+        self.write_blocked = self.write_blocked or how != "all"
         if how == "half" and _path(actor) not in self.begun and not self.to_peer:
             self.write(10)
-        elif not self.stuck:
+        elif not self.write_blocked:
             self.write()
         elif not self.to_peer:
             session.engine.outgoing()
@@ -291,7 +291,7 @@ class World:
             actor.phase = "leading"
 
     def _flush(self, actor: Actor) -> None:
-        self.stuck = False
+        self.write_blocked = False
         self.write()
 
     def _awake(self, actor: Actor) -> None:
@@ -356,7 +356,7 @@ class World:
                 assert sent == (_path(actor) in self.begun)
         else:
             assert not sent
-        if not self.stuck:
+        if not self.write_blocked:
             self.write()
 
     def _leave(self, actor: Actor) -> None:
@@ -381,7 +381,7 @@ class World:
             for actor in self.actors
             if session.leads(actor.waiter) and (actor.phase != "asleep" or actor.woken)
         ]
-        assert not session.wakeable, "all were woken"
+        assert not session.to_wake, "all were woken"
         if waiting:
             assert len(leaders) == 1, "somebody waits, and nobody reads"
         for actor in inside:
@@ -413,7 +413,7 @@ class World:
         assert all(actor.phase == "ended" for actor in self.actors)
         assert self.session.leader is None
         assert not self.session._waiting
-        assert not self.session.wakeable
+        assert not self.session.to_wake
         for queue in self.queues.values():
             assert not queue.waiters
 
@@ -448,7 +448,7 @@ class World:
                 self.rest_of,
                 _outbox_of(session),
                 sorted(self.pending),
-                self.stuck,
+                self.write_blocked,
                 self.events,
                 self.told,
                 self.nonsense,
@@ -694,7 +694,7 @@ def interrupt_one(world: World, step: Action, nth: int, again: int) -> tuple[str
         hit_again = str(interrupt)
         clean_up()
     world.wake()
-    if not world.stuck:
+    if not world.write_blocked:
         world.write()
     if step[0] != "close":
         world.end(actor, "interrupted")
@@ -703,7 +703,7 @@ def interrupt_one(world: World, step: Action, nth: int, again: int) -> tuple[str
 
 # -- the tests
 
-ALL = {"stuck": True, "half": True, "split": True}
+ALL = {"write_blocked": True, "half": True, "split": True}
 
 
 @pytest.mark.parametrize(
@@ -773,7 +773,7 @@ def test_what_moves_the_state_of_the_connection_cannot_be_part_of_a_batch() -> N
     for request in movers:
         with pytest.raises(LocalProtocolError, match="cannot be part of a batch"):
             session.submit(Waiter(), [Read(b"/a"), request])
-    assert not session.engine.unsent
+    assert not session.engine.has_unsent
 
 
 def test_a_batch_is_done_with_its_last_answer_in_whichever_order_they_come() -> None:
@@ -794,7 +794,7 @@ def test_what_is_cancelled_twice_is_withdrawn_once() -> None:
     session.submit(waiter, [Read(b"/a"), Read(b"/b")])
     assert not session.cancel(waiter)
     assert not session.cancel(waiter)
-    assert not session.engine.unsent
+    assert not session.engine.has_unsent
 
 
 def test_events_of_one_token_go_to_whoever_watches_their_path() -> None:

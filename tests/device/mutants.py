@@ -136,12 +136,12 @@ def it_waits_until_it_may_write() -> None:
 def nothing_wakes_who_waits() -> None:
     XenBusTransport.wait = Transport.wait
     XenBusTransport.fileno = lambda self: -1 if self._closed else self._file.fileno()
-    XenBusTransport.alarms = lambda self: ()
+    XenBusTransport.wakeup_fds = lambda self: ()
 
 
 @wrong(14, "test_a_refused_watch_is_an_answer")
 def a_refused_watch_is_waited_for() -> None:
-    def write_orders(orders: Any, file: FileIO, bell: Any, modules: Any) -> None:
+    def write_orders(orders: Any, file: FileIO, wakeup_sender: Any, modules: Any) -> None:
         while message := orders.recv(8192):
             try:
                 os.write(file.fileno(), message)

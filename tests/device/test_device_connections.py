@@ -57,7 +57,7 @@ def wait(transport: RequestTransport) -> list[bytes]:
     """What comes next."""
     inbox: list[bytes] = []
     while not inbox:
-        fds = [transport.fileno(), *transport.alarms()]
+        fds = [transport.fileno(), *transport.wakeup_fds()]
         assert select.select(fds, [], [], 10)[0]
         try:
             transport.read_now(inbox)
@@ -74,27 +74,27 @@ def test_messages_come_and_go(
     modules = MODULES if epoll else MODULES._replace(select=object())
     transport = kind(store.socket_path(), modules)
     assert transport.fileno() >= 0
-    assert len(transport.alarms()) == (not epoll)
+    assert len(transport.wakeup_fds()) == (not epoll)
     written: list[int] = []
     for op, payload, answered in [(Op.READ, b"/a\0", b"value"), (Op.GET_QUOTA, b"", b"")]:
         data = message(op, payload)
         transport.write(data, written)
         assert written.pop() == len(data)
         assert answered in b"".join(wait(transport))
-    transport.poke()
+    transport.wake()
     with pytest.raises(BlockingIOError):
         list(map(transport.read_now, ([], [], [])))
     transport.shutdown()
-    assert select.select([transport.fileno(), *transport.alarms()], [], [], 10)[0]
+    assert select.select([transport.fileno(), *transport.wakeup_fds()], [], [], 10)[0]
     transport.close()
     transport.close()
     assert transport.fileno() == -1
-    assert transport.alarms() == ()
+    assert transport.wakeup_fds() == ()
     with pytest.raises(OSError, match="it is closed"):
         transport.read_now([])  # the descriptor's number may be another file's by now
     transport.shutdown()  # nor does it mind
     if kind is RequestTransport:
-        transport.poke()
+        transport.wake()
 
 
 @pytest.mark.parametrize("kind", [RequestTransport, WatchTransport])
@@ -192,7 +192,7 @@ def test_without_a_thread_there_is_no_watch(store: EmbeddedXenStore) -> None:
             WatchTransport(store.socket_path(), modules)
 
 
-def test_after_an_empty_request_the_nudge_may_fail(store: EmbeddedXenStore) -> None:
+def test_after_an_empty_request_the_other_request_may_fail(store: EmbeddedXenStore) -> None:
     opened = 0
 
     def file(path: str, mode: str) -> SocketFile:

@@ -273,7 +273,7 @@ class Connections(RuleBasedStateMachine):
         self.waiters = [pair for pair in self.waiters if not pair[0].done]
         if self.waiters:
             assert self.session.leader is not None
-        self.session.wakeable.clear()
+        self.session.to_wake.clear()
 
 
 TestConnections = Connections.TestCase

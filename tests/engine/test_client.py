@@ -182,7 +182,7 @@ def test_closed_is_the_last_event_and_comes_once(
     ]
     assert sum(isinstance(one, Reply | ErrorReply) for one in events) == count
     assert client.events_received() == []
-    assert (client.outstanding, client.unsent) == (0, False)
+    assert (client.outstanding, client.has_unsent) == (0, False)
     assert client.closed is events[-1].reason  # type: ignore[union-attr]
 
 
@@ -240,7 +240,7 @@ def test_what_another_thread_adds_to_the_inbox_meanwhile_is_not_lost() -> None:
     ids = [ask(client, Read(path)) for path in (b"/a", b"/b", b"/c")]
     first, second, third = (bytes_of(Op.READ, rq_id, b"value") for rq_id in ids)
 
-    class Happened(list[Any]):
+    class Recorded(list[Any]):
         """The leader's `recv` returns while some other thread is in `process`."""
 
         def append(self, item: Any) -> None:
@@ -249,7 +249,7 @@ def test_what_another_thread_adds_to_the_inbox_meanwhile_is_not_lost() -> None:
                 client.inbox.append(arriving.pop())
 
     arriving = [second[5:] + third[:5]]
-    client.happened = Happened()
+    client.events = Recorded()
     client.receive_data(first + second[:5])
     client.receive_data(third[5:])
     assert [event.rq_id for event in client.events_received() if isinstance(event, Reply)] == ids
@@ -311,7 +311,7 @@ def test_a_reply_may_be_as_long_as_the_bound_and_no_longer(excess: int, tail: by
         assert first == Reply(rq_id, Read(b"/a"), value)
 
 
-@given(strategies.requests(moves_state=False), strategies.odd_payloads())
+@given(strategies.requests(changes_state=False), strategies.odd_payloads())
 def test_a_reply_that_is_nonsense_fails_its_request_and_nothing_else(
     request_: Request[Any], payload: bytes
 ) -> None:
@@ -409,7 +409,7 @@ def test_looking_at_events_moves_nothing(conversation: tuple[list[Request[Any]],
 
 
 @given(
-    st.lists(strategies.requests(moves_state=False), max_size=9), st.integers(1, 4), st.randoms()
+    st.lists(strategies.requests(changes_state=False), max_size=9), st.integers(1, 4), st.randoms()
 )
 def test_what_is_unanswered_stays_within_the_limit(
     requests: list[Request[Any]], limit: int, random: Any
@@ -427,7 +427,7 @@ def test_what_is_unanswered_stays_within_the_limit(
             packet = unanswered.pop(random.randrange(len(unanswered)) if limit > 1 else 0)
             client.receive_data(bytes_of(Op.ERROR, packet.rq_id, b"EIO\0"))
     assert written == [(rq_id, one.op, one.payload()) for rq_id, one in expected], "in order"
-    assert not client.unsent
+    assert not client.has_unsent
 
 
 @given(st.integers(1, 3))
@@ -497,10 +497,10 @@ def test_however_little_is_written_at_once_the_same_bytes_go_out(
             one.sent(count)
             written += portion[:count]
     while portion := bytes(one.outgoing()):
-        assert one.unsent
+        assert one.has_unsent
         one.sent(1)
         written += portion[:1]
-    assert not one.unsent
+    assert not one.has_unsent
     assert written == b"".join(other.data_to_send())
 
 
@@ -541,7 +541,7 @@ def test_ids_wrap_and_skip_those_unanswered(first_id: int, answered: set[int], a
         left |= set(more)
 
 
-@given(strategies.requests(moves_state=False), st.data())
+@given(strategies.requests(changes_state=False), st.data())
 def test_the_late_answer_to_what_was_abandoned_is_dropped(
     request_: Request[Any], data: st.DataObject
 ) -> None:
@@ -574,7 +574,7 @@ def test_a_request_is_withdrawn_if_not_one_byte_of_it_was_handed_out(
     withdrawn = client.withdraw(rq_id)
     assert withdrawn == (count == 0)
     assert not client.withdraw(before)
-    assert client.unsent != withdrawn
+    assert client.has_unsent != withdrawn
     if withdrawn:
         assert not client.withdraw(rq_id), "it is gone"
         assert (client.watches, client.outstanding, client.outgoing()) == ({}, 1, b"")
@@ -583,10 +583,10 @@ def test_a_request_is_withdrawn_if_not_one_byte_of_it_was_handed_out(
 def test_what_was_withdrawn_does_not_wait_to_be_written() -> None:
     client = ClientConnection()
     assert client.withdraw(client.send(Read(b"/a")))
-    assert not client.unsent
+    assert not client.has_unsent
     assert client.outgoing() == b""
     assert ask(client, Read(b"/b"))
-    assert not client.unsent
+    assert not client.has_unsent
 
 
 def test_with_one_outstanding_a_wrong_id_answers_nothing_that_is_not_out_whole() -> None:
@@ -733,7 +733,7 @@ def test_a_transaction_that_never_began_cannot_be_used(request_: Request[Any], t
         client.send(request_, tx_id)
     assert isinstance(caught.value, TransactionEnded) == request_.transactional
     assert caught.value.request == request_
-    assert not client.unsent
+    assert not client.has_unsent
 
 
 def test_a_request_without_an_answer_dooms_its_transaction() -> None:
@@ -941,7 +941,7 @@ def test_a_wrong_argument_is_an_error_before_a_byte_is_sent(
     client = ClientConnection()
     with pytest.raises(kind, match=says):
         client.send(request_)
-    assert (client.unsent, client.watches) == (False, {})
+    assert (client.has_unsent, client.watches) == (False, {})
     assert ask(client, Read(b"/a")) == 1, "nor was an id used up"
 
 

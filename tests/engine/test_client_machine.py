@@ -72,8 +72,8 @@ class PlainDaemon:
 
     def answerable(self) -> list[tuple[Packet, Request[Any]]]:
         """Plain requests in any order; of those that move its state, the first."""
-        movers = [one for one in self.waiting if one[1].moves_state]
-        return [one for one in self.waiting if not one[1].moves_state or one is movers[0]]
+        movers = [one for one in self.waiting if one[1].changes_state]
+        return [one for one in self.waiting if not one[1].changes_state or one is movers[0]]
 
     def act(self, packet: Packet, request: Request[Any]) -> bytes:
         """Do what is asked; return the payload of the answer."""
@@ -180,7 +180,7 @@ class Clients(RuleBasedStateMachine):
         """The ids of which at least a byte is out."""
         return {packet.rq_id for packet, _ in self.daemon.waiting} | self.partly
 
-    @precondition(lambda self: self.client.unsent)
+    @precondition(lambda self: self.client.has_unsent)
     @rule(share=st.floats(0, 1))
     def write(self, share: float) -> None:
         data = bytes(self.client.outgoing())
@@ -301,7 +301,7 @@ class Clients(RuleBasedStateMachine):
         self.client.receive_data(data)
         self.client.receive_eof()
         assert self.client.events_received() == []
-        assert (self.client.unsent, self.client.outstanding) == (False, 0)
+        assert (self.client.has_unsent, self.client.outstanding) == (False, 0)
 
     # What always holds
 
@@ -320,7 +320,7 @@ class Clients(RuleBasedStateMachine):
         if not hasattr(self, "client") or self.over:
             return
         steps = 0
-        while self.client.unsent or self.daemon.waiting:
+        while self.client.has_unsent or self.daemon.waiting:
             steps += 1
             assert steps < 10_000, "nothing goes on"
             self.write(share=1)

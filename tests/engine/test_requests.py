@@ -89,7 +89,7 @@ def test_what_may_be_part_of_a_transaction() -> None:
 
 
 def test_what_the_connection_must_keep_track_of() -> None:
-    assert {cls for cls in CLASSES if cls.moves_state} == {
+    assert {cls for cls in CLASSES if cls.changes_state} == {
         *(Watch, Unwatch, ResetWatches, TransactionStart, TransactionEnd)
     }
 

@@ -123,7 +123,7 @@ class EmbeddedInHub:
         self.server._watcher.stop()
 
     def resume(self) -> None:
-        self.server._attend()
+        self.server._add_reader()
 
     def stop(self) -> None:
         self.kill()

@@ -202,8 +202,8 @@ class Memory:
         with self.guard:
             yield self.session
             self.flush()
-            while self.session.wakeable:
-                self.session.wakeable.pop().handle = "woken"
+            while self.session.to_wake:
+                self.session.to_wake.pop().handle = "woken"
 
     def _begin(self, waiter: Waiter, requests: Sequence[Request] = (), tx_id: int = 0) -> None:
         with self._held() as session:

@@ -70,7 +70,7 @@ async def connect(sock: Any, path: str, sleep: Callable[[float], Awaitable[objec
             raise connect_failed(path, error) from error
 
 
-class _AtHome:
+class _OwnerGuard:
     """Lets only those in who may use the connection, and wakes whom they have something for."""
 
     def __init__(self, connection: EventLoopConnection) -> None:
@@ -80,7 +80,7 @@ class _AtHome:
         # Once it is over, cleaning up does nothing, which may be done anywhere: a forked child must
         # not hide the error that led to it, and `close` is idempotent after the loop's end, too.
         if self._connection.session.closed is None:
-            self._connection.check()
+            self._connection.check_owner()
 
     def __exit__(self, *_: object) -> None:
         self._connection.see_to_others()
@@ -97,20 +97,20 @@ class EventLoopConnection(AsyncConnection, ABC):
     def __init__(self, transport: Transport, session: Session) -> None:
         self.transport = transport
         self.session = session
-        self.guard = _AtHome(self)
+        self.guard = _OwnerGuard(self)
         #: Whether the daemon did not take all that there was to write.
-        self.stuck = False
+        self.write_blocked = False
         register_for_fork(self)
 
     # What an adapter adds
 
     @abstractmethod
-    def check(self) -> None:
-        """Raise `misplaced` unless this runs in the loop that the connection belongs to."""
+    def check_owner(self) -> None:
+        """Raise `wrong_owner` unless this runs in the loop that the connection belongs to."""
 
     async def begin(self) -> None:
-        """As `check`; where a task that is cancelled is told at each call, tell it."""
-        self.check()
+        """As `check_owner`; where a task that is cancelled is told at each call, tell it."""
+        self.check_owner()
 
     @abstractmethod
     async def wait(self, waiter: Waiter, role: Role) -> None:
@@ -128,8 +128,8 @@ class EventLoopConnection(AsyncConnection, ABC):
         """End the sleep of `waiter`, if it sleeps: it may have been cancelled meanwhile."""
 
     @abstractmethod
-    def stuck_changed(self) -> None:
-        """`stuck` has changed: while it is set, `receive` when there is room to write, too."""
+    def update_write_interest(self) -> None:
+        """Follow `write_blocked`: while it is set, call `receive` when the socket is writable, too."""
 
     @abstractmethod
     def unregister(self) -> None:
@@ -146,7 +146,7 @@ class EventLoopConnection(AsyncConnection, ABC):
             session.submit(waiter, requests, tx_id)
             self.flush()
             role = session.enter(waiter)
-            if session.wakeable:
+            if session.to_wake:
                 self._wake_all()
             await self.wait(waiter, role)
         except BaseException:
@@ -178,10 +178,10 @@ class EventLoopConnection(AsyncConnection, ABC):
 
     def flush(self) -> None:
         """Write what the daemon takes now."""
-        stuck = write_now(self.session, self.transport)
-        if stuck is not self.stuck:
-            self.stuck = stuck
-            self.stuck_changed()
+        write_blocked = write_now(self.session, self.transport)
+        if write_blocked is not self.write_blocked:
+            self.write_blocked = write_blocked
+            self.update_write_interest()
 
     def receive(self) -> bool:
         """Take what has come, for all; write what had to wait for it.
@@ -195,7 +195,7 @@ class EventLoopConnection(AsyncConnection, ABC):
         if session.engine.closed is not None:
             return False
         there = read_now(session, self.transport)
-        if self.stuck or session.engine.held_back:
+        if self.write_blocked or session.engine.window_full:
             self.flush()
         self.see_to_others()
         return there
@@ -211,7 +211,7 @@ class EventLoopConnection(AsyncConnection, ABC):
         self.session.close(forked(self.transport.path))
         self.transport.close_after_fork()
 
-    def misplaced(self, what: str) -> LocalProtocolError:
+    def wrong_owner(self, what: str) -> LocalProtocolError:
         """The error of a use from elsewhere."""
         closed = self.session.closed
         if isinstance(closed, Forked):
@@ -233,17 +233,17 @@ class EventLoopConnection(AsyncConnection, ABC):
     def see_to_others(self) -> None:
         """Wake those whose wait is over; close what is at its end."""
         session = self.session
-        if session.wakeable:
+        if session.to_wake:
             self._wake_all()
         if session.closed is not None and self.transport.fileno() >= 0:
             self.unregister()
             self.transport.close()
-            self.stuck = False
+            self.write_blocked = False
 
     def _wake_all(self) -> None:
-        for waiter in self.session.wakeable:
+        for waiter in self.session.to_wake:
             self.wake(waiter)
-        self.session.wakeable.clear()
+        self.session.to_wake.clear()
 
 
 class RequestConnection(RetiringConnection, EventLoopConnection):
@@ -258,7 +258,7 @@ class RequestConnection(RetiringConnection, EventLoopConnection):
 
     def wake_all(self) -> None:
         """See `RetiringConnection`."""
-        self.transport.poke()
+        self.transport.wake()
         self.see_to_others()
 
     async def exchange(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
@@ -338,7 +338,7 @@ class AsyncClientBase(ClientBase, AsyncClient):
         if self._watches is None:
             if self._connection.session.closed is not None or self._open_watches is None:
                 return self._connection  # which says why
-            self._connection.check()
+            self._connection.check_owner()
             self._watches = self._open_watches()
         return self._watches
 

@@ -29,7 +29,7 @@ __all__ = ["AdapterConnection", "BlockingClientBase", "Parts", "RequestConnectio
 class AdapterConnection(BlockingConnection):
     """A connection."""
 
-    def check(self) -> None:
+    def check_owner(self) -> None:
         """Raise `LocalProtocolError` if this thread may not use the connection."""
 
     @abstractmethod
@@ -80,7 +80,7 @@ class RequestConnection(RetiringConnection, AdapterConnection):
 
         Or, if that is so from the beginning, there are no exchanges.
         """
-        self.check()
+        self.check_owner()
         try:
             # (mypy sees the abstract one, not the adapter's.)
             exchanges = super().exchange(tx_id, requests, at)  # type: ignore[safe-super]
@@ -171,7 +171,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[L]):
 
         Whoever waits gets `ConnectionClosed`.
         """
-        self._connection.check()
+        self._connection.check_owner()
         self._ended = True  # first: whoever opens a connection now looks at it afterwards
         self._close_connections()
 
@@ -186,7 +186,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[L]):
         if self._watches is None:
             if self._connection.session.closed is not None:
                 return self._connection  # which says why
-            self._connection.check()
+            self._connection.check_owner()
             with self._opening:
                 if self._watches is None:
                     self._watches = self._parts.open_watches(self._path, self._clock)

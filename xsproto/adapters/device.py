@@ -133,7 +133,7 @@ class DeviceSession(Session):
         self._retired = True
         moved = [
             exchange
-            for exchange in self.engine.unbegun()
+            for exchange in self.engine.unsent()
             if exchange.owner is not None and not exchange.tx_id
         ]
         for exchange in moved:

@@ -22,7 +22,7 @@ _READ_SIZE: Final = 65536
 # Reads after which others have their turn, however much there is.
 _READS: Final = 16
 
-_NUDGE: Final = Packet(Op.READ, 1, 0, b"/\0").encode()
+_HARMLESS_READ: Final = Packet(Op.READ, 1, 0, b"/\0").encode()
 
 
 class Modules(NamedTuple):
@@ -34,7 +34,8 @@ class Modules(NamedTuple):
     Attributes:
         io: of that name.
         os: ``posix``.
-        select: of that name; without ``epoll``, `RequestTransport.alarms` is to be polled as well.
+        select: of that name; without ``epoll``, `RequestTransport.wakeup_fds` is to be polled as
+            well.
         socket: ``_socket``.
         start_thread: starts a thread with a function and its arguments, as
             ``_thread.start_new_thread``.
@@ -50,7 +51,7 @@ class Modules(NamedTuple):
 class RequestTransport:
     """An opened device, for requests. No call waits.
 
-    Beside the device there is an alarm, a socket, since neither `close` nor anything else wakes who
+    Beside the device there is a wake-up socket, since neither `close` nor anything else wakes who
     waits for the device. What it carries are packets, too: those that a failed ``write()`` stands
     for.
 
@@ -83,7 +84,7 @@ class RequestTransport:
             for one in kept:
                 one.close()
             raise _failed(path, error) from error
-        self._file, self._alarm, self._bell = kept[:3]
+        self._file, self._wakeup, self._wakeup_sender = kept[:3]
         fd = self._file.fileno()
         self._send_now = (socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,)
         self._receive_now = (socket.MSG_DONTWAIT,)
@@ -103,9 +104,9 @@ class RequestTransport:
         fd: int = (self._epoll or self._file).fileno()
         return fd
 
-    def alarms(self) -> tuple[int, ...]:
+    def wakeup_fds(self) -> tuple[int, ...]:
         """What must be polled beside `fileno`, as there is no epoll."""
-        return () if self._epoll or self._closed else (self._alarm.fileno(),)
+        return () if self._epoll or self._closed else (self._wakeup.fileno(),)
 
     def write(self, data: bytes | memoryview, written: list[int]) -> None:
         """Write one whole message, and add its length to `written`.
@@ -116,19 +117,19 @@ class RequestTransport:
         try:
             written += self._write_one((data,))
         except OSError as error:
-            self._bell.send(refusal(bytes(data), error.errno), *self._send_now)
+            self._wakeup_sender.send(refusal(bytes(data), error.errno), *self._send_now)
             written.append(len(data))
         if len(data) == HEADER_SIZE:
-            self._nudge()
+            self._send_another_request()
 
-    def _nudge(self) -> None:
+    def _send_another_request(self) -> None:
         """Have the daemon get more bytes: oxenstored answers an empty request only then.
 
         On a descriptor of its own, as another request is outstanding here.
         """
         try:
             with self._open() as file:
-                self._modules.os.write(file.fileno(), _NUDGE)
+                self._modules.os.write(file.fileno(), _HARMLESS_READ)
         except OSError:
             pass  # then the next request of anyone is one
 
@@ -146,23 +147,23 @@ class RequestTransport:
             inbox += self._read_one()
         except BlockingIOError:
             # Nothing more is queued: here a message has ended, and a refusal may follow.
-            self._read_alarm(inbox)
+            self._read_wakeup(inbox)
 
-    def _read_alarm(self, inbox: list[bytes]) -> None:
-        # Empty ones are from `poke` and `shutdown`; in the inbox they would be the end.
-        inbox += filter(None, map(self._alarm.recv, (_READ_SIZE,), self._receive_now))
+    def _read_wakeup(self, inbox: list[bytes]) -> None:
+        # Empty ones are from `wake` and `shutdown`; in the inbox they would be the end.
+        inbox += filter(None, map(self._wakeup.recv, (_READ_SIZE,), self._receive_now))
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """Wake whoever waits, for nothing."""
         try:
-            self._bell.send(b"", *self._send_now)
+            self._wakeup_sender.send(b"", *self._send_now)
         except OSError:
             pass  # so many wake-ups are there already, or it is closed
 
     def shutdown(self) -> None:
         """Wake whoever waits, for good. Idempotent."""
         try:
-            self._alarm.shutdown(self._modules.socket.SHUT_RDWR)
+            self._wakeup.shutdown(self._modules.socket.SHUT_RDWR)
         except OSError:
             pass  # closed already
 
@@ -171,12 +172,12 @@ class RequestTransport:
         self._closed = True
         if self._epoll is not None:
             self._epoll.close()
-        self._alarm.close()
+        self._wakeup.close()
         self._release()
 
     def _release(self) -> None:
         self._file.close()
-        self._bell.close()
+        self._wakeup_sender.close()
 
     def close_after_fork(self) -> None:
         """As `close`, in a forked child."""
@@ -198,9 +199,9 @@ class WatchTransport(RequestTransport):
         try:
             ends = self._orders, orders = _pair(modules.socket)
             self._send_order = partial(map, self._orders.send)
-            modules.start_thread(_write_orders, (orders, self._file, self._bell, modules))
+            modules.start_thread(_write_orders, (orders, self._file, self._wakeup_sender, modules))
         except (OSError, RuntimeError) as error:  # the latter where there are too many threads
-            for one in (*ends, self._epoll, self._alarm, self._file, self._bell):
+            for one in (*ends, self._epoll, self._wakeup, self._file, self._wakeup_sender):
                 if one is not None:
                     one.close()
             raise _failed(path, error) from error
@@ -217,7 +218,7 @@ class WatchTransport(RequestTransport):
             fds, sizes = repeat(self._file.fileno(), _READS), repeat(_READ_SIZE)
             inbox += map(self._modules.os.read, fds, sizes)
         except BlockingIOError:
-            self._read_alarm(inbox)
+            self._read_wakeup(inbox)
 
     def _release(self) -> None:
         self._orders.close()  # which the thread is told, and then closes the rest
@@ -228,7 +229,7 @@ class WatchTransport(RequestTransport):
         super()._release()
 
 
-def _write_orders(orders: Any, file: Any, bell: Any, modules: Modules) -> None:
+def _write_orders(orders: Any, file: Any, wakeup_sender: Any, modules: Modules) -> None:
     """Write each message that comes from `orders`, until its other end is closed.
 
     All that it is given is its own to close.
@@ -239,10 +240,12 @@ def _write_orders(orders: Any, file: Any, bell: Any, modules: Modules) -> None:
             write(file.fileno(), message)
         except OSError as error:
             try:
-                bell.send(refusal(message, error.errno), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                wakeup_sender.send(
+                    refusal(message, error.errno), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+                )
             except OSError:
                 pass  # closed: nobody wants to know
-    for resource in (file, bell, orders):
+    for resource in (file, wakeup_sender, orders):
         resource.close()
 
 

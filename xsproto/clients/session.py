@@ -10,7 +10,7 @@ calls, in this order and each under its lock, if it has threads:
    whoever waits sleeps until it is woken, then is done or has become the leader: `leads`;
 5. `leave`, in any case; after an error, a timeout or a cancellation `cancel` first.
 
-After each of these, whoever is in `wakeable` must be woken.
+After each of these, whoever is in `to_wake` must be woken.
 
 The invariant: if a waiter has entered and is not done, there is a leader, or one about to wake.
 
@@ -90,7 +90,7 @@ class Session:
         #: Where the leader puts what it receives; an empty element is the end of the stream.
         self.inbox = self.engine.inbox
         #: Those to wake now. Take each off only when it is woken.
-        self.wakeable: list[Waiter] = []
+        self.to_wake: list[Waiter] = []
         #: Whether events were queued, or the connection ended, since this was last set to False.
         self.fired = False
         #: The last packets that nobody waited for, and why they were ignored.
@@ -115,7 +115,7 @@ class Session:
             waiter.exchanges = (exchange,)
             engine.enqueue(exchange)
             return
-        if any(request.moves_state for request in requests):
+        if any(request.changes_state for request in requests):
             raise LocalProtocolError("transactions and watches cannot be part of a batch")
         exchanges = [engine.prepare(request, tx_id, waiter) for request in requests]
         waiter.exchanges = exchanges
@@ -222,10 +222,10 @@ class Session:
             waiter.queue.waiters.discard(waiter)
         if self.leader is waiter:
             if self._waiting:
-                heir = next(iter(self._waiting))
-                self.wakeable.append(heir)
-                self.leader = heir
-                del self._waiting[heir]
+                next_leader = next(iter(self._waiting))
+                self.to_wake.append(next_leader)
+                self.leader = next_leader
+                del self._waiting[next_leader]
             else:
                 self.leader = None
 
@@ -257,8 +257,8 @@ class Session:
         """Act on what is in `inbox`."""
         engine = self.engine
         engine.process()
-        happened = engine.happened
-        for item in happened:
+        events = engine.events
+        for item in events:
             if item.__class__ is Exchange:
                 waiter: Waiter | None = item.owner
                 if waiter is None:
@@ -272,7 +272,7 @@ class Session:
                 item.owner = None  # else every request would be a cycle for the collector
             else:
                 self._take(item)
-        happened.clear()
+        events.clear()
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection: every waiter and every watch ends with `reason`."""
@@ -291,7 +291,7 @@ class Session:
                 queue.waiters.add(waiter)
                 return
         if waiter in self._waiting:
-            self.wakeable.append(waiter)
+            self.to_wake.append(waiter)
             waiter.done = True
             del self._waiting[waiter]
         else:

@@ -186,9 +186,9 @@ def requests_of(*classes: type[Request[Any]]) -> SearchStrategy[Request[Any]]:
     return st.one_of([STRATEGIES[cls] for cls in classes])
 
 
-def requests(*, moves_state: bool | None = None) -> SearchStrategy[Request[Any]]:
+def requests(*, changes_state: bool | None = None) -> SearchStrategy[Request[Any]]:
     """Requests of any class; or of those that begin and end transactions and watches, or not."""
-    classes = [cls for cls in STRATEGIES if moves_state in (None, cls.moves_state)]
+    classes = [cls for cls in STRATEGIES if changes_state in (None, cls.changes_state)]
     return requests_of(*classes)
 
 

@@ -86,12 +86,12 @@ class Connection(AdapterConnection):
         self.ends_at = clock.ends_at
         self._hub = get_hub()
         self.guard = _Guard(self._hub, session, transport.path)
-        self._stuck = False  # whether the daemon did not take all that there was to write
+        self._write_blocked = False  # whether the daemon did not take all that there was to write
         self._waking = False  # whether `_wake` is at work
         self._corked = False  # whether it will write, too
         register_for_fork(self)
 
-    def check(self) -> None:
+    def check_owner(self) -> None:
         """See `AdapterConnection`."""
         self.guard.__enter__()
 
@@ -103,7 +103,7 @@ class Connection(AdapterConnection):
         """See `BlockingConnection`."""
         session, hub = self.session, self._hub
         if get_hub() is not hub:
-            self.check()
+            self.check_owner()
         waiter = Waiter(None, None, (), Gate(hub))
         try:
             session.submit(waiter, requests, tx_id)
@@ -121,7 +121,7 @@ class Connection(AdapterConnection):
 
     def take_event(self, queue: EventQueue, at: float | None) -> WatchEvent:
         """See `BlockingConnection`."""
-        self.check()
+        self.check_owner()
         taken: list[WatchEvent] = []
         while True:
             waiter = Waiter(None, queue, (), Gate(self._hub))
@@ -145,8 +145,8 @@ class Connection(AdapterConnection):
 
     def _sleep(self, waiter: Waiter, at: float | None) -> None:
         """Let others run until `waiter` is done; `TimedOut` if it is not by `at`."""
-        if not self.transport.attended:
-            self._attend()
+        if not self.transport.has_reader:
+            self._update_callbacks()
         if at is None:
             while not waiter.done:
                 waiter.handle.get()
@@ -170,7 +170,7 @@ class Connection(AdapterConnection):
         sent = self.session.cancel(waiter)
         self.session.leave(waiter)
         self.flush()
-        self._attend()
+        self._update_callbacks()
         return sent
 
     def flush(self) -> None:
@@ -178,20 +178,20 @@ class Connection(AdapterConnection):
         session = self.session
         if self._corked:
             return  # `_wake` will do both
-        if session.wakeable and not self._waking:
+        if session.to_wake and not self._waking:
             self._hub.loop.run_callback(self._ready)
-        stuck = write_now(session, self.transport)
-        if stuck != self._stuck:
-            self._stuck = stuck
-            self._attend()
+        write_blocked = write_now(session, self.transport)
+        if write_blocked != self._write_blocked:
+            self._write_blocked = write_blocked
+            self._update_callbacks()
 
     # The hub's part
 
-    def _attend(self) -> None:
+    def _update_callbacks(self) -> None:
         """Have the hub look at the connection for as long as somebody waits."""
         if self.session.closed is None:
             reading = self._ready if self.session.waiting else None
-            self.transport.attend(reading, reading if self._stuck else None)
+            self.transport.set_callbacks(reading, reading if self._write_blocked else None)
 
     def _ready(self) -> None:
         """There is something to read, or room to write, or somebody to wake."""
@@ -209,7 +209,7 @@ class Connection(AdapterConnection):
     def _recover(self) -> None:
         self._receive()
         self._wake()
-        self._attend()
+        self._update_callbacks()
 
     def _receive(self) -> bool:
         """Act on what is there to read; return whether there was anything."""
@@ -220,17 +220,17 @@ class Connection(AdapterConnection):
 
     def _wake(self) -> None:
         """Switch to those who are done."""
-        wakeable = self.session.wakeable
+        to_wake = self.session.to_wake
         self._waking = True
-        while wakeable:
+        while to_wake:
             # What they ask for next goes out in one piece, with that of the last of them.
-            self._corked = len(wakeable) > 1
-            wakeable[0].handle.switch(None)
-            del wakeable[0]
+            self._corked = len(to_wake) > 1
+            to_wake[0].handle.switch(None)
+            del to_wake[0]
         self._waking = False
         self.flush()
         if not self.session.waiting:
-            self._attend()
+            self._update_callbacks()
 
     # The end
 
@@ -245,10 +245,10 @@ class Connection(AdapterConnection):
         """See `ForkAware`."""
         self.session.close(forked(self.transport.path))
         self.transport.close_after_fork()
-        if self.session.wakeable and get_hub() is self._hub:
+        if self.session.to_wake and get_hub() is self._hub:
             self._hub.loop.run_callback(self._ready)
         else:  # they are of a thread that is not there any more
-            self.session.wakeable.clear()
+            self.session.to_wake.clear()
 
 
 os.register_at_fork(after_in_child=close_all_after_fork)

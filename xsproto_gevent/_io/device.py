@@ -30,7 +30,7 @@ _MODULES: Final = Modules(io, posix, _SELECT, _socket, get_original("_thread", "
 
 
 def _transport(device: RequestTransport) -> Transport:
-    return Transport(device, device.alarms())
+    return Transport(device, device.wakeup_fds())
 
 
 class RequestConnection(waiting.RequestConnection, Connection):

@@ -24,10 +24,10 @@ class Transport:
 
     Arguments:
         bytes_: those of the connection.
-        alarms: more descriptors that become readable.
+        wakeup_fds: more descriptors that become readable.
     """
 
-    def __init__(self, bytes_: transport.Transport, alarms: Sequence[int] = ()) -> None:
+    def __init__(self, bytes_: transport.Transport, wakeup_fds: Sequence[int] = ()) -> None:
         self.path = bytes_.path
         self.fileno = bytes_.fileno
         self.write = bytes_.write
@@ -43,10 +43,10 @@ class Transport:
         self._watchers = [
             (self._reader, 0),
             (loop.io(fileno, WRITE), 1),
-            *((loop.io(alarm, READ), 0) for alarm in alarms),
+            *((loop.io(fd, READ), 0) for fd in wakeup_fds),
         ]
 
-    def attend(self, readable: Callback, writable: Callback) -> None:
+    def set_callbacks(self, readable: Callback, writable: Callback) -> None:
         """From now on, have the hub call these while there is something to read, room to write."""
         callbacks = readable, writable
         for watcher, of in self._watchers:
@@ -56,7 +56,7 @@ class Transport:
                 watcher.start(callback)
 
     @property
-    def attended(self) -> bool:
+    def has_reader(self) -> bool:
         """Whether the hub looks for something to read."""
         active: bool = self._reader.active
         return active

@@ -59,7 +59,7 @@ class Connection(AdapterConnection):
         self.transport = transport
         self.session = session
         self.ends_at = clock.ends_at
-        self._stuck = False  # whether the daemon did not take all that there was to write
+        self._write_blocked = False  # whether the daemon did not take all that there was to write
         self._ended = False  # whether `close` was called
         self._lock = self.guard = threading.Lock()
         self._writer: Waiter | None = None
@@ -80,7 +80,7 @@ class Connection(AdapterConnection):
                 if session.leader is None:
                     self.flush()
                     role = session.enter(waiter)
-                    if session.wakeable:
+                    if session.to_wake:
                         self._wake()
                 else:
                     if self._writer is None or self._writer.caller == waiter.caller:
@@ -160,7 +160,7 @@ class Connection(AdapterConnection):
             # That call of this thread died of interrupts upon interrupts.
             self._writer = None
         self.session.engine.writing = False
-        self._stuck = write_now(self.session, self.transport)
+        self._write_blocked = write_now(self.session, self.transport)
 
     def _wait(self, waiter: Waiter, at: float | None) -> None:
         """Wait until `waiter` is done; `TimedOut` if it is not by `at`."""
@@ -183,7 +183,7 @@ class Connection(AdapterConnection):
             gate = threading.Lock()
             gate.acquire()
             waiter.handle = gate
-        if session.wakeable:
+        if session.to_wake:
             self._wake()
         return role
 
@@ -213,7 +213,7 @@ class Connection(AdapterConnection):
                 if engine.outstanding > 1:
                     # Else each answer would interrupt the daemon in giving the next one.
                     os.sched_yield()
-                if at is None and not self._stuck:
+                if at is None and not self._write_blocked:
                     in_time = True
                     transport.read(session.inbox)
                 else:
@@ -221,7 +221,7 @@ class Connection(AdapterConnection):
                     if left is not None and left <= 0:
                         left = 0.0
                         late += 1
-                    ready = transport.wait(left, self._stuck)
+                    ready = transport.wait(left, self._write_blocked)
                     in_time = left != 0 or (ready and late < _LATE_READS)
                     transport.read_now(session.inbox)
             except BlockingIOError:
@@ -234,9 +234,9 @@ class Connection(AdapterConnection):
                 session.received()
                 if waiter.done:
                     session.leave(waiter)
-                if self._stuck or engine.held_back:
+                if self._write_blocked or engine.window_full:
                     self.flush()
-                if session.wakeable:
+                if session.to_wake:
                     self._wake()
                 if session.fired:
                     self._readiness.update(session)
@@ -249,12 +249,12 @@ class Connection(AdapterConnection):
 
     def _wake(self) -> None:
         """Wake those who are done, and the new leader; `_lock` is held."""
-        wakeable = self.session.wakeable
-        while wakeable:
-            gate = wakeable[-1].handle
+        to_wake = self.session.to_wake
+        while to_wake:
+            gate = to_wake[-1].handle
             if gate is not None and gate.locked():
                 gate.release()
-            wakeable.pop()
+            to_wake.pop()
 
     def _cancel(self, waiter: Waiter) -> bool:
         """Make the session whole after an exception; say whether anything was sent."""

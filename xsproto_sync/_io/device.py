@@ -28,4 +28,4 @@ class RequestConnection(waiting.RequestConnection, Connection):
     def wake_all(self) -> None:
         """See `xsproto.adapters.device.RetiringConnection`."""
         self._wake()
-        self.transport.poke()
+        self.transport.wake()

@@ -65,7 +65,7 @@ class Transport(ABC):
             poll = select.poll
         except AttributeError:
             writing = [self.fileno()] if write else []
-            found = select.select([self.fileno(), *self.alarms()], writing, [], timeout)
+            found = select.select([self.fileno(), *self.wakeup_fds()], writing, [], timeout)
             return bool(found[0] or found[1])
         if poll is not self._poll:
             self._poll_read = self._poller(select.POLLIN)
@@ -78,11 +78,11 @@ class Transport(ABC):
     def _poller(self, events: int) -> Callable[[float | None], Any]:
         poller = select.poll()
         poller.register(self.fileno(), events)
-        for alarm in self.alarms():
-            poller.register(alarm, select.POLLIN)
+        for fd in self.wakeup_fds():
+            poller.register(fd, select.POLLIN)
         return poller.poll
 
-    def alarms(self) -> tuple[int, ...]:
+    def wakeup_fds(self) -> tuple[int, ...]:
         """More descriptors, whose becoming readable ends a wait."""
         return ()
 

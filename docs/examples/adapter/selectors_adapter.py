@@ -41,9 +41,9 @@ class Connection(EventLoopConnection):
         session.enter(Waiter())  # the loop itself leads: it receives, and tasks only sleep
         loop.call_when_ready(transport.fileno(), self.receive)
 
-    def check(self) -> None:
+    def check_owner(self) -> None:
         if threading.get_ident() != self._loop.thread:
-            raise self.misplaced("it does not run here")
+            raise self.wrong_owner("it does not run here")
 
     async def wait(self, waiter: Waiter, role: Role) -> None:
         waiter.handle = self._loop.current
@@ -53,8 +53,8 @@ class Connection(EventLoopConnection):
     def wake(self, waiter: Waiter) -> None:
         waiter.handle.wake()
 
-    def stuck_changed(self) -> None:
-        self._loop.call_when_writable(self.transport.fileno(), self.stuck)
+    def update_write_interest(self) -> None:
+        self._loop.call_when_writable(self.transport.fileno(), self.write_blocked)
 
     def unregister(self) -> None:
         self._loop.remove_reader(self.transport.fileno())

@@ -69,8 +69,8 @@ def result(call: gevent.Greenlet[..., Any]) -> Any:
 
 def assert_the_hub_looks_away(client: Client) -> None:
     gevent.idle()
-    assert not client._connection.transport.attended
-    assert not client._watch_connection().transport.attended
+    assert not client._connection.transport.has_reader
+    assert not client._watch_connection().transport.has_reader
 
 
 def in_a_thread(function: Callable[[], Any]) -> Any:

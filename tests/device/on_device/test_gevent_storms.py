@@ -69,13 +69,13 @@ def assert_clean(client: Client) -> None:
         session, engine = connection.session, connection.session.engine
         assert session.closed is None
         assert not session.waiting
-        assert not session.wakeable
+        assert not session.to_wake
         assert not engine.outstanding
-        assert not engine.unsent
+        assert not engine.has_unsent
         assert not engine.transactions
         assert not engine.watches
         assert not session._listeners
-        assert not connection.transport.attended
+        assert not connection.transport.has_reader
 
 
 @WOKEN

@@ -13,7 +13,7 @@ from typing import Any, Final
 from xsproto.errors import ConnectionClosed, TimedOut
 from xsproto_sync import Client
 
-from .trial import BASE, LIMIT, Caller, Setting, states, stuck, told, trial, until
+from .trial import BASE, LIMIT, Caller, Setting, states, told, trial, until, write_blocked
 
 NODE: Final = BASE + b"/ends"
 
@@ -77,9 +77,9 @@ def close_ends_a_wait_for_a_watch(setting: Setting) -> str:
         client = setting.client()
         set_watch = client.watch(NODE).__enter__
         with setting.stopped_daemon():
-            times.append(_close(client, set_watch, lambda: stuck(os.getpid())))
+            times.append(_close(client, set_watch, lambda: write_blocked(os.getpid())))
             seen |= {state for state in states(os.getpid()) if state.startswith("D")}
-        left = max(left, until(lambda: not stuck(os.getpid()), "end of that thread"))
+        left = max(left, until(lambda: not write_blocked(os.getpid()), "end of that thread"))
     with setting.client() as client:
         _goes_on(client)
     _no_descriptor_is_left(setting.device)
@@ -162,7 +162,7 @@ def a_process_killed_in_a_watch(setting: Setting) -> str:
         _wait_for_line(process, "ready")
         with setting.stopped_daemon():
             _tell(process)
-            until(lambda: stuck(process.pid), "thread in WATCH")
+            until(lambda: write_blocked(process.pid), "thread in WATCH")
             process.kill()
             lingers = not _ends(process)
             seen = ", ".join(states(process.pid))

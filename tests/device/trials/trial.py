@@ -151,6 +151,6 @@ def states(pid: int) -> list[str]:
     return found
 
 
-def stuck(pid: int) -> bool:
+def write_blocked(pid: int) -> bool:
     """Whether a thread of the process waits in the kernel and cannot be ended."""
     return any(state.startswith("D") for state in states(pid))

@@ -30,42 +30,42 @@ Error = PyXSError
 T = TypeVar("T")
 
 
-class _TellingEvents(Events):
+class _SignallingEvents(Events):
     """A queue beside which a descriptor is readable while `get` has something to do."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.signal, self._bell = socket.socketpair()
-        self._told = False
+        self.signal, self._wakeup_sender = socket.socketpair()
+        self._signalled = False
 
-    def _tell(self) -> None:
+    def _update_signal(self) -> None:
         there = bool(self._events) or self._failure is not None
-        if there != self._told and self.signal.fileno() >= 0:
-            self._told = there
+        if there != self._signalled and self.signal.fileno() >= 0:
+            self._signalled = there
             if there:
-                self._bell.send(b"\0")
+                self._wakeup_sender.send(b"\0")
             else:
                 self.signal.recv(1)
 
     def forked(self, why: str) -> None:
         if self.signal.fileno() >= 0:
             self.signal.close()  # the parent goes on with it
-            self._bell.close()
-            self.signal, self._bell = socket.socketpair()
-            self._told = False
+            self._wakeup_sender.close()
+            self.signal, self._wakeup_sender = socket.socketpair()
+            self._signalled = False
         super().forked(why)
 
     def close(self) -> None:
         with self._changed:
             self.signal.close()
-            self._bell.close()
+            self._wakeup_sender.close()
 
 
 class _Monitor(Monitor):
-    events: _TellingEvents
+    events: _SignallingEvents
 
-    def _make_queue(self) -> _TellingEvents:
-        return _TellingEvents()
+    def _make_queue(self) -> _SignallingEvents:
+        return _SignallingEvents()
 
 
 class xs:  # noqa: N801

@@ -45,7 +45,7 @@ class _DeviceConnection:
         self.waiting: deque[bytes] = deque()
 
     def descriptors(self) -> tuple[int, ...]:
-        return (self.transport.fileno(), *self.transport.alarms())
+        return (self.transport.fileno(), *self.transport.wakeup_fds())
 
     def send(self, message: bytes) -> None:
         self.waiting.append(message)
@@ -135,7 +135,7 @@ class _XenBusTransport:
                 code = 0
             if code:
                 self._buffer += refusal(data, code)
-                self._tell()
+                self._update_signal()
             elif op in (_WATCH, _UNWATCH):
                 if self._watches is None:
                     self._watches = self._open(WatchTransport)
@@ -170,10 +170,10 @@ class _XenBusTransport:
         with self._lock:
             data = bytes(self._buffer[:size])
             del self._buffer[:size]
-            self._tell()
+            self._update_signal()
         return data
 
-    def _tell(self) -> None:
+    def _update_signal(self) -> None:
         if self._buffer or self._ended:
             os.eventfd_write(self._more, 1)
         else:
@@ -189,7 +189,7 @@ class _XenBusTransport:
                 if connection is not None:
                     for packet in connection.receive():
                         self._receive_packet(connection, packet)
-            self._tell()
+            self._update_signal()
 
     def _receive_packet(self, connection: _DeviceConnection, packet: Packet) -> None:
         if packet.op != _WATCH_EVENT:

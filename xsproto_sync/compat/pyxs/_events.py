@@ -29,7 +29,7 @@ class Events:
         """Have everyone who waits, or will wait, get a `ConnectionError`."""
         with self._changed:
             self._failure = why
-            self._tell()
+            self._update_signal()
             self._changed.notify_all()
 
     def check(self) -> None:
@@ -46,7 +46,7 @@ class Events:
         """Add an event. It never waits."""
         with self._changed:
             self._events.append(event)
-            self._tell()
+            self._update_signal()
             self._changed.notify()
 
     def put_nowait(self, event: Event) -> None:
@@ -72,7 +72,7 @@ class Events:
                     raise queue.Empty
                 self._changed.wait(left)
             event = self._events.popleft()
-            self._tell()
+            self._update_signal()
             return event
 
     def get_nowait(self) -> Event:
@@ -91,5 +91,5 @@ class Events:
         """How many events there are."""
         return len(self._events)
 
-    def _tell(self) -> None:
+    def _update_signal(self) -> None:
         """What else is to be told, under the lock, of each change."""

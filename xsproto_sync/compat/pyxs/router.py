@@ -275,9 +275,9 @@ class Router:
             if self.thread.is_alive() and self._ended is None:
                 self._ended = "the router was terminated"
                 # Not to be made here: it is gone if the thread has just ended.
-                if (bell := self.__dict__.get("w_terminator")) is not None:
+                if (wakeup_sender := self.__dict__.get("w_terminator")) is not None:
                     try:
-                        bell.sendall(NUL)
+                        wakeup_sender.sendall(NUL)
                     except OSError:
                         pass  # it is ending already
                 # For what is not asked for the terminator, or in the middle of a packet.
