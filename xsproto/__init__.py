@@ -52,7 +52,7 @@ from .wire import Op, Packet, PacketReader
 
 if TYPE_CHECKING:
     from .daemon.daemon import Daemon
-    from .daemon.store import C_4_17, PROFILES, C, Profile
+    from .daemon.store import PROFILE_4_17, PROFILE_CURRENT, PROFILES, Profile
     from .server import ServerConnection
 else:
     # What only a server needs costs only a server: a client's program starts without it. (Type
@@ -62,7 +62,7 @@ else:
             from .daemon import daemon as module
         elif name == "ServerConnection":
             from . import server as module
-        elif name in ("C", "C_4_17", "PROFILES", "Profile"):
+        elif name in ("PROFILE_CURRENT", "PROFILE_4_17", "PROFILES", "Profile"):
             from .daemon import store as module
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -74,12 +74,12 @@ else:
 
 
 __all__ = [
-    "C_4_17",
     "PROFILES",
+    "PROFILE_4_17",
+    "PROFILE_CURRENT",
     "AccessDenied",
     "AlreadyExists",
     "Busy",
-    "C",
     "ClientConnection",
     "Closed",
     "CommitUnknown",

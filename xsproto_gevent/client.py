@@ -7,7 +7,7 @@ from time import monotonic
 
 from gevent.local import local
 
-from xsproto.adapters.blocking import BlockingClientBase, Parts
+from xsproto.adapters.blocking import Backend, BlockingClientBase
 from xsproto.adapters.deadlines import Clock
 from xsproto.adapters.discovery import locate
 from xsproto.clients.connection import DEFAULT, Timeout
@@ -34,7 +34,7 @@ def _connect(path: str, clock: Clock) -> Connection:
     return Connection(connect(path, clock.timeout), clock, Session())
 
 
-_PARTS = Parts(_clock, _connect, RequestConnection, open_watches)
+_BACKEND = Backend(_clock, _connect, RequestConnection, open_watches)
 
 
 class Client(BlockingClientBase[Connection]):
@@ -66,4 +66,4 @@ class Client(BlockingClientBase[Connection]):
         *,
         timeout: Timeout = DEFAULT,
     ) -> None:
-        super().__init__(locate(unix_socket_path, xen_bus_path, os), timeout, _PARTS)
+        super().__init__(locate(unix_socket_path, xen_bus_path, os), timeout, _BACKEND)

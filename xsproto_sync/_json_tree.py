@@ -12,7 +12,7 @@ from typing import Any
 
 from xsproto.clients.operations import Node
 from xsproto.daemon import Daemon
-from xsproto.daemon.store import Refused
+from xsproto.daemon.store import StoreError
 from xsproto.errors import AccessDenied, InvalidArgument, NotFound, error_from_code
 from xsproto.perms import Permission
 from xsproto.requests import Request, SetPerms, Write
@@ -116,5 +116,5 @@ def put(daemon: Daemon, path: bytes, value: bytes, perms: Sequence[Permission] =
         if perms:
             request = SetPerms(path, tuple(perms))
             store.set_perms(dom0, None, full, [permission.encode() for permission in perms])
-    except Refused as refused:
+    except StoreError as refused:
         raise error_from_code(refused.code, request=request, path=path) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from xsproto.adapters.blocking import BlockingClientBase, Parts
+from xsproto.adapters.blocking import Backend, BlockingClientBase
 from xsproto.adapters.deadlines import Clock
 from xsproto.adapters.device import DeviceSession
 from xsproto.adapters.discovery import locate
@@ -29,7 +29,7 @@ def _open_watches(path: str, clock: Clock) -> Connection:
     return Connection(WatchTransport(path), clock, DeviceSession())
 
 
-_PARTS = Parts(clock.Clock, _connect, RequestConnection, _open_watches)
+_BACKEND = Backend(clock.Clock, _connect, RequestConnection, _open_watches)
 
 
 class Client(BlockingClientBase[Connection]):
@@ -62,7 +62,7 @@ class Client(BlockingClientBase[Connection]):
         reader: bool = False,
     ) -> None:
         self._opening = threading.Lock()
-        super().__init__(locate(unix_socket_path, xen_bus_path, os), timeout, _PARTS)
+        super().__init__(locate(unix_socket_path, xen_bus_path, os), timeout, _BACKEND)
         if reader:
             read = self._watch_connection().read_for_all
             thread = threading.Thread(target=read, name="xsproto reader", daemon=True)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from xsproto.daemon import Daemon
-from xsproto.daemon.store import C, Profile
+from xsproto.daemon.store import PROFILE_CURRENT, Profile
 from xsproto.errors import Forked
 
 from ._json_tree import fill, parse, put
@@ -51,7 +51,7 @@ class EmbeddedXenStore:
         self,
         contents: Mapping[bytes, bytes] | str | os.PathLike[str] | None = None,
         *,
-        profile: Profile = C,
+        profile: Profile = PROFILE_CURRENT,
     ) -> None:
         self._daemon = Daemon(profile)
         if isinstance(contents, str | os.PathLike):

@@ -14,16 +14,16 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from xsproto.adapters.asynchronous import AsyncClientBase, Parts, open_connections
-from xsproto.adapters.device_transport import Modules
+from xsproto.adapters.asynchronous import AsyncClientBase, Backend, open_connections
+from xsproto.adapters.device_transport import SystemModules
 from xsproto.adapters.discovery import locate
 
 from ._connection import Connection, RequestConnection
 
 __all__ = ["Client", "open_client"]
 
-_MODULES = Modules(io, posix, select, _socket, _thread.start_new_thread)
-_PARTS = Parts(Connection, trio.sleep, socket, RequestConnection, _MODULES)
+_MODULES = SystemModules(io, posix, select, _socket, _thread.start_new_thread)
+_BACKEND = Backend(Connection, trio.sleep, socket, RequestConnection, _MODULES)
 
 
 class Client(AsyncClientBase):
@@ -51,7 +51,7 @@ async def open_client(
         ConnectFailed: nobody listens there, or it may not be used.
     """
     location = locate(unix_socket_path, xen_bus_path, os)
-    client = Client(*await open_connections(location, _PARTS))
+    client = Client(*await open_connections(location, _BACKEND))
     try:
         yield client
     finally:

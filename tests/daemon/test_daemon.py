@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from xsproto.daemon import Connection, Daemon
-from xsproto.daemon.store import C_4_17
+from xsproto.daemon.store import PROFILE_4_17
 from xsproto.wire import HEADER, Op, Packet, PacketReader
 
 
@@ -231,7 +231,7 @@ def test_what_a_request_answers(domid: int, op: Op, payload: bytes, expected: by
 def test_what_a_request_answers_with_4_17(
     domid: int, op: Op, payload: bytes, expected: bytes
 ) -> None:
-    daemon = Daemon(C_4_17)
+    daemon = Daemon(PROFILE_4_17)
     daemon.connect(7)
     assert outcome(daemon, daemon.connect(domid), op, payload) == expected
 
@@ -355,7 +355,7 @@ def test_control_lists_and_sets_quotas_for_new_domains_and_tells_what_one_has() 
 
 
 def test_with_4_17_a_quota_that_is_set_holds_for_the_domains_that_there_are() -> None:
-    daemon = Daemon(C_4_17)
+    daemon = Daemon(PROFILE_4_17)
     dom0, guest = daemon.connect(), daemon.connect(7)
     assert outcome(daemon, dom0, Op.CONTROL, b"log\0") == b"EINVAL"
     assert outcome(daemon, dom0, Op.CONTROL, b"quota\0set\0watches\x001\0") == b"OK"

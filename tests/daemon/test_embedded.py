@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from xsproto.daemon import Daemon
-from xsproto.daemon.store import C_4_17
+from xsproto.daemon.store import PROFILE_4_17
 from xsproto.errors import (
     AccessDenied,
     ConnectFailed,
@@ -228,7 +228,7 @@ def test_contents_that_are_refused_are_an_error() -> None:
 
 def test_so_are_those_that_only_the_daemon_refuses() -> None:
     with pytest.raises(InvalidRequest, match="EINVAL: Write"):
-        EmbeddedXenStore({b"/" + b"a" * 2500: b""}, profile=C_4_17)
+        EmbeddedXenStore({b"/" + b"a" * 2500: b""}, profile=PROFILE_4_17)
 
 
 def test_contents_may_be_a_file_that_dump_made(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_contents_may_be_a_file_that_dump_made(tmp_path: Path) -> None:
 
 
 def test_it_may_be_an_older_daemon() -> None:
-    with EmbeddedXenStore(profile=C_4_17) as store, store.client() as client:
+    with EmbeddedXenStore(profile=PROFILE_4_17) as store, store.client() as client:
         assert client.read(b"/tool/xenstored") == b""
 
 

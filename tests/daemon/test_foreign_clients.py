@@ -44,7 +44,7 @@ class Side(NamedTuple):
         """Run a program: its exit status, and what it printed."""
         environment = {
             **os.environ,
-            "LC_ALL": "C",
+            "LC_ALL": "PROFILE_CURRENT",
             "PATH": f"{XEN}/bin:/usr/bin:/bin",
             "XENSTORED_PATH": self.guest if guest else self.socket,
         }

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xsproto.daemon import Daemon
-from xsproto.daemon.store import C_4_17, C, Profile
+from xsproto.daemon.store import PROFILE_4_17, PROFILE_CURRENT, Profile
 from xsproto.wire import HEADER, Op
 
 from ..support.daemons import Connection
@@ -184,7 +184,9 @@ _requests = st.tuples(
 )
 
 
-@pytest.mark.parametrize("profile", [C, C_4_17], ids=lambda profile: profile.name)
+@pytest.mark.parametrize(
+    "profile", [PROFILE_CURRENT, PROFILE_4_17], ids=lambda profile: profile.name
+)
 @given(asked=st.lists(_requests, max_size=30))
 def test_no_request_makes_the_daemon_fail(
     profile: Profile, asked: list[tuple[int, int, int, bytes]]

@@ -8,7 +8,7 @@ from itertools import groupby
 
 import pytest
 
-from xsproto.daemon.store import C_4_17, PROFILES, C, Profile
+from xsproto.daemon.store import PROFILE_4_17, PROFILE_CURRENT, PROFILES, Profile
 
 from ..support import daemons
 from ..support.daemons import Op, Packet
@@ -107,7 +107,7 @@ def check(row: Row, side: Side, expected: tuple[str, ...], *, primed: bool = Fal
 
 
 def expected_of(row: Row, profile: Profile) -> tuple[str, ...]:
-    return row.c if profile is C else row.c_4_17
+    return row.c if profile is PROFILE_CURRENT else row.c_4_17
 
 
 @pytest.mark.parametrize("profile", list(PROFILES.values()), ids=lambda profile: profile.name)
@@ -120,10 +120,10 @@ def test_the_embedded_daemon_does_what_the_row_says(row: Row, profile: Profile) 
 def test_the_real_daemon_does_what_the_row_says(row: Row) -> None:
     daemons.require("c")
     profile = installed_profile()
-    if profile is C and row.kills_newest:
+    if profile is PROFILE_CURRENT and row.kills_newest:
         pytest.skip("it ends the newest C xenstored")
     with ExitStack() as stack:
-        check(row, Real(stack), expected_of(row, profile), primed=profile is C_4_17)
+        check(row, Real(stack), expected_of(row, profile), primed=profile is PROFILE_4_17)
 
 
 def test_every_row_is_there() -> None:

@@ -216,7 +216,7 @@ def test_after_an_empty_request_the_other_request_may_fail(store: EmbeddedXenSto
 def on_sockets(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> Loop:
     """Have its clients take a socket for a device."""
     module: Any = loop.module
-    monkeypatch.setattr(module.client, "_PARTS", module.client._PARTS._replace(modules=MODULES))
+    monkeypatch.setattr(module.client, "_BACKEND", module.client._BACKEND._replace(modules=MODULES))
     return loop
 
 
@@ -425,9 +425,9 @@ def test_a_refused_watch(loop: Loop, run: Run, monkeypatch: pytest.MonkeyPatch) 
 
     system = system_of(write=refuse)
     module: Any = loop.module
-    parts = module.client._PARTS
+    parts = module.client._BACKEND
     changed = parts._replace(modules=MODULES._replace(os=system))
-    monkeypatch.setattr(module.client, "_PARTS", changed)
+    monkeypatch.setattr(module.client, "_BACKEND", changed)
 
     async def main(client: Any) -> None:
         with pytest.raises(InvalidRequest):

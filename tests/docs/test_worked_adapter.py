@@ -20,7 +20,7 @@ import pytest
 import selectors_adapter
 
 import xsproto_sync
-from xsproto.adapters.asynchronous import Parts, open_connections
+from xsproto.adapters.asynchronous import Backend, open_connections
 from xsproto.adapters.discovery import Location
 from xsproto.errors import ConnectFailed, ConnectionClosed, LocalProtocolError, TimedOut
 from xsproto.testing import Client
@@ -90,7 +90,7 @@ def test_it_belongs_to_the_run_of_its_loop_wherever_that_was_made() -> None:
 
 
 def test_an_adapter_need_not_know_devices() -> None:
-    parts = Parts(lambda *_: pytest.fail("it was opened"), callback_loop.Loop().sleep, None)
+    parts = Backend(lambda *_: pytest.fail("it was opened"), callback_loop.Loop().sleep, None)
     with pytest.raises(ConnectFailed, match="/dev/x, a XenBus device, which this adapter cannot"):
         callback_loop.Loop().run(open_connections(Location("device", "/dev/x"), parts))
 

@@ -41,7 +41,7 @@ ANSWERS: dict[type[Request], Any] = {
 }
 
 
-class Refused(Exception):
+class StoreError(Exception):
     """An error name to answer with."""
 
 
@@ -93,9 +93,9 @@ class Daemon:
         told, before = self.script.get(type(request)), dict(self.nodes)
         try:
             if told not in (None, DROP):
-                raise Refused(told)
+                raise StoreError(told)
             packet.payload = request.encode_reply(self._do(request, packet.tx_id))
-        except Refused as refusal:
+        except StoreError as refusal:
             packet.op, packet.payload = Op.ERROR, str(refusal).encode() + b"\0"
         if told != DROP:
             self._send(packet)
@@ -133,13 +133,13 @@ class Daemon:
 
     def _children(self, nodes: dict[bytes, bytes], path: bytes) -> list[bytes]:
         if path not in nodes:
-            raise Refused("ENOENT")
+            raise StoreError("ENOENT")
         splits = [node.rpartition(b"/") for node in nodes if node != b"/"]
         return [name for parent, _, name in splits if parent == path.rstrip(b"/")]
 
     def _do(self, request: Request, tx_id: int) -> Any:
         if tx_id and tx_id not in self.transactions:
-            raise Refused("ENOENT")
+            raise StoreError("ENOENT")
         began, nodes = self.transactions[tx_id] if tx_id else (0, self.nodes)
         match request:
             case rq.Read(path) if path in nodes:
@@ -154,7 +154,7 @@ class Daemon:
             case rq.Directory(path):
                 names = self._children(nodes, path)
                 if sum(map(len, names)) + len(names) > PAYLOAD_MAX:
-                    raise Refused("E2BIG")
+                    raise StoreError("E2BIG")
                 return names
             case rq.DirectoryPart(path, offset):
                 rest = b"".join(name + b"\0" for name in self._children(nodes, path))[offset:]
@@ -167,7 +167,7 @@ class Daemon:
             case rq.TransactionEnd(commit):
                 del self.transactions[tx_id]
                 if commit and began != self._changes:
-                    raise Refused("EAGAIN")
+                    raise StoreError("EAGAIN")
                 self.nodes = nodes if commit else self.nodes
             case rq.Watch(path, token):
                 self.watches.append((path, token))
@@ -176,7 +176,7 @@ class Daemon:
             case rq.ResetWatches():
                 self.watches, self.transactions = [], {}
             case rq.Read() | rq.Rm() | rq.Unwatch():
-                raise Refused("ENOENT")
+                raise StoreError("ENOENT")
             case _:
                 return self.answers.get(type(request))
         return None

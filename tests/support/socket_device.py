@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable
 from typing import Any, Final
 
-from xsproto.adapters.device_transport import Modules
+from xsproto.adapters.device_transport import SystemModules
 
 __all__ = ["MODULES", "SocketFile"]
 
@@ -44,6 +44,6 @@ def _start_thread(function: Callable[..., object], arguments: tuple[Any, ...]) -
 
 
 #: What opens such a device.
-MODULES: Final = Modules(
+MODULES: Final = SystemModules(
     types.SimpleNamespace(FileIO=SocketFile), posix, select, _socket, _start_thread
 )

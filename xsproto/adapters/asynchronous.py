@@ -29,15 +29,15 @@ from .device import (
     merged,
     moved,
 )
-from .device_transport import Modules, RequestTransport, WatchTransport
+from .device_transport import RequestTransport, SystemModules, WatchTransport
 from .discovery import Location
 from .fork import register_for_fork
 from .transport import SocketTransport, Transport, read_now, write_now
 
 __all__ = [
     "AsyncClientBase",
+    "Backend",
     "EventLoopConnection",
-    "Parts",
     "RequestConnection",
     "connect",
     "open_connections",
@@ -350,7 +350,7 @@ class AsyncClientBase(ClientBase, AsyncClient):
         self._close_connections()
 
 
-class Parts(NamedTuple):
+class Backend(NamedTuple):
     """What an adapter's clients are made of.
 
     Attributes:
@@ -364,7 +364,7 @@ class Parts(NamedTuple):
     sleep: Callable[[float], Awaitable[object]]
     socket: Any
     request_connection: Callable[[RequestTransport, DeviceSession], RequestConnection] | None = None
-    modules: Modules | None = None
+    modules: SystemModules | None = None
 
 
 Connections = tuple[
@@ -372,7 +372,7 @@ Connections = tuple[
 ]
 
 
-async def open_connections(location: Location, parts: Parts) -> Connections:
+async def open_connections(location: Location, backend: Backend) -> Connections:
     """Open what a `AsyncClientBase` is made with.
 
     Raises:
@@ -380,7 +380,7 @@ async def open_connections(location: Location, parts: Parts) -> Connections:
             `AsyncClientBase`, which opens it.
     """
     path = location.path
-    connection, sleep, socket, request_connection, modules = parts
+    connection, sleep, socket, request_connection, modules = backend
     if location.kind == "device":
         if request_connection is None or modules is None:
             raise ConnectFailed(

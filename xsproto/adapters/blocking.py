@@ -23,7 +23,7 @@ from .deadlines import Clock
 from .device import ClientBase, Requests, Retired, RetiringConnection, merged, moved
 from .discovery import Location
 
-__all__ = ["AdapterConnection", "BlockingClientBase", "Parts", "RequestConnection"]
+__all__ = ["AdapterConnection", "Backend", "BlockingClientBase", "RequestConnection"]
 
 
 class AdapterConnection(BlockingConnection):
@@ -103,7 +103,7 @@ class RequestConnection(RetiringConnection, AdapterConnection):
 L = TypeVar("L", bound=AdapterConnection)
 
 
-class Parts(NamedTuple, Generic[L]):
+class Backend(NamedTuple, Generic[L]):
     """What an adapter's clients are made of.
 
     Attributes:
@@ -138,22 +138,22 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[L]):
     #: Taken over the opening of connections.
     _opening: AbstractContextManager[Any] = nullcontext()
 
-    def __init__(self, location: Location, timeout: Timeout, parts: Parts[L]) -> None:
+    def __init__(self, location: Location, timeout: Timeout, backend: Backend[L]) -> None:
         path, on_device = location.path, location.kind == "device"
         if timeout is DEFAULT:
             timeout = device.TIMEOUT if on_device else None
         self._path = path
-        self._parts = parts
-        self._clock = clock = parts.clock(timeout)
+        self._backend = backend
+        self._clock = clock = backend.clock(timeout)
         self._ended = False  # whether `close` was called
         self._requests = None
         self._watches: L | None = None
         if on_device:
-            open_requests, replace = parts.open_requests, WeakMethod(self._replace)
+            open_requests, replace = backend.open_requests, WeakMethod(self._replace)
             self._requests = Requests(lambda: open_requests(path, clock, replace))
             self._connection = self._requests.current
         else:
-            self._connection = self._watches = parts.connect(path, clock)
+            self._connection = self._watches = backend.connect(path, clock)
 
     def __enter__(self) -> Self:
         return self
@@ -189,7 +189,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[L]):
             self._connection.check_owner()
             with self._opening:
                 if self._watches is None:
-                    self._watches = self._parts.open_watches(self._path, self._clock)
+                    self._watches = self._backend.open_watches(self._path, self._clock)
             if self._ended:
                 self.close()
         return self._watches

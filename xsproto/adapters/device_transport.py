@@ -15,7 +15,7 @@ from ..errors import ConnectFailed
 from ..wire import HEADER_SIZE, Op, Packet
 from .device import refusal
 
-__all__ = ["Modules", "RequestTransport", "WatchTransport"]
+__all__ = ["RequestTransport", "SystemModules", "WatchTransport"]
 
 # One read takes all that is queued; never 0 bytes, with which the kernel loops for ever.
 _READ_SIZE: Final = 65536
@@ -25,7 +25,7 @@ _READS: Final = 16
 _HARMLESS_READ: Final = Packet(Op.READ, 1, 0, b"/\0").encode()
 
 
-class Modules(NamedTuple):
+class SystemModules(NamedTuple):
     """The operating system.
 
     They must be the real ones where gevent or eventlet have patched others: nothing here waits but
@@ -58,7 +58,7 @@ class RequestTransport:
     What is read and written is added to the caller's list in one step, for the sake of interrupts.
     """
 
-    def __init__(self, path: str, modules: Modules) -> None:
+    def __init__(self, path: str, modules: SystemModules) -> None:
         """Open the device at `path`.
 
         Raises:
@@ -192,7 +192,7 @@ class WatchTransport(RequestTransport):
     alone with its fate. It ends, and closes the device, when its `write` returns and this is gone.
     """
 
-    def __init__(self, path: str, modules: Modules) -> None:
+    def __init__(self, path: str, modules: SystemModules) -> None:
         """See `RequestTransport`; where no thread can be started, it is `ConnectFailed` as well."""
         super().__init__(path, modules)
         ends: tuple[Any, ...] = ()
@@ -229,7 +229,7 @@ class WatchTransport(RequestTransport):
         super()._release()
 
 
-def _write_orders(orders: Any, file: Any, wakeup_sender: Any, modules: Modules) -> None:
+def _write_orders(orders: Any, file: Any, wakeup_sender: Any, modules: SystemModules) -> None:
     """Write each message that comes from `orders`, until its other end is closed.
 
     All that it is given is its own to close.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .store import Domain, Refused, Store
+from .store import Domain, Store, StoreError
 from .store.nodes import atoi
 
 __all__ = ["control"]
@@ -47,8 +47,8 @@ def control(store: Store, texts: list[bytes]) -> bytes:
         case [b"quota-soft", b"set", b"memory", number]:
             return _set(store, b"soft-memory", number)
         case [b"quota", domid] if domid not in (b"set", b"max"):
-            return _usage(store.domain(atoi(domid) & 0xFFFFFFFF))
-    raise Refused("EINVAL")
+            return _usage(store.require_domain(atoi(domid) & 0xFFFFFFFF))
+    raise StoreError("EINVAL")
 
 
 def _limits(rows: dict[bytes, int]) -> bytes:
@@ -74,6 +74,6 @@ def _table(title: bytes, rows: dict[bytes, int]) -> bytes:
 def _set(store: Store, name: bytes, number: bytes) -> bytes:
     value = atoi(number)
     if value < 1:
-        raise Refused("EINVAL")
+        raise StoreError("EINVAL")
     store.set_quota(name, value, None)
     return _OK

@@ -21,7 +21,7 @@ from ..errors import InvalidArgument
 from ..server import MAX_EVENTS, MAX_OUTPUT, ServerConnection
 from ..wire import NUL, PAYLOAD_MAX, Op
 from .control import control
-from .store import C, Caller, Profile, Refused, Store, Transaction
+from .store import PROFILE_CURRENT, Caller, Profile, Store, StoreError, Transaction
 from .store.nodes import atoi, format_perms
 from .store.profiles import FEATURE_WATCH_DEPTH
 
@@ -42,7 +42,7 @@ class Connection:
         self._daemon = daemon
         self._server = server
         self._caller = daemon.store.caller(domid, self._fire)
-        self._told = False
+        self._close_reported = False
 
     def _fire(self, path: bytes, token: bytes) -> None:
         self._server.fire(path, token)
@@ -73,7 +73,7 @@ class Daemon:
 
     def __init__(
         self,
-        profile: Profile = C,
+        profile: Profile = PROFILE_CURRENT,
         *,
         max_output: int = MAX_OUTPUT,
         max_events: int = MAX_EVENTS,
@@ -123,7 +123,7 @@ class Daemon:
         while ready:
             connection = next(iter(ready))
             del ready[connection]
-            if connection._told:
+            if connection._close_reported:
                 continue
             server = connection._server
             if server.closed is not None:
@@ -134,7 +134,7 @@ class Daemon:
             if data:
                 result.append((connection, data))
             elif connection.closed:
-                connection._told = True
+                connection._close_reported = True
                 result.append((connection, b""))
         for connection, data in result:
             if data:
@@ -182,7 +182,7 @@ class Daemon:
         """
         if domid:
             self._end_connections(domid)
-            self.store.vanish(domid)
+            self.store.destroy(domid)
 
     def _end_connections(self, domid: int) -> None:
         for connection in [each for each in self._connections if each.domid == domid]:
@@ -199,16 +199,16 @@ class Daemon:
         handler = _HANDLERS.get(op) if op <= self._profile.newest_op else None
         try:
             if handler is None:
-                raise Refused("ENOSYS")
+                raise StoreError("ENOSYS")
             if op in _PRIVILEGED and not caller.privileged:
-                raise Refused("EACCES")
+                raise StoreError("EACCES")
             tx = None
             if tx_id and op not in _NO_TRANSACTION:
                 tx = caller.transactions.get(tx_id)
                 if tx is None:
-                    raise Refused("ENOENT")
+                    raise StoreError("ENOENT")
             reply = handler(self, connection, tx, payload)
-        except Refused as refused:
+        except StoreError as refused:
             answer(_ERROR, rq_id, tx_id, refused.code.encode("ascii") + NUL)
             return
         if op == Op.WATCH:
@@ -269,7 +269,7 @@ class Daemon:
     def _write(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
         path, nul, value = payload.partition(NUL)
         if not nul:
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         caller = connection._caller
         self.store.write(caller, tx, self.store.canonical(caller, path), value)
 
@@ -285,9 +285,9 @@ class Daemon:
         if len(texts) == 3 and connection._caller.domain.features & FEATURE_WATCH_DEPTH:
             depth = atoi(texts.pop())
             if depth < 0:
-                raise Refused("EINVAL")
+                raise StoreError("EINVAL")
         if len(texts) != 2:
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         path, token = texts
         return self.store.watch(connection._caller, path, token, depth) + NUL + token
 
@@ -300,14 +300,14 @@ class Daemon:
 
     def _start(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
         if tx is not None:
-            raise Refused("EBUSY")
+            raise StoreError("EBUSY")
         return b"%d\0" % self.store.start(connection._caller)
 
     def _end(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
         if payload not in (b"T\0", b"F\0"):
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         if tx is None:
-            raise Refused("ENOENT")
+            raise StoreError("ENOENT")
         self.store.end(connection._caller, tx, commit=payload == b"T\0")
 
     def _domid(self, text: bytes) -> int:
@@ -318,7 +318,7 @@ class Daemon:
         if found and found[1] == b"-":
             number = -number & 0xFFFFFFFFFFFFFFFF
         if not 0 <= number <= 0xFFFF:
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         return number
 
     def _one_domid(self, payload: bytes) -> int:
@@ -327,17 +327,17 @@ class Daemon:
     def _served_guest(self, payload: bytes) -> int:
         domid = self._one_domid(payload)
         if domid == 0:
-            raise Refused("EINVAL")
-        return self.store.served(domid).domid
+            raise StoreError("EINVAL")
+        return self.store.require_served(domid).domid
 
     def _introduce(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
         texts = payload.split(NUL)[:-1]
         if len(texts) < 3:
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         domid = self._domid(texts[0])
         port = atoi(texts[2]) & 0xFFFFFFFF
         if port == 0:
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         self.store.introduce(domid, reachable=port <= 0xFFFF)
         for other in self._connections:
             if other.domid == domid and domid:
@@ -351,12 +351,12 @@ class Daemon:
         self.store.release(domid)
 
     def _resume(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
-        self.store.served(self._served_guest(payload)).shutdown = False
+        self.store.require_served(self._served_guest(payload)).shutdown = False
 
     def _set_target(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
         texts = payload.split(NUL)[:-1]
         if len(texts) < 2:
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         self.store.set_target(self._domid(texts[0]), self._domid(texts[1]))
 
     def _domain_path(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
@@ -373,18 +373,18 @@ class Daemon:
         if not texts:
             return b"%d\0" % connection._caller.domain.features
         if not connection._caller.privileged:
-            raise Refused("EACCES")
+            raise StoreError("EACCES")
         if len(texts) > 1:
-            raise Refused("EINVAL")
-        return b"%d\0" % self.store.known(self._domid(texts[0])).features
+            raise StoreError("EINVAL")
+        return b"%d\0" % self.store.require_known(self._domid(texts[0])).features
 
     def _set_feature(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
         domid, bits = _exactly(payload, 2)
-        domain = self.store.known(self._domid(domid))
+        domain = self.store.require_known(self._domid(domid))
         if domain.introduced:
-            raise Refused("EBUSY")
+            raise StoreError("EBUSY")
         if atoi(bits) & ~self._profile.features:
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         domain.features = atoi(bits)
 
     def _get_quota(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
@@ -392,18 +392,18 @@ class Daemon:
         if not texts:
             return b" ".join(self.store.limits) + NUL
         if len(texts) > 2:
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         domid = self._domid(texts[0]) if len(texts) == 2 else None
         return b"%d\0" % self.store.quota(texts[-1], domid)
 
     def _set_quota(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
         texts = payload.split(NUL)[:-1]
         if len(texts) not in (2, 3):
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         domid = self._domid(texts[0]) if len(texts) == 3 else None
         value = atoi(texts[-1]) & 0xFFFFFFFF
         if value == 0xFFFFFFFF:  # what a quota that is none has in the C daemon
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         self.store.set_quota(texts[-2], value, domid)
 
     def _control(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
@@ -414,7 +414,7 @@ def _one_string(payload: bytes) -> int:
     """The length of a payload's only string, which must end in a NUL."""
     size = len(payload) - 1
     if size < 0 or payload.find(NUL) != size:
-        raise Refused("EINVAL")
+        raise StoreError("EINVAL")
     return size
 
 
@@ -422,7 +422,7 @@ def _exactly(payload: bytes, count: int) -> list[bytes]:
     """The strings that end in a NUL; what follows the last one is not looked at."""
     texts = payload.split(NUL)[:-1]
     if len(texts) != count:
-        raise Refused("EINVAL")
+        raise StoreError("EINVAL")
     return texts
 
 

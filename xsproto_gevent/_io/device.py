@@ -15,7 +15,7 @@ from gevent.monkey import get_original
 from xsproto.adapters import blocking as waiting
 from xsproto.adapters.deadlines import Clock
 from xsproto.adapters.device import DeviceSession
-from xsproto.adapters.device_transport import Modules, RequestTransport, WatchTransport
+from xsproto.adapters.device_transport import RequestTransport, SystemModules, WatchTransport
 
 from .connection import Connection
 from .transport import Transport
@@ -26,7 +26,9 @@ __all__ = ["RequestConnection", "open_watches"]
 _SELECT: Any = select
 if hasattr(select, "EPOLLIN"):
     _SELECT = SimpleNamespace(epoll=get_original("select", "epoll"), EPOLLIN=select.EPOLLIN)
-_MODULES: Final = Modules(io, posix, _SELECT, _socket, get_original("_thread", "start_new_thread"))
+_MODULES: Final = SystemModules(
+    io, posix, _SELECT, _socket, get_original("_thread", "start_new_thread")
+)
 
 
 def _transport(device: RequestTransport) -> Transport:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from xsproto.adapters import device_transport as xenbus
-from xsproto.adapters.device_transport import Modules
+from xsproto.adapters.device_transport import SystemModules
 
 from .transport import Transport
 
@@ -34,13 +34,13 @@ def start_thread(function: Callable[..., object], arguments: tuple[Any, ...]) ->
 
 # `posix` and `_socket`: not those which monkey-patching replaces.
 #: The operating system, as `xsproto.adapters.device_transport` is to use it.
-MODULES: Final = Modules(io, posix, select, _socket, start_thread)
+MODULES: Final = SystemModules(io, posix, select, _socket, start_thread)
 
 
 class XenBusTransport(xenbus.RequestTransport, Transport):
     """An opened device, for requests."""
 
-    def __init__(self, path: str, modules: Modules = MODULES) -> None:
+    def __init__(self, path: str, modules: SystemModules = MODULES) -> None:
         """See `xsproto.adapters.device_transport.RequestTransport`."""
         Transport.__init__(self, path)
         xenbus.RequestTransport.__init__(self, path, modules)
@@ -60,6 +60,6 @@ class XenBusTransport(xenbus.RequestTransport, Transport):
 class WatchTransport(xenbus.WatchTransport, XenBusTransport):
     """An opened device, for watches."""
 
-    def __init__(self, path: str, modules: Modules = MODULES) -> None:
+    def __init__(self, path: str, modules: SystemModules = MODULES) -> None:
         """See `xsproto.adapters.device_transport.WatchTransport`."""
         super().__init__(path, modules)

@@ -20,11 +20,11 @@ from callback_loop import Loop, suspend
 from xsproto.adapters import asynchronous as loops
 from xsproto.adapters.asynchronous import (
     AsyncClientBase,
+    Backend,
     EventLoopConnection,
-    Parts,
     open_connections,
 )
-from xsproto.adapters.device_transport import Modules
+from xsproto.adapters.device_transport import SystemModules
 from xsproto.adapters.discovery import locate
 from xsproto.adapters.fork import close_all_after_fork
 from xsproto.adapters.transport import Transport
@@ -66,7 +66,7 @@ class RequestConnection(loops.RequestConnection, Connection):
 
 os.register_at_fork(after_in_child=close_all_after_fork)
 
-MODULES = Modules(io, posix, select, _socket, _thread.start_new_thread)
+MODULES = SystemModules(io, posix, select, _socket, _thread.start_new_thread)
 
 
 @asynccontextmanager
@@ -75,10 +75,10 @@ async def open_client(
 ) -> AsyncIterator[AsyncClientBase]:
     """Connect to XenStore, for ``async with``, at whose end the client is closed."""
     location = locate(unix_socket_path, xen_bus_path, os)
-    parts = Parts(
+    backend = Backend(
         partial(Connection, loop), loop.sleep, socket, partial(RequestConnection, loop), MODULES
     )
-    client = AsyncClientBase(*await open_connections(location, parts))
+    client = AsyncClientBase(*await open_connections(location, backend))
     try:
         yield client
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from xsproto.daemon.store import C, Profile
+from xsproto.daemon.store import PROFILE_CURRENT, Profile
 
 # Any request may be one of a transaction that is unknown (ENOENT), and a guest's may be privileged.
 REACHED: Final = {
@@ -47,7 +47,7 @@ OF_NEWEST: Final = {
 
 def outcomes_of(profile: Profile) -> Iterator[tuple[str, str]]:
     """Each (operation, outcome) that a long run must reach."""
-    for table in (REACHED, OF_NEWEST if profile is C else OF_4_17):
+    for table in (REACHED, OF_NEWEST if profile is PROFILE_CURRENT else OF_4_17):
         for op, outcomes in table.items():
             for outcome in outcomes.split():
                 yield op, outcome

@@ -11,7 +11,7 @@ import re
 from contextlib import ExitStack
 from typing import Final, Literal, NamedTuple
 
-from xsproto.daemon.store import C_4_17, C, Profile
+from xsproto.daemon.store import PROFILE_4_17, PROFILE_CURRENT, Profile
 
 from ...support.daemons import Daemon, Op, Packet
 from ...support.daemons.wire import PAYLOAD_MAX
@@ -187,12 +187,12 @@ class Pair:
             # No domain is kept for ever.
             target = atoi(texts[1])
             return target != 0 and (target >= domid or domid in self._targets)
-        if step.op == Op.SET_PERMS and self.profile is C:
+        if step.op == Op.SET_PERMS and self.profile is PROFILE_CURRENT:
             return step.client in SOCKETS and b"32757" in step.body
         return False
 
     def _by_chance(self, packet: Packet) -> bool:
-        if self.profile is not C_4_17:
+        if self.profile is not PROFILE_4_17:
             return False
         if packet.op in _ONE_PATH:
             return packet.body.find(b"\0") != len(packet.body) - 1 or not packet.body
@@ -251,7 +251,7 @@ class Pair:
         """
         callers = [client._caller for client in self.embedded.clients.values()]
         open_ones = [tx for caller in callers for tx in caller.transactions.values()]
-        return self.profile is C and any(
+        return self.profile is PROFILE_CURRENT and any(
             domid in tx.owned
             or any(a.node and a.node.perms[0][0] == domid for a in tx.accessed.values())
             for tx in open_ones
@@ -357,4 +357,4 @@ def installed_profile() -> Profile:
     """The profile of the C daemon that the tests are run with (XSPROTO_XENSTORED_C)."""
     with Daemon("c") as daemon:
         op, _ = daemon.request(Op.GET_QUOTA, b"")
-    return C_4_17 if op == Op.ERROR else C
+    return PROFILE_4_17 if op == Op.ERROR else PROFILE_CURRENT

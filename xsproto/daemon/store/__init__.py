@@ -1,18 +1,18 @@
 """The store that the C xenstored keeps, without its wire: nodes, transactions, watches, domains."""
 
-from .nodes import Caller, Domain, Node, Refused, Transaction
-from .profiles import C_4_17, PROFILES, C, Profile
+from .nodes import Caller, Domain, Node, StoreError, Transaction
+from .profiles import PROFILE_4_17, PROFILE_CURRENT, PROFILES, Profile
 from .tree import Store
 
 __all__ = [
-    "C_4_17",
     "PROFILES",
-    "C",
+    "PROFILE_4_17",
+    "PROFILE_CURRENT",
     "Caller",
     "Domain",
     "Node",
     "Profile",
-    "Refused",
     "Store",
+    "StoreError",
     "Transaction",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .nodes import DOMID_ANY, IGNORE, OWNER, READ, WRITE, Caller, Domain, Node, Perms, Refused
+from .nodes import DOMID_ANY, IGNORE, OWNER, READ, WRITE, Caller, Domain, Node, Perms, StoreError
 from .profiles import FEATURE_DOMID_ANY, Profile
 
 __all__ = ["Domains"]
@@ -41,40 +41,40 @@ class Domains:
         domain = self._domains.get(domid)
         return domain is not None and domain.introduced
 
-    def domain(self, domid: int) -> Domain:
+    def require_domain(self, domid: int) -> Domain:
         """A domain that the store knows; else refused."""
         domain = self._domains.get(domid)
         if domain is None:
-            raise Refused("ENOENT")
+            raise StoreError("ENOENT")
         return domain
 
-    def find(self, domid: int) -> Domain | None:
+    def get_or_create(self, domid: int) -> Domain | None:
         """A domain that is known; one that exists is from now on."""
         domain = self._domains.get(domid)
         if domain is None and domid in self.existing:
             domain = self._new_domain(domid)
         return domain
 
-    def known(self, domid: int) -> Domain:
+    def require_known(self, domid: int) -> Domain:
         """A domain that exists, served or not; else refused."""
-        domain = self.find(domid)
+        domain = self.get_or_create(domid)
         if domain is None:
-            raise Refused("ENOENT")
+            raise StoreError("ENOENT")
         return domain
 
-    def served(self, domid: int) -> Domain:
+    def require_served(self, domid: int) -> Domain:
         """A domain that is served; else refused."""
         domain = self._domains.get(domid)
         if domain is None or not domain.introduced:
-            raise Refused("ENOENT")
+            raise StoreError("ENOENT")
         if domain.gone:
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         return domain
 
     def set_target(self, domid: int, target: int) -> None:
         """Give a domain the rights of another, which the store then keeps as long as the first."""
-        domain = self.served(domid)
-        domain.target = self.served(target).domid
+        domain = self.require_served(domid)
+        domain.target = self.require_served(target).domid
         domain.targets.add(target)
 
     def _held(self, domid: int) -> bool:
@@ -91,14 +91,14 @@ class Domains:
             if bits & IGNORE:
                 continue
             if domid in (domain.domid, domain.target):
-                known = self._domains.get(domid)
-                if known is not None and known.generation <= generation:
+                entry_domain = self._domains.get(domid)
+                if entry_domain is not None and entry_domain.generation <= generation:
                     return bits
             elif domid == DOMID_ANY and self.profile.domid_any:
                 return bits
         return default
 
-    def _settled(self, node: Node) -> Perms:
+    def _pruned_perms(self, node: Node) -> Perms:
         """Permissions to be stored anew: entries that do not count by now never will."""
         if len(node.perms) == 1:
             return node.perms
@@ -110,27 +110,27 @@ class Domains:
             settled.append((domid, bits if counts or any_domain else bits | IGNORE))
         return tuple(settled)
 
-    def _referred(self, caller: Caller, domid: int, bits: int) -> tuple[int, int]:
+    def _stored_entry(self, caller: Caller, domid: int, bits: int) -> tuple[int, int]:
         """An entry as it is stored: what is said of a domain that there is not counts for none."""
         if domid == DOMID_ANY and self.profile.domid_any:
             counts = bool(caller.domain.features & FEATURE_DOMID_ANY)
         else:
-            counts = self.find(domid) is not None
+            counts = self.get_or_create(domid) is not None
         return domid, bits if counts else bits | IGNORE
 
     # Quotas
 
     def quota(self, name: bytes, domid: int | None) -> int:
         """A domain's quota, or that of new domains; 0 is no limit."""
-        limits = self.limits if domid is None else self.known(domid).limits
+        limits = self.limits if domid is None else self.require_known(domid).limits
         if name not in limits:
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         limit = limits[name]
         return 0 if limit == _NO_LIMIT else limit + self.profile.spare.get(name, 0)
 
     def set_quota(self, name: bytes, value: int, domid: int | None) -> None:
         """Set a domain's quota, or that of new domains."""
-        limits = self.limits if domid is None else self.known(domid).limits
+        limits = self.limits if domid is None else self.require_known(domid).limits
         if name not in limits:
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         limits[name] = value - self.profile.spare.get(name, 0) if value else _NO_LIMIT

@@ -19,7 +19,7 @@ __all__ = [
     "Domain",
     "Node",
     "Perms",
-    "Refused",
+    "StoreError",
     "Transaction",
     "Watched",
     "atoi",
@@ -43,7 +43,7 @@ _ATOI: Final = re.compile(rb"[ \t-\r]*([+-]?[0-9]+)")
 _NUMBER: Final = re.compile(rb"[ \t-\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 
 
-class Refused(Exception):
+class StoreError(Exception):
     """The daemon's answer is this error name."""
 
     def __init__(self, code: str) -> None:
@@ -69,7 +69,7 @@ def parse_perms(texts: list[bytes]) -> Perms:
         found = _NUMBER.fullmatch(text, 1)
         bits = _LETTERS.find(text[:1])
         if not text or bits < 0 or found is None:
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         digits = found[2]
         base = 16 if digits[1:2] in b"xX" and len(digits) > 1 else 8 if digits[:1] == b"0" else 10
         number = int(digits, base)

@@ -11,7 +11,14 @@ from typing import Final
 
 from attrs import frozen
 
-__all__ = ["C_4_17", "FEATURE_DOMID_ANY", "FEATURE_WATCH_DEPTH", "PROFILES", "C", "Profile"]
+__all__ = [
+    "FEATURE_DOMID_ANY",
+    "FEATURE_WATCH_DEPTH",
+    "PROFILES",
+    "PROFILE_4_17",
+    "PROFILE_CURRENT",
+    "Profile",
+]
 
 #: Bits of GET_FEATURE.
 FEATURE_WATCH_DEPTH: Final = 4
@@ -86,7 +93,7 @@ def _themselves(*names: bytes) -> dict[bytes, bytes]:
 
 
 #: The newest C xenstored.
-C: Final = Profile(
+PROFILE_CURRENT: Final = Profile(
     name="c",
     limits=MappingProxyType(
         {
@@ -125,7 +132,7 @@ C: Final = Profile(
 )
 
 #: C xenstored 4.17, as in Debian 12.
-C_4_17: Final = Profile(
+PROFILE_4_17: Final = Profile(
     name="c-4.17",
     limits=MappingProxyType(
         {
@@ -165,4 +172,6 @@ C_4_17: Final = Profile(
 )
 
 #: All of them, by name.
-PROFILES: Final[Mapping[str, Profile]] = MappingProxyType({p.name: p for p in (C, C_4_17)})
+PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
+    {p.name: p for p in (PROFILE_CURRENT, PROFILE_4_17)}
+)

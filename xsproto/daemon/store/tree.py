@@ -1,8 +1,8 @@
 """The store: a flat dict of nodes, and all that xenstore.txt lets a client do to them.
 
-Every method takes the caller, and the transaction or None. `Refused` says what the C daemon would
-answer; the store is then as before, but for a transaction, which remembers what it has seen, and
-that it must fail.
+Every method takes the caller, and the transaction or None. `StoreError` says what the C daemon
+would answer; the store is then as before, but for a transaction, which remembers what it has seen,
+and that it must fail.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .nodes import (
     Domain,
     Node,
     Perms,
-    Refused,
+    StoreError,
     Transaction,
     node_size,
     parse_perms,
 )
-from .profiles import C, Profile
+from .profiles import PROFILE_CURRENT, Profile
 from .watches import Watching, parent
 
 __all__ = ["Store"]
@@ -39,7 +39,7 @@ _UINT32: Final = 0xFFFFFFFF
 class Store(Watching):
     """Nodes, watches and domains, under the rules of one profile."""
 
-    def __init__(self, profile: Profile = C) -> None:
+    def __init__(self, profile: Profile = PROFILE_CURRENT) -> None:
         super().__init__(profile)
         self._watches = {}
         self._nodes = {b"/": Node(b"", ((0, 0),), self._next())}
@@ -66,13 +66,13 @@ class Store(Watching):
                 and len(tx.accessed) >= caller.domain.limits[b"transaction-nodes"]
             ):
                 tx.failed = True
-                raise Refused("ENOSPC")
+                raise StoreError("ENOSPC")
             node = self._nodes.get(path)
             if node is None:
                 access = Access(None, None, None)
             else:
                 node.shared = True
-                access = Access(node.generation, self._settled(node), node)
+                access = Access(node.generation, self._pruned_perms(node), node)
             tx.accessed[path] = access
         return access.node
 
@@ -95,7 +95,7 @@ class Store(Watching):
                 break
         if self._rights(caller, above.perms, above.generation) & need and node is None:
             return None
-        raise Refused("EACCES")
+        raise StoreError("EACCES")
 
     def _changed(self, tx: Transaction | None, path: bytes, node: Node) -> Node:
         """The node to change in place, in the caller's view."""
@@ -107,7 +107,7 @@ class Store(Watching):
             if not access.modified:
                 node = access.node = node.copy()
                 access.modified = True
-        node.perms = self._settled(node)
+        node.perms = self._pruned_perms(node)
         node.generation = self._next()
         return node
 
@@ -135,7 +135,7 @@ class Store(Watching):
             self._next()  # as if something had been written
             if tx is not None:
                 tx.failed = True
-            raise Refused("ENOSPC")
+            raise StoreError("ENOSPC")
 
     # Reading
 
@@ -143,7 +143,7 @@ class Store(Watching):
         """The node at a canonical path that the caller may read."""
         node = self._find(caller, tx, path, READ)
         if node is None:
-            raise Refused("ENOENT")
+            raise StoreError("ENOENT")
         return node
 
     def perms(self, caller: Caller, tx: Transaction | None, path: bytes) -> Perms:
@@ -177,7 +177,7 @@ class Store(Watching):
         while (above := self._see(caller, tx, top)) is None:
             missing.append(top)
             top = parent(top)
-        perms = self._settled(above)
+        perms = self._pruned_perms(above)
         if tx is not None:
             tx.created = True
         if not caller.privileged:
@@ -187,7 +187,7 @@ class Store(Watching):
             if room < (len(missing) if whole else 1):
                 if room > 0:
                     self._next()  # some were made, and taken back
-                raise Refused("ENOSPC")  # (and a transaction goes on)
+                raise StoreError("ENOSPC")  # (and a transaction goes on)
             names = [len(each) - each.rindex(b"/") for each in missing]
             sizes = [node_size(len(perms), 0, size) for size in names[:-1]]
             sizes.append(node_size(len(perms), len(value), 0))
@@ -205,17 +205,17 @@ class Store(Watching):
         """Remove a node and all below it; a missing one whose parent exists is none to remove."""
         if self._find(caller, tx, path, WRITE) is None:
             if self._see(caller, tx, parent(path)) is None:
-                raise Refused("ENOENT")
+                raise StoreError("ENOENT")
             return
         if path == b"/":
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         self._rm(caller, tx, path)
 
     def _rm(self, caller: Caller, tx: Transaction | None, path: bytes) -> None:
         top = parent(path)
         above = self._see(caller, tx, top)
         if above is None:
-            raise Refused("EINVAL")  # gone since a transaction saw its child
+            raise StoreError("EINVAL")  # gone since a transaction saw its child
         # Children first, in their order. A transaction reads lazily, so that it may have seen a
         # child as missing before it saw a parent that lists it, or the other way round: then
         # the C daemon stops half-way with EIO, and the commit will find the conflict.
@@ -229,10 +229,10 @@ class Store(Watching):
                 each += b"/" + name
                 try:
                     child = self._see(caller, tx, each)
-                except Refused:
+                except StoreError:
                     child = None  # more than a transaction may touch
                 if child is None:
-                    raise Refused("EIO")
+                    raise StoreError("EIO")
                 stack.append((each, child, iter(child.names)))
                 continue
             stack.pop()
@@ -247,7 +247,7 @@ class Store(Watching):
                 stack[-1] = up, within, names
         name = path[path.rindex(b"/") + 1 :]
         if above.children is None or name not in above.children:
-            raise Refused("EIO")
+            raise StoreError("EIO")
         self._changed(tx, top, above).remove(name)
 
     def set_perms(
@@ -255,24 +255,24 @@ class Store(Watching):
     ) -> None:
         """Set permissions, of a canonical path or a special one."""
         if not texts:
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         if not caller.privileged and len(texts) > caller.domain.limits[b"node-permissions"]:
-            raise Refused("ENOSPC")
-        perms = tuple([self._referred(caller, *entry) for entry in parse_perms(texts)])
+            raise StoreError("ENOSPC")
+        perms = tuple([self._stored_entry(caller, *entry) for entry in parse_perms(texts)])
         if perms[0][1] & IGNORE:
-            raise Refused("ENOENT")
+            raise StoreError("ENOENT")
         if path[:1] == b"@" and not self.profile.special_nodes:
             self._set_special(caller, path, perms)
             return
         node = self._find(caller, tx, path, WRITE | OWNER)
         if node is None:
-            raise Refused("ENOENT")
+            raise StoreError("ENOENT")
         if not caller.privileged and perms[0][0] != node.perms[0][0]:
-            raise Refused("EPERM")
-        if self.find(perms[0][0]) is None:
-            raise Refused("ENOMEM")  # as the C daemon says of DOMID_ANY for an owner
+            raise StoreError("EPERM")
+        if self.get_or_create(perms[0][0]) is None:
+            raise StoreError("ENOMEM")  # as the C daemon says of DOMID_ANY for an owner
         self._fits(caller, tx, node.size + 8 * (len(perms) - len(node.perms)))
-        old = self._settled(node)
+        old = self._pruned_perms(node)
         node = self._changed(tx, path, node)
         node.perms = perms
         if old[0][0] != perms[0][0] or self.profile.counts_at_once:
@@ -283,10 +283,10 @@ class Store(Watching):
     def _set_special(self, caller: Caller, path: bytes, perms: Perms) -> None:
         node = self._nodes.get(path)
         if node is None:
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         need = WRITE | OWNER
         if self._rights(caller, node.perms, node.generation) & need != need:
-            raise Refused("EACCES")
+            raise StoreError("EACCES")
         node.perms, node.generation = perms, self._generation  # which is no change of the store
 
     # Transactions
@@ -295,7 +295,7 @@ class Store(Watching):
         """Start a transaction; return its id."""
         domain = caller.domain
         if not caller.privileged and domain.transactions >= domain.limits[b"transactions"]:
-            raise Refused("ENOSPC")
+            raise StoreError("ENOSPC")
         self._next()
         number = caller.next_id
         while number in caller.transactions or number == 0:
@@ -312,23 +312,23 @@ class Store(Watching):
         if not commit:
             return
         if tx.failed:
-            raise Refused("ENOMEM")
+            raise StoreError("ENOMEM")
         guest = tx.created and not caller.privileged
         for domid, by in tx.owned.items():
             if not guest and not self.profile.commit_needs_owners:
                 break
-            domain = self.find(domid)
+            domain = self.get_or_create(domid)
             if domain is None:
-                raise Refused("ENOMEM")
+                raise StoreError("ENOMEM")
             limit = domain.limits[b"nodes"] - self.profile.commit_reserve
             less = by < 0 and not self.profile.counts_at_once
             if guest and domid != 0 and domain.nodes + by > limit and not less:
-                raise Refused("ENOSPC")
+                raise StoreError("ENOSPC")
         nodes = self._nodes
         for path, access in tx.accessed.items():
             now = nodes.get(path)
             if access.generation != (None if now is None else now.generation):
-                raise Refused("EAGAIN")
+                raise StoreError("EAGAIN")
         for path, access in tx.accessed.items():
             if not access.modified:
                 continue
@@ -358,8 +358,8 @@ class Store(Watching):
         if domid not in self.existing or not reachable:
             if domid not in self._domains:
                 self._forget_entries(domid)
-            raise Refused("EINVAL")
-        domain = self.known(domid)
+            raise StoreError("EINVAL")
+        domain = self.require_known(domid)
         if domain.introduced:
             return False
         domain.introduced = True
@@ -369,13 +369,13 @@ class Store(Watching):
 
     def shutdown(self, domid: int) -> None:
         """A domain has shut down: told once, till RESUME."""
-        domain = self.served(domid)
+        domain = self.require_served(domid)
         if not domain.shutdown:
             domain.shutdown = True
             self._fire_special_of(_RELEASE, domid)
             self._fire_special(_RELEASE)
 
-    def vanish(self, domid: int) -> None:
+    def destroy(self, domid: int) -> None:
         """A domain exists no more. Its callers must have been `reset`."""
         self.existing.discard(domid)
         domain = self._domains.get(domid)
@@ -386,7 +386,7 @@ class Store(Watching):
 
     def release(self, domid: int) -> None:
         """Serve a domain no more: what it owns goes. Its callers must have been `reset`."""
-        self._end(self.served(domid))
+        self._end(self.require_served(domid))
 
     def _end(self, domain: Domain) -> None:
         targets, domain.targets = domain.targets, set()

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from .domains import Domains
-from .nodes import READ, Caller, Node, Perms, Refused, Transaction, Watched
+from .nodes import READ, Caller, Node, Perms, StoreError, Transaction, Watched
 
 __all__ = ["Watching", "parent"]
 
@@ -39,25 +39,25 @@ class Watching(Domains):
             return path
         if first == b"@":
             if not special:
-                raise Refused("EINVAL")
+                raise StoreError("EINVAL")
             return path
         return caller.prefix + b"/" + path
 
     def _check(self, caller: Caller, path: bytes) -> None:
         valid = _VALID_SPECIAL if path[:1] == b"@" else _VALID
         if valid.fullmatch(path) is None:
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
         longest = caller.domain.limits[b"path-max"]
         if len(path) > longest and (self.profile.limits_privileged_paths or not caller.privileged):
             home = _HOME.match(path)
             if len(path) > longest + (home.end() if home else 0):
-                raise Refused("EINVAL")
+                raise StoreError("EINVAL")
 
     def _check_watched(self, caller: Caller, path: bytes) -> None:
         if path[:1] != b"@" or self.profile.special_nodes:
             self._check(caller, path)
         elif len(path) > _SPECIAL_MAX:
-            raise Refused("EINVAL")
+            raise StoreError("EINVAL")
 
     # Watches
 
@@ -66,10 +66,10 @@ class Watching(Domains):
         full = self.canonical(caller, path, special=True)
         self._check_watched(caller, full)
         if (full, token) in caller.watches:
-            raise Refused("EEXIST")
+            raise StoreError("EEXIST")
         domain = caller.domain
         if not caller.privileged and domain.watches >= domain.limits[b"watches"]:
-            raise Refused(self.profile.watch_quota_code)
+            raise StoreError(self.profile.watch_quota_code)
         self._serial += 1
         cut = len(full) - len(path)
         watch = Watched(caller, full, token, cut, depth, self._serial)
@@ -85,7 +85,7 @@ class Watching(Domains):
             self._check(caller, full)
         watch = caller.watches.pop((full, token), None)
         if watch is None:
-            raise Refused("ENOENT")
+            raise StoreError("ENOENT")
         self._forget(watch)
 
     def _forget(self, watch: Watched) -> None:
