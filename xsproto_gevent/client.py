@@ -23,7 +23,7 @@ __all__ = ["Client"]
 class _Deadline(local):
     """See `xsproto.adapters.deadlines.Deadline`."""
 
-    at: float | None = None
+    time: float | None = None
 
 
 def _clock(timeout: float | None) -> Clock:

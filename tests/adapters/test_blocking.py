@@ -278,7 +278,7 @@ def test_a_connection_that_was_given_up_ends_with_its_last_transaction(
     client: Client, store: EmbeddedXenStore
 ) -> None:
     exchanges = client._connection.exchange(
-        0, (TransactionStart(),), client._connection.ends_at(PATIENCE)
+        0, (TransactionStart(),), client._connection.deadline_for(PATIENCE)
     )
     first = client._connection
     client._connection.abandon(())

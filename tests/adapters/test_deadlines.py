@@ -25,17 +25,17 @@ def test_of_all_limits_the_shortest_holds(
     timeout: float | None, own: float | None, outer: float, inner: float
 ) -> None:
     limits = clock(timeout, at=0.0)
-    assert limits.ends_at(DEFAULT) == timeout
-    assert limits.ends_at(own) == own
+    assert limits.deadline_for(DEFAULT) == timeout
+    assert limits.deadline_for(own) == own
     with limits.deadline(outer):
         with limits.deadline(inner):
-            assert limits.ends_at(own) == min(outer, inner, *[] if own is None else [own])
-        assert limits.ends_at(None) == outer
-    assert limits.ends_at(own) == own
+            assert limits.deadline_for(own) == min(outer, inner, *[] if own is None else [own])
+        assert limits.deadline_for(None) == outer
+    assert limits.deadline_for(own) == own
 
 
 def test_more_than_can_be_waited_for_is_for_ever() -> None:
-    assert clock(float("inf")).ends_at(DEFAULT) is None
+    assert clock(float("inf")).deadline_for(DEFAULT) is None
     with clock().deadline(float("inf")):
         pass
 
@@ -54,6 +54,6 @@ def test_what_is_no_time_limit_is_refused(timeout: Any) -> None:
         with clock().deadline(seconds):
             pass
 
-    for use in (clock, clock().ends_at, begin):
+    for use in (clock, clock().deadline_for, begin):
         with pytest.raises((InvalidType, InvalidArgument), match="timeout"):
             use(timeout)

@@ -245,7 +245,7 @@ class BlockingMemory(Memory, BlockingConnection, BlockingClient):
         self.waits = 0
         self.interrupt: BaseException = TimedOut("not in time")  # raised by an endless wait
 
-    def ends_at(self, timeout: Timeout) -> float | None:
+    def deadline_for(self, timeout: Timeout) -> float | None:
         self.timeouts.append(timeout)
         return None
 
@@ -257,7 +257,7 @@ class BlockingMemory(Memory, BlockingConnection, BlockingClient):
             raise self.interrupt
 
     def exchange(
-        self, tx_id: int, requests: Sequence[Request], at: float | None
+        self, tx_id: int, requests: Sequence[Request], deadline: float | None
     ) -> Sequence[Exchange]:
         waiter = Waiter()
         try:
@@ -271,7 +271,7 @@ class BlockingMemory(Memory, BlockingConnection, BlockingClient):
         self._leave(waiter)
         return waiter.exchanges
 
-    def take_event(self, queue: EventQueue, at: float | None) -> WatchEvent:
+    def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent:
         waiter = Waiter(queue=queue)
         try:
             self._begin(waiter)

@@ -129,7 +129,7 @@ class EventLoopConnection(AsyncConnection, ABC):
 
     @abstractmethod
     def update_write_interest(self) -> None:
-        """Follow `write_blocked`: while it is set, call `receive` when the socket is writable, too."""
+        """Follow `write_blocked`: while it is set, call `receive` on a writable socket, too."""
 
     @abstractmethod
     def unregister(self) -> None:

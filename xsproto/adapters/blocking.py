@@ -47,24 +47,26 @@ class RequestConnection(RetiringConnection, AdapterConnection):
     successor: RequestConnection | None = None
 
     def exchange(
-        self, tx_id: int, requests: Sequence[Request[Any]], at: float | None
+        self, tx_id: int, requests: Sequence[Request[Any]], deadline: float | None
     ) -> Sequence[Exchange]:
         """See `BlockingConnection`."""
-        exchanges = self._attempt(tx_id, requests, at)
+        exchanges = self._attempt(tx_id, requests, deadline)
         if self.successor is None:
             return exchanges
         run_despite_interrupt(self.end_if_idle)
         again = moved(exchanges) if exchanges else requests
         if not again:
             return exchanges
-        later = self.successor.exchange(tx_id, again, at)
+        later = self.successor.exchange(tx_id, again, deadline)
         return merged(exchanges, later) if exchanges else later
 
-    def start_transaction(self, at: float | None) -> tuple[RequestConnection, Sequence[Exchange]]:
+    def start_transaction(
+        self, deadline: float | None
+    ) -> tuple[RequestConnection, Sequence[Exchange]]:
         """See `BlockingConnection`."""
         connection = self
         while True:
-            exchanges = connection._attempt(0, (TransactionStart(),), at)
+            exchanges = connection._attempt(0, (TransactionStart(),), deadline)
             # What was started is returned with no call before that, here and in `_attempt`: an
             # interrupt must not lose it.
             if exchanges and not exchanges[0].withdrawn:
@@ -74,7 +76,7 @@ class RequestConnection(RetiringConnection, AdapterConnection):
             connection = connection.successor
 
     def _attempt(
-        self, tx_id: int, requests: Sequence[Request[Any]], at: float | None
+        self, tx_id: int, requests: Sequence[Request[Any]], deadline: float | None
     ) -> Sequence[Exchange]:
         """As `exchange`, on this connection alone; what must go to the successor is withdrawn.
 
@@ -83,7 +85,7 @@ class RequestConnection(RetiringConnection, AdapterConnection):
         self.check_owner()
         try:
             # (mypy sees the abstract one, not the adapter's.)
-            exchanges = super().exchange(tx_id, requests, at)  # type: ignore[safe-super]
+            exchanges = super().exchange(tx_id, requests, deadline)  # type: ignore[safe-super]
             if exchanges and not exchanges[0].withdrawn:
                 self.answered = True
             return exchanges

@@ -19,10 +19,10 @@ class Deadline(Protocol):
     """When the calls of this thread, or greenlet, must be over: the innermost `Clock.deadline`.
 
     Attributes:
-        at: seconds of the clock, for whoever asks; None, also for who has not set it, for never.
+        time: seconds of the clock, for whoever asks; None, also for who has not set it, for never.
     """
 
-    at: float | None
+    time: float | None
 
 
 class Clock:
@@ -51,24 +51,24 @@ class Clock:
         A shorter `timeout` of a call, and an outer deadline, hold as well.
         """
         self.endless = False
-        outer = self._deadline.at
+        outer = self._deadline.time
         seconds = WAIT_MAX if (limit := _checked(seconds)) is None else limit
-        at = self.now() + seconds
-        self._deadline.at = at if outer is None else min(at, outer)
+        deadline = self.now() + seconds
+        self._deadline.time = deadline if outer is None else min(deadline, outer)
         try:
             yield
         finally:
-            self._deadline.at = outer
+            self._deadline.time = outer
 
-    def ends_at(self, timeout: Timeout) -> float | None:
+    def deadline_for(self, timeout: Timeout) -> float | None:
         """The time when a call that begins now must be over; None for never."""
         if timeout is DEFAULT and self.endless:
             return None
         seconds = self.timeout if timeout is DEFAULT else _checked(timeout)
-        at = None if seconds is None else self.now() + seconds
-        if (limit := self._deadline.at) is not None:
-            return limit if at is None else min(at, limit)
-        return at
+        deadline = None if seconds is None else self.now() + seconds
+        if (limit := self._deadline.time) is not None:
+            return limit if deadline is None else min(deadline, limit)
+        return deadline
 
 
 def _checked(timeout: Any) -> float | None:

@@ -72,23 +72,25 @@ class BlockingOperations(ABC):
     _connection: BlockingConnection
 
     @abstractmethod
-    def _exchange(self, requests: Sequence[Request[Any]], at: float | None) -> Sequence[Exchange]:
+    def _exchange(
+        self, requests: Sequence[Request[Any]], deadline: float | None
+    ) -> Sequence[Exchange]:
         """Send requests; return them with what came of each."""
 
     def _ask(self, request: Request[T], timeout: Timeout) -> T:
-        at = self._connection.ends_at(timeout)
-        return self._exchange((request,), at)[0].value()  # type: ignore[no-any-return]
+        deadline = self._connection.deadline_for(timeout)
+        return self._exchange((request,), deadline)[0].value()  # type: ignore[no-any-return]
 
     def _perform(self, operation: Operation[T], timeout: Timeout) -> T:
-        at = self._connection.ends_at(timeout)
+        deadline = self._connection.deadline_for(timeout)
         outcome: Any = None
         try:
             while True:
                 step = resume(operation, outcome)
                 if isinstance(step, Request):
-                    outcome = self._exchange((step,), at)[0].result()
+                    outcome = self._exchange((step,), deadline)[0].result()
                 else:
-                    outcome = [exchange.result() for exchange in self._exchange(step, at)]
+                    outcome = [exchange.result() for exchange in self._exchange(step, deadline)]
         except StopIteration as stop:
             result: T = stop.value
             return result
@@ -224,13 +226,15 @@ class BlockingClient(BlockingOperations):
         """Where watches live."""
         return self._connection
 
-    def _exchange(self, requests: Sequence[Request[Any]], at: float | None) -> Sequence[Exchange]:
-        return self._connection.exchange(0, requests, at)
+    def _exchange(
+        self, requests: Sequence[Request[Any]], deadline: float | None
+    ) -> Sequence[Exchange]:
+        return self._connection.exchange(0, requests, deadline)
 
     def _ask(self, request: Request[T], timeout: Timeout) -> T:
         # As inherited, in one step fewer: every request goes through here.
         connection = self._connection
-        exchanges = connection.exchange(0, (request,), connection.ends_at(timeout))
+        exchanges = connection.exchange(0, (request,), connection.deadline_for(timeout))
         return exchanges[0].value()  # type: ignore[no-any-return]
 
     # Domains
@@ -430,8 +434,8 @@ class BlockingTransaction(BlockingOperations):
         started: list[tuple[BlockingConnection, Sequence[Exchange]]] = []
         try:
             # Kept in the very call that starts it: an interrupt must not lose it.
-            at = self._connection.ends_at(self._timeout)
-            started.extend(map(self._connection.start_transaction, (at,)))
+            deadline = self._connection.deadline_for(self._timeout)
+            started.extend(map(self._connection.start_transaction, (deadline,)))
             self._connection, exchanges = started[0]
             self._id = exchanges[0].value()
             return self
@@ -490,8 +494,8 @@ class BlockingTransaction(BlockingOperations):
         with self._connection.guard:  # else who may not use it would keep its owner from that
             self.ended = True
         try:
-            at = self._connection.ends_at(timeout)
-            self._connection.exchange(self._id, (TransactionEnd(commit),), at)[0].value()
+            deadline = self._connection.deadline_for(timeout)
+            self._connection.exchange(self._id, (TransactionEnd(commit),), deadline)[0].value()
         except BaseException:
             run_despite_interrupt(
                 self._drop
@@ -509,11 +513,13 @@ class BlockingTransaction(BlockingOperations):
         if self.ended or not self._id:
             raise operations.not_in_transaction(self._id, self.ended)
 
-    def _exchange(self, requests: Sequence[Request[Any]], at: float | None) -> Sequence[Exchange]:
+    def _exchange(
+        self, requests: Sequence[Request[Any]], deadline: float | None
+    ) -> Sequence[Exchange]:
         self._check()
-        exchanges = self._connection.exchange(self._id, requests, at)
+        exchanges = self._connection.exchange(self._id, requests, deadline)
         if self._connection.forgetful and operations.is_doubtful(exchanges):
-            (probe,) = self._connection.exchange(self._id, (operations.PROBE,), at)
+            (probe,) = self._connection.exchange(self._id, (operations.PROBE,), deadline)
             if (lost := operations.transaction_lost(self._id, probe)) is not None:
                 self._drop()
                 raise lost
@@ -537,7 +543,7 @@ class _Stream:
         with connection.guard:
             connection.session.listen(queue, path, token)
         try:
-            connection.exchange(0, (request,), connection.ends_at(timeout))[0].value()
+            connection.exchange(0, (request,), connection.deadline_for(timeout))[0].value()
             return token
         except BaseException:
             self._unset([(path, token)])
@@ -557,8 +563,8 @@ class _Stream:
             ConnectionClosed: there will be none.
             LocalProtocolError: nothing is watched, or no longer.
         """
-        at = self._connection.ends_at(None if timeout is DEFAULT else timeout)
-        return self._connection.take_event(self._queue, at)
+        deadline = self._connection.deadline_for(None if timeout is DEFAULT else timeout)
+        return self._connection.take_event(self._queue, deadline)
 
     def __iter__(self) -> Iterator[WatchEvent]:
         while True:

@@ -98,30 +98,32 @@ class BlockingConnection(ConnectionBase):
     """The connection of a client that waits.
 
     Attributes:
-        ends_at: the time, by the client's clock, when a call must be over that begins now and may
-            take so long; None for never. That is what the others take as `at`: one call of the
-            user's may need several of them.
+        deadline_for: the time, by the client's clock, when a call must be over that begins now and may
+            take so long; None for never. That is what the others take as `deadline`: one call of
+            the user's may need several of them.
     """
 
-    ends_at: Callable[[Timeout], float | None]
+    deadline_for: Callable[[Timeout], float | None]
 
     @abstractmethod
     def exchange(
-        self, tx_id: int, requests: Sequence[Request[Any]], at: float | None
+        self, tx_id: int, requests: Sequence[Request[Any]], deadline: float | None
     ) -> Sequence[Exchange]:
         """Send requests, of a transaction or (0) of none; return them with what came of each.
 
         Raises:
-            TimedOut: not all answers came by `at`.
+            TimedOut: not all answers came by `deadline`.
         """
 
-    def start_transaction(self, at: float | None) -> tuple[BlockingConnection, Sequence[Exchange]]:
+    def start_transaction(
+        self, deadline: float | None
+    ) -> tuple[BlockingConnection, Sequence[Exchange]]:
         """Start a transaction; return its connection (maybe another one) and exchange."""
-        return self, self.exchange(0, (TransactionStart(),), at)
+        return self, self.exchange(0, (TransactionStart(),), deadline)
 
     @abstractmethod
-    def take_event(self, queue: EventQueue, at: float | None) -> WatchEvent:
-        """Wait for an event; `TimedOut` if there is none by `at`, `queue.ended` if never."""
+    def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent:
+        """Wait for an event; `TimedOut` if there is none by `deadline`, `queue.ended` if never."""
 
 
 class AsyncConnection(ConnectionBase):

@@ -83,7 +83,7 @@ class Connection(AdapterConnection):
         self.session = session
         # The hub has the lead, for good: it receives, and whoever waits is woken.
         session.leader = Waiter()
-        self.ends_at = clock.ends_at
+        self.deadline_for = clock.deadline_for
         self._hub = get_hub()
         self.guard = _Guard(self._hub, session, transport.path)
         self._write_blocked = False  # whether the daemon did not take all that there was to write
@@ -98,7 +98,7 @@ class Connection(AdapterConnection):
     # Those who wait
 
     def exchange(
-        self, tx_id: int, requests: Sequence[Request[Any]], at: float | None
+        self, tx_id: int, requests: Sequence[Request[Any]], deadline: float | None
     ) -> Sequence[Exchange]:
         """See `BlockingConnection`."""
         session, hub = self.session, self._hub
@@ -110,7 +110,7 @@ class Connection(AdapterConnection):
             if not self._corked:
                 self.flush()
             if session.enter(waiter) is not _DONE:
-                self._sleep(waiter, at)
+                self._sleep(waiter, deadline)
             return waiter.exchanges
         except BaseException as error:
             sent = run_despite_interrupt(self._cancel, waiter)
@@ -119,7 +119,7 @@ class Connection(AdapterConnection):
                 raise no_answer(self.transport.path, requests, sent, busy) from None
             raise
 
-    def take_event(self, queue: EventQueue, at: float | None) -> WatchEvent:
+    def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent:
         """See `BlockingConnection`."""
         self.check_owner()
         taken: list[WatchEvent] = []
@@ -134,7 +134,7 @@ class Connection(AdapterConnection):
                 if not queue.watches:
                     raise nothing_watched()
                 if self.session.enter(waiter) is not _DONE:
-                    self._sleep(waiter, at)
+                    self._sleep(waiter, deadline)
                 # Another consumer may have been faster.
             except BaseException as error:
                 queue.put_back(taken)
@@ -143,15 +143,15 @@ class Connection(AdapterConnection):
                     raise no_event(queue.watches) from None
                 raise
 
-    def _sleep(self, waiter: Waiter, at: float | None) -> None:
-        """Let others run until `waiter` is done; `TimedOut` if it is not by `at`."""
+    def _sleep(self, waiter: Waiter, deadline: float | None) -> None:
+        """Let others run until `waiter` is done; `TimedOut` if it is not by `deadline`."""
         if not self.transport.has_reader:
             self._update_callbacks()
-        if at is None:
+        if deadline is None:
             while not waiter.done:
                 waiter.handle.get()
             return
-        timer = self._hub.loop.timer(max(_SHORTEST, at - monotonic()))
+        timer = self._hub.loop.timer(max(_SHORTEST, deadline - monotonic()))
         timer.start(waiter.handle.switch, timer, update=True)
         try:
             while not waiter.done and waiter.handle.get() is not timer:

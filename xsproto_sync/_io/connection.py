@@ -58,7 +58,7 @@ class Connection(AdapterConnection):
     def __init__(self, transport: Transport, clock: Clock, session: Session) -> None:
         self.transport = transport
         self.session = session
-        self.ends_at = clock.ends_at
+        self.deadline_for = clock.deadline_for
         self._write_blocked = False  # whether the daemon did not take all that there was to write
         self._ended = False  # whether `close` was called
         self._lock = self.guard = threading.Lock()
@@ -69,7 +69,7 @@ class Connection(AdapterConnection):
     # Exchanges
 
     def exchange(
-        self, tx_id: int, requests: Sequence[Request[Any]], at: float | None
+        self, tx_id: int, requests: Sequence[Request[Any]], deadline: float | None
     ) -> Sequence[Exchange]:
         """See `BlockingConnection`."""
         waiter = Waiter(threading.get_ident())
@@ -88,8 +88,8 @@ class Connection(AdapterConnection):
                     role = self._enter(waiter)
             if self._writer is waiter:
                 self._write_for_all()
-            if role is _LEAD or (role is _WAIT and self._follow(waiter, at)):
-                self._lead(waiter, at)
+            if role is _LEAD or (role is _WAIT and self._follow(waiter, deadline)):
+                self._lead(waiter, deadline)
             return waiter.exchanges
         except BaseException as error:
             # As `run_despite_interrupt` does, but without a call before the `try`: another
@@ -104,13 +104,13 @@ class Connection(AdapterConnection):
                 raise no_answer(self.transport.path, requests, sent, busy) from None
             raise
 
-    def take_event(self, queue: EventQueue, at: float | None) -> WatchEvent:
+    def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent:
         """See `BlockingConnection`."""
         taken: list[WatchEvent] = []
         waiter = Waiter(threading.get_ident(), queue)
         try:
             while True:
-                self._wait(waiter, at)
+                self._wait(waiter, deadline)
                 with self._lock:
                     if queue:
                         queue.take(taken)
@@ -162,12 +162,12 @@ class Connection(AdapterConnection):
         self.session.engine.writing = False
         self._write_blocked = write_now(self.session, self.transport)
 
-    def _wait(self, waiter: Waiter, at: float | None) -> None:
-        """Wait until `waiter` is done; `TimedOut` if it is not by `at`."""
+    def _wait(self, waiter: Waiter, deadline: float | None) -> None:
+        """Wait until `waiter` is done; `TimedOut` if it is not by `deadline`."""
         with self._lock:
             role = self._enter(waiter)
-        if role is _LEAD or (role is _WAIT and self._follow(waiter, at)):
-            self._lead(waiter, at)
+        if role is _LEAD or (role is _WAIT and self._follow(waiter, deadline)):
+            self._lead(waiter, deadline)
 
     def _enter(self, waiter: Waiter) -> Role:
         """Begin to wait; `_lock` is held."""
@@ -187,10 +187,10 @@ class Connection(AdapterConnection):
             self._wake()
         return role
 
-    def _follow(self, waiter: Waiter, at: float | None) -> bool:
+    def _follow(self, waiter: Waiter, deadline: float | None) -> bool:
         """Sleep until `waiter` is done, or must lead: then True."""
         while True:
-            left = -1 if at is None else max(0, at - monotonic())
+            left = -1 if deadline is None else max(0, deadline - monotonic())
             waiter.handle.acquire(timeout=left)
             if waiter.done and waiter.queue is None and not self.session.leads(waiter):
                 return False  # whoever woke it has seen to the rest
@@ -203,7 +203,7 @@ class Connection(AdapterConnection):
             if left == 0:
                 raise TimedOut("not in time")
 
-    def _lead(self, waiter: Waiter, at: float | None) -> None:
+    def _lead(self, waiter: Waiter, deadline: float | None) -> None:
         """Receive for all until `waiter` is done."""
         session, transport = self.session, self.transport
         engine = session.engine
@@ -213,11 +213,11 @@ class Connection(AdapterConnection):
                 if engine.outstanding > 1:
                     # Else each answer would interrupt the daemon in giving the next one.
                     os.sched_yield()
-                if at is None and not self._write_blocked:
+                if deadline is None and not self._write_blocked:
                     in_time = True
                     transport.read(session.inbox)
                 else:
-                    left = None if at is None else at - monotonic()
+                    left = None if deadline is None else deadline - monotonic()
                     if left is not None and left <= 0:
                         left = 0.0
                         late += 1

@@ -13,7 +13,7 @@ __all__ = ["Clock"]
 class _Deadline(threading.local):
     """See `xsproto.adapters.deadlines.Deadline`."""
 
-    at: float | None = None
+    time: float | None = None
 
 
 class Clock(xsproto.adapters.deadlines.Clock):

@@ -88,11 +88,11 @@ class _HandleClient(Client):
 
     def ask(self, tx_id: int, request: Request[Any]) -> Any:
         connection = self._connection
-        return connection.exchange(tx_id, (request,), connection.ends_at(DEFAULT))[0].value()
+        return connection.exchange(tx_id, (request,), connection.deadline_for(DEFAULT))[0].value()
 
     def ask_for_watch(self, request: Request[Any]) -> Any:
         connection = self._watch_connection()
-        return connection.exchange(0, (request,), connection.ends_at(DEFAULT))[0].value()
+        return connection.exchange(0, (request,), connection.deadline_for(DEFAULT))[0].value()
 
     def listen(self, queue: EventQueue) -> None:
         connection = self._watch_connection()
@@ -105,7 +105,7 @@ class _HandleClient(Client):
 
     def take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
         connection = self._watch_connection()
-        return connection.take_event(queue, connection.ends_at(timeout))
+        return connection.take_event(queue, connection.deadline_for(timeout))
 
 
 class _Queue(EventQueue):

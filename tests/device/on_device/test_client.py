@@ -396,7 +396,7 @@ def test_what_would_harm_the_domain_is_not_sent(client: xsproto_sync.Client) -> 
         client.reset_watches()
     connection = client._connection
     with pytest.raises(LocalProtocolError):
-        connection.exchange(0, (TransactionEnd(commit=True),), connection.ends_at(PATIENCE))
+        connection.exchange(0, (TransactionEnd(commit=True),), connection.deadline_for(PATIENCE))
 
 
 def test_a_value_fits_or_is_refused_here(client: xsproto_sync.Client) -> None:
