@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from .support import daemons
-from .support import subprocesses as apart
-from .support.background import begin_all, beside  # noqa: F401  # a fixture
+from .support import subprocesses as environment
+from .support.background import background, begin_all  # noqa: F401  # a fixture
 from .support.daemons import Daemon
 from .support.kit_table import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401  # hooks
 
@@ -31,12 +31,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    apart.pytest_configure(config)
-    config.addinivalue_line("markers", "beside(call, *names): see tests.support.background")
+    environment.pytest_configure(config)
+    config.addinivalue_line("markers", "background(call, *names): see tests.support.background")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    apart.pytest_collection_finish(session)
+    environment.pytest_collection_finish(session)
     # On a real device nothing else may go on.
     if not session.config.getoption("--xenbus", default=None):
         begin_all(session)

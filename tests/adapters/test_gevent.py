@@ -29,7 +29,7 @@ from xsproto_gevent import Client
 from ..support.background import descriptors
 from ..support.daemons import Daemon, require
 
-pytestmark = pytest.mark.apart("gevent")
+pytestmark = pytest.mark.environment("gevent")
 
 
 @pytest.fixture
@@ -523,7 +523,7 @@ def test_each_thread_may_have_its_own(daemon: Daemon) -> None:
     assert in_a_thread(work) == [b""] * 5
 
 
-@pytest.mark.apart("patched_by_gevent")
+@pytest.mark.environment("patched_by_gevent")
 def test_where_python_is_patched_threads_are_greenlets_that_share_it(client: Client) -> None:
     found: list[bytes] = []
     threads = [threading.Thread(target=lambda: found.append(client.read(b"/"))) for _ in range(5)]

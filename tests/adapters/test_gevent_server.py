@@ -20,7 +20,7 @@ from xsproto.errors import AccessDenied, ConnectionClosed, InvalidArgument, Loca
 from xsproto.wire import HEADER, Op
 from xsproto_gevent import Client, Server
 
-pytestmark = pytest.mark.apart("gevent")
+pytestmark = pytest.mark.environment("gevent")
 
 REPLY = HEADER.pack(Op.READ, 1, 0, 2000) + b"x" * 2000
 
@@ -243,6 +243,6 @@ def test_an_interrupt_in_the_hub_does_not_end_it(
     assert reading.get(timeout=10) == b""
 
 
-@pytest.mark.apart("patched_by_gevent")
+@pytest.mark.environment("patched_by_gevent")
 def test_it_serves_where_gevent_has_patched_python(client: Client) -> None:
     assert client.read(b"/tool") == b""

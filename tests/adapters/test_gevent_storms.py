@@ -23,7 +23,7 @@ from xsproto_gevent._io import connection as connection
 
 from ..support.daemons import Daemon, require
 
-pytestmark = pytest.mark.apart("gevent")
+pytestmark = pytest.mark.environment("gevent")
 
 KNOWN = {b"/known/%d" % number: b"value %d" % number * number for number in range(10)}
 BIG = [b"a-rather-long-name-%d" % number for number in range(400)]

@@ -21,7 +21,7 @@ from xsproto_sync import Client
 from ..support.daemons import Daemon, require
 from ..support.subprocesses import each_of
 
-world = each_of("patched_by_gevent", "patched_by_eventlet")
+environment = each_of("patched_by_gevent", "patched_by_eventlet")
 
 THREADS = 50
 
@@ -45,8 +45,8 @@ def join(threads: list[threading.Thread]) -> None:
     assert not any(thread.is_alive() for thread in threads), "a dead-lock"
 
 
-def test_threads_are_green_here(world: str) -> None:
-    library = world.removeprefix("patched_by_")
+def test_threads_are_green_here(environment: str) -> None:
+    library = environment.removeprefix("patched_by_")
     assert library in socket.socket.__module__
     found: list[int] = []
     join([start(lambda: found.append(threading.get_native_id()))])

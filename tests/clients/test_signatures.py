@@ -58,7 +58,7 @@ def made_awaitable(signed: list[tuple[str, Any, Any, str]]) -> list[tuple[str, A
     for name, kind, default, annotation in signed:
         for pattern, replacement in rules.items():
             annotation = re.sub(pattern, replacement, annotation)
-        if name not in ("timeout", "at"):  # a time limit
+        if name not in ("timeout", "deadline"):  # a time limit
             result.append((name, kind, default, annotation))
     return result
 

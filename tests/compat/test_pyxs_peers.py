@@ -18,13 +18,13 @@ from xsproto.wire import HEADER
 from xsproto_sync.compat.pyxs._internal import NUL, Event, Op
 from xsproto_sync.compat.pyxs.exceptions import ConnectionError, PyXSError, UnexpectedPacket
 
-from ..support.threads import PATIENCE, Caller, Peer
+from ..support.threads import PATIENCE, Caller, ScriptedDaemon
 from .test_pyxs import Store, store  # noqa: F401  # fixtures
 from .test_pyxs_router import client, peer  # noqa: F401  # fixtures
 
 
 def test_an_answer_that_nobody_waits_for_is_dropped(
-    peer: Peer, client: Any, caplog: pytest.LogCaptureFixture
+    peer: ScriptedDaemon, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     # 1
     reading = Caller(client.read, b"/a")
@@ -35,7 +35,7 @@ def test_an_answer_that_nobody_waits_for_is_dropped(
     assert "nobody waits" in caplog.text
 
 
-def test_types_that_nobody_knows_are_dropped(peer: Peer, client: Any) -> None:
+def test_types_that_nobody_knows_are_dropped(peer: ScriptedDaemon, client: Any) -> None:
     # 4
     reading = Caller(client.read, b"/a")
     op, rq_id, tx_id, _ = peer.request()
@@ -44,7 +44,9 @@ def test_types_that_nobody_knows_are_dropped(peer: Peer, client: Any) -> None:
     assert reading.result() == b"right"
 
 
-def test_events_of_any_form(peer: Peer, client: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_events_of_any_form(
+    peer: ScriptedDaemon, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     # 4, 5
     with client.monitor() as monitor:
         watching = Caller(monitor.watch, b"/m", b"token")
@@ -60,7 +62,9 @@ def test_events_of_any_form(peer: Peer, client: Any, caplog: pytest.LogCaptureFi
         closing.result()
 
 
-def test_an_event_that_comes_before_the_answer_to_watch_is_kept(peer: Peer, client: Any) -> None:
+def test_an_event_that_comes_before_the_answer_to_watch_is_kept(
+    peer: ScriptedDaemon, client: Any
+) -> None:
     # 24
     monitor = client.monitor()
     watching = Caller(monitor.watch, b"/m", b"token")
@@ -76,7 +80,7 @@ def test_an_event_that_comes_before_the_answer_to_watch_is_kept(peer: Peer, clie
     ("op", "tx_id"), [(Op.DEBUG, 0), (Op.READ, 42)], ids=["another type", "another transaction"]
 )
 def test_an_answer_to_something_else_is_an_error_of_that_caller_alone(
-    peer: Peer, client: Any, op: int, tx_id: int
+    peer: ScriptedDaemon, client: Any, op: int, tx_id: int
 ) -> None:
     reading = Caller(client.read, b"/a")
     peer.answer(b"", op=op, tx_id=tx_id)
@@ -87,7 +91,7 @@ def test_an_answer_to_something_else_is_an_error_of_that_caller_alone(
     assert reading.result() == b"right"
 
 
-def test_oxenstored_answers_watch_with_transaction_0(peer: Peer, client: Any) -> None:
+def test_oxenstored_answers_watch_with_transaction_0(peer: ScriptedDaemon, client: Any) -> None:
     # 12
     client.tx_id = 7
     acknowledged = Caller(client.ack, Op.WATCH, b"/m\0token\0")
@@ -97,7 +101,9 @@ def test_oxenstored_answers_watch_with_transaction_0(peer: Peer, client: Any) ->
 
 
 @pytest.mark.parametrize("payload", [b"0\0", b"x\0", b""])
-def test_a_transaction_without_an_id_is_none(peer: Peer, client: Any, payload: bytes) -> None:
+def test_a_transaction_without_an_id_is_none(
+    peer: ScriptedDaemon, client: Any, payload: bytes
+) -> None:
     starting = Caller(client.transaction)
     peer.answer(payload)
     with pytest.raises(PyXSError):
@@ -110,7 +116,7 @@ def test_a_transaction_without_an_id_is_none(peer: Peer, client: Any, payload: b
     [(b"EQUOTA", errno.EDQUOT), (b"ENOTCONN", errno.ENOTCONN), (b"EODD", None)],
 )
 def test_error_names_that_xs_wire_does_not_have(
-    peer: Peer, client: Any, name: bytes, number: int | None
+    peer: ScriptedDaemon, client: Any, name: bytes, number: int | None
 ) -> None:
     # 29
     reading = Caller(client.read, b"/a")
@@ -126,7 +132,7 @@ def test_error_names_that_xs_wire_does_not_have(
 
 
 def test_long_answers_are_taken_and_too_long_ones_end_the_connection(
-    peer: Peer, client: Any
+    peer: ScriptedDaemon, client: Any
 ) -> None:
     # 14, 33
     listing = Caller(client.list, b"/a")
@@ -140,7 +146,7 @@ def test_long_answers_are_taken_and_too_long_ones_end_the_connection(
 
 
 def test_what_is_too_long_behind_an_answer_ends_the_connection_at_once(
-    peer: Peer, client: Any
+    peer: ScriptedDaemon, client: Any
 ) -> None:
     reading = [Caller(client.read, b"/a") for _ in "ab"]
     asked = [peer.request() for _ in reading]
@@ -156,7 +162,9 @@ def test_what_is_too_long_behind_an_answer_ends_the_connection_at_once(
 
 
 @pytest.mark.parametrize("sent", [0, 7, 16, 18])
-def test_the_end_of_the_connection_is_told_to_everyone(peer: Peer, client: Any, sent: int) -> None:
+def test_the_end_of_the_connection_is_told_to_everyone(
+    peer: ScriptedDaemon, client: Any, sent: int
+) -> None:
     # 2, 9, 33
     watched = client.monitor()
     watching = Caller(watched.watch, b"/m", b"token")
@@ -181,7 +189,7 @@ def test_the_end_of_the_connection_is_told_to_everyone(peer: Peer, client: Any, 
     assert watched.watched == set()
 
 
-def test_events_that_came_before_the_end_are_still_told(peer: Peer, client: Any) -> None:
+def test_events_that_came_before_the_end_are_still_told(peer: ScriptedDaemon, client: Any) -> None:
     monitor = client.monitor()
     watching = Caller(monitor.watch, b"/m", b"token")
     peer.answer(b"OK\0")

@@ -31,18 +31,18 @@ from xsproto_sync.compat.pyxs.exceptions import ConnectionError
 from xsproto_sync.compat.pyxs.helpers import check_path, check_perms, check_watch_path, error
 
 from ..support.background import descriptors
-from ..support.threads import PATIENCE, Caller, Peer, in_child
+from ..support.threads import PATIENCE, Caller, ScriptedDaemon, in_child
 from .test_pyxs import Store, refusal, store  # noqa: F401  # fixtures
 
 
 @pytest.fixture
-def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    with Peer(str(tmp_path_factory.mktemp("p"))) as peer:
+def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedDaemon]:
+    with ScriptedDaemon(str(tmp_path_factory.mktemp("p"))) as peer:
         yield peer
 
 
 @pytest.fixture
-def client(peer: Peer) -> Iterator[Any]:
+def client(peer: ScriptedDaemon) -> Iterator[Any]:
     with pyxs.Client(peer.path) as client:
         peer.accept()
         yield client
@@ -51,7 +51,7 @@ def client(peer: Peer) -> Iterator[Any]:
 # The router's own life
 
 
-def test_terminating_frees_those_who_wait(peer: Peer, client: Any) -> None:
+def test_terminating_frees_those_who_wait(peer: ScriptedDaemon, client: Any) -> None:
     # 3
     reading = Caller(client.read, b"/a")
     peer.request()
@@ -63,7 +63,7 @@ def test_terminating_frees_those_who_wait(peer: Peer, client: Any) -> None:
     client.router.terminate()
 
 
-def test_terminating_frees_a_router_in_the_middle_of_a_packet(peer: Peer) -> None:
+def test_terminating_frees_a_router_in_the_middle_of_a_packet(peer: ScriptedDaemon) -> None:
     # 3
     for kind in (pyxs.Router, AgentsRouter):
         client = pyxs.Client(router=kind(UnixSocketConnection(peer.path)))
@@ -78,7 +78,7 @@ def test_terminating_frees_a_router_in_the_middle_of_a_packet(peer: Peer) -> Non
         peer.connection.close()
 
 
-def test_terminating_frees_who_sends(peer: Peer, client: Any) -> None:
+def test_terminating_frees_who_sends(peer: ScriptedDaemon, client: Any) -> None:
     # 6: the daemon reads nothing
     def send() -> None:
         while True:
@@ -113,7 +113,9 @@ def test_a_router_can_be_started_again(store: Store) -> None:  # noqa: F811
             client.read(b"/a")
 
 
-def test_a_router_can_be_started_again_after_the_daemons_death(peer: Peer, client: Any) -> None:
+def test_a_router_can_be_started_again_after_the_daemons_death(
+    peer: ScriptedDaemon, client: Any
+) -> None:
     peer.connection.close()
     client.router.thread.join(PATIENCE)
     client.connect()
@@ -123,7 +125,7 @@ def test_a_router_can_be_started_again_after_the_daemons_death(peer: Peer, clien
     assert reading.result() == b"value"
 
 
-def test_a_monitor_ends_with_its_connection_for_good(peer: Peer, client: Any) -> None:
+def test_a_monitor_ends_with_its_connection_for_good(peer: ScriptedDaemon, client: Any) -> None:
     # Else it would wait for events of watches that the new connection does not have.
     monitor = client.monitor()
     client.close()
@@ -137,7 +139,7 @@ def test_a_monitor_ends_with_its_connection_for_good(peer: Peer, client: Any) ->
     assert monitor.watched == set()
 
 
-def test_a_router_is_started_and_ended_at_once_any_number_of_times(peer: Peer) -> None:
+def test_a_router_is_started_and_ended_at_once_any_number_of_times(peer: ScriptedDaemon) -> None:
     # The thread may be anywhere between its begin and its end.
     client = pyxs.Client(peer.path)
     for _ in range(100):
@@ -148,7 +150,9 @@ def test_a_router_is_started_and_ended_at_once_any_number_of_times(peer: Peer) -
         assert not client.router.thread.is_alive()
 
 
-def test_no_descriptor_is_left(peer: Peer, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_no_descriptor_is_left(
+    peer: ScriptedDaemon, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     # 8, 34
     gc.collect()
     before = descriptors()
@@ -172,7 +176,7 @@ def test_no_descriptor_is_left(peer: Peer, tmp_path_factory: pytest.TempPathFact
     assert descriptors() == before
 
 
-def test_an_unsent_request_leaves_nothing_behind(peer: Peer, client: Any) -> None:
+def test_an_unsent_request_leaves_nothing_behind(peer: ScriptedDaemon, client: Any) -> None:
     # 6, 30
     with pytest.raises(ValueError, match="cannot be sent"):
         client.router.send(Packet(Op.READ, b"/a\0", 1 << 32))
@@ -183,7 +187,7 @@ def test_an_unsent_request_leaves_nothing_behind(peer: Peer, client: Any) -> Non
     assert client.router.rvars == {}
 
 
-def test_part_of_a_message_is_the_end_of_the_connection(peer: Peer) -> None:
+def test_part_of_a_message_is_the_end_of_the_connection(peer: ScriptedDaemon) -> None:
     # 32
     sent: list[bytes] = []
 
@@ -273,7 +277,7 @@ def test_a_client_asks_no_more_of_a_router_than_pyxs_does() -> None:
     assert called == ["start", "terminate"]
 
 
-def test_an_answer_can_be_waited_for_with_a_limit(peer: Peer, client: Any) -> None:
+def test_an_answer_can_be_waited_for_with_a_limit(peer: ScriptedDaemon, client: Any) -> None:
     # 9
     rvar = client.router.send(Packet(Op.READ, b"/a\0", 5))
     with pytest.raises(TimeoutError):
@@ -291,7 +295,7 @@ def test_an_answer_can_be_waited_for_with_a_limit(peer: Peer, client: Any) -> No
     assert repr(empty) == f"RVar({packet})"
 
 
-def test_ids_are_the_callers_and_no_two_are_outstanding(peer: Peer, client: Any) -> None:
+def test_ids_are_the_callers_and_no_two_are_outstanding(peer: ScriptedDaemon, client: Any) -> None:
     rvar = client.router.send(Packet(Op.READ, b"/a\0", 7))
     with pytest.raises(ValueError, match="7 is not answered yet"):
         client.router.send(Packet(Op.READ, b"/b\0", 7))
@@ -299,7 +303,7 @@ def test_ids_are_the_callers_and_no_two_are_outstanding(peer: Peer, client: Any)
     assert rvar.get().rq_id == 7
 
 
-def test_a_forked_child_lets_the_parents_connection_be(peer: Peer, client: Any) -> None:
+def test_a_forked_child_lets_the_parents_connection_be(peer: ScriptedDaemon, client: Any) -> None:
     monitor = client.monitor()
     watching = Caller(monitor.watch, b"/m", b"token")
     peer.answer(b"OK\0")
@@ -338,7 +342,9 @@ def test_a_forked_child_may_connect_anew(store: Store) -> None:  # noqa: F811
         assert client.read(b"/m") == b"child"
 
 
-def test_an_interrupted_wait_for_an_answer_costs_nobody_anything(peer: Peer, client: Any) -> None:
+def test_an_interrupted_wait_for_an_answer_costs_nobody_anything(
+    peer: ScriptedDaemon, client: Any
+) -> None:
     class Interrupt(Exception):
         pass
 
@@ -362,7 +368,7 @@ def test_an_interrupted_wait_for_an_answer_costs_nobody_anything(peer: Peer, cli
     assert reading.result() == b"value"
 
 
-def test_a_watch_that_was_interrupted_is_taken_back_in_the_end(peer: Peer) -> None:
+def test_a_watch_that_was_interrupted_is_taken_back_in_the_end(peer: ScriptedDaemon) -> None:
     class Interrupted(pyxs.Client):
         interrupt = True
 
@@ -434,7 +440,7 @@ def test_an_agents_router_of_its_own(store: Store) -> None:  # noqa: F811
             client.read(b"/a")
 
 
-def test_an_agents_router_answers_by_type_where_the_id_is_wrong(peer: Peer) -> None:
+def test_an_agents_router_answers_by_type_where_the_id_is_wrong(peer: ScriptedDaemon) -> None:
     with pyxs.Client(router=AgentsRouter(UnixSocketConnection(peer.path))) as client:
         peer.accept()
         for number in range(3):
@@ -451,7 +457,7 @@ def test_an_agents_router_answers_by_type_where_the_id_is_wrong(peer: Peer) -> N
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_those_who_wait_are_told_of_a_bug_in_such_a_router(peer: Peer) -> None:
+def test_those_who_wait_are_told_of_a_bug_in_such_a_router(peer: ScriptedDaemon) -> None:
     class Broken(pyxs.Router):
         def __call__(self) -> None:
             select.select([self.connection], [], [])
@@ -465,7 +471,7 @@ def test_those_who_wait_are_told_of_a_bug_in_such_a_router(peer: Peer) -> None:
             reading.result()
 
 
-def test_a_connection_with_a_recv_of_its_own_is_asked_by_it(peer: Peer) -> None:
+def test_a_connection_with_a_recv_of_its_own_is_asked_by_it(peer: ScriptedDaemon) -> None:
     received = []
 
     class Traced(UnixSocketConnection):
@@ -482,7 +488,7 @@ def test_a_connection_with_a_recv_of_its_own_is_asked_by_it(peer: Peer) -> None:
     assert [packet.payload for packet in received] == [b"value"] * 2
 
 
-def test_a_transport_needs_no_more_than_pyxs_has(peer: Peer) -> None:
+def test_a_transport_needs_no_more_than_pyxs_has(peer: ScriptedDaemon) -> None:
     class Transport:
         def __init__(self, path: str) -> None:
             self.sock = socket.socket(socket.AF_UNIX)
@@ -518,7 +524,7 @@ def test_a_transport_needs_no_more_than_pyxs_has(peer: Peer) -> None:
             reading.result()
 
 
-def test_others_may_subscribe_to_events(peer: Peer, client: Any) -> None:
+def test_others_may_subscribe_to_events(peer: ScriptedDaemon, client: Any) -> None:
     class Listener:
         def __init__(self) -> None:
             self.events: queue.Queue[Event] = queue.Queue()
@@ -564,7 +570,7 @@ def test_what_is_checked_before_it_is_sent() -> None:
     assert len(set(Op)) == len(Op) == 27
 
 
-def test_closing_can_say_what_failed(peer: Peer) -> None:
+def test_closing_can_say_what_failed(peer: ScriptedDaemon) -> None:
     class Failing(_UnixSocketTransport):
         def close(self) -> None:
             super().close()

@@ -35,7 +35,7 @@ BESIDE = ("asyncio", "trio", "selectors")
 def cells() -> Iterator[Any]:
     """Each adapter with each daemon."""
     for adapter in ADAPTERS:
-        world = adapters.WORLDS.get(adapter)
+        environment = adapters.ENVIRONMENTS.get(adapter)
         for kind in (*daemons.KINDS, *embedded.KINDS):
             if (adapter in adapters.VARIANTS and kind != "c") or (
                 # One adapter shows whether the daemon's other profile is right.
@@ -43,8 +43,8 @@ def cells() -> Iterator[Any]:
             ):
                 continue
             if adapter in BESIDE and kind != "c":
-                world = "alone"
-            marks = () if world is None else pytest.mark.apart(world)
+                environment = "alone"
+            marks = () if environment is None else pytest.mark.environment(environment)
             yield pytest.param(adapter, kind, marks=marks, id=f"{adapter}-{kind}")
 
 

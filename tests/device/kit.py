@@ -10,7 +10,7 @@ from typing import Final
 
 from ..support import ROOT
 from ..support.fake_device import Outcome, Preload
-from .mutants import WRONGS
+from .mutants import MUTANTS
 
 __all__ = ["FILES", "TEST", "is_noticed", "run_cell", "run_file"]
 
@@ -39,16 +39,16 @@ def run_file(file: Path) -> Mapping[str, Outcome]:
 
 
 def is_noticed(name: str) -> bool:
-    """Whether one of `WRONGS` is found out."""
+    """Whether one of `MUTANTS` is found out."""
     with Preload() as preload:
         try:
             outcomes = preload.run_tests(
-                [str(_CLIENT), "-p", "tests.device.mutants", "-k", WRONGS[name].noticed_by],
-                variables={"XSPROTO_WRONG": name, "XSPROTO_PATIENCE": "1"},
-                timeout=_LIMIT if WRONGS[name].hangs else 120,
+                [str(_CLIENT), "-p", "tests.device.mutants", "-k", MUTANTS[name].noticed_by],
+                variables={"XSPROTO_MUTANT": name, "XSPROTO_PATIENCE": "1"},
+                timeout=_LIMIT if MUTANTS[name].hangs else 120,
             )
         except subprocess.TimeoutExpired:
-            if WRONGS[name].hangs:
+            if MUTANTS[name].hangs:
                 return True
             raise
     return any(outcome in ("failed", "aborted") for outcome, _ in outcomes.values())

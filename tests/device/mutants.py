@@ -1,6 +1,6 @@
 """Clients that break a rule of the device, each in one way. A plugin of pytest makes them.
 
-`test_wrong.py` runs tests of the client with XSPROTO_WRONG naming one of these: they must fail.
+`test_mutants.py` runs tests of the client with XSPROTO_MUTANT naming one of these: they must fail.
 """
 
 # What is patched here are insides, which are typed for those who do not.
@@ -29,7 +29,7 @@ from xsproto_sync._io.transport import Transport
 xenbus: Any = _xenbus
 
 
-class Wrong(NamedTuple):
+class Mutant(NamedTuple):
     make: Callable[[], None]
     #: The rule that it breaks; see `tests.support.fake_device`.
     rule: int
@@ -39,21 +39,21 @@ class Wrong(NamedTuple):
     hangs: bool
 
 
-WRONGS: Final[dict[str, Wrong]] = {}
+MUTANTS: Final[dict[str, Mutant]] = {}
 
 
-def wrong(
+def mutant(
     rule: int, noticed_by: str, *, hangs: bool = False
 ) -> Callable[[Callable[[], None]], Callable[[], None]]:
     def decorate(make: Callable[[], None]) -> Callable[[], None]:
-        WRONGS[make.__name__] = Wrong(make, rule, noticed_by, hangs)
+        MUTANTS[make.__name__] = Mutant(make, rule, noticed_by, hangs)
         return make
 
     return decorate
 
 
 def pytest_configure() -> None:
-    WRONGS[os.environ["XSPROTO_WRONG"]].make()
+    MUTANTS[os.environ["XSPROTO_MUTANT"]].make()
 
 
 def _allow_outstanding(number: int) -> None:
@@ -64,7 +64,7 @@ def _allow_outstanding(number: int) -> None:
     DeviceSession.__init__ = init
 
 
-@wrong(9, "test_nobody_gets_what_is_anothers and (strict or slow)")
+@mutant(9, "test_nobody_gets_what_is_anothers and (strict or slow)")
 def several_requests_are_outstanding() -> None:
     _allow_outstanding(8)
     right = XenBusTransport.write
@@ -78,7 +78,7 @@ def several_requests_are_outstanding() -> None:
     XenBusTransport.write = write
 
 
-@wrong(10, "test_watches_come_and_go_while_others_read")
+@mutant(10, "test_watches_come_and_go_while_others_read")
 def watches_share_the_descriptor_of_requests() -> None:
     opened: list[FileIO] = []
 
@@ -93,7 +93,7 @@ def watches_share_the_descriptor_of_requests() -> None:
     XenBusTransport._open = open_one
 
 
-@wrong(11, "test_watches_come_and_go_while_others_read")
+@mutant(11, "test_watches_come_and_go_while_others_read")
 def nothing_is_read() -> None:
     right = XenBusTransport.read_now
 
@@ -104,12 +104,12 @@ def nothing_is_read() -> None:
     XenBusTransport.read_now = read_now
 
 
-@wrong(12, "test_nobody_gets_what_is_anothers and strict")
+@mutant(12, "test_nobody_gets_what_is_anothers and strict")
 def several_messages_are_written_at_once() -> None:
     _allow_outstanding(8)
 
 
-@wrong(12, "test_a_value_fits_or_is_refused_here")
+@mutant(12, "test_a_value_fits_or_is_refused_here")
 def payloads_are_as_long_as_on_a_socket() -> None:
     def init(self: DeviceSession) -> None:
         Session.__init__(self, ClientConnection(max_outstanding=1))
@@ -118,7 +118,7 @@ def payloads_are_as_long_as_on_a_socket() -> None:
     DeviceSession.__init__ = init
 
 
-@wrong(13, "test_watches_are_set_whichever_comes_first and ack")
+@mutant(13, "test_watches_are_set_whichever_comes_first and ack")
 def it_waits_until_it_may_write() -> None:
     right = XenBusTransport.write
 
@@ -132,14 +132,14 @@ def it_waits_until_it_may_write() -> None:
     XenBusTransport.write = write
 
 
-@wrong(13, "test_closing_wakes_who_waits")
+@mutant(13, "test_closing_wakes_who_waits")
 def nothing_wakes_who_waits() -> None:
     XenBusTransport.wait = Transport.wait
     XenBusTransport.fileno = lambda self: -1 if self._closed else self._file.fileno()
     XenBusTransport.wakeup_fds = lambda self: ()
 
 
-@wrong(14, "test_a_refused_watch_is_an_answer")
+@mutant(14, "test_a_refused_watch_is_an_answer")
 def a_refused_watch_is_waited_for() -> None:
     def write_orders(orders: Any, file: FileIO, wakeup_sender: Any, modules: Any) -> None:
         while message := orders.recv(8192):
@@ -151,7 +151,7 @@ def a_refused_watch_is_waited_for() -> None:
     xenbus._write_orders = write_orders
 
 
-@wrong(14, "test_watches_are_set_whichever_comes_first and event")
+@mutant(14, "test_watches_are_set_whichever_comes_first and event")
 def events_before_the_answer_are_dropped() -> None:
     right = ClientConnection._fired
 
@@ -164,18 +164,18 @@ def events_before_the_answer_are_dropped() -> None:
     ClientConnection._fired = fired
 
 
-@wrong(14, "test_a_watch_is_set_once")
+@mutant(14, "test_a_watch_is_set_once")
 def the_same_watch_is_set_twice() -> None:
     ClientConnection._check_state = lambda self, request, tx_id: None
     Session.listen = lambda self, queue, path, token: queue.watches.add((path, token))
 
 
-@wrong(14, "test_a_watch_is_set_once")
+@mutant(14, "test_a_watch_is_set_once")
 def a_depth_is_let_through() -> None:
     DeviceSession.submit = Session.submit
 
 
-@wrong(14, "(anothers or first) and (wrong or old)")
+@mutant(14, "(anothers or first) and (wrong or old)")
 def answers_must_bear_the_right_id() -> None:
     right = ClientConnection._receive_other
 
@@ -187,32 +187,32 @@ def answers_must_bear_the_right_id() -> None:
     ClientConnection._receive_other = receive_other
 
 
-@wrong(15, "test_what_would_harm_the_domain_is_not_sent")
+@mutant(15, "test_what_would_harm_the_domain_is_not_sent")
 def watches_are_reset() -> None:
     DeviceSession.submit = Session.submit
 
 
-@wrong(15, "test_what_would_harm_the_domain_is_not_sent")
+@mutant(15, "test_what_would_harm_the_domain_is_not_sent")
 def the_end_of_no_transaction_is_sent() -> None:
     ClientConnection._check_state = lambda self, request, tx_id: None
 
 
-@wrong(15, "suspended or suspend")
+@mutant(15, "suspended or suspend")
 def a_lost_transaction_is_a_missing_node() -> None:
     xsproto_sync._io.device.RequestConnection.forgetful = False
 
 
-@wrong(16, "test_time_is_limited_if_nobody_says_otherwise")
+@mutant(16, "test_time_is_limited_if_nobody_says_otherwise")
 def time_is_not_limited() -> None:
     xsproto.adapters.device.TIMEOUT = None
 
 
-@wrong(16, "test_a_watch_that_hangs_hangs_nobody_else", hangs=True)
+@mutant(16, "test_a_watch_that_hangs_hangs_nobody_else", hangs=True)
 def watches_are_written_by_who_sets_them() -> None:
     WatchTransport.write = XenBusTransport.write
 
 
-@wrong(16, "test_a_dead_daemon_is_a_matter_of_time or served")
+@mutant(16, "test_a_dead_daemon_is_a_matter_of_time or served")
 def a_connection_with_an_unanswered_request_is_kept() -> None:
     def replace(self: xsproto_sync.client.Client, connection: Any) -> None:
         return None
@@ -220,7 +220,7 @@ def a_connection_with_an_unanswered_request_is_kept() -> None:
     xsproto_sync.client.Client._replace = replace
 
 
-@wrong(17, "test_the_environment_may_name_a_device")
+@mutant(17, "test_the_environment_may_name_a_device")
 def it_is_opened_buffered() -> None:
     def open_one(self: XenBusTransport) -> Any:
         file = open(self.path, "r+b")  # noqa: SIM115

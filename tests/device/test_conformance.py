@@ -34,7 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("adapter", "kind"), targets, ids=ids)
 
 
-@pytest.mark.beside(run_cell, "adapter", "kind")
+@pytest.mark.background(run_cell, "adapter", "kind")
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_conformance(
     adapter: str | None,
@@ -42,7 +42,7 @@ def test_conformance(
     name: str,
     request: pytest.FixtureRequest,
     record_property: Callable[[str, object], None],
-    beside: Callable[[], Mapping[str, Outcome]],
+    background: Callable[[], Mapping[str, Outcome]],
 ) -> None:
     if adapter is None:
         with real_device(kind, request.config.getoption("--xenbus-daemon")) as harness:
@@ -57,7 +57,7 @@ def test_conformance(
         daemons.require(kind)
     if reason := LIBRARY.missing():
         daemons.skip(reason)
-    outcome, details = beside()[f"{TEST}[{adapter}-{kind}-{name}]"]
+    outcome, details = background()[f"{TEST}[{adapter}-{kind}-{name}]"]
     if outcome == "skipped":
         pytest.skip(details.rpartition("Skipped: ")[2].rstrip("')"))
     assert outcome == "passed", details

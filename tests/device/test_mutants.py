@@ -9,21 +9,21 @@ import pytest
 from ..support import daemons
 from ..support.fake_device import LIBRARY
 from .kit import is_noticed
-from .mutants import WRONGS
+from .mutants import MUTANTS
 
 
-@pytest.mark.beside(is_noticed, "name")
-@pytest.mark.parametrize("name", WRONGS)
+@pytest.mark.background(is_noticed, "name")
+@pytest.mark.parametrize("name", MUTANTS)
 def test_a_wrong_client_is_noticed(
-    name: str, request: pytest.FixtureRequest, beside: Callable[[], bool]
+    name: str, request: pytest.FixtureRequest, background: Callable[[], bool]
 ) -> None:
     if request.config.getoption("--xenbus", default=None):
         pytest.skip("not on a real device: some of these would take it with them")
     daemons.require("c")
     if reason := LIBRARY.missing():
         daemons.skip(reason)
-    assert beside(), f"nobody noticed that {name.replace('_', ' ')}"
+    assert background(), f"nobody noticed that {name.replace('_', ' ')}"
 
 
 def test_each_rule_is_broken_by_somebody() -> None:
-    assert {wrong.rule for wrong in WRONGS.values()} == set(range(9, 18))
+    assert {mutant.rule for mutant in MUTANTS.values()} == set(range(9, 18))

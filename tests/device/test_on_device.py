@@ -12,17 +12,17 @@ from ..support.fake_device import LIBRARY, Outcome
 from .kit import FILES, run_file
 
 
-@pytest.mark.beside(run_file, "file")
+@pytest.mark.background(run_file, "file")
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_on_device(
-    file: Path, request: pytest.FixtureRequest, beside: Callable[[], Mapping[str, Outcome]]
+    file: Path, request: pytest.FixtureRequest, background: Callable[[], Mapping[str, Outcome]]
 ) -> None:
     if request.config.getoption("--xenbus", default=None):
         pytest.skip("a real device does not do what these tests tell the fake device")
     daemons.require("c")
     if reason := LIBRARY.missing():
         daemons.skip(reason)
-    bad = {test: told for test, told in beside().items() if told.outcome != "passed"}
+    bad = {test: told for test, told in background().items() if told.outcome != "passed"}
     assert not bad, "\n".join(
         f"{test}: {told.outcome}\n{told.details}" for test, told in bad.items()
     )

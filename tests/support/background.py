@@ -1,11 +1,11 @@
 """What is done in other processes beside the tests of this one, from their beginning on.
 
-    @pytest.mark.beside(call, "name", ...)
+    @pytest.mark.background(call, "name", ...)
     def test_it(name, beside):
         assert beside() == ...
 
 `call` gets the values of these parameters of the test, runs a process in a thread, and is called
-once for all tests that have the same. `beside` waits for what it returns, or raises. So two
+once for all tests that have the same. `background` waits for what it returns, or raises. So two
 processors have something to do, though the tests of this process are run one by one.
 """
 
@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
-__all__ = ["begin", "begin_all", "beside", "descriptors", "pytest_unconfigure", "wait"]
+__all__ = ["background", "begin", "begin_all", "descriptors", "pytest_unconfigure", "wait"]
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def wait(future: Future[T]) -> T:
 
 
 def _work(item: pytest.Item) -> _Work | None:
-    mark = item.get_closest_marker("beside")
+    mark = item.get_closest_marker("background")
     if mark is None or not isinstance(item, pytest.Function):
         return None
     call, *names = mark.args
@@ -63,7 +63,7 @@ def begin_all(session: pytest.Session) -> None:
 
 
 @pytest.fixture
-def beside(request: pytest.FixtureRequest) -> Callable[[], Any]:
+def background(request: pytest.FixtureRequest) -> Callable[[], Any]:
     """Waits for what is done beside the test, and returns it."""
 
     def waited() -> Any:

@@ -1,7 +1,7 @@
 """How a process begins that tests run in; see `tests.support.subprocesses`.
 
-By hand: ``python -m tests.support.environments WORLD ARGUMENTS`` is pytest with these arguments, in
-    that world.
+By hand: ``python -m tests.support.environments ENVIRONMENT ARGUMENTS`` is pytest with these
+    arguments, in that world.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-__all__ = ["WORLDS"]
+__all__ = ["ENVIRONMENTS"]
 
 
 def _as_it_is() -> None:
@@ -37,7 +37,7 @@ def _patched_by_eventlet() -> None:
 
 
 #: What is done before anything else is imported, by name.
-WORLDS: Final[Mapping[str, Callable[[], None]]] = {
+ENVIRONMENTS: Final[Mapping[str, Callable[[], None]]] = {
     "alone": _as_it_is,
     "gevent": _as_it_is,
     "patched_by_gevent": _patched_by_gevent,
@@ -46,7 +46,7 @@ WORLDS: Final[Mapping[str, Callable[[], None]]] = {
 
 
 if __name__ == "__main__":
-    WORLDS[sys.argv[1]]()
+    ENVIRONMENTS[sys.argv[1]]()
     from .subprocesses import main
 
     sys.exit(main(*sys.argv[1:]))

@@ -370,7 +370,7 @@ VARIANTS: Final = {
 }
 
 #: The worlds (`tests.support.environments`) that some of them are tested in.
-WORLDS: Final = {
+ENVIRONMENTS: Final = {
     "sync_on_gevent": "patched_by_gevent",
     "sync_on_eventlet": "patched_by_eventlet",
     "gevent": "gevent",

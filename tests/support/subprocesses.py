@@ -1,10 +1,10 @@
 """Tests in a process of their own: with gevent, or on what gevent or eventlet made of Python.
 
-    @pytest.mark.apart("gevent")
+    @pytest.mark.environment("gevent")
     world = each_of("gevent", "patched_by_gevent")  # a fixture, for all tests of a module
 
-All tests that name one of `tests.support.environments.WORLDS` run in one process, by a pytest of
-its own and without coverage, beside this one. Here each is reported as it went there.
+All tests that name one of `tests.support.environments.ENVIRONMENTS` run in one process, by a pytest
+of its own and without coverage, beside this one. Here each is reported as it went there.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from typing import Any, Final
 
 import pytest
 
-from . import ROOT
-from . import background as beside
-from . import environments as worlds
+from . import ROOT, background, environments
 from .background import pytest_unconfigure
 
 __all__ = [
@@ -40,9 +38,9 @@ __all__ = [
 #: Seconds after which such a process is ended.
 LIMIT: Final = 600.0
 
-# Which of `WORLDS` this process is, and where to write what happens.
-_WORLD: Final = "XSPROTO_APART"
-_RECORD: Final = "XSPROTO_APART_RECORD"
+# Which of `ENVIRONMENTS` this process is, and where to write what happens.
+_ENVIRONMENT: Final = "XSPROTO_ENVIRONMENT"
+_RECORD: Final = "XSPROTO_ENVIRONMENT_RECORD"
 
 
 # Here
@@ -52,19 +50,20 @@ def each_of(*names: str) -> Any:
     """A fixture that has every test of a module run in each of these worlds, and is its name."""
 
     @pytest.fixture(
-        autouse=True, params=[pytest.param(name, marks=pytest.mark.apart(name)) for name in names]
+        autouse=True,
+        params=[pytest.param(name, marks=pytest.mark.environment(name)) for name in names],
     )
-    def world(request: pytest.FixtureRequest) -> str:
+    def environment(request: pytest.FixtureRequest) -> str:
         name: str = request.param
         return name
 
-    return world
+    return environment
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the mark."""
     config.addinivalue_line(
-        "markers", "apart(world): run in a process of its own; see tests.support.subprocesses"
+        "markers", "environment(world): run in a process of its own; see tests.support.subprocesses"
     )
 
 
@@ -74,7 +73,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _world(item: pytest.Item) -> str | None:
-    mark = item.get_closest_marker("apart")
+    mark = item.get_closest_marker("environment")
     return None if mark is None else mark.args[0]
 
 
@@ -83,7 +82,7 @@ _processes: Final = pytest.StashKey[dict[str, Future[_Reports]]]()
 
 
 def _is_elsewhere(item: pytest.Item) -> bool:
-    return _world(item) not in (None, os.environ.get(_WORLD))
+    return _world(item) not in (None, os.environ.get(_ENVIRONMENT))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -94,8 +93,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     for item in filter(_is_elsewhere, session.items):
         alike.setdefault(_world(item) or "", []).append(item)
     session.stash[_processes] = {
-        world: beside.begin(session.config, _run, session.config, world, items)
-        for world, items in alike.items()
+        environment: background.begin(session.config, _run, session.config, environment, items)
+        for environment, items in alike.items()
     }
 
 
@@ -104,7 +103,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     """Report what came of `item`, if it is one of such tests."""
     if not _is_elsewhere(item):
         return None
-    reports = beside.wait(item.session.stash[_processes][_world(item) or ""])
+    reports = background.wait(item.session.stash[_processes][_world(item) or ""])
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in reports[item.nodeid]:
         item.ihook.pytest_runtest_logreport(report=report)
@@ -112,7 +111,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     return True
 
 
-def _run(config: pytest.Config, world: str, items: Iterable[pytest.Item]) -> _Reports:
+def _run(config: pytest.Config, environment: str, items: Iterable[pytest.Item]) -> _Reports:
     """Run tests in processes of their own: in one, and if it dies, the rest in the next."""
     waiting = {item.nodeid: item for item in items}
     reports: _Reports = {}
@@ -121,7 +120,7 @@ def _run(config: pytest.Config, world: str, items: Iterable[pytest.Item]) -> _Re
         while waiting:
             tests.write_text("\n".join(waiting))
             record.write_text("")
-            output = _pytest(config.rootpath, world, tests, record)
+            output = _pytest(config.rootpath, environment, tests, record)
             for line in record.read_text().splitlines():
                 nodeid, data = ast.literal_eval(line)
                 found = reports.setdefault(nodeid, [])
@@ -132,7 +131,7 @@ def _run(config: pytest.Config, world: str, items: Iterable[pytest.Item]) -> _Re
             done = {nodeid for nodeid in waiting if _is_over(reports.get(nodeid))}
             begun = [nodeid for nodeid in waiting if nodeid in reports and nodeid not in done]
             for nodeid in begun or ([] if done else waiting):
-                text = f"its process, {world}, ended before it:\n{output}"
+                text = f"its process, {environment}, ended before it:\n{output}"
                 reports[nodeid] = [_failure(waiting[nodeid], text)]
                 done.add(nodeid)
             for nodeid in done:
@@ -140,24 +139,24 @@ def _run(config: pytest.Config, world: str, items: Iterable[pytest.Item]) -> _Re
     return reports
 
 
-def _pytest(root: Path, world: str, tests: Path, record: Path) -> str:
+def _pytest(root: Path, environment: str, tests: Path, record: Path) -> str:
     """Run the tests listed in a file; return what was printed."""
     # Not what this process may have been told: to measure coverage, for one.
-    environment = {name: of for name, of in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    variables = {name: of for name, of in os.environ.items() if name != "PYTEST_ADDOPTS"}
     try:
         return subprocess.run(
             [
                 sys.executable,
                 "-m",
-                worlds.__name__,
-                world,
+                environments.__name__,
+                environment,
                 "-q",
                 "-p",
                 "no:cacheprovider",
                 f"@{tests}",
             ],
             cwd=root,
-            env=environment | {"PYTHONPATH": str(ROOT), _RECORD: str(record)},
+            env=variables | {"PYTHONPATH": str(ROOT), _RECORD: str(record)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -199,8 +198,8 @@ class _Recorder:
         self._write(report.nodeid, data)
 
 
-def main(world: str, *arguments: str) -> int:
+def main(environment: str, *arguments: str) -> int:
     """Be a pytest, in such a process."""
-    os.environ[_WORLD] = world
+    os.environ[_ENVIRONMENT] = environment
     plugins = [_Recorder()] if _RECORD in os.environ else []
     return pytest.main([*arguments], plugins=plugins)

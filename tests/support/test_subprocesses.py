@@ -14,19 +14,19 @@ CONFTEST = "from tests.support.subprocesses import *"
 TESTS = """
     import os, threading, pytest
 
-    world = pytest.mark.apart("gevent")
+    world = pytest.mark.environment("gevent")
 
     @pytest.fixture(scope="module", params=["first", "second"])
     def shared(request):
         yield request.param
 
     def test_here(shared):
-        assert "XSPROTO_APART" not in os.environ
+        assert "XSPROTO_ENVIRONMENT" not in os.environ
 
     @world
     @pytest.mark.parametrize("value", ["one", "with blanks", "1::2"])
     def test_there(value, record_property):
-        assert os.environ["XSPROTO_APART"] == "gevent"
+        assert os.environ["XSPROTO_ENVIRONMENT"] == "gevent"
         record_property("process", os.getpid())
 
     @world
@@ -58,10 +58,10 @@ TESTS = """
     @world
     def test_goes_on_in_another(): ...
 
-    @pytest.mark.apart("patched_by_gevent")
+    @pytest.mark.environment("patched_by_gevent")
     def test_is_patched():
         assert "gevent" in threading.Lock.__module__
-        assert os.environ["XSPROTO_APART"] == "patched_by_gevent"
+        assert os.environ["XSPROTO_ENVIRONMENT"] == "patched_by_gevent"
 """
 
 
@@ -70,7 +70,7 @@ def run(directory: Path, tests: str) -> str:
     (directory / "conftest.py").write_text(CONFTEST)
     (directory / "test_it.py").write_text(textwrap.dedent(tests))
     (directory / "test_others.py").write_text("def test_other(): ...")
-    environment = {name: of for name, of in os.environ.items() if "XSPROTO_APART" not in name}
+    environment = {name: of for name, of in os.environ.items() if "XSPROTO_ENVIRONMENT" not in name}
     # Plugins would have to be loaded, time and again.
     environment |= {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     environment["PYTEST_ADDOPTS"] = "-vrA"
@@ -117,8 +117,8 @@ def test_where_nothing_can_run_all_have_failed(tmp_path: Path) -> None:
         tmp_path,
         """
         import os, pytest
-        pytestmark = pytest.mark.apart("gevent")
-        assert "XSPROTO_APART" not in os.environ
+        pytestmark = pytest.mark.environment("gevent")
+        assert "XSPROTO_ENVIRONMENT" not in os.environ
         def test_one(): ...
         def test_two(): ...
         """,

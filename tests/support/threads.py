@@ -11,7 +11,7 @@ from typing import Any
 
 from xsproto.wire import HEADER
 
-__all__ = ["PATIENCE", "Caller", "Peer", "in_child"]
+__all__ = ["PATIENCE", "Caller", "ScriptedDaemon", "in_child"]
 
 #: Seconds after which something hangs.
 PATIENCE = 30
@@ -41,7 +41,7 @@ class Caller(threading.Thread):
         return self._outcome
 
 
-class Peer:
+class ScriptedDaemon:
     """A daemon that does what a test says."""
 
     def __init__(self, directory: str) -> None:
@@ -51,7 +51,7 @@ class Peer:
         self._listener.listen()
         self.connection = self._listener
 
-    def __enter__(self) -> Peer:
+    def __enter__(self) -> ScriptedDaemon:
         return self
 
     def __exit__(self, *_: object) -> None:

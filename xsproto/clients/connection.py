@@ -98,9 +98,9 @@ class BlockingConnection(ConnectionBase):
     """The connection of a client that waits.
 
     Attributes:
-        deadline_for: the time, by the client's clock, when a call must be over that begins now and may
-            take so long; None for never. That is what the others take as `deadline`: one call of
-            the user's may need several of them.
+        deadline_for: the time, by the client's clock, when a call must be over that begins now and
+            may take so long; None for never. That is what the others take as `deadline`: one call
+            of the user's may need several of them.
     """
 
     deadline_for: Callable[[Timeout], float | None]

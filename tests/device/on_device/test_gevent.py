@@ -45,7 +45,7 @@ SOON = 0.05
 PATIENCE = float(os.environ.get("XSPROTO_PATIENCE", "20"))
 
 
-world = each_of("gevent", "patched_by_gevent")
+environment = each_of("gevent", "patched_by_gevent")
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_time_is_limited_if_nobody_says_otherwise(device: str, daemon: Daemon) -
         assert client._clock.timeout is None
 
 
-def test_a_watch_that_hangs_hangs_nobody_else(client: Client, world: str) -> None:
+def test_a_watch_that_hangs_hangs_nobody_else(client: Client, environment: str) -> None:
     set_modes("dead")
     watching = spawn(outcome, client.watch(b"/a").__enter__)
     second = spawn(outcome, client.watch(b"/b").__enter__)
@@ -113,7 +113,7 @@ def test_a_watch_that_hangs_hangs_nobody_else(client: Client, world: str) -> Non
     assert closed.value.sent
     for call in (client.watch(b"/a").__enter__, lambda: client.read(b"/a")):
         assert isinstance(outcome(call), ConnectionClosed)
-    if world == "gevent":  # patched, it looks after the daemon's process, too
+    if environment == "gevent":  # patched, it looks after the daemon's process, too
         assert gevent.get_hub().join(timeout=PATIENCE), "the client keeps the hub busy"
 
 

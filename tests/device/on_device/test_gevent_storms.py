@@ -29,7 +29,7 @@ from ...support.daemons import Daemon, require
 from ...support.fake_device import device_of, set_modes
 from .test_gevent import PATIENCE
 
-pytestmark = pytest.mark.apart("gevent")
+pytestmark = pytest.mark.environment("gevent")
 
 
 @pytest.fixture(scope="module")

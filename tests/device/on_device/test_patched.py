@@ -22,7 +22,7 @@ from ...support.fake_device import device_of, set_modes
 from ...support.subprocesses import each_of
 from .test_client import PATIENCE, SOON, Caller, until
 
-world = each_of("patched_by_gevent", "patched_by_eventlet")
+environment = each_of("patched_by_gevent", "patched_by_eventlet")
 
 
 @pytest.fixture
