@@ -1,7 +1,6 @@
 """How the documentation is built: `sphinx-build -W --keep-going docs docs/_build`."""
 
 import sys
-import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -9,10 +8,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext")]
 
 import drawings  # noqa: E402  # it is in docs/_ext
 
+from xsproto._version import __version__ as release  # noqa: E402
+
 project = "xsproto"
 author = "The xsproto authors"
 copyright = f"2026, {author}"
-release = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
 # No intersphinx: the documentation builds, with warnings as errors, where there is no network.
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "reference"]
