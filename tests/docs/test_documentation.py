@@ -20,17 +20,15 @@ from ..support.manual import PROGRAM, ROOT, blocks
 
 PAGES: Final = {
     str(page.relative_to(ROOT)): page
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
     if any(blocks(page))
 }
 
 #: Blocks that are not run: a page, and what they begin with -> why.
 LEFT_OUT: Final = {
     ("README.md", "python3 -m venv"): ".ci/run does, word by word",
-    (
-        "docs/explain/contributing.md",
-        ".venv/bin/",
-    ): "they run the tests, and daemons that may be missing",
+    ("CONTRIBUTING.md", "scripts/"): "they run the tests",
+    ("CONTRIBUTING.md", ".venv/bin/"): "they need daemons, which may be missing",
     (
         "docs/explain/design.md",
         "xsproto/   ",
