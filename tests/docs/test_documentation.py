@@ -20,7 +20,11 @@ from ..support.manual import PROGRAM, ROOT, blocks
 
 PAGES: Final = {
     str(page.relative_to(ROOT)): page
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+    for page in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+    )
     if any(blocks(page))
 }
 
