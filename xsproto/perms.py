@@ -6,9 +6,7 @@ that are not listed may do; each of the others says what one domain may do.
 
 from typing import Final, Self
 
-from attrs import frozen
-
-from ._record import Record
+from ._record import record
 from .errors import InvalidArgument
 from .paths import DOMID_FIRST_RESERVED
 
@@ -23,8 +21,8 @@ _LETTERS: Final = {
 _ACCESS: Final = {letter: access for access, letter in _LETTERS.items()}
 
 
-@frozen(eq=False, repr=False)
-class Permission(Record):
+@record(frozen=True)
+class Permission:
     """What the domain `domid` may do: ``n`` nothing, ``r`` read, ``w`` write, ``b`` both."""
 
     domid: int

@@ -23,9 +23,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
-from attrs import define, frozen
-
-from ._record import Record
+from ._record import record
 from .errors import InvalidArgument, InvalidRequest, InvalidType, RemoteProtocolError
 from .paths import ABS_PATH_MAX, DOMID_FIRST_RESERVED, check_node_path, check_path
 from .perms import Permission, check_permission
@@ -69,7 +67,7 @@ UINT32_MAX: Final = 0xFFFFFFFF
 OK: Final = b"OK\0"
 
 
-class Request(Record, Generic[T]):
+class Request(Generic[T]):
     """The base of all requests; `T` is the type of the reply's value.
 
     Attributes:
@@ -184,7 +182,7 @@ class _Text(Request[bytes]):
         return value + NUL
 
 
-@define(eq=False, repr=False)
+@record
 class _OnePath(Request[T]):
     path: bytes
     syntax: ClassVar[str] = "<path>|"
@@ -199,7 +197,7 @@ class _OnePath(Request[T]):
         return cls(path)
 
 
-@define(eq=False, repr=False)
+@record
 class _OneDomid(Request[T]):
     domid: int
     syntax: ClassVar[str] = "<domid>|"
@@ -294,7 +292,7 @@ class Read(_OnePath[bytes]):
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class Write(_Acknowledged):
     """Set the value of a node; make it, and its parents, where missing."""
 
@@ -356,8 +354,8 @@ class Directory(_OnePath[list[bytes]]):
         return b"".join([name + NUL for name in value])
 
 
-@frozen(eq=False, repr=False)
-class Part(Record):
+@record(frozen=True)
+class Part:
     """A part of a list of children.
 
     Attributes:
@@ -377,7 +375,7 @@ class Part(Record):
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class DirectoryPart(Request[Part]):
     """Children's names from a byte offset in their list on, for lists too long for a packet."""
 
@@ -443,7 +441,7 @@ class GetPerms(_OnePath[list[Permission]]):
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class SetPerms(_Acknowledged):
     """Set the permissions of a node or of a special path: the owner's first, then the others'."""
 
@@ -492,7 +490,7 @@ def _watch_names(path: bytes, token: bytes) -> bytes:
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class Watch(_Acknowledged):
     """Be told of changes at and below a path.
 
@@ -519,7 +517,7 @@ class Watch(_Acknowledged):
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class Unwatch(_Acknowledged):
     """Take a watch back."""
 
@@ -539,7 +537,7 @@ class Unwatch(_Acknowledged):
         return cls(path, token)
 
 
-@define(eq=False, repr=False)
+@record
 class _NoFields(Request[T]):
     syntax: ClassVar[str] = "|"
 
@@ -589,7 +587,7 @@ class TransactionStart(_NoFields[int]):
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class TransactionEnd(_Acknowledged):
     """End the transaction that the header names: commit it, or drop it."""
 
@@ -615,7 +613,7 @@ class TransactionEnd(_Acknowledged):
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class Introduce(_Acknowledged):
     """Tell the daemon to serve a domain.
 
@@ -691,7 +689,7 @@ class Resume(_OneDomid[None], _Acknowledged):
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class SetTarget(_Acknowledged):
     """Give domain `domid` the rights of domain `target`."""
 
@@ -723,7 +721,7 @@ class _Number(Request[int]):
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class GetFeature(_Number):
     """The feature bits of a domain, or those that the daemon has for the caller."""
 
@@ -743,7 +741,7 @@ class GetFeature(_Number):
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class SetFeature(_Acknowledged):
     """Set the feature bits that a domain will see, before it is introduced."""
 
@@ -762,7 +760,7 @@ class SetFeature(_Acknowledged):
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class GetQuota(Request[int | list[bytes]]):
     """A quota of a domain, or the global one; without a name, the names of all quotas."""
 
@@ -801,7 +799,7 @@ class GetQuota(Request[int | list[bytes]]):
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class SetQuota(_Acknowledged):
     """Set a quota of a domain, or the global one; 0 is no limit."""
 
@@ -826,7 +824,7 @@ class SetQuota(_Acknowledged):
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class Control(Request[bytes]):
     """A command to the daemon; which there are, and what they answer, is the daemon's own."""
 
@@ -856,7 +854,7 @@ class Control(Request[bytes]):
         return value + NUL
 
 
-@define(eq=False, repr=False)
+@record
 class Unknown(Request[bytes]):
     """A request of a type that xs_wire.h lacks, with any payload."""
 

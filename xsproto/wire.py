@@ -9,9 +9,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import Final
 
-from attrs import define
-
-from ._record import Record
+from ._record import record
 from .errors import RemoteProtocolError
 
 __all__ = [
@@ -87,8 +85,8 @@ def op_name(op: int) -> str:
     return _NAMES.get(op) or f"type {op}"
 
 
-@define(eq=False, repr=False)
-class Packet(Record):
+@record
+class Packet:
     """One message of either direction. `op` is any 32-bit number: unknown types are carried."""
 
     op: int

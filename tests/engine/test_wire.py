@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +13,8 @@ from hypothesis import strategies as st
 
 from xsproto.errors import RemoteProtocolError
 from xsproto.events import Closed, Ignored
+from xsproto.perms import Permission
+from xsproto.requests import Mkdir, Part, Read, ResetWatches, TransactionStart
 from xsproto.testing import strategies
 from xsproto.wire import (
     HEADER,
@@ -181,20 +186,62 @@ def test_no_bytes_make_a_reader_raise_anything_else(data: bytes) -> None:
         assert reader.pending < HEADER_SIZE + LIMIT
 
 
-# Records, packets and all events among them, are what their fields are
+# Records: packets, requests, events and permissions are what their fields are
 
 
 def test_records_are_equal_if_their_classes_and_fields_are() -> None:
-    packet = Packet(Op.READ, 1, 2, b"value")
+    packet: Any = Packet(Op.READ, 1, 2, b"value")
     same, other = Packet(Op.READ, 1, 2, b"value"), Packet(Op.READ, 1, 2, b"other")
     assert packet == same
     assert packet != other
     assert len({packet, same, other}) == 2
     assert packet != (Op.READ, 1, 2, b"value")
-    error = RemoteProtocolError("why")
+    error: Any = RemoteProtocolError("why")
     assert Ignored(packet, "why") == Ignored(same, "why")
     assert Closed(error) != error
 
 
+@pytest.mark.parametrize(
+    ("one", "same", "others"),
+    [
+        (Packet(1, 2, 3, b"a"), Packet(1, 2, 3, b"a"), [Packet(1, 2, 3, b"b")]),
+        # A class without fields of its own has its base's: `Read` is a record, as `_OnePath` is.
+        (Read(b"/a"), Read(b"/a"), [Read(b"/b"), Mkdir(b"/a")]),
+        (ResetWatches(), ResetWatches(), [TransactionStart()]),
+        (Permission(5, read=True), Permission(5, read=True), [Permission(5)]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_records_are_values(one: Any, same: Any, others: list[Any]) -> None:
+    assert one == same
+    assert hash(one) == hash(same)
+    for other in others:
+        assert one != other
+        assert hash(one) != hash(other)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(one, protocol)) == one
+    assert copy.copy(one) == copy.deepcopy(one) == one
+    assert not hasattr(one, "__dict__")
+
+
+def test_a_record_has_no_other_attributes_and_a_frozen_one_cannot_be_changed() -> None:
+    packet: Any = Packet(1, 2, 3, b"a")
+    packet.op = 4
+    assert packet == Packet(4, 2, 3, b"a")
+    with pytest.raises(AttributeError):
+        packet.other = 5
+    part: Any = Part(1, [b"a"], final=True)
+    with pytest.raises(AttributeError):
+        part.final = False
+
+
+def test_a_record_of_fields_that_cannot_be_hashed_cannot_be_hashed() -> None:
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(Part(1, [b"a"], final=True))
+
+
 def test_records_show_their_fields_by_name() -> None:
     assert repr(Packet(99, 1, 2, b"value")) == "Packet(op=99, rq_id=1, tx_id=2, payload=b'value')"
+    assert repr(Read(b"/a")) == "Read(path=b'/a')"
+    assert repr(ResetWatches()) == "ResetWatches()"
+    assert repr(Permission(5)) == "Permission(domid=5, read=False, write=False)"

@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from errno import E2BIG, EAGAIN, EBADF, EEXIST, EINVAL, EIO, ENOENT, ENOSYS, ETIMEDOUT
 from typing import Any, ClassVar, Final, NamedTuple
 
-from attrs import define
-
 from xsproto.clients.connection import DEFAULT, Timeout
 from xsproto.clients.event_queue import EventQueue, WatchEvent
 from xsproto.clients.operations import list_children, resume
@@ -73,9 +71,10 @@ def suspend_evtchn_port(client: Client, domid: int) -> int | None:
     return int(value) if value.isdigit() else None
 
 
-@define(eq=False, repr=False)
 class _Raw(Unknown):
     """A request of any type, which may be part of a transaction, with whatever payload."""
+
+    __slots__ = ()
 
     transactional: ClassVar[bool] = True
 
