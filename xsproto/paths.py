@@ -10,10 +10,10 @@ a special event or its permissions: ``@introduceDomain``, ``@releaseDomain``, an
 from typing import Final
 
 from .errors import InvalidPath, InvalidType
+from .wire import DOMID_FIRST_RESERVED
 
 __all__ = [
     "ABS_PATH_MAX",
-    "DOMID_FIRST_RESERVED",
     "REL_PATH_MAX",
     "SPECIAL_PATHS",
     "check_node_path",
@@ -29,9 +29,6 @@ ABS_PATH_MAX: Final = 3072
 REL_PATH_MAX: Final = 2048
 #: Paths that are no nodes, and can be watched.
 SPECIAL_PATHS: Final = (b"@introduceDomain", b"@releaseDomain")
-
-#: Real domain ids are below this (xen.h, DOMID_FIRST_RESERVED).
-DOMID_FIRST_RESERVED: Final = 0x7FF0
 
 _CHARACTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-/_@"
 

@@ -8,17 +8,14 @@ from typing import Final, Self
 
 from ._record import record
 from .errors import InvalidArgument
-from .paths import DOMID_FIRST_RESERVED
+from .wire import DOMID_FIRST_RESERVED
 
-__all__ = ["Permission", "check_permission"]
+__all__ = ["PERM_LETTERS", "Permission", "check_permission"]
 
-_LETTERS: Final = {
-    (False, False): b"n",
-    (True, False): b"r",
-    (False, True): b"w",
-    (True, True): b"b",
-}
-_ACCESS: Final = {letter: access for access, letter in _LETTERS.items()}
+#: The letters of the text form, by the bits of the access: 1 for reading plus 2 for writing
+#: (xenstore_lib.h, enum xs_perm_type).
+PERM_LETTERS: Final = b"nrwb"
+_BITS: Final = {b"%c" % letter: bits for bits, letter in enumerate(PERM_LETTERS)}
 
 
 @record(frozen=True)
@@ -39,17 +36,18 @@ class Permission:
             InvalidArgument: `text` is nothing like a permission.
         """
         digits = text[1:]
-        if text[:1] not in _ACCESS or not digits.removeprefix(b"-").isdigit() or len(text) > 20:
+        bits = _BITS.get(text[:1])
+        if bits is None or not digits.removeprefix(b"-").isdigit() or len(text) > 20:
             raise InvalidArgument(
                 f"invalid permission {text!r}: it must be one of n, r, w, b and a domain id, "
                 "such as b'r5'"
             )
-        read, write = _ACCESS[text[:1]]
-        return cls(int(digits), read, write)
+        return cls(int(digits), bool(bits & 1), bool(bits & 2))
 
     def encode(self) -> bytes:
         """The text form, such as ``b"r5"``."""
-        return _LETTERS[bool(self.read), bool(self.write)] + b"%d" % self.domid
+        bits = bool(self.read) + 2 * bool(self.write)
+        return b"%c%d" % (PERM_LETTERS[bits], self.domid)
 
     def __str__(self) -> str:
         return self.encode().decode()

@@ -25,9 +25,9 @@ from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
 from ._record import record
 from .errors import InvalidArgument, InvalidRequest, InvalidType, RemoteProtocolError
-from .paths import ABS_PATH_MAX, DOMID_FIRST_RESERVED, check_node_path, check_path
+from .paths import ABS_PATH_MAX, check_node_path, check_path
 from .perms import Permission, check_permission
-from .wire import NUL, PAYLOAD_MAX, Op, op_name
+from .wire import DOMID_FIRST_RESERVED, NUL, OK, PAYLOAD_MAX, Op, op_name
 
 __all__ = [
     "REQUESTS",
@@ -64,7 +64,6 @@ __all__ = [
 T = TypeVar("T")
 
 UINT32_MAX: Final = 0xFFFFFFFF
-OK: Final = b"OK\0"
 
 
 class Request(Generic[T]):

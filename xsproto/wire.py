@@ -13,9 +13,13 @@ from ._record import record
 from .errors import RemoteProtocolError
 
 __all__ = [
+    "DOMID_ANY",
+    "DOMID_FIRST_RESERVED",
+    "DOMID_SELF",
     "HEADER",
     "HEADER_SIZE",
     "NUL",
+    "OK",
     "PAYLOAD_MAX",
     "REPLY_MAX",
     "Op",
@@ -33,6 +37,8 @@ HEADER_SIZE: Final = 16
 _unpack: Final = HEADER.unpack_from
 #: What ends each string on the wire.
 NUL: Final = b"\0"
+#: The payload of a reply that says no more than that the request succeeded.
+OK: Final = b"OK\0"
 
 #: XENSTORE_PAYLOAD_MAX. The daemon ends the connection over a longer request.
 PAYLOAD_MAX: Final = 4096
@@ -42,6 +48,13 @@ REPLY_MAX: Final = 65536
 
 #: ``((type, request id, transaction id, length), payload)``: a packet as cheap as it can be had.
 RawPacket = tuple[tuple[int, int, int, int], bytes]
+
+#: The first domain id that no domain has (xen.h). The ids from here on have meanings of their own.
+DOMID_FIRST_RESERVED: Final = 0x7FF0
+#: The domain id by which a caller means its own domain (xen.h).
+DOMID_SELF: Final = 0x7FF0
+#: The domain id of every domain, in a permission (xen.h of Xen 4.22).
+DOMID_ANY: Final = 0x7FF5
 
 
 class Op(IntEnum):

@@ -15,6 +15,7 @@ from xsproto.errors import RemoteProtocolError
 from xsproto.events import Closed, Ignored
 from xsproto.perms import Permission
 from xsproto.requests import Mkdir, Part, Read, ResetWatches, TransactionStart
+from xsproto.server import ServerConnection
 from xsproto.testing import strategies
 from xsproto.wire import (
     HEADER,
@@ -119,6 +120,22 @@ def test_a_length_over_the_bound_is_told_and_the_packets_before_it_are_kept(
     assert len(found) == len(packets)
     assert used == len(encoded(packets))
     assert too_long == length
+
+
+@given(strategies.streams(LIMIT), st.data())
+def test_the_servers_end_finds_the_packets_that_are_found_here(
+    stream: bytes, data: st.DataObject
+) -> None:
+    # `ServerConnection.next_raw` has one step of the loop in `split_packets` written out. (That of
+    # `ClientConnection` is compared in `test_client.py`.)
+    server = ServerConnection(max_payload=LIMIT)
+    taken: list[tuple[int, int, int, bytes]] = []
+    for chunk in data.draw(strategies.chunkings(stream), label="chunks"):
+        server.receive_data(chunk)
+        taken += iter(server.next_raw, None)
+    found, _, too_long = split_packets(stream, LIMIT)
+    assert taken == [(op, rq_id, tx_id, body) for (op, rq_id, tx_id, _), body in found]
+    assert isinstance(server.closed, RemoteProtocolError) == (too_long is not None)
 
 
 @given(small_packets(), st.data())
