@@ -13,8 +13,8 @@ from .wire import DOMID_FIRST_RESERVED
 
 __all__ = ["PERM_LETTERS", "Permission", "check_permission"]
 
-#: The letters of the text form, by the bits of the access: 1 for reading plus 2 for writing
-#: (xenstore_lib.h, enum xs_perm_type).
+#: The letters of the text form. The index of a letter is the access as bits: 1 for reading plus 2
+#: for writing, as in libxenstore's enum xs_perm_type.
 PERM_LETTERS: Final = b"nrwb"
 _BITS: Final = {b"%c" % letter: bits for bits, letter in enumerate(PERM_LETTERS)}
 

@@ -428,11 +428,10 @@ class Directory(_OnePath[list[bytes]]):
 
 @record(frozen=True)
 class Part:
-    """A part of the list of a node's children: the reply's value of `DirectoryPart`.
+    """A part of the list of a node's children, the value of a reply to `DirectoryPart`.
 
     Attributes:
-        generation: the node's generation count. As long as it is the same, parts belong to the same
-            list.
+        generation: the node's generation count. Parts with the same count are of the same list.
         names: the children's names. The first lacks its beginning if the offset was inside a name.
         final: whether the list ends with this part.
     """
@@ -445,7 +444,7 @@ class Part:
     def size(self) -> int:
         """The bytes that the names take in the list, each with its NUL.
 
-        The offset of this part and its size are the offset of the next part.
+        The next part's offset is the sum of this part's offset and size.
         """
         return sum(map(len, self.names)) + len(self.names)
 
@@ -601,12 +600,14 @@ def _encode_watch(path: bytes, token: bytes) -> bytes:
 @_register
 @record
 class Watch(_Acknowledged):
-    """Set a watch: have the daemon send an event for each change at and below a path.
+    """Set a watch: have the daemon send an event when something changes at or below a path.
 
     The reply has no value. The first event comes at once, on the watched path, before or after the
-    reply. The daemon answers EEXIST if the connection has a watch with this path and token, and
-    ENOSPC, EQUOTA or E2BIG to a guest whose watches are beyond its quota. Daemons older than Xen
-    4.22 answer EINVAL to a request with a depth.
+    reply. A daemon may merge equal events that it has not sent yet.
+
+    The daemon answers EEXIST if the connection has a watch with this path and token, and ENOSPC,
+    EQUOTA or E2BIG to a guest whose watches are beyond its quota. Daemons older than Xen 4.22
+    answer EINVAL to a request with a depth.
 
     Attributes:
         path: the path of a node, which need not exist, or a special path.
@@ -643,7 +644,7 @@ class Unwatch(_Acknowledged):
     The reply has no value. The daemon answers ENOENT if there is no watch with this path and token.
 
     Attributes:
-        path: the watch's path, as it was set.
+        path: the watch's path.
         token: the watch's token.
 
     xenstore.txt: "Watches".

@@ -57,7 +57,7 @@ RawPacket = tuple[tuple[int, int, int, int], bytes]
 DOMID_FIRST_RESERVED: Final = 0x7FF0
 #: The domain id that means the caller's own domain (xen.h).
 DOMID_SELF: Final = 0x7FF0
-#: The domain id that means every domain, in a permission (xen.h; since Xen 4.22).
+#: The domain id that means every domain, in a permission of the newest C xenstored (xen.h).
 DOMID_ANY: Final = 0x7FF5
 
 
