@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from xsproto.adapters.server import PAUSE, Service
+from xsproto.adapters.transport import READ_SIZE
 from xsproto.daemon import Daemon
 from xsproto.errors import LocalProtocolError
 
@@ -54,7 +55,7 @@ class Server(Service):
             pass  # it is awake already, or over
 
     def _drain_wakeup(self) -> None:
-        self._wakeup.recv(65536)
+        self._wakeup.recv(READ_SIZE)
 
     # Serving
 

@@ -14,11 +14,10 @@ from typing import Any, Final, NamedTuple
 from ..errors import ConnectFailed
 from ..wire import HEADER_SIZE, Op, Packet
 from .device import refusal
+from .transport import READ_SIZE
 
 __all__ = ["RequestTransport", "SystemModules", "WatchTransport"]
 
-# One read takes all that is queued; never 0 bytes, with which the kernel loops for ever.
-_READ_SIZE: Final = 65536
 # Reads after which others have their turn, however much there is.
 _READS: Final = 16
 
@@ -88,7 +87,8 @@ class RequestTransport:
         fd = self._file.fileno()
         self._send_now = (socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,)
         self._receive_now = (socket.MSG_DONTWAIT,)
-        self._read_one = partial(map, os.read, (fd,), (_READ_SIZE,))
+        # One read takes all that is queued. (Of 0 bytes, the kernel would loop for ever.)
+        self._read_one = partial(map, os.read, (fd,), (READ_SIZE,))
         self._write_one = partial(map, os.write, (fd,))
 
     def _open(self) -> Any:
@@ -151,7 +151,7 @@ class RequestTransport:
 
     def _read_wakeup(self, inbox: list[bytes]) -> None:
         # Empty ones are from `wake` and `shutdown`; in the inbox they would be the end.
-        inbox += filter(None, map(self._wakeup.recv, (_READ_SIZE,), self._receive_now))
+        inbox += filter(None, map(self._wakeup.recv, (READ_SIZE,), self._receive_now))
 
     def wake(self) -> None:
         """Wake whoever waits, for nothing."""
@@ -215,7 +215,7 @@ class WatchTransport(RequestTransport):
         if self._closed:
             raise _is_closed()
         try:
-            fds, sizes = repeat(self._file.fileno(), _READS), repeat(_READ_SIZE)
+            fds, sizes = repeat(self._file.fileno(), _READS), repeat(READ_SIZE)
             inbox += map(self._modules.os.read, fds, sizes)
         except BlockingIOError:
             self._read_wakeup(inbox)
@@ -235,7 +235,7 @@ def _write_orders(orders: Any, file: Any, wakeup_sender: Any, modules: SystemMod
     All that it is given is its own to close.
     """
     socket, write = modules.socket, modules.os.write
-    while message := orders.recv(_READ_SIZE):
+    while message := orders.recv(READ_SIZE):
         try:
             write(file.fileno(), message)
         except OSError as error:

@@ -9,7 +9,7 @@ from attrs import field, frozen
 
 from ..errors import ConnectFailed, InvalidArgument, InvalidType
 
-__all__ = ["DEVICE_PATHS", "SOCKET_PATHS", "Location", "locate"]
+__all__ = ["DEVICE_PATHS", "SOCKET_PATHS", "Location", "is_dom0", "locate", "named_by_environment"]
 
 #: Where the daemon's socket is, if the environment does not say.
 SOCKET_PATHS: Final = ("/var/run/xenstored/socket", "/run/xenstored/socket")
@@ -70,20 +70,12 @@ def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any) -> Location:
         return Location("socket", _checked(unix_socket_path, "unix_socket_path"))
     if xen_bus_path is not None:
         return Location("device", _checked(xen_bus_path, "xen_bus_path"))
-    if path := os.environ.get("XENSTORED_PATH"):
-        path = _checked(path, "XENSTORED_PATH")
-        try:
-            is_device = not stat.S_ISSOCK(os.stat(path).st_mode)
-        except OSError:
-            is_device = False
-        return Location("device" if is_device else "socket", path, "named by XENSTORED_PATH")
-    if rundir := os.environ.get("XENSTORED_RUNDIR"):
-        path = _checked(f"{rundir}/socket", "XENSTORED_RUNDIR")
-        return Location("socket", path, "in the directory that XENSTORED_RUNDIR names")
+    if (named := named_by_environment(os)) is not None:
+        return named
     for path in SOCKET_PATHS:
         if os.path.exists(path):
             return Location("socket", path, "where a daemon's socket usually is")
-    if _is_dom0(os):
+    if is_dom0(os):
         return Location("socket", SOCKET_PATHS[0], "where dom0's daemon should be, but is not")
     devices = DEVICE_PATHS.get(os.uname().sysname, ())
     for path in devices:
@@ -96,15 +88,45 @@ def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any) -> Location:
     )
 
 
-def _is_dom0(os: Any) -> bool:
+def named_by_environment(os: Any) -> Location | None:
+    """The XenStore that the environment names; None if it names none.
+
+    ``XENSTORED_PATH`` is a device if the path exists and is no socket, else a socket. Without it,
+    ``XENSTORED_RUNDIR`` is the directory of a file ``socket``.
+
+    Arguments:
+        os: the module of this name.
+
+    Raises:
+        InvalidArgument: a path has a NUL.
+    """
+    if path := os.environ.get("XENSTORED_PATH"):
+        path = _checked(path, "XENSTORED_PATH")
+        try:
+            is_device = not stat.S_ISSOCK(os.stat(path).st_mode)
+        except OSError:
+            is_device = False
+        return Location("device" if is_device else "socket", path, "named by XENSTORED_PATH")
+    if rundir := os.environ.get("XENSTORED_RUNDIR"):
+        path = _checked(f"{rundir}/socket", "XENSTORED_RUNDIR")
+        return Location("socket", path, "in the directory that XENSTORED_RUNDIR names")
+    return None
+
+
+def is_dom0(os: Any) -> bool:
+    """Whether this domain is dom0. False where Xen's file of capabilities cannot be read.
+
+    Arguments:
+        os: the module of this name.
+    """
     try:
         file = os.open(_CAPABILITIES, os.O_RDONLY)
+        try:
+            return b"control_d" in os.read(file, 1000)
+        finally:
+            os.close(file)
     except OSError:
         return False
-    try:
-        return b"control_d" in os.read(file, 1000)
-    finally:
-        os.close(file)
 
 
 def _checked(path: Any, origin: str) -> str:

@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from ..daemon.daemon import Connection, Daemon
 from ..errors import InvalidArgument, LocalProtocolError
+from .transport import READ_SIZE
 
 __all__ = ["PAUSE", "Service"]
 
-_READ_SIZE: Final = 65536
 _BACKLOG: Final = 1024
 #: Connections taken at once from one listening socket, so that a crowd keeps nobody else waiting.
 _ACCEPT: Final = 64
@@ -190,7 +190,7 @@ class Service:
 
     def _receive(self, peer: _Peer) -> None:
         try:
-            data = peer.sock.recv(_READ_SIZE)
+            data = peer.sock.recv(READ_SIZE)
         except BlockingIOError:
             return
         except OSError:

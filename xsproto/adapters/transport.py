@@ -8,9 +8,12 @@ from typing import Any, Final, Protocol
 from ..clients.session import Session
 from ..errors import ConnectionClosed
 
-__all__ = ["SocketTransport", "Transport", "read_now", "write_now"]
+__all__ = ["READ_SIZE", "SocketTransport", "Transport", "read_now", "write_now"]
 
-_READ_SIZE: Final = (65536,)
+#: The most bytes that one read takes from a connection.
+READ_SIZE: Final = 65536
+
+_READ_SIZES: Final = (READ_SIZE,)
 
 
 class Transport(Protocol):
@@ -74,7 +77,7 @@ class SocketTransport:
 
     def read_now(self, inbox: list[bytes]) -> None:
         """See `Transport`."""
-        inbox += map(self._recv, _READ_SIZE)
+        inbox += map(self._recv, _READ_SIZES)
 
 
 def write_now(session: Session, transport: Any) -> bool:

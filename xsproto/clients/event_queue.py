@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from attrs import frozen
-
-from .._record import Record
+from .._record import record
 from ..errors import InvalidArgument, InvalidType, XenStoreError
 from ..paths import is_within
 
@@ -17,8 +15,8 @@ __all__ = ["QUEUE_MAX", "EventQueue", "WatchEvent"]
 QUEUE_MAX: Final = 1024
 
 
-@frozen(eq=False, repr=False)
-class WatchEvent(Record):
+@record(frozen=True)
+class WatchEvent:
     """Something changed at `path`, which is, or is below, the path watched with `token`.
 
     It carries no data, and the node may be gone: read it again. With `overflow`, more changed

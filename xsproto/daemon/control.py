@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ..wire import OK
 from .store import Domain, Store, StoreError
 from .store.nodes import atoi
 
@@ -21,7 +22,6 @@ print\t<text>
 quota\t[set <name> <number> | <domid>]
 quota-soft\t[set memory <number>]
 \0"""
-_OK: Final = b"OK\0"
 
 
 def control(store: Store, texts: list[bytes]) -> bytes:
@@ -33,7 +33,7 @@ def control(store: Store, texts: list[bytes]) -> bytes:
     names = store.profile.control_quotas
     match texts:
         case [b"check"] | [b"print", _] | [b"log", b"on" | b"off"]:
-            return _OK  # it is never inconsistent, and there is no log
+            return OK  # it is never inconsistent, and there is no log
         case [b"log"] if store.profile.log_tells:
             return b"There is no log.\n\0"
         case [b"help"]:
@@ -76,4 +76,4 @@ def _set(store: Store, name: bytes, number: bytes) -> bytes:
     if value < 1:
         raise StoreError("EINVAL")
     store.set_quota(name, value, None)
-    return _OK
+    return OK

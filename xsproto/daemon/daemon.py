@@ -19,7 +19,7 @@ from typing import Final
 
 from ..errors import InvalidArgument
 from ..server import MAX_EVENTS, MAX_OUTPUT, ServerConnection
-from ..wire import NUL, PAYLOAD_MAX, Op
+from ..wire import DOMID_FIRST_RESERVED, DOMID_SELF, NUL, OK, PAYLOAD_MAX, Op
 from .control import control
 from .store import PROFILE_CURRENT, Caller, Profile, Store, StoreError, Transaction
 from .store.nodes import atoi, format_perms
@@ -27,8 +27,6 @@ from .store.profiles import FEATURE_WATCH_DEPTH
 
 __all__ = ["Connection", "Daemon"]
 
-_DOMID_SELF: Final = 0x7FF0
-_OK: Final = b"OK\0"
 _ERROR: Final = Op.ERROR.value
 _STRTOUL: Final = re.compile(rb"[ \t-\r]*([+-]?)([0-9]+)")
 
@@ -166,7 +164,7 @@ class Daemon:
         Raises:
             InvalidArgument: `domid` can be no domain's.
         """
-        if not 0 <= domid < _DOMID_SELF:
+        if not 0 <= domid < DOMID_FIRST_RESERVED:
             raise InvalidArgument(f"{domid} is no domain's id")
         self.store.existing.add(domid)
 
@@ -212,12 +210,12 @@ class Daemon:
             answer(_ERROR, rq_id, tx_id, refused.code.encode("ascii") + NUL)
             return
         if op == Op.WATCH:
-            answer(op, rq_id, tx_id, _OK)
+            answer(op, rq_id, tx_id, OK)
             assert reply is not None
             path, _, token = reply.partition(NUL)
             connection._server.fire(path, token)
             return
-        answer(op, rq_id, tx_id, _OK if reply is None else reply)
+        answer(op, rq_id, tx_id, OK if reply is None else reply)
 
     # Each handler takes the connection, the transaction and the payload.
 
@@ -366,7 +364,7 @@ class Daemon:
         self, connection: Connection, tx: Transaction | None, payload: bytes
     ) -> bytes:
         domid = self._one_domid(payload)
-        return b"T\0" if domid == _DOMID_SELF or self.store.introduced(domid) else b"F\0"
+        return b"T\0" if domid == DOMID_SELF or self.store.introduced(domid) else b"F\0"
 
     def _get_feature(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
         texts = payload.split(NUL)[:-1]

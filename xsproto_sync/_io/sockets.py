@@ -13,6 +13,7 @@ from socket import (
 from struct import Struct
 from typing import Final
 
+from xsproto.adapters.transport import READ_SIZE
 from xsproto.errors import connect_failed
 
 from .transport import Transport
@@ -21,7 +22,7 @@ __all__ = ["UnixTransport"]
 
 _TIMEVAL: Final = Struct("@ll")
 
-_READ_SIZE: Final = (65536,)
+_READ_SIZES: Final = (READ_SIZE,)
 _SEND_FLAGS: Final = (MSG_DONTWAIT | MSG_NOSIGNAL,)
 _RECV_NOW: Final = (MSG_DONTWAIT,)
 
@@ -75,11 +76,11 @@ class UnixTransport(Transport):
         """See `Transport`."""
         if self.patched():
             self.wait(None, False)
-        inbox += map(self._recv, _READ_SIZE)
+        inbox += map(self._recv, _READ_SIZES)
 
     def read_now(self, inbox: list[bytes]) -> None:
         """See `Transport`."""
-        inbox += map(self._recv, _READ_SIZE, _RECV_NOW)
+        inbox += map(self._recv, _READ_SIZES, _RECV_NOW)
 
     def shutdown(self) -> None:
         """See `Transport`."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from .nodes import DOMID_ANY, IGNORE, OWNER, READ, WRITE, Caller, Domain, Node, Perms, StoreError
+from ...wire import DOMID_ANY
+from .nodes import IGNORE, OWNER, READ, WRITE, Caller, Domain, Node, Perms, StoreError
 from .profiles import FEATURE_DOMID_ANY, Profile
 
 __all__ = ["Domains"]

@@ -8,8 +8,9 @@ from typing import Final
 
 from attrs import define, field
 
+from ...perms import PERM_LETTERS
+
 __all__ = [
-    "DOMID_ANY",
     "IGNORE",
     "OWNER",
     "READ",
@@ -32,13 +33,9 @@ WRITE: Final = 2
 OWNER: Final = 4  # what only a check asks for
 IGNORE: Final = 8  # an entry whose domain was gone, or not there yet
 
-#: In an entry: every domain (newest C xenstored).
-DOMID_ANY: Final = 32757
-
 #: (domain id, bits) each; the first is the owner's and the default.
 Perms = tuple[tuple[int, int], ...]
 
-_LETTERS: Final = b"nrwb"
 _ATOI: Final = re.compile(rb"[ \t-\r]*([+-]?[0-9]+)")
 _NUMBER: Final = re.compile(rb"[ \t-\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 
@@ -67,7 +64,7 @@ def parse_perms(texts: list[bytes]) -> Perms:
     perms = []
     for text in texts:
         found = _NUMBER.fullmatch(text, 1)
-        bits = _LETTERS.find(text[:1])
+        bits = PERM_LETTERS.find(text[:1])
         if not text or bits < 0 or found is None:
             raise StoreError("EINVAL")
         digits = found[2]
@@ -82,7 +79,7 @@ def parse_perms(texts: list[bytes]) -> Perms:
 def format_perms(perms: Perms) -> bytes:
     """The payload of a GET_PERMS reply."""
     # C's buffer has room for ten characters.
-    texts = [(_LETTERS[bits & 3], (b"%d" % domid)[:10]) for domid, bits in perms]
+    texts = [(PERM_LETTERS[bits & 3], (b"%d" % domid)[:10]) for domid, bits in perms]
     return b"".join([b"%c%b\0" % text for text in texts])
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from ...wire import DOMID_ANY
 from .nodes import (
-    DOMID_ANY,
     IGNORE,
     OWNER,
     READ,
