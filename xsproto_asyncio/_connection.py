@@ -13,8 +13,7 @@ from asyncio import get_running_loop
 from collections.abc import Callable
 from typing import Final
 
-from xsproto.adapters import asynchronous as loops
-from xsproto.adapters.asynchronous import EventLoopConnection
+from xsproto.adapters.asynchronous import AsyncRequestConnection, EventLoopConnection
 from xsproto.adapters.fork import close_all_after_fork
 from xsproto.adapters.transport import Transport
 from xsproto.clients.session import Role, Session, Waiter
@@ -89,7 +88,7 @@ class Connection(EventLoopConnection):
         self._loop.remove_writer(self.transport.fileno())
 
 
-class RequestConnection(loops.RequestConnection, Connection):
+class RequestConnection(AsyncRequestConnection, Connection):
     """On a device, that of requests."""
 
 

@@ -26,8 +26,7 @@ from trio.lowlevel import (
     wait_writable,
 )
 
-from xsproto.adapters import asynchronous as loops
-from xsproto.adapters.asynchronous import EventLoopConnection
+from xsproto.adapters.asynchronous import AsyncRequestConnection, EventLoopConnection
 from xsproto.adapters.fork import close_all_after_fork
 from xsproto.adapters.transport import Transport
 from xsproto.clients.session import Role, Session, Waiter
@@ -139,13 +138,13 @@ class Connection(EventLoopConnection):
             self._both.close()
 
 
-class RequestConnection(loops.RequestConnection, Connection):
+class RequestConnection(AsyncRequestConnection, Connection):
     """On a device, that of requests."""
 
-    exchange = enable_ki_protection(loops.RequestConnection.exchange)
-    start_transaction = enable_ki_protection(loops.RequestConnection.start_transaction)
-    roll_back = enable_ki_protection(loops.RequestConnection.roll_back)
-    abandon = enable_ki_protection(loops.RequestConnection.abandon)
+    exchange = enable_ki_protection(AsyncRequestConnection.exchange)
+    start_transaction = enable_ki_protection(AsyncRequestConnection.start_transaction)
+    roll_back = enable_ki_protection(AsyncRequestConnection.roll_back)
+    abandon = enable_ki_protection(AsyncRequestConnection.abandon)
 
 
 os.register_at_fork(after_in_child=close_all_after_fork)

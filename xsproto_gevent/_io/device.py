@@ -12,7 +12,7 @@ from weakref import WeakMethod
 
 from gevent.monkey import get_original
 
-from xsproto.adapters import blocking as waiting
+from xsproto.adapters.blocking import BlockingRequestConnection
 from xsproto.adapters.deadlines import Clock
 from xsproto.adapters.device import DeviceSession
 from xsproto.adapters.device_transport import RequestTransport, SystemModules, WatchTransport
@@ -35,8 +35,8 @@ def _transport(device: RequestTransport) -> Transport:
     return Transport(device, device.wakeup_fds())
 
 
-class RequestConnection(waiting.RequestConnection, Connection):
-    """See `xsproto.adapters.blocking.RequestConnection`."""
+class RequestConnection(BlockingRequestConnection, Connection):
+    """See `xsproto.adapters.blocking.BlockingRequestConnection`."""
 
     session: DeviceSession
 

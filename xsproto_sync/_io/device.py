@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakMethod
 
-from xsproto.adapters import blocking as waiting
+from xsproto.adapters.blocking import BlockingRequestConnection
 from xsproto.adapters.deadlines import Clock
 from xsproto.adapters.device import DeviceSession
 
@@ -15,8 +15,8 @@ from .device_transport import XenBusTransport
 __all__ = ["RequestConnection"]
 
 
-class RequestConnection(waiting.RequestConnection, Connection):
-    """See `xsproto.adapters.blocking.RequestConnection`."""
+class RequestConnection(BlockingRequestConnection, Connection):
+    """See `xsproto.adapters.blocking.BlockingRequestConnection`."""
 
     transport: XenBusTransport
     session: DeviceSession

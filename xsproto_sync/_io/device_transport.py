@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from xsproto.adapters import device_transport as xenbus
+from xsproto.adapters import device_transport
 from xsproto.adapters.device_transport import SystemModules
 
 from .transport import Transport
@@ -37,13 +37,13 @@ def start_thread(function: Callable[..., object], arguments: tuple[Any, ...]) ->
 MODULES: Final = SystemModules(io, posix, select, _socket, start_thread)
 
 
-class XenBusTransport(xenbus.RequestTransport, Transport):
+class XenBusTransport(device_transport.RequestTransport, Transport):
     """An opened device, for requests."""
 
     def __init__(self, path: str, modules: SystemModules = MODULES) -> None:
         """See `xsproto.adapters.device_transport.RequestTransport`."""
         Transport.__init__(self, path)
-        xenbus.RequestTransport.__init__(self, path, modules)
+        device_transport.RequestTransport.__init__(self, path, modules)
 
     def wait(self, timeout: float | None, write: bool) -> bool:
         """See `Transport`; the device is never ready to be written to."""
@@ -57,7 +57,7 @@ class XenBusTransport(xenbus.RequestTransport, Transport):
         self.read_now(inbox)
 
 
-class WatchTransport(xenbus.WatchTransport, XenBusTransport):
+class WatchTransport(device_transport.WatchTransport, XenBusTransport):
     """An opened device, for watches."""
 
     def __init__(self, path: str, modules: SystemModules = MODULES) -> None:

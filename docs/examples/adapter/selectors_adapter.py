@@ -17,9 +17,9 @@ from functools import partial
 
 from callback_loop import Loop, suspend
 
-from xsproto.adapters import asynchronous as loops
 from xsproto.adapters.asynchronous import (
     AsyncClientBase,
+    AsyncRequestConnection,
     Backend,
     EventLoopConnection,
     open_connections,
@@ -60,7 +60,7 @@ class Connection(EventLoopConnection):
         self._loop.remove_reader(self.transport.fileno())
 
 
-class RequestConnection(loops.RequestConnection, Connection):
+class RequestConnection(AsyncRequestConnection, Connection):
     """On the XenBus device, the connection for requests; there, `Connection` is that of watches."""
 
 
