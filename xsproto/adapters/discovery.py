@@ -50,10 +50,9 @@ def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any) -> Location:
     2. ``XENSTORED_PATH`` in the environment: a device if something is there that is no socket, else
        a socket; then the file ``socket`` in the directory ``XENSTORED_RUNDIR`` of the environment;
     3. the first of `SOCKET_PATHS` that exists;
-    4. the first of `DEVICE_PATHS` of this system that exists, unless this is dom0: there is a
+    4. the first of `DEVICE_PATHS` of this system that exists, unless this is dom0, which has a
        daemon or nothing;
-    5. in dom0, the first of `SOCKET_PATHS`. To connect there is likely to fail, with an error that
-       says what is missing.
+    5. in dom0, the first of `SOCKET_PATHS`. To connect there is likely to fail.
 
     Nothing is opened or connected to, but for the file that says whether this is dom0.
 
@@ -66,8 +65,8 @@ def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any) -> Location:
         the place.
 
     Raises:
-        InvalidType: what is given, or in the environment, is no path.
-        InvalidArgument: it cannot be a path, or both paths are given.
+        InvalidType: what is given is no path.
+        InvalidArgument: what is given, or in the environment, cannot be a path; or both are given.
         ConnectFailed: nothing is found, and this is not dom0.
     """
     if unix_socket_path is not None and xen_bus_path is not None:

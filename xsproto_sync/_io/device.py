@@ -1,4 +1,4 @@
-"""The connection of a device that requests go to; see `xsproto.adapters.device`."""
+"""The connection for requests on the device, for threads; see `xsproto.adapters.device`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ __all__ = ["RequestConnection"]
 
 
 class RequestConnection(BlockingRequestConnection, Connection):
-    """See `xsproto.adapters.blocking.BlockingRequestConnection`."""
+    """The connection for requests on the device; see `BlockingRequestConnection`.
+
+    Arguments:
+        path: the path of the device.
+        clock: the client's time limits.
+        replace: see `xsproto.adapters.device.RetiringConnection`.
+
+    Raises:
+        ConnectFailed: there is no device at `path`, or it may not be used.
+    """
 
     transport: XenBusTransport
     session: DeviceSession
@@ -28,4 +37,4 @@ class RequestConnection(BlockingRequestConnection, Connection):
     def wake_all(self) -> None:
         """See `xsproto.adapters.device.RetiringConnection`."""
         self._wake()
-        self.transport.wake()
+        self.transport.wake()  # the leader: it waits for the device
