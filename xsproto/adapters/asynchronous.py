@@ -270,8 +270,8 @@ class EventLoopConnection(AsyncConnection, ABC):
         if isinstance(closed, Forked):
             return closed
         return LocalProtocolError(
-            f"a client of {self.transport.path} belongs to the event loop that opened it, "
-            f"and its thread: {what}"
+            f"this client of {self.transport.path} belongs to the event loop that opened it, and "
+            f"to the thread of that loop: {what}"
         )
 
     def _give_up(self, waiter: Waiter) -> None:
@@ -469,8 +469,7 @@ async def open_connections(location: Location, backend: Backend) -> Connections:
     if location.kind == "device":
         if request_connection is None or modules is None:
             raise ConnectFailed(
-                f"there is no socket of a daemon, but {path}, a XenBus device, which this adapter "
-                "cannot use; xsproto_sync can"
+                f"{path} is a XenBus device, which this adapter cannot use; xsproto_sync can"
             )
         return (
             lambda: request_connection(RequestTransport(path, modules), DeviceSession()),

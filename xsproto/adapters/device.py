@@ -284,7 +284,12 @@ class RetiringConnection(ConnectionBase):
                 self.session.retire()
         if idle:
             # Only a caller that goes on with a transaction that is over can see this reason.
-            self.close(TransactionEnded("a request got no answer: its descriptor was given up"))
+            self.close(
+                TransactionEnded(
+                    "the transaction is over: an earlier request on its descriptor of the XenBus "
+                    "device got no answer, and the descriptor was closed"
+                )
+            )
 
 
 class _Connection(Protocol):

@@ -99,7 +99,7 @@ def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any) -> Location:
             return Location("device", path, "the device of a guest")
     raise ConnectFailed(
         f"there is no XenStore here: no socket of a daemon ({' or '.join(SOCKET_PATHS)})"
-        f", and no device of a guest's ({' or '.join(devices) or 'none is known'}). "
+        f", and no XenBus device of a guest ({' or '.join(devices) or 'none is known'}). "
         "XENSTORED_PATH may name another one; xsproto_sync.EmbeddedXenStore needs no Xen"
     )
 
