@@ -315,7 +315,8 @@ class AsyncRequestConnection(RetiringConnection, EventLoopConnection):
 
     def wake_all(self) -> None:
         """See `RetiringConnection`."""
-        # It makes the descriptor readable: whatever receives looks at its waiter again.
+        # It makes the descriptor readable, so that a leader that waits for it looks at its waiter
+        # again.
         self.transport.wake()
         self.wake_and_dispose()
 
@@ -469,7 +470,8 @@ async def open_connections(location: Location, backend: Backend) -> Connections:
     if location.kind == "device":
         if request_connection is None or modules is None:
             raise ConnectFailed(
-                f"{path} is a XenBus device, which this adapter cannot use; xsproto_sync can"
+                f"XenStore is at {path}, a XenBus device, which this adapter cannot use; "
+                "xsproto_sync can"
             )
         return (
             lambda: request_connection(RequestTransport(path, modules), DeviceSession()),

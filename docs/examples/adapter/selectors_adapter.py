@@ -1,7 +1,4 @@
-"""A XenStore client on the loop of callback_loop.py.
-
-It is the worked adapter of docs/howto/writing-an-adapter.md.
-"""
+"""A XenStore client on the loop of callback_loop.py: see docs/howto/writing-an-adapter.md."""
 
 from __future__ import annotations
 
