@@ -144,7 +144,7 @@ class EventLoopConnection(AsyncConnection, ABC):
         cleans up.
 
         Arguments:
-            waiter: the wait; its `handle` is the adapter's, to know whom `wake` must wake.
+            waiter: the wait; its `handle` is the adapter's, to know the task for `wake`.
             role: what `Session.enter` has said. ``WAIT``: sleep until `wake`; then `waiter` is done
                 or, unless the loop itself leads, may have become the leader, as `Session.leads`
                 says. ``LEAD``: until `waiter` is done, wait until the descriptor is ready, and call
@@ -173,7 +173,7 @@ class EventLoopConnection(AsyncConnection, ABC):
         A task that waits for the descriptor must be woken.
         """
 
-    # What follows from those
+    # What follows from it
 
     async def exchange(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
         """See `AsyncConnection`."""
@@ -347,8 +347,8 @@ class AsyncRequestConnection(RetiringConnection, EventLoopConnection):
         """Do an exchange on this connection alone.
 
         Returns:
-            the exchanges, of which those that must go to the successor are withdrawn; nothing, if
-            all must go there since this connection was retired before.
+            the exchanges; one that must go to the successor is withdrawn. Empty, if all must go
+            there since this connection was retired before.
         """
         try:
             exchanges = await super().exchange(tx_id, requests)
@@ -455,7 +455,7 @@ async def open_connections(location: Location, backend: Backend) -> Connections:
 
     Arguments:
         location: where XenStore is.
-        backend: the adapter's parts.
+        backend: what the adapter hands in.
 
     Returns:
         the arguments of `AsyncClientBase`. For a socket it is connected already. For the device

@@ -90,8 +90,8 @@ class BlockingRequestConnection(RetiringConnection, AdapterConnection):
         """Do an exchange on this connection alone.
 
         Returns:
-            the exchanges, of which those that must go to the successor are withdrawn; nothing, if
-            all must go there since this connection was retired before.
+            the exchanges; one that must go to the successor is withdrawn. Empty, if all must go
+            there since this connection was retired before.
         """
         self.check_owner()
         try:
@@ -143,7 +143,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
         timeout: the seconds that connecting, and each call without a time limit of its own, may
             take; None for ever. By default that is for ever on a socket, and `device.TIMEOUT` on
             the device.
-        backend: the adapter's parts.
+        backend: what the adapter hands in.
 
     Raises:
         ConnectFailed: nobody listens there, or it may not be used.

@@ -2,7 +2,7 @@
 
 Linux keeps one connection to the daemon for the whole domain. ``/dev/xen/xenbus`` gives programs a
 part in it, with rules of its own. They were measured with Linux 6.1 (its source:
-``xenbus_dev_frontend.c``). This module has a place for each of them, or names the one that has:
+``xenbus_dev_frontend.c``). The code minds each of them in one place, which this list names:
 
 One request may be outstanding on a descriptor.
     The answers to several get each other's payloads. Kept by `DeviceSession`, with
@@ -23,23 +23,24 @@ A program must never call ``read(fd, 0)``.
 The descriptor is never writable for ``poll``, and ``close`` wakes nobody that polls it.
     Kept by the adapter, which writes without asking, and polls a second descriptor as well.
 The kernel may refuse a WATCH with the errno of ``write()``.
-    Kept by the adapter, which takes `refusal` for the answer.
+    The adapter takes `refusal` for the answer.
 The same watch, set twice, is two watches.
-    Kept by `ClientConnection`, which refuses the second one, as on a socket.
+    `ClientConnection` refuses the second one, as on a socket.
 The first event of a watch may come before the answer to its WATCH.
-    Kept by `ClientConnection`, as on a socket.
+    `ClientConnection` takes both orders, as on a socket.
 Old kernels answer with the id 0.
-    Kept by `ClientConnection`: at a limit of one, the id of an answer does not count.
+    For `ClientConnection` the id of an answer does not count, at a limit of one.
 TRANSACTION_END without a transaction gets no answer.
-    Kept by `ClientConnection`, which refuses it, as on a socket.
+    `ClientConnection` refuses it, as on a socket.
 RESET_WATCHES ends the watches of the kernel itself, and the depth of a WATCH is ignored.
-    Kept by `DeviceSession.submit`, which refuses both.
+    `DeviceSession.submit` refuses both.
 Nothing tells that the daemon is dead.
-    Kept by a time limit that calls have by default: `TIMEOUT`.
+    Calls of a blocking client have a time limit by default, `TIMEOUT`. With asyncio and trio, time
+    limits are the user's.
 Suspend and resume end all transactions.
-    Kept by `TransactionLost`, which tells the caller.
+    The caller gets `TransactionLost`.
 After a resume, new transactions get the ids of those that were lost.
-    Kept by `ClientConnection`, for which both are lost then.
+    For `ClientConnection` both are lost then.
 
 **Retiring.** A request that the daemon has seen and not answered occupies its descriptor: no other
 request may go out there. While its caller waits, the other callers wait for their turn. But the

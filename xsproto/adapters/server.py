@@ -303,7 +303,8 @@ class Service:
             sock.close()
         for peer in list(self._peers.values()):
             if not ours:
-                # Not unregistered: what the selector watches, the parent's watches, too.
+                # Not unregistered: the child shares the selector's descriptor with its parent, for
+                # which that would count as well.
                 peer.sock.close()
                 continue
             if peer.interest:

@@ -2,8 +2,8 @@
 
 A `Session` has one `ClientConnection`, its engine. A caller is a thread, a task or a greenlet that
 sends requests and waits for their answers, or waits for an event of its watches. The session hands
-each answer to its caller, and says who receives and who is to be woken. An adapter moves the bytes,
-puts callers to sleep and wakes them up.
+each answer to its caller, and says which caller receives and which callers to wake. An adapter
+moves the bytes, puts callers to sleep and wakes them up.
 
 **Leader and followers.** There is no background reader: the client starts no thread and no task of
 its own. One of the waiting callers, the leader, receives from the connection on behalf of all. The
@@ -356,7 +356,7 @@ class Session:
     # What the daemon sends
 
     def received(self) -> None:
-        """Act on the bytes in `inbox`: complete exchanges, queue events, and say who is to wake.
+        """Act on the bytes in `inbox`: complete exchanges, queue events, note waiters to wake.
 
         May be called at any time, and again after an interrupt.
         """

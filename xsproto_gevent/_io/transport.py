@@ -34,7 +34,7 @@ class Transport:
         self.read_now = bytes_.read_now
         self._bytes = bytes_
         #: Closes the descriptors in a forked child. It leaves the watchers alone: the child shares
-        #: the loop's own descriptor with its parent, whose watches it would end.
+        #: the loop's own descriptor with its parent, for which a change would count as well.
         self.close_after_fork = bytes_.close_after_fork
         loop: Any = get_hub().loop
         fileno = self.fileno()

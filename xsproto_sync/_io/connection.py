@@ -28,9 +28,9 @@ once more. What is read and written is added to lists that outlive the call: see
 stays behind, as the leader or the writer. A thread waits once at a time: so when a thread finds a
 waiter of its own in the session, it ends that wait before it begins another one.
 
-**The end.** ``close`` may be called by any thread while others wait. It shuts the connection down,
-which wakes the leader; the descriptor is closed by the last one that uses it, the leader or the
-writer, so that its number is not given to another file meanwhile.
+**The end.** Any thread may call ``close`` while others wait. It shuts the connection down, which
+wakes the leader. While a leader or a writer uses the descriptor, it is left open, so that its
+number is not given to another file; the last of these closes it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _LATE_READS: Final = 16
 
 
 class Connection(AdapterConnection):
-    """A connection that threads share. Every method may be called from any thread.
+    """A connection that threads share. Any number of them may use it at once.
 
     Arguments:
         transport: the connection's bytes; the connection closes it.
@@ -206,6 +206,7 @@ class Connection(AdapterConnection):
                 session.leave(dead)
         role = session.enter(waiter)
         if role is _WAIT:
+            # The thread sleeps by taking this lock again. `_wake` releases it.
             gate = threading.Lock()
             gate.acquire()
             waiter.handle = gate
@@ -337,7 +338,7 @@ class Connection(AdapterConnection):
                 raise
 
     def read_for_all(self) -> None:
-        """Take part in leading until the connection ends, as a reader thread does."""
+        """Wait for the connection's end, and receive while no other caller does: a reader thread."""
         waiter = Waiter(threading.get_ident())
         while self.session.closed is None:
             try:
