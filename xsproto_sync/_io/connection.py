@@ -338,7 +338,7 @@ class Connection(AdapterConnection):
                 raise
 
     def read_for_all(self) -> None:
-        """Wait for the connection's end, and receive while no other caller does: a reader thread."""
+        """Receive whenever no other caller does, until the connection ends: a reader thread."""
         waiter = Waiter(threading.get_ident())
         while self.session.closed is None:
             try:
