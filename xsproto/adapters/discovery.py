@@ -1,4 +1,4 @@
-"""Where XenStore is: a daemon's socket, or a guest's XenBus device."""
+"""Find XenStore: a daemon's socket, or a guest's XenBus device."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _CAPABILITIES: Final = "/proc/xen/capabilities"
 
 @frozen
 class Location:
-    """A daemon's socket or a guest's device.
+    """A place where XenStore is: a daemon's socket or a guest's device.
 
     Attributes:
-        kind: which of the two.
-        path: its path.
-        how: how `locate` found it, in words that follow the path.
+        kind: ``"socket"`` or ``"device"``.
+        path: the path of the socket or the device.
+        how: how `locate` found it, in words that can follow the path in a message.
     """
 
     kind: Literal["socket", "device"]
@@ -42,24 +42,32 @@ class Location:
 
 
 def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any) -> Location:
-    """Find XenStore.
+    """Find the XenStore that a client connects to.
 
-    In this order:
+    The first of these counts:
 
-    1. the one that is given, if it is not None;
-    2. the environment's ``XENSTORED_PATH``, a device if there is something and it is no socket;
-       ``socket`` in the environment's ``XENSTORED_RUNDIR``;
+    1. the path that is given, if one is not None;
+    2. ``XENSTORED_PATH`` in the environment: a device if something is there that is no socket, else
+       a socket; then the file ``socket`` in the directory ``XENSTORED_RUNDIR`` of the environment;
     3. the first of `SOCKET_PATHS` that exists;
-    4. the first of `DEVICE_PATHS` that exists, unless this is dom0, which has a daemon or nothing;
-    5. the first of `SOCKET_PATHS`, which is likely to fail.
+    4. the first of `DEVICE_PATHS` of this system that exists, unless this is dom0, which has a
+       daemon or nothing;
+    5. in dom0, the first of `SOCKET_PATHS`. To connect there is likely to fail.
+
+    Nothing is opened or connected to, but for the file that says whether this is dom0.
 
     Arguments:
-        unix_socket_path, xen_bus_path: a path, or None.
-        os: the module of this name, through which all of it is asked.
+        unix_socket_path: the path of a daemon's socket, as a string or a path object, or None.
+        xen_bus_path: the path of a XenBus device, or None.
+        os: the module ``os``, which all questions to the system go through.
+
+    Returns:
+        the place.
 
     Raises:
-        InvalidType, InvalidArgument: what is given is no path, or both are.
-        ConnectFailed: there is none of all this, and it is not dom0.
+        InvalidType: what is given is no path.
+        InvalidArgument: what is given, or in the environment, cannot be a path; or both are given.
+        ConnectFailed: nothing is found, and this is not dom0.
     """
     if unix_socket_path is not None and xen_bus_path is not None:
         raise InvalidArgument(
@@ -83,7 +91,7 @@ def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any) -> Location:
             return Location("device", path, "the device of a guest")
     raise ConnectFailed(
         f"there is no XenStore here: no socket of a daemon ({' or '.join(SOCKET_PATHS)})"
-        f", and no device of a guest's ({' or '.join(devices) or 'none is known'}). "
+        f", and no XenBus device of a guest ({' or '.join(devices) or 'none is known'}). "
         "XENSTORED_PATH may name another one; xsproto_sync.EmbeddedXenStore needs no Xen"
     )
 

@@ -1,6 +1,6 @@
-"""The Unix socket of a XenStore daemon."""
+"""The Unix socket of a XenStore daemon, for threads that wait."""
 
-from _socket import socket  # not that of `socket`, which monkey-patching replaces
+from _socket import socket  # monkey-patching replaces the one of the module `socket`
 from socket import (
     AF_UNIX,
     MSG_DONTWAIT,
@@ -28,13 +28,15 @@ _RECV_NOW: Final = (MSG_DONTWAIT,)
 
 
 class UnixTransport(Transport):
-    """A connected Unix socket; see `Transport`."""
+    """A connected Unix socket."""
 
     def __init__(self, path: str, timeout: float | None = None) -> None:
-        """Connect to the socket at `path`.
+        """Connect to a daemon.
 
         Arguments:
-            timeout: seconds to wait for a daemon that does not accept connections; None for ever.
+            path: the path of the daemon's socket.
+            timeout: the seconds to wait for a daemon that does not accept the connection; None for
+                ever.
 
         Raises:
             ConnectFailed: nobody listens there, or accepts in time, or it may not be used.
@@ -47,12 +49,13 @@ class UnixTransport(Transport):
         sock.setblocking(True)  # whatever `socket.setdefaulttimeout` says
         try:
             if timeout is not None:
-                # Of a Unix socket, this alone limits `connect` (0 would be for ever). All that is
-                # written later has `MSG_DONTWAIT`.
+                # Nothing else limits the `connect` of a Unix socket. 0 would be for ever. Later
+                # writes do not wait for this: they have MSG_DONTWAIT.
                 seconds, rest = divmod(max(1, round(timeout * 1_000_000)), 1_000_000)
                 sock.setsockopt(SOL_SOCKET, SO_SNDTIMEO, _TIMEVAL.pack(seconds, rest))
             sock.connect(path)
-            # A signal while the backlog is full: Python takes the wait for over, though it is not.
+            # If a signal comes while the backlog is full, Python returns from `connect` as if it
+            # had connected. This raises unless it has.
             sock.getpeername()
         except OSError as error:
             sock.close()
@@ -87,8 +90,8 @@ class UnixTransport(Transport):
         try:
             self._sock.shutdown(SHUT_RDWR)
         except OSError:
-            pass  # the daemon was first
+            pass  # the daemon has ended it before
 
     def close(self) -> None:
-        """See `Transport`; nothing more than that: a forked child closes only its copy."""
+        """See `Transport`. It must not shut the connection down: a forked child calls it, too."""
         self._sock.close()
