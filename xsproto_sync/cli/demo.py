@@ -41,9 +41,7 @@ def show(say: Callable[[str], None] = print) -> None:
             event = watch.get(timeout=5)
             say(f"   another client's   {event.path.decode()} is now {dom0.read(event.path)!r}")
 
-        say(
-            "\n3. A transaction happens as a whole or not at all. After a conflict it runs again."
-        )
+        say("\n3. A transaction happens as a whole or not at all. After a conflict it runs again.")
         attempts: list[int] = []
 
         def balloon(tx: Transaction) -> int:
