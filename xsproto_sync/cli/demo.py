@@ -34,7 +34,7 @@ def show(say: Callable[[str], None] = print) -> None:
         for node in dom0.walk(b"/local/domain/7"):
             say(f"   walk   {node.path.decode()} = {node.value!r}")
 
-        say("\n2. A watch reports changes at and below a path, whichever client makes them.")
+        say("\n2. A watch reports changes at and below a path, also those of other clients.")
         with dom0.watch(b"/local/domain/7/device") as watch:
             say(f"   first event        {watch.get(timeout=5).path.decode()}")
             other.write(b"/local/domain/7/device/vif/0/state", b"4")

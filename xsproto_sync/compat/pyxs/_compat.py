@@ -92,8 +92,8 @@ class xs:  # noqa: N801
             self.client = Client(xen_bus_path=found.path)
         self.client.connect()
         self.monitor = _Monitor(copy.copy(self.client))
-        # The bytes that are sent as a token -> the token. Keeping the token keeps its identity,
-        # which the bytes are made of, from being given to another object.
+        # The bytes that are sent as a token -> the token. The bytes are made of its `id`; an entry
+        # keeps the token alive, so that no other object can get the same.
         self.token_aliases: dict[bytes, Any] = {}
 
     def close(self) -> None:
