@@ -262,7 +262,7 @@ def check(
         print(name, end=" ", flush=True)
         # Descriptor 2, because `sys.stderr` may be an object without a descriptor.
         faulthandler.dump_traceback_later(1.5 * limit, exit=True, file=2)
-        outcome, why = _try(harness, name, limit)
+        outcome, why = _outcome(harness, name, limit)
         faulthandler.cancel_dump_traceback_later()
         outcomes.append(outcome)
         print(f"... {outcome}{why and ': '}{why}")
@@ -271,7 +271,7 @@ def check(
     return outcomes.count("FAILED")
 
 
-def _try(
+def _outcome(
     harness: Callable[[DaemonUnderTest], RunnableHarness], name: str, limit: float
 ) -> tuple[str, Any]:
     with EmbeddedDaemon() as daemon, limited(daemon, limit):

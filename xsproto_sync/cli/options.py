@@ -32,8 +32,7 @@ def location_options(command: F) -> F:
         "--socket",
         "unix_socket_path",
         metavar="PATH",
-        help="The socket of a daemon. Without --socket and --xenbus, the environment says where"
-        " XenStore is, or it is in one of the usual places.",
+        help="A daemon's socket. Default: $XENSTORED_PATH, or where XenStore usually is.",
     )(command)
 
 

@@ -74,8 +74,9 @@ def _value_at(client: Client, path: bytes) -> tuple[bytes | None, str]:
 def wait(path: bytes, value: str | None, timeout: float | None, **location: Any) -> None:
     """Wait until a node has the value VALUE. Without VALUE, wait until it exists.
 
-    A node that may not be read is waited for as well, and a line on standard error says so: it may
-    become readable. The daemon says the same of a missing node whose parent may not be read.
+    A node that may not be read is waited for as well, because it may become readable; a line on
+    standard error says so. The daemon gives the same answer for a missing node whose parent may not
+    be read.
 
     The exit status is 4 if the timeout passes.
     """
