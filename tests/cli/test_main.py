@@ -303,7 +303,7 @@ def test_an_error_of_the_system_names_the_file_first() -> None:
             error_from_code("ENOSPC", request=requests.TransactionStart()),
             "TRANSACTION_START: a quota of the daemon is reached (ENOSPC)",
         ),
-        (error_from_code("EWHAT"), "EWHAT: an error name that xs_wire.h does not have"),
+        (error_from_code("EWHAT"), "EWHAT: xs_wire.h has no such error name"),
         (
             ConnectionClosed(
                 "the daemon closed the connection; Write(path=b'/a', value=b'1') was not sent",
