@@ -84,9 +84,9 @@ def test_who_reads_no_events_is_told_to_go_at_once_and_forgotten() -> None:
         assert not slow.closed
     for number in range(20, 50):
         daemon.receive_data(other, Packet(Op.WRITE, 1, 0, b"/a/%d\0" % number).encode())
-    assert (slow, b"") in daemon.data_to_send()
-    dom0 = daemon.store.caller(0, lambda path, token: None).domain
+    dom0 = daemon.store.domains.by_id[0]
     assert (dom0.watches, dom0.transactions) == (0, 0)
+    assert (slow, b"") in daemon.data_to_send()
 
 
 def test_what_a_client_still_gets_waits_while_it_is_blocked_though_it_is_over() -> None:
@@ -100,6 +100,8 @@ def test_what_a_client_still_gets_waits_while_it_is_blocked_though_it_is_over() 
     daemon.unblock(client)
     assert [p.op for p in received(daemon, client)] == [Op.READ]
     assert daemon.data_to_send() == [(client, b"")]
+    daemon.unblock(client)
+    assert daemon.data_to_send() == [], "the end is handed out once"
 
 
 def test_a_domain_that_goes_takes_its_nodes_and_connections_and_is_announced() -> None:

@@ -21,7 +21,7 @@ def nobody(path: bytes, token: bytes) -> None:
 
 
 def guest(store: Store, domid: int = 7) -> Caller:
-    store.existing.add(domid)
+    store.domains.existing.add(domid)
     store.introduce(domid)
     return store.caller(domid, nobody)
 
@@ -101,9 +101,9 @@ def test_limits_admit_what_the_profile_says(profile: Profile) -> None:
     with pytest.raises(StoreError, match="ENOSPC"):
         store.start(caller)
     for number in range(profile.limits[b"watches"]):
-        store.watch(caller, b"/home", b"%d" % number)
+        store.watches.add(caller, b"/home", b"%d" % number)
     with pytest.raises(StoreError, match=profile.watch_quota_code):
-        store.watch(caller, b"/home", b"more")
+        store.watches.add(caller, b"/home", b"more")
     with pytest.raises(StoreError, match="ENOSPC"):
         store.write(caller, None, b"/home/x", b"v" * 2048)
     store.write(caller, None, b"/home/x", b"v" * 2015)
@@ -193,7 +193,7 @@ def hears(store: Store, domid: int) -> tuple[Caller, list[bytes]]:
 
 def test_a_transaction_that_touches_too_much_fails_at_its_end() -> None:
     store, _, seven = with_guest(PROFILE_4_17)
-    store.set_quota(b"transaction-nodes", 3, 7)
+    store.domains.set_quota(b"transaction-nodes", 3, 7)
     tx = seven.transactions[store.start(seven)]
     for number in range(2):
         store.write(seven, tx, b"/g/%d" % number, b"")
@@ -210,7 +210,7 @@ def test_a_commit_that_makes_nodes_has_the_room_that_the_profile_says(
     profile: Profile, room: int
 ) -> None:
     store, _, seven = with_guest(profile)
-    store.limits[b"nodes"] = seven.domain.limits[b"nodes"] = 4  # one of them is /g
+    store.domains.limits[b"nodes"] = seven.domain.limits[b"nodes"] = 4  # one of them is /g
     for commits, count in ((False, room + 1), (True, room)):
         tx = seven.transactions[store.start(seven)]
         for number in range(count):
@@ -227,7 +227,7 @@ def test_a_commit_that_makes_nodes_has_the_room_that_the_profile_says(
 
 def test_a_transaction_goes_on_after_a_node_too_many() -> None:
     store, _, seven = with_guest(PROFILE_4_17)
-    store.set_quota(b"nodes", 1, 7)
+    store.domains.set_quota(b"nodes", 1, 7)
     tx = seven.transactions[store.start(seven)]
     with pytest.raises(StoreError, match="ENOSPC"):
         store.write(seven, tx, b"/g/9", b"")
@@ -240,7 +240,7 @@ def test_a_node_that_stays_its_owners_is_no_reason_to_count_with_the_newest_daem
     for profile in (PROFILE_CURRENT, PROFILE_4_17):
         store, _, seven = with_guest(profile)
         store.write(seven, None, b"/g/1/2/3", b"")
-        store.set_quota(b"nodes", 2, 7)
+        store.domains.set_quota(b"nodes", 2, 7)
         tx = seven.transactions[store.start(seven)]
         with pytest.raises(StoreError, match="ENOSPC"):
             store.write(seven, tx, b"/g/9", b"")
@@ -256,7 +256,7 @@ def test_fewer_nodes_are_never_too_many_with_the_newest_daemon() -> None:
     for profile in (PROFILE_CURRENT, PROFILE_4_17):
         store, _, seven = with_guest(profile)
         store.write(seven, None, b"/g/1/2/3", b"")
-        store.set_quota(b"nodes", 2, 7)
+        store.domains.set_quota(b"nodes", 2, 7)
         tx = seven.transactions[store.start(seven)]
         with pytest.raises(StoreError, match="ENOSPC"):
             store.write(seven, tx, b"/g/9", b"")
@@ -275,7 +275,7 @@ def test_what_is_refused_for_a_quota_moves_the_store_on(size: int) -> None:
     store.write(dom0, None, b"/a", b"")
     store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
     store.release(8)
-    store.set_quota(b"nodes", 2, 7)
+    store.domains.set_quota(b"nodes", 2, 7)
     with pytest.raises(StoreError, match="ENOSPC"):
         store.write(seven, None, b"/g/1/2/3" if size == 0 else b"/g", bytes(size))
     store.introduce(8)
@@ -286,7 +286,7 @@ def test_what_is_refused_for_a_quota_moves_the_store_on(size: int) -> None:
 def test_several_nodes_that_one_request_makes_are_counted_whole_by_4_17_alone() -> None:
     for profile in (PROFILE_CURRENT, PROFILE_4_17):
         store, _, seven = with_guest(profile)
-        store.set_quota(b"nodes", 3 + profile.spare.get(b"nodes", 0), 7)
+        store.domains.set_quota(b"nodes", 3 + profile.quota_offsets.get(b"nodes", 0), 7)
         if profile is PROFILE_CURRENT:
             store.write(seven, None, b"/g/1/2/3/4", b"")
             assert seven.domain.nodes == 5
@@ -309,7 +309,7 @@ def test_a_domain_that_goes_while_a_transaction_makes_nodes_for_it() -> None:
 def test_rm_in_a_transaction_that_touches_too_much_stops_half_way() -> None:
     store, dom0, seven = with_guest(PROFILE_4_17)
     store.write(dom0, None, b"/g/a/b/c/d", b"")
-    store.set_quota(b"transaction-nodes", 4, 7)
+    store.domains.set_quota(b"transaction-nodes", 4, 7)
     tx = seven.transactions[store.start(seven)]
     with pytest.raises(StoreError, match="EIO"):
         store.rm(seven, tx, b"/g")
@@ -323,7 +323,7 @@ def test_a_watch_that_is_set_within_the_life_of_a_transaction_tells_of_its_commi
     dom0 = store.caller(0, lambda path, token: heard.append(path))
     tx = dom0.transactions[store.start(dom0)]
     store.write(dom0, tx, b"/a/b", b"")  # when nobody watches anything
-    store.watch(dom0, b"/a", b"token")
+    store.watches.add(dom0, b"/a", b"token")
     store.end(dom0, tx, commit=True)
     assert heard == [b"/a/b"]
 
@@ -405,7 +405,7 @@ def test_what_a_permission_says_of_a_domain_that_came_later_does_not_count() -> 
     store, dom0, _ = with_guest()
     store.write(dom0, None, b"/a", b"")
     store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
-    store.existing.add(8)
+    store.domains.existing.add(8)
     store.write(dom0, None, b"/b", b"")  # the store moves on
     store.introduce(8)
     late = store.caller(8, nobody)
@@ -418,7 +418,7 @@ def test_special_paths_are_not_part_of_the_store_that_moves_on_with_4_17() -> No
         store, dom0, _ = with_guest(profile)
         guest(store, 8)
         store.destroy(8)
-        store.existing.add(8)
+        store.domains.existing.add(8)
         store.write(dom0, None, b"/a", b"")
         store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
         store.destroy(8)
@@ -485,8 +485,8 @@ def test_entries_of_a_domain_that_came_again_let_it_hear_of_no_change(profile: P
     store.write(dom0, None, b"/c", b"")  # the store moves on
     store.introduce(8)
     late, heard = hears(store, 8)
-    store.watch(late, b"/a", b"token")
-    store.watch(late, b"/b", b"token")
+    store.watches.add(late, b"/a", b"token")
+    store.watches.add(late, b"/b", b"token")
     tx = dom0.transactions[store.start(dom0)]
     store.write(dom0, tx, b"/a", b"")
     store.end(dom0, tx, commit=True)
@@ -504,8 +504,8 @@ def test_permissions_are_told_as_long_as_c_has_room_for() -> None:
 def test_a_domain_that_vanishes_takes_its_nodes_be_it_introduced_or_not() -> None:
     store, dom0, _ = with_guest()
     listener, heard = hears(store, 0)
-    store.watch(listener, b"@releaseDomain", b"token")
-    store.existing.add(8)
+    store.watches.add(listener, b"@releaseDomain", b"token")
+    store.domains.existing.add(8)
     store.write(dom0, None, b"/a/b", b"")
     store.set_perms(dom0, None, b"/a", [b"n8"])
     store.destroy(8)
@@ -558,34 +558,34 @@ def test_so_it_does_where_a_domain_that_there_is_not_is_introduced() -> None:
 
 def test_an_introduction_without_an_event_channel_leaves_a_known_domain_known() -> None:
     store, dom0, _ = with_guest()
-    store.existing.add(8)
+    store.domains.existing.add(8)
     store.write(dom0, None, b"/a", b"")
     store.set_perms(dom0, None, b"/a", [b"n8"])
     with pytest.raises(StoreError, match="EINVAL"):
         store.introduce(8, reachable=False)
     assert store.node(dom0, None, b"/a").perms == ((8, 0),)
-    assert not store.introduced(8)
+    assert not store.domains.is_introduced(8)
 
 
 def test_a_target_is_kept_as_long_as_the_domain_that_has_its_rights() -> None:
     store, dom0, _ = with_guest()
     listener, heard = hears(store, 0)
-    store.watch(listener, b"@releaseDomain", b"token")
+    store.watches.add(listener, b"@releaseDomain", b"token")
     for domid in (8, 9):
         guest(store, domid)
-        store.set_target(domid, 7)
+        store.domains.set_target(domid, 7)
     store.write(dom0, None, b"/g/a", b"value")
     store.destroy(7)
     store.destroy(8)
     assert heard == [b"@releaseDomain"]
-    assert store.introduced(7)
+    assert store.domains.is_introduced(7)
     assert store.node(store.caller(9, nobody), None, b"/g/a").value == b"value"
     for refused in (store.introduce, store.release):
         with pytest.raises(StoreError, match="EINVAL"):
             refused(7)
     store.destroy(9)
     assert heard == [b"@releaseDomain"] * 3
-    assert not store.introduced(7)
+    assert not store.domains.is_introduced(7)
     with pytest.raises(StoreError, match="ENOENT"):
         store.node(dom0, None, b"/g")
 
@@ -597,9 +597,9 @@ def test_special_watches_with_a_depth_tell_which_domain() -> None:
         *((b"@releaseDomain", 0), (b"@releaseDomain", 1), (b"@releaseDomain", None)),
         *((b"@releaseDomain/7", None), (b"@releaseDomain/8", 0), (b"@introduceDomain", 2)),
     ):
-        store.watch(listener, path, b"%r" % depth, depth)
+        store.watches.add(listener, path, b"%r" % depth, depth)
     curious, nothing = hears(store, 7)
-    store.watch(curious, b"@introduceDomain", b"token", 1)
+    store.watches.add(curious, b"@introduceDomain", b"token", 1)
     guest(store, 8)
     assert heard == [b"@introduceDomain/8"]
     assert nothing == []
@@ -614,7 +614,7 @@ def test_special_watches_with_a_depth_tell_which_domain() -> None:
 def test_special_paths_are_nodes_of_the_newest_daemon() -> None:
     store, dom0, seven = with_guest()
     listener, heard = hears(store, 7)
-    store.watch(listener, b"@introduceDomain", b"token")
+    store.watches.add(listener, b"@introduceDomain", b"token")
     store.set_perms(dom0, None, b"@introduceDomain", [b"n0", b"r7"])
     assert heard == [b"@introduceDomain"]
     tx = dom0.transactions[store.start(dom0)]
@@ -635,16 +635,16 @@ def test_a_shorter_limit_for_paths_is_for_nodes_that_there_are_too() -> None:
     for profile in (PROFILE_CURRENT, PROFILE_4_17):
         store, dom0, seven = with_guest(profile)
         store.write(seven, None, b"/g/long", b"")
-        store.watch(seven, b"/g/long", b"token")
-        store.set_quota(b"path-max", 4, 7)
-        store.set_quota(b"path-max", 4, 0)
+        store.watches.add(seven, b"/g/long", b"token")
+        store.domains.set_quota(b"path-max", 4, 7)
+        store.domains.set_quota(b"path-max", 4, 0)
         with pytest.raises(StoreError, match="EINVAL"):
             store.node(seven, None, b"/g/long")
         if profile is PROFILE_CURRENT:  # which asks the same of a path that is watched no more
             with pytest.raises(StoreError, match="EINVAL"):
-                store.unwatch(seven, b"/g/long", b"token")
+                store.watches.remove(seven, b"/g/long", b"token")
         else:
-            store.unwatch(seven, b"/g/long", b"token")
+            store.watches.remove(seven, b"/g/long", b"token")
         if profile is PROFILE_4_17:
             with pytest.raises(StoreError, match="EINVAL"):
                 store.node(dom0, None, b"/g/long")

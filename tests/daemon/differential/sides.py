@@ -106,7 +106,7 @@ class Embedded:
         self._readers[connection] = PacketReader()
 
     def reset(self, client: int, port: int) -> None:
-        self.daemon.store.reset(self.clients[client]._caller)
+        self.daemon.store.reset(self.clients[client].caller)
 
     def disconnect(self, client: int) -> Got:
         connection = self.clients.pop(client)
