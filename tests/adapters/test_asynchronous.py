@@ -67,6 +67,7 @@ class Wire:
         self.daemon.receive_data(self.daemon_connection, data)
         for _, answers in self.daemon.data_to_send():
             self._answers += answers
+        self.daemon.serve_waiting()
         return len(data)
 
     def give(self, size: int = 1 << 20) -> None:

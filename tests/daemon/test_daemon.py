@@ -16,6 +16,7 @@ def ask(daemon: Daemon, connection: Connection, op: int, payload: bytes) -> list
 
 def received(daemon: Daemon, connection: Connection) -> list[Packet]:
     data = b"".join(data for other, data in daemon.data_to_send() if other is connection)
+    daemon.serve_waiting()
     return list(PacketReader().receive_data(data))
 
 
@@ -50,6 +51,27 @@ def test_a_blocked_reader_is_bounded_loses_no_answer_and_delays_nobody() -> None
     assert slow.wants_data
 
 
+def test_asking_for_output_serves_no_request() -> None:
+    daemon = Daemon(max_output=1000)
+    client = daemon.connect()
+    written = b"".join(Packet(Op.WRITE, n, 0, b"/a\0%d" % n).encode() for n in range(500))
+    daemon.receive_data(client, written)
+    daemon.receive_data(client, b"")
+    node = daemon.store.nodes[b"/a"]
+    first = node.value
+    ((_, answers),) = daemon.data_to_send()
+    assert daemon.data_to_send() == []
+    assert (node.value, client.closed) == (first, False)
+    assert len(PacketReader().receive_data(answers)) == int(first) + 1 < 500
+    while not client.closed:
+        daemon.serve_waiting()
+        ((_, more),) = daemon.data_to_send()
+        answers += more
+    assert len(PacketReader().receive_data(answers)) == 500
+    assert node.value == b"499"
+    assert daemon.data_to_send() == [(client, b"")]
+
+
 def test_a_client_that_says_no_more_still_gets_every_answer() -> None:
     daemon = Daemon(max_output=1000)
     client = daemon.connect()
@@ -57,6 +79,7 @@ def test_a_client_that_says_no_more_still_gets_every_answer() -> None:
     daemon.receive_data(client, b"")
     answers = b""
     while batch := daemon.data_to_send():
+        daemon.serve_waiting()
         answers += batch[0][1]
     assert len(PacketReader().receive_data(answers)) == 500
     assert client.closed

@@ -202,6 +202,7 @@ class Service:
     def _flush(self) -> None:
         """Send what the daemon has to say."""
         while batch := self.daemon.data_to_send():
+            self.daemon.serve_waiting()
             for connection, data in batch:
                 peer = self._peers.get(connection)
                 if peer is None:

@@ -7,6 +7,9 @@ An adapter moves the bytes, between sockets or in memory:
   of the stream. Read from a client only while its connection `wants_data`.
 - `data_to_send` hands out what is to be sent, for all connections. Empty bytes are the end of a
   connection: close it, once what came before is sent.
+- `serve_waiting` acts on the requests that had to wait. While more than `max_output` bytes of
+  answers wait for a connection, its further requests are left alone; `data_to_send` makes room.
+  So call it after `data_to_send`, and go on until that hands out nothing.
 - `block` a connection whose client takes no more for now, and keep the rest of what was handed
   out; `unblock` it when the rest is sent. In between, its answers and events wait here, where equal
   events merge and the bounds hold.
@@ -182,11 +185,10 @@ class Daemon:
             elif over:
                 connection.end_reported = True
                 result.append((connection, b""))
-        self._serve_waiting()
         return result
 
-    def _serve_waiting(self) -> None:
-        """Act on the requests that had to wait until `data_to_send` handed out output."""
+    def serve_waiting(self) -> None:
+        """Act on the requests that had to wait until the last `data_to_send` handed out output."""
         drained, self._drained = self._drained, {}
         for connection in drained:
             self._serve_requests(connection)

@@ -137,6 +137,7 @@ class Embedded:
         got: Got = {client: [] for client in self.clients}
         numbers = {connection: client for client, connection in self.clients.items()}
         while batch := self.daemon.data_to_send():
+            self.daemon.serve_waiting()
             for connection, data in batch:
                 if connection not in numbers:
                     continue
