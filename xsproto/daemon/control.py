@@ -1,6 +1,6 @@
 """CONTROL: commands for the daemon itself.
 
-Those of the C xenstored's commands are here that are about its store. The others are about its
+These are the commands of the C xenstored that are about its store. The others are about its
 process: its log file, its memory, its live update.
 """
 

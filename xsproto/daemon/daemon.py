@@ -58,7 +58,7 @@ _STRTOUL: Final = re.compile(rb"[ \t-\r]*([+-]?)([0-9]+)")
 
 @define(eq=False)
 class Connection:
-    """A client's connection to a `Daemon`, made by `Daemon.connect`. All is to be read only.
+    """A client's connection to a `Daemon`, made by `Daemon.connect`. Adapters only read it.
 
     Attributes:
         domid: the domain that the client acts as.
@@ -97,6 +97,9 @@ class Daemon:
         profile: the version of C xenstored to be.
         max_output, max_events: how many bytes of answers and of events may wait for a connection;
             see `ServerConnection`.
+
+    Attributes:
+        store: the nodes, domains and watches. After a change to it, look at `data_to_send`.
     """
 
     def __init__(
@@ -147,8 +150,8 @@ class Daemon:
         self._serve_requests(connection)
 
     def disconnect(self, connection: Connection) -> None:
-        """End a connection whose client is gone, with its watches and transactions."""
-        connection.engine.close("the client is gone")
+        """End a connection whose client has gone, with its watches and transactions."""
+        connection.engine.close("the client has disconnected")
         self._forget(connection)
 
     def block(self, connection: Connection) -> None:
@@ -194,6 +197,7 @@ class Daemon:
             self._serve_requests(connection)
 
     def _serve_requests(self, connection: Connection) -> None:
+        """Act on the requests of a connection, as long as there is room for the answers."""
         engine = connection.engine
         while (raw := engine.next_raw()) is not None:
             self._serve(connection, *raw)
@@ -202,10 +206,12 @@ class Daemon:
             connection.has_waiting = False
             self._forget(connection)
         else:
-            # The engine gives no request and wants no data: its answers are beyond `max_output`.
+            # An open engine that gives no request either needs more data, or has more than
+            # `max_output` bytes of answers. It wants no data in the latter case only.
             connection.has_waiting = not engine.wants_data
 
     def _forget(self, connection: Connection) -> None:
+        """Release what a connection holds that has ended. Idempotent."""
         if connection in self._connections:
             del self._connections[connection]
             self.store.reset(connection.caller)
@@ -245,7 +251,7 @@ class Daemon:
 
     def _end_connections(self, domid: int) -> None:
         for connection in [each for each in self._connections if each.domid == domid]:
-            connection.engine.close(f"domain {domid} is gone")
+            connection.engine.close(f"domain {domid} no longer exists or is released")
             self._forget(connection)
 
     # Requests

@@ -1,6 +1,6 @@
-"""The versions of C xenstored that the store can be, as data: in what they differ.
+"""The versions of C xenstored that the store can be: their differences, as data.
 
-A profile has limits and habits. Everything else is the same in all versions, and is in the code.
+A profile has limits and habits. What all versions have in common is in the code.
 The numbers were measured in November 2026 (docs/explain/protocol.md) with 4.17.7, and with Xen's
 development head of August 2026, after 4.22.0, which is "the newest" below.
 """
@@ -59,7 +59,8 @@ class Profile:
             names, and that count against ``node-size``. 4.17: 24. The newest: 16.
         features: the bits of GET_FEATURE. 4.17: 0, as it has no such request. The newest: 14,
             which are errors on the ring (2), depths of watches (4) and `DOMID_ANY` (8).
-        limits_privileged_paths: whether ``path-max`` is for dom0 as well. 4.17: yes.
+        limits_privileged_paths: whether ``path-max`` is for dom0 as well. 4.17: yes. The newest:
+            no.
         watch_quota_code: the error for a watch too many. 4.17: E2BIG. The newest: ENOSPC (since
             4.22).
         special_nodes: whether ``@introduceDomain`` and ``@releaseDomain`` are nodes, with

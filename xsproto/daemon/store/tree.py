@@ -3,16 +3,16 @@
 Clients come to depend on what the C daemon does beyond the specification, so the store has the
 same shape, and not only the same answers. A differential test compares the two.
 
-*Nodes* are in one flat dict by absolute path, as they are in C's database; there is no tree of
-objects. A node lists the names of its children. Whatever creates or removes a node also writes its
-parent, and thereby changes the parent's generation.
+*Nodes* are in one flat dict by absolute path, as they are in C's database. There is no tree of
+objects: a node only lists the names of its children. To create or remove a node is to write its
+parent as well, which changes the parent's generation.
 
 *Generations.* One counter counts the changes of the whole store, and each change gives its number
-to the node. The counter advances at the start of a transaction, too, and where C has written
-something and takes it back for a quota. Generations serve two purposes. A commit compares them, to
-find nodes that were changed meanwhile. And a domain has the generation at which the store first
-knew it, so that an entry in a node's permissions that is older is about an earlier domain with the
-same id, and gives no rights. The store owns the counter; domains and watches only read it.
+to the node. The counter advances at the start of a transaction as well, and when C has written
+something and takes it back for a quota. Generations serve two purposes. A commit compares them to
+find the nodes that have changed in the meantime. And a domain has the generation at which the store
+first knew it. Permissions that are older speak of an earlier domain with the same id, so their
+entry gives the new one no rights. The store owns the counter; domains and watches only read it.
 
 *Transactions* are overlays. A transaction is no snapshot: it takes a node from the store when it
 first accesses it, and keeps its own view of that node from then on, missing nodes included. Changes
@@ -37,10 +37,10 @@ as shared, and either side makes a copy before it changes the node.
 - SET_PERMS accepts entries for domains that do not exist, and stores them marked (`IGNORE`).
 - Permissions and quotas do not bind dom0.
 
-Not kept are what ends the C daemon or harms it: docs/explain/embedded.md has the table.
+Requests that end or harm the C daemon are answered instead (docs/explain/embedded.md).
 
-Where a method raises `StoreError`, the store is as before, but for the counter, and for the
-transaction: its views, and whether it must fail.
+When a method raises `StoreError`, the store is as before. Only the counter may have advanced, and
+the transaction may have views, and the mark that its commit must fail.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class Store:
     transaction, or None outside of one, and raise `StoreError` with the C daemon's answer.
 
     Attributes:
+        profile: the version of C xenstored whose rules these are.
         nodes: all nodes by path. Special paths are among them, for their permissions.
         domains: the domains that the store knows.
         watches: the watches of all callers.
@@ -94,24 +95,25 @@ class Store:
         self.profile = profile
         self._generations = GenerationCounter()
         self.domains = Domains(profile, self._generations)
-        advance = self._generations.advance
-        self.nodes: dict[bytes, Node] = {b"/": Node(b"", ((0, 0),), advance())}
+        root = Node(b"", ((0, 0),), self._generations.advance())
+        self.nodes: dict[bytes, Node] = {b"/": root}
         self.watches = Watches(self.nodes, self.domains, self._generations)
         self._count_owned(None, 0, 1)
         self.write(self._dom0(), None, b"/tool/xenstored", b"")
         everyone: Perms = ((DOMID_ANY, READ),) if profile.domid_any else ()
         for name, perms in ((_RELEASE, ((0, 0), *everyone)), (_INTRODUCE, ((0, 0),))):
-            self.nodes[name] = Node(b"", perms, advance())
+            self.nodes[name] = Node(b"", perms, self._generations.advance())
             if profile.special_nodes:
                 self._count_owned(None, 0, 1)
 
     def _dom0(self) -> Caller:
+        """Return a caller for what the store does on its own."""
         return self.caller(0, lambda path, token: None)
 
     # Nodes, in the view of a transaction
 
     def _view(self, caller: Caller, tx: Transaction | None, path: bytes) -> Node | None:
-        """Return the node in the caller's view; it counts as accessed from now on."""
+        """Return the node in the caller's view, which the transaction has accessed from now on."""
         if tx is None:
             return self.nodes.get(path)
         access = tx.accessed.get(path)
@@ -134,10 +136,10 @@ class Store:
     def _permitted(
         self, caller: Caller, tx: Transaction | None, path: bytes, need: int
     ) -> Node | None:
-        """Return the node, on which the caller has the rights `need`; None if there is none.
+        """Return the node if the caller has the rights `need`; None if there is no node.
 
-        A missing node is admitted only to a caller with any of those rights on the nearest node
-        above. To the others all is EACCES.
+        Only a caller with one of those rights on the nearest node above learns that a node is
+        missing. For any other caller a missing node is EACCES, as a forbidden one is.
         """
         node = self.nodes.get(path) if tx is None else None
         # A node that exists has a valid path, but the caller's limit may be shorter.
@@ -149,7 +151,8 @@ class Store:
         rights = self.domains.rights
         if node is not None and rights(caller, node.perms, node.generation) & need == need:
             return node
-        # The C daemon looks for a node above even for dom0, so its transaction has accessed that.
+        # In a transaction, dom0 gets here as well: C looks at the nodes above, and the transaction
+        # has accessed them, though dom0's rights do not depend on them.
         above_path = path
         while True:
             above_path = parent(above_path)
@@ -161,7 +164,10 @@ class Store:
         raise StoreError("EACCES")
 
     def _modify(self, tx: Transaction | None, path: bytes, node: Node) -> Node:
-        """Return the node, or a copy that has taken its place, with a new generation, to change."""
+        """Return the node to change in place of `node`, with a new generation.
+
+        That is `node` itself, or a copy that has replaced it in the caller's view.
+        """
         if tx is None:
             if node.shared:
                 node = self.nodes[path] = node.copy()
@@ -175,7 +181,7 @@ class Store:
         return node
 
     def _put(self, tx: Transaction | None, path: bytes, node: Node | None) -> None:
-        """Create a node in the caller's view, or, with None, remove it."""
+        """Add a node to the caller's view; with None, remove the one there."""
         if tx is not None:
             access = tx.accessed[path]
             access.node, access.modified = node, True
@@ -185,7 +191,7 @@ class Store:
             self.nodes[path] = node
 
     def _count_owned(self, tx: Transaction | None, domid: int, by: int) -> None:
-        """Change the number of nodes that a domain has; in a transaction, at the commit."""
+        """Add to the number of nodes that a domain owns, or note that the commit must."""
         if tx is not None:
             tx.owned[domid] = tx.owned.get(domid, 0) + by
         else:
@@ -198,7 +204,7 @@ class Store:
         if caller.privileged:
             return
         if max(sizes) + self.profile.node_header > caller.domain.limits[b"node-size"]:
-            self._generations.advance()  # C finds out while it writes
+            self._generations.advance()  # C notices while it writes the node
             if tx is not None:
                 tx.failed = True
             raise StoreError("ENOSPC")
@@ -241,7 +247,7 @@ class Store:
         if node is None:
             node = self._create(caller, tx, path, value)
         else:
-            if not caller.privileged:  # asked here as well, since `node.size` takes time
+            if not caller.privileged:  # the callee asks, too, but `node.size` takes time
                 self._check_sizes(caller, tx, node.size - len(node.value) + len(value))
             node = self._modify(tx, path, node)
             node.value = value
@@ -257,9 +263,9 @@ class Store:
             self._fire(tx, path, node, exact=False)
 
     def _create(self, caller: Caller, tx: Transaction | None, path: bytes, value: bytes) -> Node:
-        """Create a node and those missing above it, with the permissions of the nearest one.
+        """Create a node and the missing ones above it.
 
-        A guest is the owner of what it creates.
+        They get the permissions of the nearest node above. A guest owns the nodes that it creates.
         """
         missing = [path]
         top = parent(path)
@@ -305,7 +311,7 @@ class Store:
         top = parent(path)
         above = self._view(caller, tx, top)
         if above is None:
-            raise StoreError("EINVAL")  # it was removed after the transaction had taken its child
+            raise StoreError("EINVAL")  # the transaction had seen the child before it was removed
         node = self._view(caller, tx, path)
         assert node is not None
         stack = [(path, node, iter(node.names))]
@@ -317,7 +323,7 @@ class Store:
                 try:
                     child = self._view(caller, tx, each)
                 except StoreError:
-                    child = None  # more than the transaction may access
+                    child = None  # the transaction may access no more nodes
                 if child is None:
                     raise StoreError("EIO")
                 stack.append((each, child, iter(child.names)))
@@ -328,7 +334,8 @@ class Store:
             self._fire(tx, each, node, exact=each != path)
             self._count_owned(tx, node.perms[0][0], -1)
             if stack and tx is not None:
-                # Outside of a transaction RM cannot end half-way, and the parent goes next.
+                # RM may end half-way, and then the view must list the children that are left.
+                # Outside of transactions it cannot, and the parent is removed in the end.
                 up, within, names = stack[-1]
                 within = self._modify(tx, up, within)
                 within.remove(each[len(up) + 1 :])
@@ -363,7 +370,7 @@ class Store:
         if not caller.privileged and perms[0][0] != node.perms[0][0]:
             raise StoreError("EPERM")
         if self.domains.get_or_create(perms[0][0]) is None:
-            raise StoreError("ENOMEM")  # DOMID_ANY cannot own a node: C's answer
+            raise StoreError("ENOMEM")  # the owner is DOMID_ANY
         self._check_sizes(caller, tx, node.size + 8 * (len(perms) - len(node.perms)))
         old_perms = self.domains.pruned_perms(node)
         node = self._modify(tx, path, node)
@@ -381,7 +388,7 @@ class Store:
         if self.domains.rights(caller, node.perms, node.generation) & need != need:
             raise StoreError("EACCES")
         node.perms = perms
-        # The current one: where special paths are not part of the store, this is no change of it.
+        # Not a new one: where special paths are no nodes, this is no change of the store.
         node.generation = self._generations.current
 
     # Transactions
@@ -428,7 +435,7 @@ class Store:
             self._count_owned(None, domid, by)
 
     def _check_owners(self, caller: Caller, tx: Transaction) -> None:
-        """Check the domains whose nodes a commit changes in number, and their quotas."""
+        """Check that domains whose number of nodes a commit changes exist, and their quotas."""
         creates = tx.created and not caller.privileged
         if not creates and not self.profile.commit_needs_owners:
             return
@@ -477,7 +484,7 @@ class Store:
             self.watches.fire_special_with_domid(_INTRODUCE, domid)
 
     def shutdown(self, domid: int) -> None:
-        """Announce that a domain has shut down: once, until RESUME."""
+        """Announce that a domain has shut down. Until RESUME this happens once only."""
         domain = self.domains.require_introduced(domid)
         if not domain.shutdown:
             domain.shutdown = True
@@ -534,9 +541,9 @@ class Store:
             stack += [base + b"/" + name for name in reversed(node.children or {})]
 
     def _remove_entries(self, domid: int) -> None:
-        """Remove a domain's entries in permissions, lest they count for another with its id.
+        """Remove a domain's entries from permissions, lest they count for its id's next domain.
 
-        This is no change of the nodes for transactions: generations stay.
+        The nodes keep their generations, so no transaction conflicts with this.
         """
         paths = self.nodes if self.profile.removes_entries else (_INTRODUCE, _RELEASE)
         for path in list(paths):

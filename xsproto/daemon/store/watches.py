@@ -7,7 +7,7 @@ measurements.)
 1. The events of a change come before the reply to the request that made it, even for the client
    that asked. The store fires them while it acts on the request; the daemon replies afterwards.
    WATCH is the exception: its first event follows its reply. That event is sent whatever the path
-   is, and whether the caller may read it or not. The daemon sends it, so it is not seen here.
+   is, and whether the caller may read it or not. The daemon sends it, so it is not fired here.
 2. A change of a node fires the watches on its path and on every path above. They get their events
    in the order in which the watches were set, not from the leaf to the root: hence `Watch.serial`.
    One change of one node is one event a watch. Of the nodes that a WRITE or MKDIR creates on the
@@ -170,7 +170,8 @@ class Watches:
         self, caller: Caller, path: bytes, node: Node | None, old_perms: Perms | None
     ) -> bool:
         rights = self._domains.rights
-        # Of pruned permissions all entries count, whenever their domains were first known.
+        # Pruning has marked the entries that do not count. The current generation is not older
+        # than any domain, so `rights` skips no other entry.
         if old_perms is not None and rights(caller, old_perms, self._generations.current) & READ:
             return True
         if node is None:
