@@ -13,6 +13,11 @@ from .support import subprocesses as environment
 from .support.background import background, begin_all  # noqa: F401  # a fixture
 from .support.daemons import Daemon
 from .support.kit_table import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401  # hooks
+from .support.subprocesses import (  # noqa: F401  # hooks, which pytest finds here
+    pytest_collection_modifyitems,
+    pytest_runtest_protocol,
+    pytest_unconfigure,
+)
 
 # The same examples every time, so that neither a verdict nor the coverage depends on luck.
 settings.register_profile(

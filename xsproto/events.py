@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from attrs import define
-
-from ._record import Record
+from ._record import record
 from .errors import XenStoreError
 from .requests import Request
 from .wire import Packet
@@ -21,8 +19,8 @@ __all__ = [
 ]
 
 
-@define(eq=False, repr=False)
-class Reply(Record):
+@record
+class Reply:
     """A request succeeded; `value` is what its reply says."""
 
     rq_id: int
@@ -30,8 +28,8 @@ class Reply(Record):
     value: Any
 
 
-@define(eq=False, repr=False)
-class ErrorReply(Record):
+@record
+class ErrorReply:
     """A request failed: refused, answered with nonsense, or cut off by the connection's end."""
 
     rq_id: int
@@ -39,8 +37,8 @@ class ErrorReply(Record):
     error: XenStoreError
 
 
-@define(eq=False, repr=False)
-class WatchFired(Record):
+@record
+class WatchFired:
     """Something changed at `path`, which lies at or below the path watched with `token`.
 
     `stale`: no such watch is set, or no longer. Identical events may have been merged by the
@@ -52,24 +50,24 @@ class WatchFired(Record):
     stale: bool = False
 
 
-@define(eq=False, repr=False)
-class Reset(Record):
+@record
+class Reset:
     """RESET_WATCHES took place: these watches, as (path, token), and transactions are no more."""
 
     watches: tuple[tuple[bytes, bytes], ...]
     transactions: tuple[int, ...]
 
 
-@define(eq=False, repr=False)
-class Ignored(Record):
+@record
+class Ignored:
     """A packet that nothing waits for, and why. For the log; nothing else follows from it."""
 
     packet: Packet
     why: str
 
 
-@define(eq=False, repr=False)
-class RequestReceived(Record):
+@record
+class RequestReceived:
     """A client asks.
 
     What the payload says is for `requests.parse_request` to read: daemons answer an unknown type,
@@ -82,8 +80,8 @@ class RequestReceived(Record):
     payload: bytes
 
 
-@define(eq=False, repr=False)
-class Closed(Record):
+@record
+class Closed:
     """The connection is over. Always the last event, exactly once."""
 
     reason: XenStoreError

@@ -100,6 +100,7 @@ class ServerConnection:
         """As `next_event`, of requests alone: (type, request id, transaction id, payload)."""
         if self.closed is not None or self._out.answer_bytes > self._max_output:
             return None
+        # One step of `wire.split_packets`, as each answer decides whether there is a next one.
         data, at = self._data, self._at
         body = at + HEADER_SIZE
         if body <= len(data):

@@ -37,7 +37,8 @@ def test_each_request_has_a_row_below_a_heading_of_the_specification() -> None:
     assert len(rows) == len(REQUESTS)
     assert (
         "| 4 | [WATCH](#xsproto.requests.Watch) | `<wpath>\\|<token>\\|[<depth>\\|]` "
-        "| `OK\\|` | no | Be told of changes at and below a path. |"
+        "| `OK\\|` | no | Set a watch: have the daemon send an event when something changes at or "
+        "below a path. |"
     ) in rows
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..requests import OK
+from ..wire import OK
 from .store import Domain, Store, StoreError
 from .store.nodes import atoi
 

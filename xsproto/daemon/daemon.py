@@ -38,10 +38,8 @@ from typing import Final
 from attrs import define
 
 from ..errors import InvalidArgument
-from ..paths import DOMID_FIRST_RESERVED
-from ..requests import OK
 from ..server import MAX_EVENTS, MAX_OUTPUT, ServerConnection
-from ..wire import NUL, PAYLOAD_MAX, Op
+from ..wire import DOMID_FIRST_RESERVED, DOMID_SELF, NUL, OK, PAYLOAD_MAX, Op
 from .control import control
 from .store import PROFILE_CURRENT, Caller, Profile, Store, StoreError, Transaction
 from .store.nodes import atoi, format_perms
@@ -49,8 +47,6 @@ from .store.profiles import FEATURE_WATCH_DEPTH
 
 __all__ = ["Connection", "Daemon"]
 
-#: The id that a domain may use for itself is the first reserved one (xen.h, DOMID_SELF).
-_DOMID_SELF: Final = DOMID_FIRST_RESERVED
 _ERROR: Final = Op.ERROR.value
 _WATCH: Final = Op.WATCH.value
 _STRTOUL: Final = re.compile(rb"[ \t-\r]*([+-]?)([0-9]+)")
@@ -421,7 +417,7 @@ class Daemon:
 
     def _is_introduced(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
         domid = self._one_domid(payload)
-        return b"T\0" if domid == _DOMID_SELF or self.store.domains.is_introduced(domid) else b"F\0"
+        return b"T\0" if domid == DOMID_SELF or self.store.domains.is_introduced(domid) else b"F\0"
 
     def _get_feature(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
         texts = payload.split(NUL)[:-1]

@@ -16,7 +16,7 @@ from typing import Any, Final
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from ..paths import ABS_PATH_MAX, DOMID_FIRST_RESERVED, REL_PATH_MAX, SPECIAL_PATHS
+from ..paths import ABS_PATH_MAX, REL_PATH_MAX, SPECIAL_PATHS
 from ..perms import Permission
 from ..requests import (
     UINT32_MAX,
@@ -48,7 +48,7 @@ from ..requests import (
     Watch,
     Write,
 )
-from ..wire import HEADER, PAYLOAD_MAX, Op, Packet
+from ..wire import DOMID_FIRST_RESERVED, HEADER, OK, PAYLOAD_MAX, Op, Packet
 
 __all__ = [
     "STRATEGIES",
@@ -113,9 +113,7 @@ def watch_paths() -> SearchStrategy[bytes]:
 
 def values(max_size: int = 64) -> SearchStrategy[bytes]:
     """Values of nodes: any bytes, often with NULs where terminators might stand."""
-    return st.binary(max_size=max_size) | st.sampled_from(
-        [b"", b"\0", b"value\0", b"OK\0", b"\0\0"]
-    )
+    return st.binary(max_size=max_size) | st.sampled_from([b"", b"\0", b"value\0", OK, b"\0\0"])
 
 
 def tokens() -> SearchStrategy[bytes]:

@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from errno import E2BIG, EAGAIN, EBADF, EEXIST, EINVAL, EIO, ENOENT, ENOSYS, ETIMEDOUT
 from typing import Any, ClassVar, Final, NamedTuple
 
-from attrs import define
-
 from xsproto.clients.connection import DEFAULT, Timeout
 from xsproto.clients.event_queue import EventQueue, WatchEvent
 from xsproto.clients.operations import list_children, resume
@@ -30,8 +28,9 @@ from xsproto.errors import (
     TimedOut,
     XenStoreError,
 )
+from xsproto.perms import PERM_LETTERS
 from xsproto.requests import Request, TransactionEnd, TransactionStart, Unknown
-from xsproto.wire import NUL, Op
+from xsproto.wire import DOMID_ANY, NUL, Op
 
 from ..client import Client
 
@@ -40,9 +39,6 @@ __all__ = ["EVENTS_MAX", "Handle", "Perms", "path_is_subpath", "suspend_evtchn_p
 #: Watch events that may wait. Beyond it those that say the same are merged, and if that does not
 #: help, they collapse to one for each watch, of the watched path.
 EVENTS_MAX: Final = 65536
-
-# C xenstored of Xen 4.21 and 4.22 ends over this domain id in SET_PERMS.
-_DOMID_ANY: Final = 0x7FF5
 
 _READ: Final = Op.READ.value
 _WRITE: Final = Op.WRITE.value
@@ -53,9 +49,6 @@ class Perms(NamedTuple):
 
     domid: int
     bits: int
-
-
-_LETTERS: Final = "nrwb"
 
 
 def path_is_subpath(parent: bytes, child: bytes) -> bool:
@@ -73,9 +66,10 @@ def suspend_evtchn_port(client: Client, domid: int) -> int | None:
     return int(value) if value.isdigit() else None
 
 
-@define(eq=False, repr=False)
 class _Raw(Unknown):
     """A request of any type, which may be part of a transaction, with whatever payload."""
+
+    __slots__ = ()
 
     transactional: ClassVar[bool] = True
 
@@ -226,7 +220,7 @@ class Handle:
         """``xs_get_permissions``."""
         found = []
         for text in _strings(self._talk(Op.GET_PERMS.value, path + NUL, tx_id)):
-            letter = _LETTERS.find(text[:1].decode("latin-1"))
+            letter = PERM_LETTERS.find(text[:1])
             try:
                 found.append(Perms(int(text[1:]), letter))
             except ValueError:
@@ -236,10 +230,10 @@ class Handle:
         return found
 
     def set_permissions(self, tx_id: int, path: bytes, perms: Sequence[Perms]) -> None:
-        """``xs_set_permissions``. DOMID_ANY is EINVAL: C xenstored ends over it."""
-        if any(perm.domid == _DOMID_ANY for perm in perms):
+        """``xs_set_permissions``. DOMID_ANY is EINVAL: C xenstored since 4.21 ends over it."""
+        if any(perm.domid == DOMID_ANY for perm in perms):
             raise OSError(EINVAL, os.strerror(EINVAL))
-        texts = b"".join(b"%c%d\0" % (ord(_LETTERS[bits]), domid) for domid, bits in perms)
+        texts = b"".join(b"%c%d\0" % (PERM_LETTERS[bits], domid) for domid, bits in perms)
         self._talk(Op.SET_PERMS.value, path + NUL + texts, tx_id)
 
     # Watches

@@ -20,6 +20,8 @@ from typing import BinaryIO, Final, NoReturn, TextIO
 
 from attrs import define
 
+from xsproto.perms import PERM_LETTERS
+
 from .libxenstore import Handle, Perms
 
 __all__ = ["main", "run"]
@@ -322,7 +324,7 @@ class _Command:
     def _chmod(self, handle: Handle, tx_id: int, path: bytes, modes: list[bytes]) -> None:
         perms = []
         for mode in modes:
-            bits = b"nrwb".find(mode[:1]) if mode else -1
+            bits = PERM_LETTERS.find(mode[:1]) if mode else -1
             if bits < 0:
                 letter = mode[:1] or b"\0"
                 self._fail(b"Invalid permission specification: '%b'" % letter)
@@ -418,7 +420,7 @@ class _Command:
         except OSError as error:
             self._warn(b"\ncould not access permissions for " + name, error)
             return
-        texts = [b"%c%d" % (b"nrwb"[bits], domid) for domid, bits in perms]
+        texts = [b"%c%d" % (PERM_LETTERS[bits], domid) for domid, bits in perms]
         self._out.write(b"  (%b)" % b",".join(texts))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from ...wire import DOMID_ANY
 from .nodes import (
-    DOMID_ANY,
     IGNORE,
     OWNER,
     READ,

@@ -8,10 +8,10 @@ from typing import Final
 
 from attrs import define, field
 
+from ...perms import PERM_LETTERS
 from .profiles import Profile
 
 __all__ = [
-    "DOMID_ANY",
     "IGNORE",
     "OWNER",
     "READ",
@@ -40,14 +40,10 @@ OWNER: Final = 4
 #: Marks a stored entry whose domain did not exist, or no longer did. It gives no rights.
 IGNORE: Final = 8
 
-#: The domain id of an entry for every domain (``domid_any`` of the profile).
-DOMID_ANY: Final = 32757
-
 #: Pairs of a domain id and bits. The first names the owner, with the bits of all domains that have
 #: no entry; each of the others is one domain's entry.
 Perms = tuple[tuple[int, int], ...]
 
-_LETTERS: Final = b"nrwb"
 _ATOI: Final = re.compile(rb"[ \t-\r]*([+-]?[0-9]+)")
 _NUMBER: Final = re.compile(rb"[ \t-\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 _PATH: Final = re.compile(rb"/|(?:/[-A-Za-z0-9_@]+)+")
@@ -123,7 +119,7 @@ def parse_perms(texts: list[bytes]) -> Perms:
     perms = []
     for text in texts:
         found = _NUMBER.fullmatch(text, 1)
-        bits = _LETTERS.find(text[:1])
+        bits = PERM_LETTERS.find(text[:1])
         if not text or bits < 0 or found is None:
             raise StoreError("EINVAL")
         digits = found[2]
@@ -138,7 +134,7 @@ def parse_perms(texts: list[bytes]) -> Perms:
 def format_perms(perms: Perms) -> bytes:
     """Return the payload of a GET_PERMS reply."""
     # The C daemon prints each id into a buffer with room for ten characters.
-    texts = [(_LETTERS[bits & 3], (b"%d" % domid)[:10]) for domid, bits in perms]
+    texts = [(PERM_LETTERS[bits & 3], (b"%d" % domid)[:10]) for domid, bits in perms]
     return b"".join([b"%c%b\0" % text for text in texts])
 
 

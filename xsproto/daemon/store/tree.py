@@ -48,9 +48,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from ...wire import DOMID_ANY
 from .domains import Domains
 from .nodes import (
-    DOMID_ANY,
     IGNORE,
     OWNER,
     READ,

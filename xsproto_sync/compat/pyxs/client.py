@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import copy
 import errno
+import os
 import posixpath
 import queue
 import re
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Final, TypeVar
 
+from xsproto.adapters.discovery import is_dom0
 from xsproto.clients.operations import Operation, exists, list_children, resume
 from xsproto.errors import LocalProtocolError, RemoteProtocolError, XenStoreError, error_from_code
 from xsproto.paths import is_within
@@ -35,14 +37,6 @@ _TEXT: Final = re.compile(rb"[\x00\x20-\x7f]*")
 _WITH_DATA: Final = frozenset((Op.WRITE, Op.WATCH, Op.UNWATCH))
 # Replies whose last NUL, if they have one, is no terminator.
 _UNTERMINATED: Final = frozenset((Op.READ, Op.DIRECTORY_PART))
-
-
-def _is_control_domain() -> bool:
-    try:
-        with open("/proc/xen/capabilities", "rb") as file:
-            return b"control_d" in file.read(1000)
-    except OSError:
-        return False
 
 
 def _joined(op: int, args: tuple[Any, ...]) -> bytes:
@@ -73,7 +67,7 @@ class Client:
 
     #: Whether this is the control domain, dom0. Requests that need it are not kept from the daemon
     #: elsewhere.
-    SU = _is_control_domain()
+    SU = is_dom0(os)
 
     def __init__(
         self,

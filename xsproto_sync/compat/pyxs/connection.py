@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
-from xsproto.adapters.discovery import DEVICE_PATHS, SOCKET_PATHS
+from xsproto.adapters.discovery import DEVICE_PATHS, SOCKET_PATHS, named_by_environment
 from xsproto.wire import HEADER, HEADER_SIZE, REPLY_MAX, split_packets
 
 from ._device import _XenBusTransport
@@ -262,9 +262,8 @@ class UnixSocketConnection(PacketConnection):
 
 
 def _get_unix_socket_path() -> str:
-    rundir = os.getenv("XENSTORED_RUNDIR")
-    default = os.path.join(rundir, "socket") if rundir else SOCKET_PATHS[0]
-    return os.getenv("XENSTORED_PATH") or default
+    named = named_by_environment(os)
+    return SOCKET_PATHS[0] if named is None else named.path
 
 
 class XenBusConnection(PacketConnection):

@@ -8,13 +8,16 @@ from collections.abc import Iterable
 from typing import Final, TypeVar
 
 from xsproto import errors, paths
+from xsproto.perms import PERM_LETTERS
 from xsproto.requests import Watch
-from xsproto.wire import NUL
+from xsproto.wire import DOMID_FIRST_RESERVED, NUL
 
 from .exceptions import InvalidPath, InvalidPermission, PyXSError
 
 __all__ = ["check_path", "check_perms", "check_token", "check_watch_path", "error"]
 
+# As bytes of one letter. (In `PERM_LETTERS` itself the empty string is found, too.)
+_LETTERS: Final = tuple(b"%c" % letter for letter in PERM_LETTERS)
 _NUMBERS: Final = {name: number for number, name in errno.errorcode.items()}
 
 _Perms = TypeVar("_Perms", bound=Iterable[bytes])
@@ -92,8 +95,8 @@ def check_perms(perms: _Perms) -> _Perms:
     """
     for perm in perms:
         digits = perm[1:]
-        if perm[:1] not in (b"n", b"r", b"w", b"b") or not digits.isdigit() or len(digits) > 10:
+        if perm[:1] not in _LETTERS or not digits.isdigit() or len(digits) > 10:
             raise InvalidPermission(perm)
-        if paths.DOMID_FIRST_RESERVED <= int(digits) <= 0x7FFF or NUL in perm:
+        if DOMID_FIRST_RESERVED <= int(digits) <= 0x7FFF or NUL in perm:
             raise InvalidPermission(perm)
     return perms
