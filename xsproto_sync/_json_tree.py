@@ -114,7 +114,7 @@ def put(daemon: Daemon, path: bytes, value: bytes, perms: Sequence[Permission] =
     request: Request[Any] = Write(path, value)
     request.payload()
     try:
-        full = store.canonical(dom0, path)
+        full = dom0.canonical(path)
         store.write(dom0, None, full, value)
         if perms:
             request = SetPerms(path, tuple(perms))

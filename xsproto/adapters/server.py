@@ -221,6 +221,7 @@ class Service:
     def _flush(self) -> None:
         """Send what the daemon has to say, as far as the clients take it now."""
         while batch := self.daemon.data_to_send():
+            self.daemon.serve_waiting()
             for connection, data in batch:
                 peer = self._peers.get(connection)
                 if peer is None:
