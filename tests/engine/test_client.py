@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from xsproto.client import TRANSACTION, ClientConnection, TransactionState, WatchState
+from xsproto.client import ClientConnection
 from xsproto.errors import (
     AlreadyExists,
     ConnectionClosed,
@@ -42,6 +42,7 @@ from xsproto.requests import (
     Watch,
     Write,
 )
+from xsproto.states import TRANSACTION, TransactionState, WatchState
 from xsproto.testing import strategies
 from xsproto.wire import HEADER, HEADER_SIZE, PAYLOAD_MAX, REPLY_MAX, Op, Packet, PacketReader
 

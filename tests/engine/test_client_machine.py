@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from xsproto.client import ClientConnection, WatchState
+from xsproto.client import ClientConnection
 from xsproto.errors import AlreadyExists, ConnectionClosed, TransactionEnded
 from xsproto.events import Closed, ErrorReply, Ignored, Reply, Reset, WatchFired
 from xsproto.requests import (
@@ -36,6 +36,7 @@ from xsproto.requests import (
     Write,
     parse_request,
 )
+from xsproto.states import WatchState
 from xsproto.wire import HEADER, Op, Packet, PacketReader
 
 PATHS = st.sampled_from([b"/a", b"/b"])
