@@ -17,13 +17,12 @@ blocks and knows no clock. It keeps these rules, each of which is a property in
 7. A watch is a path and a token. The engine refuses a second watch with both, as the daemon would.
 8. Values come back byte for byte.
 
-A request is an `Exchange` from the moment that it is checked and encoded. The exchange waits in a
-queue. `outgoing` moves it, with others, into the batch that the transport is writing, and notes it
-as outstanding. Its answer ends it. Until its first byte is written, a request can be withdrawn:
-the daemon never sees it. After that it can only be abandoned: the daemon will act on it, and the
-engine deals with the answer alone.
+A request that is checked and encoded is an `Exchange`. It waits in a queue until `outgoing` moves
+it into the batch that the transport writes. From then on it is outstanding; the answer ends it.
+Before its first byte is written, a request can be withdrawn, and the daemon never sees it. After
+that it can only be abandoned: the daemon acts on it, and the engine deals with the answer.
 
-A daemon may be faulty or hostile. These are the packets that do harm, and how much:
+A daemon may be faulty or hostile. This is what a bad packet costs:
 
 ============================================== =========================================
 the packet                                     the consequence
@@ -37,10 +36,10 @@ a transaction id unlike the request's          none: daemons differ in it
 ============================================== =========================================
 
 An interrupt, that is, an exception from a signal handler, can come between any two lines of this
-module. Three habits keep the engine whole. What must change together is held in one tuple, which
+module. Three habits keep the engine whole. Values that must change together are one tuple, which
 one assignment replaces: the outbox, a watch. Received bytes stay in the inbox until all that they
-cause is done. And an answer that is acted upon twice does no more than once, so that after an
-interrupt the engine simply reads the inbox again.
+cause is done. An answer that is processed twice does no more than once, so after an interrupt the
+engine simply reads the inbox again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the connections yield: `ClientConnection.events_received`, `ServerConnection.next_event`."""
+"""The events of `ClientConnection.events_received` and `ServerConnection.next_event`."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ __all__ = [
 
 @define(eq=False, repr=False)
 class Reply(Record):
-    """A request succeeded; `value` is what its reply says."""
+    """A request succeeded; `value` is the value of its reply."""
 
     rq_id: int
     request: Request[Any]
@@ -32,7 +32,7 @@ class Reply(Record):
 
 @define(eq=False, repr=False)
 class ErrorReply(Record):
-    """A request failed: refused, answered with nonsense, or cut off by the connection's end."""
+    """A request failed: it was refused, answered with nonsense, or the connection ended first."""
 
     rq_id: int
     request: Request[Any]
@@ -43,8 +43,8 @@ class ErrorReply(Record):
 class WatchFired(Record):
     """Something changed at `path`, which lies at or below the path watched with `token`.
 
-    `stale`: no such watch is set, or no longer. Identical events may have been merged by the
-    daemon, and the node may be gone by now.
+    The daemon may have merged identical events, and the node may be gone by now. `stale` says that
+    no watch with this token is set or being set.
     """
 
     path: bytes
@@ -54,7 +54,7 @@ class WatchFired(Record):
 
 @define(eq=False, repr=False)
 class Reset(Record):
-    """RESET_WATCHES took place: these watches, as (path, token), and transactions are no more."""
+    """RESET_WATCHES took place and ended these watches, as (path, token), and transactions."""
 
     watches: tuple[tuple[bytes, bytes], ...]
     transactions: tuple[int, ...]
@@ -62,7 +62,7 @@ class Reset(Record):
 
 @define(eq=False, repr=False)
 class Ignored(Record):
-    """A packet that nothing waits for, and why. For the log; nothing else follows from it."""
+    """A packet that no request waits for, and why. It is for the log, and changes nothing."""
 
     packet: Packet
     why: str
@@ -70,10 +70,10 @@ class Ignored(Record):
 
 @define(eq=False, repr=False)
 class RequestReceived(Record):
-    """A client asks.
+    """A client sent a request.
 
-    What the payload says is for `requests.parse_request` to read: daemons answer an unknown type,
-    a missing right or a missing transaction before they look into it.
+    The payload is not parsed yet: daemons answer an unknown type, a missing right or a missing
+    transaction before they look into it. `parse_request` parses it.
     """
 
     op: int
@@ -84,7 +84,7 @@ class RequestReceived(Record):
 
 @define(eq=False, repr=False)
 class Closed(Record):
-    """The connection is over. Always the last event, exactly once."""
+    """The connection ended. This is the last event, and comes exactly once."""
 
     reason: XenStoreError
 

@@ -10,16 +10,16 @@ whose end is on its way, the engine refuses the request before it sends anything
 and `next_state` raises `ImpossibleMove`. No state is guessed.
 
 **Transactions.** The engine knows a transaction from the answer to TRANSACTION_START until it is
-ENDED, and then forgets it. So there are no moves out of ENDED. What concerns an ended transaction,
-such as the late answer to its end after RESET_WATCHES, moves nothing.
+ENDED, and then forgets it. So there are no moves out of ENDED. An input that comes later, such as
+the answer to a TRANSACTION_END that RESET_WATCHES has overtaken, moves nothing.
 
 Two inputs concern requests without an answer. An abandoned request may have taken place or not, so
 nobody knows what the transaction holds, and it is DOOMED: it can only be rolled back. It is DOOMED,
 too, if its TRANSACTION_END is withdrawn, because the caller gave up before the end was sent.
 
-A guest that was suspended and resumed may meet a daemon that has forgotten its transactions, and
-that gives the id of an old one to a new one (FORGET). A request of either would act on the new one.
-So the engine gives up both: the transaction is LOST and can only be rolled back, which ends the new
+A guest that was suspended and resumed may meet a daemon that has forgotten its transactions and
+gives the id of an old one to a new one (FORGET). A request of either would act on the new one. So
+the engine gives up both: the transaction is LOST and can only be rolled back, which ends the new
 one in the daemon.
 
 **Watches.** A caller may send any number of WATCH and UNWATCH for one path and token without
@@ -35,14 +35,14 @@ the table is about the request at its head alone:
 - The request's end (answered, refused, withdrawn) moves the watch on to SET or UNSET, and the next
   request comes to the head. A request behind the head may end first; its end counts in its turn.
 
-Two of the states are for requests that ask for what is so already. UNSETTING_NOTHING is an UNWATCH
-without a watch; the engine sends it, and the daemon judges. SETTING_AGAIN is a WATCH of a watch
-that is set. A caller cannot ask for that, hence the input WATCH_AGAIN, but a withdrawn UNWATCH
-leaves it behind. Without these two states, to withdraw an UNWATCH would set a watch that never was,
-and a refused WATCH would unset one that the daemon has.
+Two of the states are for requests that change nothing. UNSETTING_NOTHING is an UNWATCH without a
+watch: the engine sends it, and the daemon refuses it. SETTING_AGAIN is a WATCH of a watch that is
+set. No caller can ask for that, hence the input WATCH_AGAIN, but it remains when the UNWATCH before
+it is withdrawn. Without these two states, the withdrawal of an UNWATCH would set a watch that never
+was, and the refusal of a WATCH would unset one that the daemon has.
 
 To its callers the engine shows where the watch is going: SETTING or UNSETTING after the last
-request in line, SET or UNSET if there is none.
+request in line, SET or UNSET if the line is empty.
 """
 
 from collections.abc import Mapping

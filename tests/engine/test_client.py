@@ -60,7 +60,7 @@ def event(path: bytes = b"/a", token: bytes = b"token") -> bytes:
 
 
 def told(events: Sequence[Event]) -> list[object]:
-    """`events` in a form that can be compared: two errors are equal if they say the same."""
+    """Return `events` in a form that can be compared: errors are equal if their text is."""
     said: list[object] = []
     for one in events:
         if isinstance(one, ErrorReply):
@@ -73,7 +73,7 @@ def told(events: Sequence[Event]) -> list[object]:
 
 
 def sent(client: ClientConnection) -> list[Packet]:
-    """What goes out now, taken apart; each element is one whole message."""
+    """Return the messages that go out now, parsed. Each element is one whole message."""
     packets = []
     for message in client.data_to_send():
         op, rq_id, tx_id, size = HEADER.unpack_from(message)
@@ -83,7 +83,7 @@ def sent(client: ClientConnection) -> list[Packet]:
 
 
 def ask(client: ClientConnection, request: Request[Any], tx_id: int = 0) -> int:
-    """Send a request, and have it written."""
+    """Send a request and write it."""
     rq_id = client.send(request, tx_id)
     client.data_to_send()
     return rq_id
@@ -94,25 +94,25 @@ def answer(client: ClientConnection, rq_id: int, request: Request[Any], value: A
 
 
 def started(client: ClientConnection, tx_id: int = 7) -> int:
-    """Have a transaction started."""
+    """Start a transaction."""
     answer(client, ask(client, TransactionStart()), TransactionStart(), tx_id)
     client.events_received()
     return tx_id
 
 
 def watching(client: ClientConnection, watch: Watch = WATCHED) -> Watch:
-    """Have a watch set."""
+    """Set a watch."""
     answer(client, ask(client, watch), watch)
     client.events_received()
     return watch
 
 
-# 1. Chunking never changes the events, and `Closed` is the last of them, once
+# 1. The events do not depend on portions, and `Closed` is the last of them, once
 
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[list[Request[Any]], bytes]:
-    """Requests, and what a peer, honest or not, sends once it has them all."""
+    """Requests, and the bytes that an honest or a hostile daemon sends once it has them all."""
     requests = draw(st.lists(strategies.requests(), max_size=5))
     requests = [request for request in requests if not isinstance(request, TransactionEnd)]
     pieces: list[bytes] = []
@@ -132,7 +132,7 @@ def conversations(draw: st.DrawFn) -> tuple[list[Request[Any]], bytes]:
 
 
 def asked(requests: Sequence[Request[Any]]) -> ClientConnection:
-    """A connection on which these are unanswered; a second watch like another is left out."""
+    """Return a connection on which these are unanswered; a second equal watch is replaced."""
     client = ClientConnection()
     for request in requests:
         try:
@@ -256,7 +256,7 @@ def test_what_another_thread_adds_to_the_inbox_meanwhile_is_not_lost() -> None:
     assert [event.rq_id for event in client.events_received() if isinstance(event, Reply)] == ids
 
 
-# 2. No byte of the peer makes `receive_data` raise, or it hold more than one packet
+# 2. No byte from the daemon makes `receive_data` raise, or the engine hold more than a packet
 
 
 @given(st.lists(strategies.requests(), max_size=4), st.data())
@@ -273,7 +273,7 @@ def test_no_byte_of_the_peer_raises_or_is_hoarded(
 
 @given(strategies.streams(300), st.data())
 def test_packets_are_found_as_the_reader_finds_them(stream: bytes, data: st.DataObject) -> None:
-    # The loop in `ClientConnection.process` is that of `wire.split_packets`, written out.
+    # `ClientConnection.process` repeats the loop of `wire.split_packets`, to save the calls.
     client = ClientConnection(max_reply=300)
     reader = PacketReader(max_payload=300)
     packets: list[Packet] = []
@@ -389,7 +389,7 @@ def test_an_error_names_its_request_and_path(name: bytes, kind: type, code: str)
     assert refused.error.request == Read(b"/a")
 
 
-# 3. State moves in `send`, `withdraw`, `abandon` and `receive_*` alone
+# 3. Only `send`, `withdraw`, `abandon` and `receive_*` change the state
 
 
 @given(conversations())
@@ -466,7 +466,7 @@ def test_at_a_limit_of_one_an_answer_may_have_any_id(op: Op, rq_id: int) -> None
 
 
 def test_at_a_limit_of_one_a_watch_may_be_acknowledged_with_id_0() -> None:
-    # As Linux before 4.11 does it.
+    # Linux before 4.11 does so.
     client = ClientConnection(max_outstanding=1)
     rq_id = ask(client, WATCHED)
     client.receive_data(bytes_of(Op.WATCH, 0, OK))
@@ -522,7 +522,7 @@ def test_a_refusal_by_errno_fails_the_request_as_a_packet_would() -> None:
     assert refused.error.code == "errno 9999"
 
 
-# 5. Request ids: 32 bits, each once; what was abandoned is undone
+# 5. Request ids: 32 bits, each once; what an abandoned request began is undone
 
 
 @given(st.integers(UINT32_MAX - 5, UINT32_MAX), st.sets(st.integers(0, 9)), st.integers(1, 3))
@@ -698,7 +698,7 @@ def test_a_transaction_that_has_no_id_is_none(payload: bytes) -> None:
     assert dict(client.transactions) == {}
 
 
-# 6. A transaction is used only while its table lets it be
+# 6. A transaction is used only as its table permits
 
 
 def test_the_table_of_transactions_ends_where_it_should() -> None:
@@ -759,7 +759,7 @@ def test_an_end_that_is_withdrawn_leaves_a_transaction_to_roll_back() -> None:
 
 @pytest.mark.parametrize("doomed", [False, True])
 def test_a_transaction_whose_id_is_given_away_is_lost_with_the_new_one(doomed: bool) -> None:
-    """Requests of the one would act on the other: see suspend in `xsproto.adapters.device`."""
+    """Requests of either would act on the new one: see suspend in `xsproto.adapters.device`."""
     client = ClientConnection()
     tx_id = started(client)
     if doomed:
@@ -784,7 +784,7 @@ def test_a_transaction_whose_id_is_given_away_is_lost_with_the_new_one(doomed: b
 
 
 def test_an_answer_that_is_acted_upon_twice_starts_one_transaction() -> None:
-    """As after an interrupt, before the answer was taken out of the inbox."""
+    """This happens after an interrupt, when the answer is still in the inbox."""
     client = ClientConnection()
     exchange = client.submit(TransactionStart(), 0, None)
     client.data_to_send()
@@ -901,7 +901,7 @@ def test_an_unwatch_that_fails_leaves_no_watch_either() -> None:
 
 @given(strategies.uint32s(), strategies.uint32s(), st.binary(max_size=8))
 def test_an_event_is_known_by_its_type_alone(rq_id: int, tx_id: int, more: bytes) -> None:
-    # The device leaves both ids as they were in memory; further fields are reserved.
+    # The device does not initialize the ids; the specification reserves further fields.
     client = ClientConnection()
     ask(client, Read(b"/a"))
     watching(client)

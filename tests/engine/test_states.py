@@ -1,4 +1,4 @@
-"""The tables of `xsproto.states`: whole, and what a `ClientConnection` really does."""
+"""The tables of `xsproto.states`: they are whole, and a `ClientConnection` moves by them."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ OPEN = {*TransactionState} - {TransactionState.ENDED}
 class Transactions:
     """A connection, and one transaction id that its daemon gives again and again.
 
-    The starts and resets that the daemon will answer were sent first, so that it can answer one at
-    any time. `state` is what the table makes of it all; each step compares.
+    The starts and resets are sent first, so that the daemon can answer one at any time. `state` is
+    moved by the table. After each step the connection must agree with it.
     """
 
     def __init__(self) -> None:
@@ -286,7 +286,7 @@ def test_an_end_that_is_queued_twice_is_a_bug_and_not_a_guess() -> None:
     assert dict(client.transactions) == {TX: TransactionState.ENDING}
 
 
-# Watches: the table and the line say what a plain count of what took effect says
+# Watches: the table and the line agree with a plain record of the requests that took effect
 
 
 @define
@@ -302,9 +302,9 @@ class Asked:
 
 
 class Watches:
-    """A connection, one watch, and what becomes of it, without a table.
+    """A connection and one watch, with a record of its requests that uses no table.
 
-    `held` is whether the daemon has the watch once the requests before `waiting` took effect.
+    `held` is whether the daemon has the watch after the requests before `waiting`.
     """
 
     def __init__(self) -> None:
@@ -396,7 +396,7 @@ WATCH_STEPS = st.tuples(
 
 
 @given(st.lists(WATCH_STEPS, max_size=40))
-def test_watches_end_as_what_took_effect_in_order(steps: list[tuple[str, int]]) -> None:
+def test_watches_agree_with_the_requests_that_took_effect(steps: list[tuple[str, int]]) -> None:
     watches = Watches()
     watches.go(*steps)
     watches.go(*["answer"] * len(watches.waiting))
@@ -443,8 +443,8 @@ def test_requests_behind_the_head_of_the_line_take_effect_in_their_turn() -> Non
     assert [*states, watches.state] == [WatchState.SETTING, WatchState.SET]
 
 
-def test_a_watch_that_an_interrupt_kept_from_the_line_is_known_to_nobody() -> None:
-    """As after an interrupt in `enqueue`: the request goes out, and moves nothing."""
+def test_a_watch_that_an_interrupt_kept_from_its_line_stays_unknown() -> None:
+    """After an interrupt in `enqueue` the request may go out, and moves nothing."""
     client = ClientConnection()
     exchange = client.prepare(WATCHED, 0, None)
     client._outbox[3].append(exchange)
@@ -454,7 +454,7 @@ def test_a_watch_that_an_interrupt_kept_from_the_line_is_known_to_nobody() -> No
 
 
 def test_an_answer_that_is_acted_upon_twice_moves_a_watch_once() -> None:
-    """As after an interrupt, before the answer was taken out of the inbox."""
+    """This happens after an interrupt, when the answer is still in the inbox."""
     watches = Watches()
     watches.go("watch", "unwatch")
     exchange = watches.waiting[0].exchange
