@@ -891,6 +891,14 @@ def test_what_was_withdrawn_counts_for_nothing_whatever_was_asked_around_it() ->
     assert client.watch_state(b"/a", b"token") is WatchState.UNSET
 
 
+def test_watches_of_one_token_come_and_go_one_by_one() -> None:
+    client = ClientConnection()
+    watching(client)
+    other = watching(client, Watch(b"/b", b"token"))
+    client.receive_data(bytes_of(Op.UNWATCH, ask(client, Unwatch(b"/a", b"token")), OK))
+    assert client.watches == {(other.path, other.token): WatchState.SET}
+
+
 def test_an_unwatch_that_fails_leaves_no_watch_either() -> None:
     client = ClientConnection()
     watching(client)
@@ -952,6 +960,48 @@ def test_a_payload_may_be_as_long_as_the_bound(limit: int) -> None:
     client.send(Write(b"/a", b"x" * (limit - 3)))
     with pytest.raises(InvalidArgument, match=f"which takes {limit} "):
         client.send(Write(b"/a", b"x" * (limit - 2)))
+
+
+def test_an_exchange_gives_its_value_or_its_error_as_an_object() -> None:
+    client = ClientConnection()
+    found, missing = client.submit(Read(b"/a"), 0, None), client.submit(Read(b"/b"), 0, None)
+    client.data_to_send()
+    client.receive_data(bytes_of(Op.READ, found.rq_id, b"value"))
+    client.receive_data(bytes_of(Op.ERROR, missing.rq_id, b"ENOENT\0"))
+    assert found.result() == b"value"
+    error = missing.result()
+    assert isinstance(error, NotFound)
+    assert error.path == b"/b"
+    assert error.__traceback__ is None
+
+
+def test_a_connection_tells_whether_an_outstanding_request_is_abandoned() -> None:
+    client = ClientConnection()
+    rq_id = ask(client, Read(b"/a"))
+    assert not client.has_abandoned
+    client.abandon(rq_id)
+    assert client.has_abandoned
+    answer(client, rq_id, Read(b"/a"), b"")
+    assert not client.has_abandoned
+
+
+def test_an_answer_that_an_interrupt_left_in_the_inbox_counts_at_the_end() -> None:
+    class Interrupted(list[Any]):
+        """An interrupt comes once the answer is noted, and before anybody is told."""
+
+        def append(self, item: Any) -> None:
+            client.events = []
+            raise KeyboardInterrupt
+
+    client = ClientConnection()
+    rq_id = ask(client, Read(b"/a"))
+    client.events = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        client.receive_data(bytes_of(Op.READ, rq_id, b"value"))
+    client.close(ConnectionClosed("the reason"))
+    first, last = client.events_received()
+    assert first == Reply(rq_id, Read(b"/a"), b"value")
+    assert isinstance(last, Closed)
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])

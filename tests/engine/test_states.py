@@ -275,6 +275,16 @@ def test_a_connection_makes_each_move_of_a_transaction(
     assert transactions.moves[-1] == (state, happens)
 
 
+@pytest.mark.parametrize("last", ["abandon", "withdraw", "answer", "refuse"])
+def test_an_input_for_a_transaction_that_has_ended_moves_nothing(last: str) -> None:
+    transactions = Transactions()
+    transactions.go("start", "use", "commit", "reset")
+    moves = [*transactions.moves]
+    transactions.go(last)
+    assert transactions.moves == moves
+    assert not transactions.client.transactions
+
+
 def test_an_end_that_is_queued_twice_is_a_bug_and_not_a_guess() -> None:
     transactions = Transactions()
     transactions.go("start")
