@@ -1,4 +1,4 @@
-"""What the connections yield: `ClientConnection.events_received`, `ServerConnection.next_event`."""
+"""The events of `ClientConnection.events_received` and `ServerConnection.next_event`."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ __all__ = [
 
 @record
 class Reply:
-    """A request succeeded; `value` is what its reply says."""
+    """A request succeeded; `value` is the value of its reply."""
 
     rq_id: int
     request: Request[Any]
@@ -30,7 +30,7 @@ class Reply:
 
 @record
 class ErrorReply:
-    """A request failed: refused, answered with nonsense, or cut off by the connection's end."""
+    """A request failed: it was refused, answered with nonsense, or the connection ended first."""
 
     rq_id: int
     request: Request[Any]
@@ -41,8 +41,8 @@ class ErrorReply:
 class WatchFired:
     """Something changed at `path`, which lies at or below the path watched with `token`.
 
-    `stale`: no such watch is set, or no longer. Identical events may have been merged by the
-    daemon, and the node may be gone by now.
+    The daemon may have merged identical events, and the node may be gone by now. `stale` says that
+    no watch with this token is set or being set.
     """
 
     path: bytes
@@ -52,7 +52,7 @@ class WatchFired:
 
 @record
 class Reset:
-    """RESET_WATCHES took place: these watches, as (path, token), and transactions are no more."""
+    """RESET_WATCHES took place and ended these watches, as (path, token), and transactions."""
 
     watches: tuple[tuple[bytes, bytes], ...]
     transactions: tuple[int, ...]
@@ -60,7 +60,7 @@ class Reset:
 
 @record
 class Ignored:
-    """A packet that nothing waits for, and why. For the log; nothing else follows from it."""
+    """A packet that no request waits for, and why. It is for the log, and changes nothing."""
 
     packet: Packet
     why: str
@@ -68,10 +68,10 @@ class Ignored:
 
 @record
 class RequestReceived:
-    """A client asks.
+    """A client sent a request.
 
-    What the payload says is for `requests.parse_request` to read: daemons answer an unknown type,
-    a missing right or a missing transaction before they look into it.
+    The payload is not parsed yet: daemons answer an unknown type, a missing right or a missing
+    transaction before they look into it. `parse_request` parses it.
     """
 
     op: int
@@ -82,7 +82,7 @@ class RequestReceived:
 
 @record
 class Closed:
-    """The connection is over. Always the last event, exactly once."""
+    """The connection ended. This is the last event, and comes exactly once."""
 
     reason: XenStoreError
 

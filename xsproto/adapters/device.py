@@ -70,7 +70,7 @@ from errno import errorcode
 from typing import Any, Final, Generic, Protocol, TypeVar
 from weakref import WeakMethod
 
-from ..client import ClientConnection, Exchange, TransactionState
+from ..client import ClientConnection, Exchange
 from ..clients.connection import ConnectionBase
 from ..clients.session import Session, Waiter
 from ..errors import (
@@ -81,6 +81,7 @@ from ..errors import (
     XenStoreError,
 )
 from ..requests import Request, ResetWatches, Watch
+from ..states import TransactionState
 from ..wire import HEADER, HEADER_SIZE, Op, Packet
 
 __all__ = [

@@ -59,11 +59,12 @@ from typing import Any, Final
 
 from attrs import define
 
-from ..client import ClientConnection, Exchange, WatchState, already_watched
+from ..client import ClientConnection, Exchange, already_watched
 from ..errors import ConnectionClosed, LocalProtocolError, XenStoreError
 from ..events import Closed, Ignored, Reset, WatchFired
 from ..paths import is_within
 from ..requests import Request, TransactionEnd, Unwatch, Watch
+from ..states import WatchState
 from .event_queue import EventQueue
 
 __all__ = ["WINDOW", "Role", "Session", "Waiter"]
