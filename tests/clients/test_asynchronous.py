@@ -1,7 +1,8 @@
 """The asynchronous client: transactions, watches, and cancellation, without an event loop.
 
-Single requests are in `test_signatures`. Coroutines are stepped by hand (`tests.support.in_memory`),
-so that a test can cancel each of them at each of its suspension points, and look at what is left.
+Single requests are in `test_signatures`. Coroutines are stepped by hand (see
+`tests.support.in_memory`). So a test can cancel each of them at each of its suspension points, and
+look at what is left.
 """
 
 # it is the end of an `async with` that raises

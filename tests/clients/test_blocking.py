@@ -1,7 +1,7 @@
 """The blocking client beyond single requests: transactions, watches, timeouts, interrupts.
 
-Single requests are in `test_signatures`. The daemon is `tests.support.in_memory`'s: what it does not
-answer at once it never will, and the wait ends with `TimedOut`, or with an interrupt.
+Single requests are in `test_signatures`. The daemon is `tests.support.in_memory`'s: what it does
+not answer at once it never will, and the wait ends with `TimedOut`, or with an interrupt.
 """
 
 # ruff: noqa: PT012  # it is the end of a `with` that raises
