@@ -289,7 +289,8 @@ class AsyncOperations:
             topdown (bool): whether a node comes before its children, or after them.
 
         Returns:
-            An iterator over `Node`: path, value (None if this domain may not read it), children.
+            An iterator over nodes, each a `Node` with its path, its value (None if this domain may
+            not read it) and the names of its children.
 
         Raises:
             NotFound: there is no `top`.
