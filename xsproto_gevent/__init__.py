@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 try:
-    import gevent as _gevent  # noqa: F401  # so that its absence is told here, in words
+    import gevent as _gevent  # noqa: F401  # here, since the message below says what to install
 except ModuleNotFoundError as error:
     if error.name != "gevent":
         raise  # something that gevent itself imports is missing

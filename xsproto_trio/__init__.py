@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 try:
-    import trio as _trio  # noqa: F401  # so that its absence is told here, in words
+    import trio as _trio  # noqa: F401  # here, since the message below says what to install
 except ModuleNotFoundError as error:
     if error.name != "trio":
         raise  # something that trio itself imports is missing
