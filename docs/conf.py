@@ -29,6 +29,7 @@ html_title = f"xsproto {release}"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_typehints_format = "short"
+autodoc_type_aliases = {"Timeout": "Timeout"}  # else each signature has the union that it is
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 90
 napoleon_use_ivar = True  # fields of attrs classes would be described twice

@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from xsproto.clients.asynchronous import AsyncMonitor as Monitor
-from xsproto.clients.asynchronous import AsyncTransaction as Transaction
-from xsproto.clients.asynchronous import AsyncWatch as Watch
+from xsproto.clients.asynchronous import Monitor, Transaction, Watch
 
 from .client import Client, open_client
 
@@ -15,7 +13,7 @@ __all__ = ["Client", "Monitor", "Server", "Transaction", "Watch", "open_client"]
 
 
 def __getattr__(name: str) -> Any:
-    # Only who serves a store pays for importing one.
+    # Only a program that serves a store pays for importing one.
     if name == "Server":
         from .server import Server
 

@@ -26,11 +26,27 @@ _BACKEND = Backend(Connection, asyncio.sleep, socket, RequestConnection, _MODULE
 
 
 class Client(AsyncClientBase):
-    """A connection to XenStore, as `open_client` makes it. Any number of tasks may use it at once.
+    """A client of XenStore, which `open_client` makes. Any number of tasks may use it at once.
 
-    It belongs to the event loop that opened it. Every call may be cancelled, as ``asyncio.timeout``
-    does. There is no background task: the loop reads by itself, so that events of watches are taken
-    from the daemon even while nobody waits for one.
+    ::
+
+        async with open_client() as client:
+            await client.write(b"/tool/example", b"hello")
+
+    =============  ==============================================================================
+    nodes          `read`, `write`, `list`, `exists`, `delete`, `mkdir`, `walk`, `read_many`,
+                   `get_perms`, `set_perms`
+    watches        `watch`, `monitor`, `reset_watches`
+    transactions   `transaction`, `transact`
+    the client     `close`, `closed`
+    domains        `get_domain_path`, `is_domain_introduced`, `introduce_domain`,
+                   `release_domain`, `resume_domain`, `set_target`
+    the daemon     `control`, `get_feature`, `set_feature`, `get_quota`, `set_quota`
+    =============  ==============================================================================
+
+    It belongs to the event loop that opened it. Any call may be cancelled, as ``asyncio.timeout``
+    does. There is no background task: the loop itself reads, so that watch events are taken from
+    the daemon even while no task waits for one.
     """
 
 
@@ -39,15 +55,16 @@ async def open_client(
     unix_socket_path: str | os.PathLike[str] | None = None,
     xen_bus_path: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[Client]:
-    """Connect to XenStore, for ``async with``, at whose end the client is closed.
+    """Connect to XenStore, for ``async with``, whose end closes the client.
 
     Arguments:
-        unix_socket_path: the socket of a daemon.
-        xen_bus_path: the XenBus device of a guest, where only limits of yours tell of a dead
-            daemon. With neither: see `xsproto.adapters.discovery.locate`.
+        unix_socket_path (str | os.PathLike[str] | None): the socket of a daemon.
+        xen_bus_path (str | os.PathLike[str] | None): the XenBus device of a guest, where only time
+            limits of yours tell of a dead daemon. Without both paths,
+            `xsproto.adapters.discovery.locate` finds XenStore.
 
     Raises:
-        ConnectFailed: nobody listens there, or it may not be used.
+        ConnectFailed: no daemon listens there, or this process may not connect.
     """
     location = locate(unix_socket_path, xen_bus_path, os)
     client = Client(*await open_connections(location, _BACKEND))

@@ -2,9 +2,18 @@
 
 from typing import TYPE_CHECKING, Any
 
-from xsproto.clients.blocking import BlockingMonitor as Monitor
-from xsproto.clients.blocking import BlockingTransaction as Transaction
-from xsproto.clients.blocking import BlockingWatch as Watch
+try:
+    import gevent as _gevent  # noqa: F401  # here, since the message below says what to install
+except ModuleNotFoundError as error:
+    if error.name != "gevent":
+        raise  # something that gevent itself imports is missing
+    raise ImportError(
+        "xsproto_gevent needs gevent: pip install 'xsproto[gevent]' "
+        "(in a clone: pip install '.[gevent]')",
+        name="gevent",
+    ) from None
+
+from xsproto.clients.blocking import Monitor, Transaction, Watch
 
 from .client import Client
 
@@ -15,7 +24,7 @@ __all__ = ["Client", "Monitor", "Server", "Transaction", "Watch"]
 
 
 def __getattr__(name: str) -> Any:
-    # Only who serves a store pays for importing one.
+    # Only a program that serves a store pays for importing one.
     if name == "Server":
         from .server import Server
 

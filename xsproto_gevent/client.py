@@ -1,4 +1,4 @@
-"""The client of one hub."""
+"""The gevent client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Client"]
 
 
 class _Deadline(local):
-    """See `xsproto.adapters.deadlines.Deadline`."""
+    """The deadline of each greenlet; see `xsproto.adapters.deadlines.Deadline`."""
 
     time: float | None = None
 
@@ -38,25 +38,42 @@ _BACKEND = Backend(_clock, _connect, RequestConnection, open_watches)
 
 
 class Client(BlockingClientBase[Connection]):
-    """A connection to XenStore. Any number of greenlets may use it at once.
+    """A client of XenStore. Any number of greenlets may use it at once.
 
-    It belongs to the hub of the thread that makes it, and lets others run while it waits. A
-    `gevent.Timeout` or a kill may end any of its calls: the client is usable after it.
+    ::
+
+        with Client() as client:
+            client.write(b"/tool/example", b"hello")
+
+    =============  ==============================================================================
+    nodes          `read`, `write`, `list`, `exists`, `delete`, `mkdir`, `walk`, `read_many`,
+                   `get_perms`, `set_perms`
+    watches        `watch`, `monitor`, `reset_watches`
+    transactions   `transaction`, `transact`
+    the client     `close`, `closed`, `deadline`
+    domains        `get_domain_path`, `is_domain_introduced`, `introduce_domain`,
+                   `release_domain`, `resume_domain`, `set_target`
+    the daemon     `control`, `get_feature`, `set_feature`, `get_quota`, `set_quota`
+    =============  ==============================================================================
+
+    For nodes there is the syntax of a mapping, too: ``client[path]``, ``client[path] = value``,
+    ``path in client``, ``del client[path]``.
+
+    The client connects at once, and is a context manager that closes it. It belongs to the hub of
+    the thread that makes it, and lets other greenlets run while it waits. A `gevent.Timeout` or a
+    kill may end any of its calls; the client is usable afterwards.
 
     Arguments:
-        unix_socket_path: the socket of a daemon.
-        xen_bus_path: the XenBus device of a guest. With neither: see
-            `xsproto.adapters.discovery.locate`.
-        timeout: seconds that each call may take, if it is not told otherwise, and connecting;
-            None for ever. By default that is for ever on a socket, and
-            `xsproto.adapters.device.TIMEOUT` on the device, where nothing else tells that the
-            daemon is dead.
-
-    It is connected at once, and is a context manager that closes it.
+        unix_socket_path (str | os.PathLike[str] | None): the socket of a daemon.
+        xen_bus_path (str | os.PathLike[str] | None): the XenBus device of a guest. Without both
+            paths, `xsproto.adapters.discovery.locate` finds XenStore.
+        timeout (float | None): seconds for connecting, and for each call that does not name a
+            timeout; None for no limit. By default there is none on a socket; on the device it is
+            `xsproto.adapters.device.TIMEOUT`, since nothing else tells that the daemon is dead.
 
     Raises:
-        ConnectFailed: nobody listens there, or it may not be used.
-        LocalProtocolError: from any call, in another thread than the one it was made in.
+        ConnectFailed: no daemon listens there, or this process may not connect.
+        LocalProtocolError: raised by any call in another thread than the client's.
     """
 
     def __init__(

@@ -3,21 +3,20 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from xsproto.clients.blocking import BlockingMonitor as Monitor
-    from xsproto.clients.blocking import BlockingTransaction as Transaction
-    from xsproto.clients.blocking import BlockingWatch as Watch
+    from xsproto.clients.blocking import Monitor, Transaction, Watch
 
     from .client import Client
     from .embedded import EmbeddedXenStore
     from .server import Server
 else:
-    # Only who serves a store pays for importing one, and who has pytest look for the plugin in
-    # this package pays for nothing. (Type checkers look at the branch above.)
+    # Each name is imported when it is used first: a program with a client need not load a daemon,
+    # and pytest, which looks for its plugin in this package, need not load a client. (Type checkers
+    # look at the branch above.)
     def __getattr__(name):
         if name in ("Monitor", "Transaction", "Watch"):
             from xsproto.clients import blocking
 
-            value = getattr(blocking, f"Blocking{name}")
+            value = getattr(blocking, name)
         elif name == "Client":
             from . import client
 

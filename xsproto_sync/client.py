@@ -33,24 +33,43 @@ _BACKEND = Backend(deadlines.Clock, _connect, RequestConnection, _open_watches)
 
 
 class Client(BlockingClientBase[Connection]):
-    """A connection to XenStore. Any number of threads may use it at once.
+    """A client of XenStore. Any number of threads may use it at once.
+
+    ::
+
+        with Client() as client:
+            client.write(b"/tool/example", b"hello")
+
+    =============  ==============================================================================
+    nodes          `read`, `write`, `list`, `exists`, `delete`, `mkdir`, `walk`, `read_many`,
+                   `get_perms`, `set_perms`
+    watches        `watch`, `monitor`, `reset_watches`
+    transactions   `transaction`, `transact`
+    the client     `close`, `closed`, `deadline`
+    event loops    `fileno`, `pump`
+    domains        `get_domain_path`, `is_domain_introduced`, `introduce_domain`,
+                   `release_domain`, `resume_domain`, `set_target`
+    the daemon     `control`, `get_feature`, `set_feature`, `get_quota`, `set_quota`
+    =============  ==============================================================================
+
+    For nodes there is the syntax of a mapping, too: ``client[path]``, ``client[path] = value``,
+    ``path in client``, ``del client[path]``.
+
+    The client connects at once, and is a context manager that closes it. A signal handler must not
+    use the client whose call it may interrupt: it would wait for itself, for ever.
 
     Arguments:
-        unix_socket_path: the socket of a daemon.
-        xen_bus_path: the XenBus device of a guest. With neither: see
-            `xsproto.adapters.discovery.locate`.
-        timeout: seconds that each call may take, if it is not told otherwise, and connecting;
-            None for ever. By default that is for ever on a socket, and
-            `xsproto.adapters.device.TIMEOUT` on the device, where nothing else tells that the
-            daemon is dead.
-        reader: have a background thread read, so that watch events are taken from the daemon even
-            while nobody waits for one.
-
-    It is connected at once, and is a context manager that closes it. Do not use it in a signal
-    handler that may interrupt a call of the same client: it would wait for itself, for ever.
+        unix_socket_path (str | os.PathLike[str] | None): the socket of a daemon.
+        xen_bus_path (str | os.PathLike[str] | None): the XenBus device of a guest. Without both
+            paths, `xsproto.adapters.discovery.locate` finds XenStore.
+        timeout (float | None): seconds for connecting, and for each call that does not name a
+            timeout; None for no limit. By default there is none on a socket; on the device it is
+            `xsproto.adapters.device.TIMEOUT`, since nothing else tells that the daemon is dead.
+        reader (bool): whether a background thread reads, so that watch events are taken from the
+            daemon even while no call waits for one.
 
     Raises:
-        ConnectFailed: nobody listens there, or it may not be used.
+        ConnectFailed: no daemon listens there, or this process may not connect.
     """
 
     def __init__(
@@ -72,13 +91,16 @@ class Client(BlockingClientBase[Connection]):
                 self.close()  # it may be running already
                 raise
 
-    # For foreign loops
+    # For event loops without an adapter
 
     def fileno(self) -> int:
-        """A descriptor to poll: readable while there is something to `pump`, or an event to get.
+        """Return a descriptor to poll: readable while `pump` has work, or an event waits.
 
-        It stays the same until `close`, and is not the connection's own; where the daemon ends the
-        connection, it stays readable (see `closed`). -1 after `close`.
+        It stays the same until `close`, and is not the connection's own. Once the daemon has ended
+        the connection, it stays readable; `closed` says why.
+
+        Returns:
+            The descriptor (int); -1 after `close`.
 
         Raises:
             NotSupported: this system has no epoll.
@@ -86,9 +108,9 @@ class Client(BlockingClientBase[Connection]):
         return self._watch_connection().fileno()
 
     def pump(self) -> None:
-        """Read what is there, without waiting: events go to the queues of their watches.
+        """Read what has come, without waiting. Events go to the queues of their watches.
 
-        Take them with ``get(timeout=0)``. Raises nothing over the connection's end: the next
-        call does.
+        Take them with ``get(timeout=0)``. The end of the connection raises nothing here; the next
+        call raises it.
         """
         self._watch_connection().pump()

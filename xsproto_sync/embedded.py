@@ -68,6 +68,14 @@ class EmbeddedXenStore:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._server = Server(self._daemon).start()
+        self._running = True
+
+    def __repr__(self) -> str:
+        domids = ", ".join(map(str, sorted(self._paths))) or "none"
+        state = "running" if self._running else "closed"
+        if os.getpid() != self._process:
+            state = f"the store of process {self._process}"
+        return f"<EmbeddedXenStore in {self._directory}: {state}, sockets for domains: {domids}>"
 
     def __enter__(self) -> Self:
         return self
@@ -96,6 +104,7 @@ class EmbeddedXenStore:
         """End the daemon as a crash does: it closes every connection and stops listening."""
         self._check_process()
         self._server.close()
+        self._running = False
 
     def socket_path(self, domid: int = 0) -> str:
         """Return the path of a socket whose clients act as domain `domid`.

@@ -2,9 +2,17 @@
 
 from typing import TYPE_CHECKING, Any
 
-from xsproto.clients.asynchronous import AsyncMonitor as Monitor
-from xsproto.clients.asynchronous import AsyncTransaction as Transaction
-from xsproto.clients.asynchronous import AsyncWatch as Watch
+try:
+    import trio as _trio  # noqa: F401  # here, since the message below says what to install
+except ModuleNotFoundError as error:
+    if error.name != "trio":
+        raise  # something that trio itself imports is missing
+    raise ImportError(
+        "xsproto_trio needs trio: pip install 'xsproto[trio]' (in a clone: pip install '.[trio]')",
+        name="trio",
+    ) from None
+
+from xsproto.clients.asynchronous import Monitor, Transaction, Watch
 
 from .client import Client, open_client
 
@@ -15,7 +23,7 @@ __all__ = ["Client", "Monitor", "Transaction", "Watch", "open_client", "serve"]
 
 
 def __getattr__(name: str) -> Any:
-    # Only who serves a store pays for importing one.
+    # Only a program that serves a store pays for importing one.
     if name == "serve":
         from .server import serve
 

@@ -27,11 +27,27 @@ _BACKEND = Backend(Connection, trio.sleep, socket, RequestConnection, _MODULES)
 
 
 class Client(AsyncClientBase):
-    """A connection to XenStore, as `open_client` makes it. Any number of tasks may use it at once.
+    """A client of XenStore, which `open_client` makes. Any number of tasks may use it at once.
+
+    ::
+
+        async with open_client() as client:
+            await client.write(b"/tool/example", b"hello")
+
+    =============  ==============================================================================
+    nodes          `read`, `write`, `list`, `exists`, `delete`, `mkdir`, `walk`, `read_many`,
+                   `get_perms`, `set_perms`
+    watches        `watch`, `monitor`, `reset_watches`
+    transactions   `transaction`, `transact`
+    the client     `close`, `closed`
+    domains        `get_domain_path`, `is_domain_introduced`, `introduce_domain`,
+                   `release_domain`, `resume_domain`, `set_target`
+    the daemon     `control`, `get_feature`, `set_feature`, `get_quota`, `set_quota`
+    =============  ==============================================================================
 
     It belongs to the run of trio that opened it. Every call is a checkpoint, and may be cancelled.
-    There is no background task: a task that waits for something reads for all. What comes while
-    nobody waits for anything, such as events of watches, stays with the daemon until somebody does.
+    There is no background task: one of the waiting tasks reads on behalf of all. While no task
+    waits for anything, what comes, such as watch events, stays with the daemon.
     """
 
 
@@ -40,15 +56,16 @@ async def open_client(
     unix_socket_path: str | os.PathLike[str] | None = None,
     xen_bus_path: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[Client]:
-    """Connect to XenStore, for ``async with``, at whose end the client is closed.
+    """Connect to XenStore, for ``async with``, whose end closes the client.
 
     Arguments:
-        unix_socket_path: the socket of a daemon.
-        xen_bus_path: the XenBus device of a guest, where only limits of yours tell of a dead
-            daemon. With neither: see `xsproto.adapters.discovery.locate`.
+        unix_socket_path (str | os.PathLike[str] | None): the socket of a daemon.
+        xen_bus_path (str | os.PathLike[str] | None): the XenBus device of a guest, where only time
+            limits of yours tell of a dead daemon. Without both paths,
+            `xsproto.adapters.discovery.locate` finds XenStore.
 
     Raises:
-        ConnectFailed: nobody listens there, or it may not be used.
+        ConnectFailed: no daemon listens there, or this process may not connect.
     """
     location = locate(unix_socket_path, xen_bus_path, os)
     client = Client(*await open_connections(location, _BACKEND))

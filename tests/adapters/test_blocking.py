@@ -19,7 +19,7 @@ import xsproto_sync.client
 from xsproto.adapters import device
 from xsproto.adapters.device import RETIRED_MAX
 from xsproto.adapters.fork import close_all_after_fork
-from xsproto.clients.blocking import BlockingTransaction
+from xsproto.clients.blocking import Transaction
 from xsproto.errors import (
     ConnectFailed,
     ConnectionClosed,
@@ -289,7 +289,7 @@ def test_a_connection_that_was_given_up_ends_with_its_last_transaction(
     assert client.read(b"/a") == b"value"
 
 
-@pytest.mark.parametrize("end", [BlockingTransaction.commit, BlockingTransaction.rollback])
+@pytest.mark.parametrize("end", [Transaction.commit, Transaction.rollback])
 def test_a_forked_child_can_end_nothing_on_a_connection_that_was_given_up(
     client: Client, store: EmbeddedXenStore, end: Callable[[Any], None]
 ) -> None:

@@ -1,7 +1,8 @@
-"""The awaitable facade: transactions, watches, and above all cancellation, without an event loop.
+"""The asynchronous client: transactions, watches, and cancellation, without an event loop.
 
-Single requests are in `test_facades`. Coroutines are stepped by hand (`tests.support.in_memory`),
-so that a test can cancel each of them at each of its suspension points, and look at what is left.
+Single requests are in `test_signatures`. Coroutines are stepped by hand (see
+`tests.support.in_memory`). So a test can cancel each of them at each of its suspension points, and
+look at what is left.
 """
 
 # it is the end of an `async with` that raises
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from xsproto import requests as rq
-from xsproto.clients.asynchronous import AsyncMonitor, AsyncTransaction, AsyncWatch
+from xsproto.clients.asynchronous import Monitor, Transaction, Watch
 from xsproto.clients.event_queue import WatchEvent
 from xsproto.errors import (
     AlreadyExists,
@@ -177,8 +178,8 @@ def test_a_transaction_is_rolled_back_on_an_exception() -> None:
     assert_whole(client)
 
 
-@pytest.mark.parametrize("end", [AsyncTransaction.commit, AsyncTransaction.rollback])
-def test_a_transaction_can_end_early(end: Callable[[AsyncTransaction], Awaitable[None]]) -> None:
+@pytest.mark.parametrize("end", [Transaction.commit, Transaction.rollback])
+def test_a_transaction_can_end_early(end: Callable[[Transaction], Awaitable[None]]) -> None:
     daemon, client = opened(a=b"1")
 
     async def main() -> None:
@@ -333,7 +334,7 @@ def test_a_reset_ends_a_transaction() -> None:
 def test_transact_returns_what_the_function_does() -> None:
     daemon, client = opened(a=b"1")
 
-    async def increment(tx: AsyncTransaction) -> int:
+    async def increment(tx: Transaction) -> int:
         value = int(await tx.read(b"/a")) + 1
         await tx.write(b"/a", b"%d" % value)
         return value
@@ -347,7 +348,7 @@ def test_transact_tries_again() -> None:
     daemon, client = opened(n=b"0")
     left = [b"3", b"2", b"1"]
 
-    async def function(tx: AsyncTransaction) -> bytes:
+    async def function(tx: Transaction) -> bytes:
         value = await tx.read(b"/n")
         await tx.write(b"/mine", value)
         if left:
@@ -364,7 +365,7 @@ def test_a_transaction_from_before_a_resume_harms_no_later_one() -> None:
     """Its id may be a later one's. `transact` gets over it."""
     daemon, client = opened()
 
-    async def write_new(tx: AsyncTransaction) -> None:
+    async def write_new(tx: Transaction) -> None:
         await tx.write(b"/new", b"")
 
     async def use() -> None:
@@ -384,7 +385,7 @@ def test_a_transaction_from_before_a_resume_harms_no_later_one() -> None:
 def test_transact_starts_again_where_its_transaction_is_lost() -> None:
     daemon, client = opened()
 
-    async def function(tx: AsyncTransaction) -> int:
+    async def function(tx: Transaction) -> int:
         if tx.id == 1:
             daemon.forget_transactions()
             with pytest.raises(TransactionLost):
@@ -400,7 +401,7 @@ def test_transact_starts_again_where_its_transaction_is_lost() -> None:
 def test_transact_gives_up() -> None:
     daemon, client = opened()
 
-    async def function(tx: AsyncTransaction) -> None:
+    async def function(tx: Transaction) -> None:
         daemon.change(b"/n", b"%d" % tx.id)
 
     with pytest.raises(RetriesExhausted, match="3 times"):
@@ -415,7 +416,7 @@ def test_transact_gives_up() -> None:
 def test_transact_does_not_repeat_what_the_function_raises(error: BaseException) -> None:
     daemon, client = opened()
 
-    async def function(tx: AsyncTransaction) -> None:
+    async def function(tx: Transaction) -> None:
         raise error
 
     with pytest.raises(type(error)) as caught:
@@ -425,9 +426,9 @@ def test_transact_does_not_repeat_what_the_function_raises(error: BaseException)
     assert_whole(client)
 
 
-@pytest.mark.parametrize("end", [AsyncTransaction.commit, AsyncTransaction.rollback])
+@pytest.mark.parametrize("end", [Transaction.commit, Transaction.rollback])
 def test_transact_of_a_function_that_ends_it(
-    end: Callable[[AsyncTransaction], Awaitable[None]],
+    end: Callable[[Transaction], Awaitable[None]],
 ) -> None:
     daemon, client = opened()
     run(client.transact(end))
@@ -463,7 +464,7 @@ def test_a_watch_gives_events() -> None:
 
     async def main() -> None:
         watch = client.watch(b"/a", 1, b"mine")
-        assert isinstance(watch, AsyncWatch)
+        assert isinstance(watch, Watch)
         assert watch.watched == frozenset()
         async with watch as events:
             assert events is watch
@@ -549,7 +550,7 @@ def test_a_monitor_joins_watches() -> None:
 
     async def main() -> None:
         async with client.monitor() as monitor:
-            assert isinstance(monitor, AsyncMonitor)
+            assert isinstance(monitor, Monitor)
             first = await monitor.watch(b"/a")
             assert await monitor.watch(b"/b", b"mine", 2) == b"mine"
             assert monitor.watched == {(b"/a", first), (b"/b", b"mine")}
@@ -652,7 +653,7 @@ async def in_a_transaction(client: AsyncMemory) -> None:
 
 
 async def in_transact(client: AsyncMemory) -> None:
-    async def function(tx: AsyncTransaction) -> None:
+    async def function(tx: Transaction) -> None:
         await tx.write(b"/a", await tx.read(b"/b"))
 
     await client.transact(function)

@@ -1,7 +1,7 @@
-"""The blocking facade, where it does more than ask: transactions, watches, timeouts, interrupts.
+"""The blocking client beyond single requests: transactions, watches, timeouts, interrupts.
 
-Single requests are in `test_facades`. The daemon is `tests.support.in_memory`'s: what it does not
-answer at once it never will, and the wait ends with `TimedOut`, or with an interrupt.
+Single requests are in `test_signatures`. The daemon is `tests.support.in_memory`'s: what it does
+not answer at once it never will, and the wait ends with `TimedOut`, or with an interrupt.
 """
 
 # ruff: noqa: PT012  # it is the end of a `with` that raises
@@ -17,7 +17,7 @@ import pytest
 
 from xsproto import requests as rq
 from xsproto.client import Exchange
-from xsproto.clients.blocking import BlockingTransaction, BlockingWatch
+from xsproto.clients.blocking import Transaction, Watch
 from xsproto.clients.connection import DEFAULT, run_despite_interrupt
 from xsproto.clients.event_queue import WatchEvent
 from xsproto.clients.session import Waiter
@@ -163,7 +163,7 @@ def test_an_interrupt_of_its_end_does_not_keep_a_transaction() -> None:
     assert_whole(client)
 
 
-@pytest.mark.parametrize("end", [BlockingTransaction.commit, BlockingTransaction.rollback])
+@pytest.mark.parametrize("end", [Transaction.commit, Transaction.rollback])
 def test_a_transaction_can_end_early(end: Callable[..., None]) -> None:
     daemon, client = opened(a=b"1")
     timeout = 7
@@ -328,7 +328,7 @@ def test_the_timeouts_of_a_transaction() -> None:
 def test_transact_returns_what_the_function_does() -> None:
     daemon, client = opened(a=b"1")
 
-    def increment(tx: BlockingTransaction) -> int:
+    def increment(tx: Transaction) -> int:
         value = int(tx.read(b"/a")) + 1
         tx.write(b"/a", b"%d" % value)
         return value
@@ -342,7 +342,7 @@ def test_transact_tries_again() -> None:
     daemon, client = opened(n=b"0")
     left = [b"3", b"2", b"1"]
 
-    def function(tx: BlockingTransaction) -> bytes:
+    def function(tx: Transaction) -> bytes:
         value = tx.read(b"/n")
         tx.write(b"/mine", value)
         if left:
@@ -372,7 +372,7 @@ def test_a_transaction_from_before_a_resume_harms_no_later_one() -> None:
 def test_transact_starts_again_where_its_transaction_is_lost() -> None:
     daemon, client = opened()
 
-    def function(tx: BlockingTransaction) -> int:
+    def function(tx: Transaction) -> int:
         if tx.id == 1:
             daemon.forget_transactions()
             with pytest.raises(TransactionLost):
@@ -388,7 +388,7 @@ def test_transact_starts_again_where_its_transaction_is_lost() -> None:
 def test_transact_gives_up() -> None:
     daemon, client = opened()
 
-    def function(tx: BlockingTransaction) -> None:
+    def function(tx: Transaction) -> None:
         daemon.change(b"/n", b"%d" % tx.id)
 
     with pytest.raises(RetriesExhausted, match="3 times"):
@@ -405,7 +405,7 @@ def test_transact_gives_up() -> None:
 def test_transact_does_not_repeat_what_the_function_raises(error: BaseException) -> None:
     daemon, client = opened()
 
-    def function(tx: BlockingTransaction) -> None:
+    def function(tx: Transaction) -> None:
         raise error
 
     with pytest.raises(type(error)) as caught:
@@ -415,8 +415,8 @@ def test_transact_does_not_repeat_what_the_function_raises(error: BaseException)
     assert_whole(client)
 
 
-@pytest.mark.parametrize("end", [BlockingTransaction.commit, BlockingTransaction.rollback])
-def test_transact_of_a_function_that_ends_it(end: Callable[[BlockingTransaction], None]) -> None:
+@pytest.mark.parametrize("end", [Transaction.commit, Transaction.rollback])
+def test_transact_of_a_function_that_ends_it(end: Callable[[Transaction], None]) -> None:
     daemon, client = opened()
     client.transact(end)
     assert len(ends(daemon)) == 1
@@ -724,7 +724,7 @@ def test_an_interrupt_between_the_start_and_its_end() -> None:
 
 
 def test_an_interrupt_between_the_watch_and_its_end() -> None:
-    class Interrupted(BlockingWatch):
+    class Interrupted(Watch):
         def __setattr__(self, name: str, value: Any) -> None:
             if name == "token" and value is not None:
                 raise Interrupt

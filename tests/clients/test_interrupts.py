@@ -32,7 +32,7 @@ import pytest
 import xsproto
 import xsproto_sync
 from xsproto import ConnectionClosed, TimedOut
-from xsproto.clients.blocking import BlockingTransaction
+from xsproto.clients.blocking import Transaction
 from xsproto.clients.session import Session
 from xsproto_sync import Client
 
@@ -215,14 +215,14 @@ class Bench:
         assert len([*self.client.walk(b"/known")]) == 11
 
     def transact(self) -> None:
-        def function(tx: BlockingTransaction) -> bytes:
+        def function(tx: Transaction) -> bytes:
             tx.write(b"/t", b"%d" % self._turn)
             return tx.read(b"/known/1")
 
         assert self.client.transact(function) == KNOWN[b"/known/1"]
 
     def transact_in_vain(self) -> None:
-        def function(tx: BlockingTransaction) -> None:
+        def function(tx: Transaction) -> None:
             raise LookupError(tx.read(b"/known/1"))
 
         with pytest.raises(LookupError):

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from xsproto import requests as rq
-from xsproto.clients.asynchronous import AsyncTransaction
-from xsproto.clients.blocking import BlockingTransaction
+from xsproto.clients import asynchronous, blocking
 from xsproto.errors import (
     ConflictError,
     NotFound,
@@ -45,7 +44,7 @@ def probes(daemon: Daemon) -> int:
     ],
 )
 def test_it_is_told_apart_from_a_node_that_is_missing(
-    use: Callable[[BlockingTransaction], Any],
+    use: Callable[[blocking.Transaction], Any],
 ) -> None:
     daemon, client = opened(a=b"1")
     with client.transaction() as tx:
@@ -99,7 +98,7 @@ def test_transact_runs_it_again() -> None:
     daemon, client = opened(a=b"1")
     tried = []
 
-    def function(tx: BlockingTransaction) -> bytes:
+    def function(tx: blocking.Transaction) -> bytes:
         tried.append(tx.id)
         if len(tried) < 3:
             daemon.transactions.clear()
@@ -121,7 +120,7 @@ def test_transact_of_an_awaited_function() -> None:
     client.forgetful = True
     tried = []
 
-    async def function(tx: AsyncTransaction) -> bytes:
+    async def function(tx: asynchronous.Transaction) -> bytes:
         tried.append(tx.id)
         assert await tx.read(b"/none", None) is None
         if len(tried) < 3:

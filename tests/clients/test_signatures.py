@@ -1,33 +1,35 @@
-"""The two facades are one: the same methods, the same parameters, the same requests, in words
-that refer to each other. On the daemon of `tests.support.in_memory`, which needs neither socket nor
-loop."""
+"""The blocking and the asynchronous client are one: the same methods, parameters, docstrings and
+requests.
+
+On the daemon of `tests.support.in_memory`, which needs neither socket nor loop.
+"""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from types import ModuleType
 from typing import Any, get_overloads
 
 import pytest
 
 from xsproto import requests as rq
-from xsproto.clients import asynchronous as awaitable
-from xsproto.clients import blocking
+from xsproto.clients import asynchronous, blocking
 from xsproto.clients import connection as connections
 from xsproto.clients.operations import Node
 from xsproto.errors import InvalidArgument, InvalidPath, InvalidType, NotFound, XenStoreError
 from xsproto.perms import Permission
+from xsproto.wire import op_name
 
 from ..support.in_memory import AsyncMemory, BlockingMemory, Daemon, run
 
 PAIRS = {
-    blocking.BlockingOperations: awaitable.AsyncOperations,
-    blocking.BlockingClient: awaitable.AsyncClient,
-    blocking.BlockingTransaction: awaitable.AsyncTransaction,
-    blocking.BlockingWatch: awaitable.AsyncWatch,
-    blocking.BlockingMonitor: awaitable.AsyncMonitor,
+    blocking.BlockingOperations: asynchronous.AsyncOperations,
+    blocking.BlockingClient: asynchronous.AsyncClient,
+    blocking.Transaction: asynchronous.Transaction,
+    blocking.Watch: asynchronous.Watch,
+    blocking.Monitor: asynchronous.Monitor,
 }
 
 # What waits for nothing, on either side: `walk` and the rest give something that does.
@@ -72,7 +74,7 @@ def compare(one: type, other: type) -> list[str]:
             if type(first) is not type(second):
                 found.append(f"{name} is a property on one side only")
             continue
-        awaited = name not in SYNCHRONOUS or (name, one) == ("watch", blocking.BlockingMonitor)
+        awaited = name not in SYNCHRONOUS or (name, one) == ("watch", blocking.Monitor)
         if inspect.iscoroutinefunction(second) != awaited or inspect.iscoroutinefunction(first):
             found.append(f"{name} must{' not' * (not awaited)} be awaited")
         forms = [[function, *get_overloads(function)] for function in (first, second)]
@@ -88,7 +90,7 @@ def test_the_public_methods_are_the_same(one: type, other: type) -> None:
 
 def test_the_public_classes_are_the_same() -> None:
     names = {name.replace("Blocking", "Async") for name in blocking.__all__}
-    assert names == set(awaitable.__all__)
+    assert names == set(asynchronous.__all__)
 
 
 def test_an_adapter_provides_the_same() -> None:
@@ -140,7 +142,7 @@ def test_the_comparison_sees_differences() -> None:
 # Docstrings
 
 
-@pytest.mark.parametrize("module", [blocking, awaitable], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [blocking, asynchronous], ids=lambda module: module.__name__)
 def test_every_public_name_has_a_docstring(module: ModuleType) -> None:
     bare = []
     for cls in (cls for pair in PAIRS.items() for cls in pair if cls.__module__ == module.__name__):
@@ -151,11 +153,141 @@ def test_every_public_name_has_a_docstring(module: ModuleType) -> None:
     assert module.__doc__
 
 
-def test_docstrings_refer_to_what_is_there() -> None:
-    references = re.findall(r"As `(\w+)\.(\w+)`", inspect.getsource(awaitable))
-    assert len(references) > 30
-    for cls, name in references:
-        assert name in public(getattr(blocking, cls)), f"{cls}.{name}"
+def entries(docstring: str) -> Iterator[tuple[str, str, str]]:
+    """What a docstring consists of: (section, entry, text); of the description the entry is ""."""
+    section, entry, lines = "", "", list[str]()
+    for line in [*inspect.cleandoc(docstring).splitlines(), "End:"]:
+        heading = re.fullmatch(r"(\w+):", line)
+        start = re.match(r"    (\w+(?:, \w+)*)(?: \(.*\))?: ", line) if section else None
+        if heading or start:
+            yield section, entry, " ".join(" ".join(lines).split())
+            section, lines = heading[1] if heading else section, [] if heading else [line]
+            entry = start[1] if start else ""
+        else:
+            lines.append(line)
+
+
+def compared(docstring: str | None) -> list[tuple[str, str, str]]:
+    """The entries of a docstring without what sets blocking methods and others apart.
+
+    That is the time limits of the one, and how the words of the other are spelled.
+    """
+    result = []
+    for section, entry, text in entries(docstring or ""):
+        text = text.replace("``async ", "``")
+        text = re.sub(r"Awaitable\[(\w+)\]", r"\1", text)
+        if text and entry not in ("timeout", "TimedOut"):
+            result.append((section, entry, text))
+    return result
+
+
+def differing_docstrings(one: type, other: type) -> list[str]:
+    """The names of the public methods whose docstrings are not the same in both classes."""
+    return [
+        name
+        for name in sorted(public(one) & public(other))
+        if compared(getattr(one, name).__doc__) != compared(getattr(other, name).__doc__)
+    ]
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS.items(), ids=lambda cls: cls.__name__)
+def test_the_docstrings_are_the_same(one: type, other: type) -> None:
+    assert differing_docstrings(one, other) == []
+    if one is not blocking.BlockingClient:  # each of these says which clients are based on it
+        assert compared(one.__doc__) == compared(other.__doc__)
+
+
+def test_the_comparison_of_docstrings_sees_differences() -> None:
+    class One:
+        def read(self) -> None:
+            """Read.
+
+            Arguments:
+                path (bytes): the path,
+                    absolute.
+                timeout (float): seconds,
+                    or None.
+            """
+
+        def write(self) -> None:
+            """Write, for ``with``.
+
+            Arguments:
+                timeout: seconds.
+
+            Raises:
+                TimedOut: it took too long.
+            """
+
+        def list(self) -> None:
+            """List.
+
+            Returns:
+                The names.
+            """
+
+    class Other:
+        def read(self) -> None:
+            """Read.
+
+            Arguments:
+                path (bytes): the path, relative.
+            """
+
+        def write(self) -> None:
+            """Write, for ``async with``."""
+
+        def list(self) -> None:
+            """List."""
+
+    assert differing_docstrings(One, Other) == ["list", "read"]
+    Other.list, Other.read = One.list, One.read  # type: ignore[assignment]
+    assert differing_docstrings(One, Other) == []
+
+
+def documented_types(docstring: str) -> dict[str, str]:
+    """The arguments that a docstring describes, with the types that it says they have."""
+    found = {}
+    for section, name, text in entries(docstring):
+        if section == "Arguments" and name:
+            start = re.match(r"\w+ \((.*?)\): ", text)
+            found[name] = start[1] if start else ""
+    return found
+
+
+@pytest.mark.parametrize("cls", [cls for pair in PAIRS.items() for cls in pair])
+def test_every_argument_is_described_with_its_type(cls: type) -> None:
+    for name in public(cls):
+        function = getattr(cls, name)
+        if isinstance(function, property):
+            continue
+        parameters = dict(inspect.signature(function).parameters)
+        del parameters["self"]
+        expected = {
+            name: "float | None" if name == "timeout" else parameter.annotation
+            for name, parameter in parameters.items()
+        }
+        assert documented_types(function.__doc__ or "") == expected, name
+
+
+def test_every_request_is_named_with_its_section() -> None:
+    for name, _, _, request in NODE_CALLS + CLIENT_CALLS:
+        if request is not None:
+            described = " ".join((getattr(blocking.BlockingClient, name).__doc__ or "").split())
+            assert op_name(request.op) in described, name
+            assert f'"{section_of(type(request))}"' in described, name
+
+
+def section_of(request: type) -> str:
+    """The section of xenstore.txt under which `xsproto.requests` has a class."""
+    before = inspect.getsource(rq).partition(f"\nclass {request.__name__}(")[0]
+    headings: list[str] = re.findall(r"^# (.*)$", before, re.M)
+    return headings[-1]
+
+
+def test_the_sections_are_those_of_the_specification() -> None:
+    assert section_of(rq.Rm) == "Database read, write and permissions operations"
+    assert section_of(rq.Control) == "Miscellaneous"
 
 
 # The same calls

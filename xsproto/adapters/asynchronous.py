@@ -18,7 +18,7 @@ from ..client import Exchange
 from ..clients.asynchronous import AsyncClient
 from ..clients.connection import AsyncConnection
 from ..clients.event_queue import EventQueue, WatchEvent
-from ..clients.operations import forked, nothing_watched
+from ..clients.messages import forked, nothing_watched
 from ..clients.session import Role, Session, Waiter
 from ..errors import ConnectFailed, Forked, LocalProtocolError, XenStoreError, connect_failed
 from ..requests import Request, TransactionStart

@@ -1,29 +1,39 @@
-"""The awaitable facade: what a user awaits, on top of an async adapter's few primitives.
+"""The asynchronous client: what users await, written on top of an `AsyncConnection`.
 
-`AsyncClient` has the methods of `BlockingClient` (`xsproto.clients.blocking`), which says in full
-what each of them does. What differs:
+`AsyncClient` has the methods of `BlockingClient` (`xsproto.clients.blocking`), with the same
+docstrings, which a test compares. These are the differences:
 
-- There is no ``timeout``: the event loop's own means, such as cancel scopes, hold for every call.
-  A call that is cancelled leaves nothing behind: a request that has not begun to go out is taken
-  back; of one that has, the late answer is dropped, and what it began is undone.
-- Leaving a ``with`` under cancellation awaits nothing: the rollback, or the UNWATCH, is queued,
-  and goes out at once where the daemon takes it, else with the next call.
+- There is no ``timeout``. The event loop bounds and cancels any call by its own means, such as
+  ``asyncio.timeout`` and trio's cancel scopes.
+- A cancelled call leaves nothing behind. A request of which no byte was sent is withdrawn. The
+  late answer to another one is dropped, and what the request began is undone.
+- Leaving an ``async with`` under cancellation awaits nothing. The rollback or the UNWATCH is
+  queued, and is written at once if the daemon takes it, else with the next call.
+- A walk whose step was cancelled can be continued: the iterator goes on where it was.
 - There are no ``client[path]``, ``in`` and ``del``, which cannot be awaited.
 
 A client belongs to one event loop and its thread.
+
+Paths, values and tokens are bytes. Every call may raise
+
+- `LocalProtocolError`, or its subclasses `InvalidPath`, `InvalidArgument` and `InvalidType`, if an
+  argument is wrong; then nothing was sent;
+- `ConnectionClosed`;
+- what the daemon answers: `AccessDenied`, `NotFound` and the other classes of `xsproto.errors`.
+
+The docstrings name only what is particular to a method.
 """
 
 from __future__ import annotations
 
 import builtins
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from ..client import Exchange
-from ..errors import ConflictError, LocalProtocolError, NotFound, TransactionLost, XenStoreError
+from ..errors import ConflictError, NotFound, TransactionLost, XenStoreError
 from ..perms import Permission
 from ..requests import (
     Control,
@@ -43,52 +53,84 @@ from ..requests import (
     SetQuota,
     SetTarget,
     TransactionEnd,
-    Watch,
     Write,
 )
-from . import operations
+from ..requests import Watch as WatchRequest
+from . import messages, operations
 from .connection import AsyncConnection
 from .event_queue import QUEUE_MAX, EventQueue, WatchEvent
-from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk, resume
+from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk
 
-__all__ = ["AsyncClient", "AsyncMonitor", "AsyncTransaction", "AsyncWatch"]
+__all__ = ["AsyncClient", "Monitor", "Transaction", "Watch"]
 
 T = TypeVar("T")
 D = TypeVar("D")
 
 
-class AsyncOperations(ABC):
-    """What can be done with nodes, by a client itself or within a transaction."""
+class AsyncOperations:
+    """What a client and a transaction do with nodes."""
 
-    #: Where requests go.
     _connection: AsyncConnection
+    #: The transaction that the requests are part of; 0 for none.
+    _id = 0
 
-    @abstractmethod
-    async def _exchange(self, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
-        """Send requests; return them with what came of each."""
+    # Between the user's call and the exchange there is one function, `_ask` or `_perform`, which
+    # also raises what came of it. So the traceback of a failed call is three frames long.
 
     async def _ask(self, request: Request[T]) -> T:
-        return (await self._exchange((request,)))[0].value()  # type: ignore[no-any-return]
+        """Send one request; return the value of the reply."""
+        self._check_open()
+        exchanges = await self._connection.exchange(self._id, (request,))
+        await self._check_known(exchanges)
+        return exchanges[0].value()  # type: ignore[no-any-return]
 
     async def _perform(self, operation: Operation[T]) -> T:
+        """Send the requests of an operation; return its result."""
         outcome: Any = None
         try:
             while True:
-                step = resume(operation, outcome)
-                if isinstance(step, Request):
-                    outcome = (await self._exchange((step,)))[0].result()
+                # As `operations.resume`, without its frame.
+                if isinstance(outcome, XenStoreError):
+                    step = operation.throw(outcome)
                 else:
-                    outcome = [exchange.result() for exchange in await self._exchange(step)]
+                    step = operation.send(outcome)
+                requests = (step,) if isinstance(step, Request) else step
+                self._check_open()
+                exchanges = await self._connection.exchange(self._id, requests)
+                await self._check_known(exchanges)
+                outcome = [exchange.result() for exchange in exchanges]
+                if requests is not step:
+                    (outcome,) = outcome
         except StopIteration as stop:
             result: T = stop.value
             return result
+
+    def _check_open(self) -> None:
+        """Raise if no request can be made now."""
+
+    async def _check_known(self, exchanges: Sequence[Exchange]) -> None:
+        """Raise if `exchanges` show that the daemon has forgotten the transaction."""
 
     @overload
     async def read(self, path: bytes) -> bytes: ...
     @overload
     async def read(self, path: bytes, default: D) -> bytes | D: ...
     async def read(self, path: bytes, default: Any = MISSING) -> Any:
-        """As `BlockingClient.read`."""
+        """Read the value of a node.
+
+        The request is READ (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes): the node, by its absolute path or relative to the domain's own.
+            default (Any): what to return if there is no such node; by default that is an error.
+
+        Returns:
+            The value (bytes), or `default`.
+
+        Raises:
+            NotFound: there is no such node, and no default.
+            AccessDenied: this domain may not read the node.
+        """
         try:
             return await self._ask(Read(path))
         except NotFound:
@@ -103,56 +145,172 @@ class AsyncOperations(ABC):
         self, paths: Iterable[bytes], default: D
     ) -> list[bytes | D | XenStoreError]: ...
     async def read_many(self, paths: Iterable[bytes], default: Any = MISSING) -> list[Any]:
-        """As `BlockingClient.read_many`."""
+        """Read the values of many nodes, without waiting for each.
+
+        The requests are READ (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            paths (Iterable[bytes]): the nodes.
+            default (Any): what to return for a node that does not exist.
+
+        Returns:
+            A list in the order of `paths`. It holds a value (bytes) for each node; or the error,
+            not raised, of one that cannot be read (`NotFound`, `AccessDenied`); or `default`.
+
+        Raises:
+            InvalidType: `paths` is a single path.
+        """
         return await self._perform(operations.read_many(paths, default))
 
     async def write(self, path: bytes, value: bytes) -> None:
-        """As `BlockingClient.write`."""
+        """Set the value of a node. Make the node, and its parents, if they are missing.
+
+        The request is WRITE (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes): the node.
+            value (bytes): any bytes; path and value together must fit a packet of 4096 bytes.
+
+        Raises:
+            AccessDenied: this domain may not write the node.
+            QuotaExceeded, TooBig: the daemon does not let this domain have so much.
+        """
         await self._ask(Write(path, value))
 
     async def mkdir(self, path: bytes) -> None:
-        """As `BlockingClient.mkdir`."""
+        """Make a node with an empty value, and its parents. A node that exists stays as it is.
+
+        The request is MKDIR (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes): the node.
+
+        Raises:
+            AccessDenied: this domain may not make the node.
+            QuotaExceeded: the daemon does not let this domain have so many nodes.
+        """
         await self._ask(Mkdir(path))
 
     async def delete(self, path: bytes) -> None:
-        """As `BlockingClient.delete`."""
+        """Remove a node and everything below it. It is no error if the node does not exist.
+
+        The request is RM (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes): the node.
+
+        Raises:
+            NotFound: neither the node nor its parent exists.
+            AccessDenied: this domain may not remove the node.
+        """
         await self._ask(Rm(path))
 
     async def list(self, path: bytes) -> builtins.list[bytes]:
-        """As `BlockingClient.list`."""
+        """List the names of a node's children, however many there are.
+
+        The requests are DIRECTORY and, for a list that does not fit a packet, DIRECTORY_PART
+        (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes): the node.
+
+        Returns:
+            The names (list of bytes), in the daemon's order.
+
+        Raises:
+            NotFound: there is no such node.
+            AccessDenied: this domain may not read the node.
+            TooBig: the list does not fit a packet, and the daemon does not know DIRECTORY_PART,
+                or the list changed all the time while it was read.
+        """
         return await self._perform(operations.list_children(path))
 
     async def exists(self, path: bytes) -> bool:
-        """As `BlockingClient.exists`."""
+        """Find out whether there is a node.
+
+        The request is READ (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes): the node.
+
+        Returns:
+            True or False.
+
+        Raises:
+            AccessDenied: this domain may not read the node, if there is one.
+        """
         return await self._perform(operations.exists(path))
 
     async def get_perms(self, path: bytes) -> builtins.list[Permission]:
-        """As `BlockingClient.get_perms`."""
+        """Read the permissions of a node or of a special path.
+
+        The request is GET_PERMS (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes): the node, or a special path such as ``b"@releaseDomain"``.
+
+        Returns:
+            A list of `Permission`, the owner's first.
+
+        Raises:
+            NotFound: there is no such node.
+            AccessDenied: this domain may not read the permissions.
+        """
         return await self._ask(GetPerms(path))
 
     async def set_perms(self, path: bytes, permissions: Iterable[Permission | bytes]) -> None:
-        """As `BlockingClient.set_perms`."""
-        await self._ask(SetPerms(path, operations.permissions_of(permissions)))
+        """Set the permissions of a node or of a special path.
+
+        The request is SET_PERMS (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes): the node, or a special path such as ``b"@releaseDomain"``.
+            permissions (Iterable[Permission | bytes]): each a `Permission` or its text, such as
+                ``b"r5"``. The first names the owner, and what domains that are not listed may do.
+
+        Raises:
+            InvalidType: `permissions` is a single permission.
+            NotFound: there is no such node, or no such domain to own it.
+            AccessDenied: this domain may not change the permissions.
+        """
+        await self._ask(SetPerms(path, messages.permissions_of(permissions)))
 
     def walk(self, top: bytes, topdown: bool = True) -> AsyncIterator[Node]:
-        """As `BlockingClient.walk`, for ``async for``.
+        """Walk through a tree: iterate over the node `top` and all nodes below it.
 
-        After a cancelled step, the iterator may be used again: it goes on where it was.
+        The requests are READ and DIRECTORY, for up to 32 nodes at once (xenstore.txt, "Database
+        read, write and permissions operations").
+
+        From the top down, removing names from ``node.children`` keeps the walk from going there.
+        A node that vanishes during the walk is left out.
+
+        Arguments:
+            top (bytes): the node where the walk begins.
+            topdown (bool): whether a node comes before its children, or after them.
+
+        Returns:
+            An iterator over nodes, each a `Node` with its path, its value (None if this domain may
+            not read it) and the names of its children.
+
+        Raises:
+            NotFound: there is no `top`.
         """
         return _AsyncWalk(self, Walk(top, topdown=topdown))
 
 
 class _AsyncWalk(AsyncIterator[Node]):
-    """The nodes of a walk. Not a generator, so that to leave it early needs no finalizer."""
+    """The nodes of a walk.
+
+    An asynchronous generator would need a finalizer of the event loop's where it is left early.
+    """
 
     def __init__(self, client: AsyncOperations, walk: Walk) -> None:
         self._client = client
         self._walk = walk
 
     async def __anext__(self) -> Node:
-        await (
-            self._client._connection.checkpoint()
-        )  # first: a node that was taken cannot be put back
+        # First: a node that was taken from the walk cannot be put back if this is cancelled.
+        await self._client._connection.checkpoint()
         while (step := self._walk.advance()) is not None:
             if isinstance(step, Node):
                 return step
@@ -161,61 +319,168 @@ class _AsyncWalk(AsyncIterator[Node]):
 
 
 class AsyncClient(AsyncOperations):
-    """A client that is awaited. An adapter opens its connections."""
+    """The base class of asynchronous clients. An adapter opens its connections.
+
+    Its users hold `xsproto_asyncio.Client` or `xsproto_trio.Client`.
+    """
 
     def _watch_connection(self) -> AsyncConnection:
-        """Where watches live."""
+        """Return the connection that watches are set on."""
         return self._connection
 
-    async def _exchange(self, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
-        return await self._connection.exchange(0, requests)
-
     async def _ask(self, request: Request[T]) -> T:
-        # As inherited, in one step fewer: every request goes through here.
+        # As inherited, without what only a transaction needs: nearly all requests go through here.
         return (await self._connection.exchange(0, (request,)))[0].value()  # type: ignore[no-any-return]
 
     # Domains
 
     async def get_domain_path(self, domid: int) -> bytes:
-        """As `BlockingClient.get_domain_path`."""
+        """Ask for the path that a domain's relative paths start from.
+
+        The request is GET_DOMAIN_PATH (xenstore.txt, "Domain management and xenstored
+        communications").
+
+        Arguments:
+            domid (int): the domain's id.
+
+        Returns:
+            The path (bytes), such as ``b"/local/domain/5"``. The domain need not exist.
+        """
         return await self._ask(GetDomainPath(domid))
 
     async def is_domain_introduced(self, domid: int) -> bool:
-        """As `BlockingClient.is_domain_introduced`."""
+        """Find out whether the daemon serves a domain.
+
+        The request is IS_DOMAIN_INTRODUCED (xenstore.txt, "Domain management and xenstored
+        communications").
+
+        Arguments:
+            domid (int): the domain's id.
+
+        Returns:
+            True or False.
+
+        Raises:
+            AccessDenied: this domain is not privileged.
+        """
         return await self._ask(IsDomainIntroduced(domid))
 
     async def introduce_domain(self, domid: int, gfn: int, evtchn: int) -> None:
-        """As `BlockingClient.introduce_domain`."""
+        """Make the daemon serve a domain.
+
+        The request is INTRODUCE (xenstore.txt, "Domain management and xenstored communications").
+
+        Arguments:
+            domid (int): the domain's id.
+            gfn (int): the frame number of the domain's ring page.
+            evtchn (int): the port of the domain's unbound event channel.
+
+        Raises:
+            AccessDenied: this domain is not privileged.
+        """
         await self._ask(Introduce(domid, gfn, evtchn))
 
     async def release_domain(self, domid: int) -> None:
-        """As `BlockingClient.release_domain`."""
+        """Make the daemon stop serving a domain.
+
+        The request is RELEASE (xenstore.txt, "Domain management and xenstored communications").
+
+        Arguments:
+            domid (int): the domain's id.
+
+        Raises:
+            AccessDenied: this domain is not privileged.
+        """
         await self._ask(Release(domid))
 
     async def resume_domain(self, domid: int) -> None:
-        """As `BlockingClient.resume_domain`."""
+        """Make the daemon report the next shutdown of a domain through ``@releaseDomain`` again.
+
+        The request is RESUME (xenstore.txt, "Domain management and xenstored communications").
+
+        Arguments:
+            domid (int): the domain's id.
+
+        Raises:
+            AccessDenied: this domain is not privileged.
+        """
         await self._ask(Resume(domid))
 
     async def set_target(self, domid: int, target: int) -> None:
-        """As `BlockingClient.set_target`."""
+        """Give a domain the rights of another one.
+
+        The request is SET_TARGET (xenstore.txt, "Domain management and xenstored communications").
+
+        Arguments:
+            domid (int): the id of the domain that gets the rights.
+            target (int): the id of the domain whose rights it gets.
+
+        Raises:
+            AccessDenied: this domain is not privileged.
+        """
         await self._ask(SetTarget(domid, target))
 
     # The daemon
 
     async def reset_watches(self) -> None:
-        """As `BlockingClient.reset_watches`."""
+        """End every watch and every transaction of this client.
+
+        A caller that waits for an event of one of the watches gets `ConnectionClosed`.
+
+        The request is RESET_WATCHES (xenstore.txt, "Watches").
+
+        Raises:
+            NotSupported: the client uses the XenBus device, whose kernel has watches of its own.
+        """
         await self._ask(ResetWatches())
 
     async def control(self, command: bytes, *parameters: bytes) -> bytes:
-        """As `BlockingClient.control`."""
+        """Give the daemon a command.
+
+        The request is CONTROL (xenstore.txt, "Miscellaneous").
+
+        Arguments:
+            command (bytes): the command's name. ``b"help"`` lists those of C xenstored.
+            parameters (bytes): the command's parameters.
+
+        Returns:
+            The daemon's answer (bytes).
+
+        Raises:
+            AccessDenied: this domain is not privileged.
+        """
         return await self._ask(Control(command, parameters))
 
     async def get_feature(self, domid: int | None = None) -> int:
-        """As `BlockingClient.get_feature`."""
+        """Ask for the feature bits of a domain, or for those that the daemon has for the caller.
+
+        The request is GET_FEATURE (xenstore.txt, "Domain management and xenstored communications").
+
+        Arguments:
+            domid (int | None): the domain's id; None for the caller's own.
+
+        Returns:
+            The bits (int).
+
+        Raises:
+            NotSupported: the daemon is older than Xen 4.21.
+        """
         return await self._perform(operations.get_feature(domid))
 
     async def set_feature(self, domid: int, features: int) -> None:
-        """As `BlockingClient.set_feature`."""
+        """Set the feature bits that a domain will see.
+
+        The request is SET_FEATURE (xenstore.txt, "Domain management and xenstored communications").
+
+        Arguments:
+            domid (int): the domain's id.
+            features (int): the bits.
+
+        Raises:
+            Busy: the domain has been introduced already.
+            AccessDenied: this domain is not privileged.
+            NotSupported: the daemon is older than Xen 4.21.
+        """
         await self._ask(SetFeature(domid, features))
 
     @overload
@@ -225,41 +490,93 @@ class AsyncClient(AsyncOperations):
     async def get_quota(
         self, name: bytes | None = None, domid: int | None = None
     ) -> int | builtins.list[bytes]:
-        """As `BlockingClient.get_quota`."""
+        """Ask for a quota, or for the names of all quotas.
+
+        The request is GET_QUOTA (xenstore.txt, "Domain management and xenstored communications").
+
+        Arguments:
+            name (bytes | None): the quota's name; None for the names of all quotas.
+            domid (int | None): the domain's id; None for the quota of new domains.
+
+        Returns:
+            The quota (int), or the names (list of bytes).
+
+        Raises:
+            AccessDenied: this domain is not privileged.
+            NotSupported: the daemon is older than Xen 4.22.
+        """
         return await self._perform(operations.get_quota(name, domid))
 
     async def set_quota(self, name: bytes, value: int, domid: int | None = None) -> None:
-        """As `BlockingClient.set_quota`."""
+        """Set a quota.
+
+        The request is SET_QUOTA (xenstore.txt, "Domain management and xenstored communications").
+
+        Arguments:
+            name (bytes): the quota's name.
+            value (int): the quota; 0 is no limit.
+            domid (int | None): the domain's id; None for the quota of new domains.
+
+        Raises:
+            AccessDenied: this domain is not privileged.
+            NotSupported: the daemon is older than Xen 4.22.
+        """
         await self._ask(SetQuota(name, value, domid))
 
     # Transactions
 
-    def transaction(self) -> AsyncTransaction:
-        """As `BlockingClient.transaction`, for ``async with``."""
-        return AsyncTransaction(self._connection)
+    def transaction(self) -> Transaction:
+        """Return a transaction for ``async with``, which starts it.
+
+        The end of the ``async with`` block commits it; an exception in the block rolls it back.
+
+        The requests are TRANSACTION_START and TRANSACTION_END (xenstore.txt, "Transactions").
+
+        Raises:
+            ConflictError: raised by the end of the block. The transaction lost against another
+                change, and nothing of it took place. `transact` tries again.
+            CommitUnknown: raised by the end of the block. The commit was sent and not answered.
+        """
+        return Transaction(self._connection)
 
     async def transact(
         self,
-        function: Callable[[AsyncTransaction], Awaitable[T]],
+        function: Callable[[Transaction], Awaitable[T]],
         *,
         attempts: int = TRANSACT_ATTEMPTS,
     ) -> T:
-        """As `BlockingClient.transact`; ``function(tx)`` is awaited."""
-        operations.check_attempts(attempts)
+        """Run a function in a transaction and commit it; again in another one if the commit lost.
+
+        The requests are TRANSACTION_START and TRANSACTION_END (xenstore.txt, "Transactions").
+
+        Arguments:
+            function (Callable[[Transaction], Awaitable[T]]): takes the transaction. It may run
+                several times, also after it raised `TransactionLost`, so it should do nothing but
+                use the transaction.
+            attempts (int): how many transactions to try, at least 1.
+
+        Returns:
+            What `function` returned in the transaction that was committed.
+
+        Raises:
+            RetriesExhausted: every transaction lost against other changes.
+            CommitUnknown: the commit was sent and not answered.
+        """
+        messages.check_attempts(attempts)
         for _ in range(attempts):
-            transaction = AsyncTransaction(self._connection)
+            transaction = Transaction(self._connection)
             try:
                 async with transaction:
                     result = await function(transaction)
                     try:
                         if not transaction.ended:
-                            await transaction.commit()
+                            await transaction._end(commit=True)
                     except ConflictError:
                         continue
                     return result
             except TransactionLost:
                 continue
-        raise operations.exhausted(attempts)
+        raise messages.exhausted(attempts)
 
     # Watches
 
@@ -270,36 +587,77 @@ class AsyncClient(AsyncOperations):
         token: bytes | None = None,
         *,
         limit: int = QUEUE_MAX,
-    ) -> AsyncWatch:
-        """As `BlockingClient.watch`, for ``async with`` and ``async for``."""
-        return AsyncWatch(self._watch_connection(), path, depth, token, limit)
+    ) -> Watch:
+        """Return a watch for ``async with``, which sets it. Iterate over it, or `get` its events.
 
-    def monitor(self, *, limit: int = QUEUE_MAX) -> AsyncMonitor:
-        """As `BlockingClient.monitor`, for ``async with`` and ``async for``."""
-        return AsyncMonitor(self._watch_connection(), limit)
+        The requests are WATCH and UNWATCH (xenstore.txt, "Watches").
+
+        Arguments:
+            path (bytes): a node, which need not exist, or a special path such as
+                ``b"@releaseDomain"``.
+            depth (int | None): how many levels below the node changes count, 0 for the node alone;
+                None for all. It needs a daemon of Xen 4.22.
+            token (bytes | None): the watch's token; None for one that the library chooses.
+            limit (int): how many events may wait. Beyond that, all that wait are replaced by one
+                with ``overflow``.
+
+        Raises:
+            AlreadyExists: raised by ``async with``. There is a watch with this path and token.
+        """
+        return Watch(self._watch_connection(), path, depth, token, limit)
+
+    def monitor(self, *, limit: int = QUEUE_MAX) -> Monitor:
+        """Return a monitor for ``async with``: any number of watches with one stream of events.
+
+        The requests are WATCH and UNWATCH (xenstore.txt, "Watches").
+
+        Arguments:
+            limit (int): how many events may wait. Beyond that, all that wait are replaced by one
+                with ``overflow`` for each watch.
+        """
+        return Monitor(self._watch_connection(), limit)
 
 
-class AsyncTransaction(AsyncOperations):
-    """A transaction of a client. The node operations on it are part of it."""
+class Transaction(AsyncOperations):
+    """A transaction, as `Client.transaction` returns it and `Client.transact` passes it.
+
+    Its operations on nodes are part of the transaction. They are those of the client:
+
+    ====== ===============================================================
+    nodes  `read`, `write`, `list`, `exists`, `delete`, `mkdir`, `walk`,
+           `read_many`, `get_perms`, `set_perms`
+    end    `commit`, `rollback`, `ended`, `id`
+    ====== ===============================================================
+
+    Any of them raises `TransactionEnded` if the transaction has ended, and `TransactionLost` if the
+    daemon has forgotten it, as when the domain was suspended and resumed.
+    """
+
+    _state = "not started"
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
-        self._id = 0
         #: Whether it was committed or rolled back.
         self.ended = False
         self._entered = False
 
+    def __repr__(self) -> str:
+        return (
+            f"<Transaction {self._id}: {self._state}>" if self._id else "<Transaction: not started>"
+        )
+
     @property
     def id(self) -> int:
-        """As `BlockingTransaction.id`."""
+        """The transaction's id on the wire; 0 before it has started."""
         return self._id
 
     async def __aenter__(self) -> Self:
         if self._entered:
-            raise LocalProtocolError("a transaction can be entered only once")
+            raise messages.entered_twice()
         self._entered = True
         self._connection, exchanges = await self._connection.start_transaction()
         self._id = exchanges[0].value()
+        self._state = "open"
         return self
 
     async def __aexit__(
@@ -311,7 +669,7 @@ class AsyncTransaction(AsyncOperations):
         if self.ended:
             return
         if kind is None:
-            await self.commit()
+            await self._end(commit=True)
         else:
             self._drop()
 
@@ -324,52 +682,67 @@ class AsyncTransaction(AsyncOperations):
             )
 
     async def commit(self) -> None:
-        """As `BlockingTransaction.commit`."""
-        try:
-            await self._end(commit=True)
-        except XenStoreError as error:
-            if getattr(error, "sent", False):
-                raise operations.commit_unknown(error) from error
-            raise
+        """Make the changes of the transaction, all at once.
+
+        The request is TRANSACTION_END (xenstore.txt, "Transactions").
+
+        Raises:
+            ConflictError: the transaction lost against another change, and nothing of it took
+                place.
+            CommitUnknown: the commit was sent and not answered.
+        """
+        await self._end(commit=True)
 
     async def rollback(self) -> None:
-        """As `BlockingTransaction.rollback`."""
+        """Drop the changes of the transaction.
+
+        The request is TRANSACTION_END (xenstore.txt, "Transactions").
+        """
         await self._end(commit=False)
 
     async def _end(self, *, commit: bool) -> None:
-        self._check()
-        with self._connection.guard:  # else who may not use it would keep its owner from that
+        self._check_open()
+        # The guard refuses a caller that may not use the connection. Without it, such a call would
+        # mark the transaction as ended, and its owner could not end it any more.
+        with self._connection.guard:
             self.ended = True
+        self._state = "ending"
         try:
             (await self._connection.exchange(self._id, (TransactionEnd(commit),)))[0].value()
-        except BaseException:
-            self._drop()  # where it was refused, or cancelled before it went out
+        except BaseException as error:
+            # The end was refused, or cancelled before it was sent.
+            self._drop()
+            if commit and isinstance(error, XenStoreError) and getattr(error, "sent", False):
+                self._state = "perhaps committed"
+                raise messages.commit_unknown(error) from error
+            self._state = "rolled back"
             raise
+        self._state = "committed" if commit else "rolled back"
 
     def _drop(self) -> None:
-        """Roll back without waiting for the answer, unless it ends or has ended already."""
-        self._connection.roll_back(
-            self._id
-        )  # first: it may be refused, and is the owner's to do then
+        """Roll back without waiting for the answer, unless the transaction is ending or ended."""
+        # First: where the caller may not use the connection, this raises, and the owner can still
+        # end the transaction.
+        self._connection.roll_back(self._id)
+        if not self.ended:
+            self._state = "rolled back"
         self.ended = True
 
-    def _check(self) -> None:
+    def _check_open(self) -> None:
         if self.ended or not self._id:
-            raise operations.not_in_transaction(self._id, self.ended)
+            raise messages.not_in_transaction(self._id, self.ended)
 
-    async def _exchange(self, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
-        self._check()
-        exchanges = await self._connection.exchange(self._id, requests)
+    async def _check_known(self, exchanges: Sequence[Exchange]) -> None:
         if self._connection.forgetful and operations.is_doubtful(exchanges):
             (probe,) = await self._connection.exchange(self._id, (operations.PROBE,))
             if (lost := operations.transaction_lost(self._id, probe)) is not None:
                 self._drop()
+                self._state = "lost"
                 raise lost
-        return exchanges
 
 
 class _AsyncStream(AsyncIterator[WatchEvent]):
-    """Events of watches: what `AsyncWatch` and `AsyncMonitor` share."""
+    """A stream of watch events: what `Watch` and `Monitor` share."""
 
     def __init__(self, connection: AsyncConnection, limit: int) -> None:
         self._connection = connection
@@ -380,8 +753,8 @@ class _AsyncStream(AsyncIterator[WatchEvent]):
         if token is None:
             with connection.guard:
                 token = connection.session.new_token()
-        request = Watch(path, token, depth)
-        request.payload()  # wrong arguments end here
+        request = WatchRequest(path, token, depth)
+        request.payload()  # raises where an argument is wrong, before anything is changed
         with connection.guard:
             connection.session.listen(queue, path, token)
         try:
@@ -395,7 +768,15 @@ class _AsyncStream(AsyncIterator[WatchEvent]):
         self._connection.unwatch(self._queue, list(watches))
 
     async def get(self) -> WatchEvent:
-        """As `BlockingWatch.get`."""
+        """Wait for the next event and take it.
+
+        Returns:
+            A `WatchEvent`.
+
+        Raises:
+            ConnectionClosed: there will be no more events.
+            LocalProtocolError: no watch is set, or none is set any more.
+        """
         return await self._connection.take_event(self._queue)
 
     async def __anext__(self) -> WatchEvent:
@@ -403,11 +784,14 @@ class _AsyncStream(AsyncIterator[WatchEvent]):
 
     @property
     def watched(self) -> frozenset[tuple[bytes, bytes]]:
-        """As `BlockingWatch.watched`."""
+        """The watches that are set: a set of (path, token)."""
         return frozenset(self._queue.watches)
 
     def close(self) -> None:
-        """As `BlockingWatch.close`; nothing is to be awaited."""
+        """End all watches and forget their events. This does not wait for the daemon.
+
+        The requests are UNWATCH (xenstore.txt, "Watches").
+        """
         self._unset(self._queue.watches)
 
     async def __aexit__(
@@ -419,8 +803,16 @@ class _AsyncStream(AsyncIterator[WatchEvent]):
         self.close()
 
 
-class AsyncWatch(_AsyncStream):
-    """One watch."""
+class Watch(_AsyncStream):
+    """A watch, as `Client.watch` returns it. It is set within ``async with``.
+
+    Iterate over it, or `get` its events. Each event is a `WatchEvent`, which names a path where
+    something may have changed. The first event comes at once.
+
+    Attributes:
+        path: the path that is watched.
+        token: the token; None until the watch is set, if the library chooses it.
+    """
 
     def __init__(
         self,
@@ -435,13 +827,25 @@ class AsyncWatch(_AsyncStream):
         self.token = token
         self._depth = depth
 
+    def __repr__(self) -> str:
+        token = "" if self.token is None else f" with token {self.token!r}"
+        return f"<Watch of {self.path!r}{token}: {messages.state_of(self._queue)}>"
+
     async def __aenter__(self) -> Self:
         self.token = await self._set(self.path, self.token, self._depth)
         return self
 
 
-class AsyncMonitor(_AsyncStream):
-    """Any number of watches."""
+class Monitor(_AsyncStream):
+    """Any number of watches, as `Client.monitor` returns them. ``async with`` ends them all.
+
+    Add paths by `watch`. Iterate over the monitor, or `get` its events: each is a `WatchEvent`,
+    whose token says which watch it is of.
+    """
+
+    def __repr__(self) -> str:
+        paths = messages.count_of_paths(self._queue)
+        return f"<Monitor of {paths}: {messages.state_of(self._queue)}>"
 
     async def __aenter__(self) -> Self:
         await self._connection.checkpoint()
@@ -450,9 +854,35 @@ class AsyncMonitor(_AsyncStream):
     async def watch(
         self, path: bytes, token: bytes | None = None, depth: int | None = None
     ) -> bytes:
-        """As `BlockingMonitor.watch`."""
+        """Watch one more path.
+
+        The request is WATCH (xenstore.txt, "Watches").
+
+        Arguments:
+            path (bytes): a node, which need not exist, or a special path such as
+                ``b"@releaseDomain"``.
+            token (bytes | None): the watch's token; None for one that the library chooses.
+            depth (int | None): how many levels below the node changes count, 0 for the node alone;
+                None for all. It needs a daemon of Xen 4.22.
+
+        Returns:
+            The token (bytes), which the watch's events have.
+
+        Raises:
+            AlreadyExists: the client has a watch with this path and token.
+        """
         return await self._set(path, token, depth)
 
     def unwatch(self, path: bytes, token: bytes | None = None) -> None:
-        """As `BlockingMonitor.unwatch`; nothing is to be awaited."""
-        self._unset(operations.watches_of(self._queue.watches, path, token))
+        """End the watches of a path and forget their events. This does not wait for the daemon.
+
+        The request is UNWATCH (xenstore.txt, "Watches").
+
+        Arguments:
+            path (bytes): the path.
+            token (bytes | None): ends only the watch with this token; None for all of the path.
+
+        Raises:
+            NotFound: the monitor has no such watch.
+        """
+        self._unset(messages.watches_of(self._queue.watches, path, token))

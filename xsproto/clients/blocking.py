@@ -1,20 +1,24 @@
-"""The blocking facade: what a user calls, on top of an adapter's few primitives.
+"""The blocking client: what users call, written on top of a `BlockingConnection`.
 
-`BlockingClient` and `AsyncClient` (`xsproto.clients.asynchronous`) have the same methods, but for
-``timeout``: seconds that the whole call may take, None for ever; where it is left out, the
-client's own holds. When the time is over, `TimedOut` says whether the daemon may have seen the
-request. Paths and values are bytes.
+`BlockingClient` and `AsyncClient` (`xsproto.clients.asynchronous`) have the same methods with the
+same docstrings, which a test compares. The blocking methods take a ``timeout`` besides: seconds
+that the whole call may take, or None for no limit. Without it, the client's own timeout holds.
 
-Any call may raise `LocalProtocolError` (wrong arguments; nothing was sent), `TimedOut`,
-`ConnectionClosed`, and what the daemon answers: `AccessDenied`, `NotFound` and the others of
-`xsproto.errors`. Docstrings name only what is particular to a method.
+Paths, values and tokens are bytes. Every call may raise
+
+- `LocalProtocolError`, or its subclasses `InvalidPath`, `InvalidArgument` and `InvalidType`, if an
+  argument is wrong; then nothing was sent;
+- `TimedOut`, which says in ``sent`` whether the daemon may have seen the request;
+- `ConnectionClosed`;
+- what the daemon answers: `AccessDenied`, `NotFound` and the other classes of `xsproto.errors`.
+
+The docstrings name only what is particular to a method.
 """
 
 from __future__ import annotations
 
 import builtins
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -22,7 +26,6 @@ from typing import Any, Self, TypeVar, overload
 from ..client import Exchange
 from ..errors import (
     ConflictError,
-    LocalProtocolError,
     NotFound,
     TransactionLost,
     XenStoreError,
@@ -46,67 +49,87 @@ from ..requests import (
     SetQuota,
     SetTarget,
     TransactionEnd,
-    Watch,
     Write,
 )
-from . import operations
+from ..requests import Watch as WatchRequest
+from . import messages, operations
 from .connection import DEFAULT, BlockingConnection, Timeout, run_despite_interrupt
 from .event_queue import QUEUE_MAX, EventQueue, WatchEvent
-from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk, resume
+from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk
 
-__all__ = [
-    "BlockingClient",
-    "BlockingMonitor",
-    "BlockingTransaction",
-    "BlockingWatch",
-]
+__all__ = ["BlockingClient", "Monitor", "Transaction", "Watch"]
 
 T = TypeVar("T")
 D = TypeVar("D")
 
 
-class BlockingOperations(ABC):
-    """What can be done with nodes, by a client itself or within a transaction."""
+class BlockingOperations:
+    """What a client and a transaction do with nodes."""
 
-    #: Where requests go.
     _connection: BlockingConnection
+    #: The transaction that the requests are part of; 0 for none.
+    _id = 0
 
-    @abstractmethod
-    def _exchange(
-        self, requests: Sequence[Request[Any]], deadline: float | None
-    ) -> Sequence[Exchange]:
-        """Send requests; return them with what came of each."""
+    # Between the user's call and the exchange there is one function, `_ask` or `_perform`, which
+    # also raises what came of it. So the traceback of a failed call is three frames long.
 
     def _ask(self, request: Request[T], timeout: Timeout) -> T:
-        deadline = self._connection.deadline_for(timeout)
-        return self._exchange((request,), deadline)[0].value()  # type: ignore[no-any-return]
+        """Send one request; return the value of the reply."""
+        connection = self._connection
+        deadline = connection.deadline_for(timeout)
+        self._check_open()
+        exchanges = connection.exchange(self._id, (request,), deadline)
+        self._check_known(exchanges, deadline)
+        return exchanges[0].value()  # type: ignore[no-any-return]
 
     def _perform(self, operation: Operation[T], timeout: Timeout) -> T:
+        """Send the requests of an operation; return its result."""
         deadline = self._connection.deadline_for(timeout)
         outcome: Any = None
         try:
             while True:
-                step = resume(operation, outcome)
-                if isinstance(step, Request):
-                    outcome = self._exchange((step,), deadline)[0].result()
+                # As `operations.resume`, without its frame.
+                if isinstance(outcome, XenStoreError):
+                    step = operation.throw(outcome)
                 else:
-                    outcome = [exchange.result() for exchange in self._exchange(step, deadline)]
+                    step = operation.send(outcome)
+                requests = (step,) if isinstance(step, Request) else step
+                self._check_open()
+                exchanges = self._connection.exchange(self._id, requests, deadline)
+                self._check_known(exchanges, deadline)
+                outcome = [exchange.result() for exchange in exchanges]
+                if requests is not step:
+                    (outcome,) = outcome
         except StopIteration as stop:
             result: T = stop.value
             return result
+
+    def _check_open(self) -> None:
+        """Raise if no request can be made now."""
+
+    def _check_known(self, exchanges: Sequence[Exchange], deadline: float | None) -> None:
+        """Raise if `exchanges` show that the daemon has forgotten the transaction."""
 
     @overload
     def read(self, path: bytes, *, timeout: Timeout = ...) -> bytes: ...
     @overload
     def read(self, path: bytes, default: D, *, timeout: Timeout = ...) -> bytes | D: ...
     def read(self, path: bytes, default: Any = MISSING, *, timeout: Timeout = DEFAULT) -> Any:
-        """The value of a node.
+        """Read the value of a node.
+
+        The request is READ (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            default: returned where there is no such node.
+            path (bytes): the node, by its absolute path or relative to the domain's own.
+            default (Any): what to return if there is no such node; by default that is an error.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Returns:
+            The value (bytes), or `default`.
 
         Raises:
-            NotFound: there is none, and no default.
+            NotFound: there is no such node, and no default.
+            AccessDenied: this domain may not read the node.
         """
         try:
             return self._ask(Read(path), timeout)
@@ -126,48 +149,124 @@ class BlockingOperations(ABC):
     def read_many(
         self, paths: Iterable[bytes], default: Any = MISSING, *, timeout: Timeout = DEFAULT
     ) -> list[Any]:
-        """The values of many nodes, in the order of `paths`, without waiting for each.
+        """Read the values of many nodes, without waiting for each.
 
-        For a node that cannot be read, the error stands in its place (`NotFound`, `AccessDenied`),
-        or `default`, if given, for one that does not exist.
+        The requests are READ (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            paths (Iterable[bytes]): the nodes.
+            default (Any): what to return for a node that does not exist.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Returns:
+            A list in the order of `paths`. It holds a value (bytes) for each node; or the error,
+            not raised, of one that cannot be read (`NotFound`, `AccessDenied`); or `default`.
+
+        Raises:
+            InvalidType: `paths` is a single path.
         """
         return self._perform(operations.read_many(paths, default), timeout)
 
     def write(self, path: bytes, value: bytes, *, timeout: Timeout = DEFAULT) -> None:
-        """Set the value of a node; make it, and its parents, where missing.
+        """Set the value of a node. Make the node, and its parents, if they are missing.
+
+        The request is WRITE (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes): the node.
+            value (bytes): any bytes; path and value together must fit a packet of 4096 bytes.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
 
         Raises:
-            QuotaExceeded, TooBig: more than the daemon lets this domain have.
+            AccessDenied: this domain may not write the node.
+            QuotaExceeded, TooBig: the daemon does not let this domain have so much.
         """
         self._ask(Write(path, value), timeout)
 
     def mkdir(self, path: bytes, *, timeout: Timeout = DEFAULT) -> None:
-        """Make a node with an empty value, and its parents. One that exists stays as it is."""
+        """Make a node with an empty value, and its parents. A node that exists stays as it is.
+
+        The request is MKDIR (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes): the node.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Raises:
+            AccessDenied: this domain may not make the node.
+            QuotaExceeded: the daemon does not let this domain have so many nodes.
+        """
         self._ask(Mkdir(path), timeout)
 
     def delete(self, path: bytes, *, timeout: Timeout = DEFAULT) -> None:
-        """Remove a node and all below it. That there is none is no error.
+        """Remove a node and everything below it. It is no error if the node does not exist.
+
+        The request is RM (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes): the node.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
 
         Raises:
-            NotFound: not even its parent exists.
+            NotFound: neither the node nor its parent exists.
+            AccessDenied: this domain may not remove the node.
         """
         self._ask(Rm(path), timeout)
 
     def list(self, path: bytes, *, timeout: Timeout = DEFAULT) -> builtins.list[bytes]:
-        """The names of a node's children, however many, in the daemon's order.
+        """List the names of a node's children, however many there are.
+
+        The requests are DIRECTORY and, for a list that does not fit a packet, DIRECTORY_PART
+        (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes): the node.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Returns:
+            The names (list of bytes), in the daemon's order.
 
         Raises:
             NotFound: there is no such node.
-            TooBig: too many for a packet, and the daemon does not know DIRECTORY_PART.
+            AccessDenied: this domain may not read the node.
+            TooBig: the list does not fit a packet, and the daemon does not know DIRECTORY_PART,
+                or the list changed all the time while it was read.
         """
         return self._perform(operations.list_children(path), timeout)
 
     def exists(self, path: bytes, *, timeout: Timeout = DEFAULT) -> bool:
-        """Whether there is such a node."""
+        """Find out whether there is a node.
+
+        The request is READ (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes): the node.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Returns:
+            True or False.
+
+        Raises:
+            AccessDenied: this domain may not read the node, if there is one.
+        """
         return self._perform(operations.exists(path), timeout)
 
     def get_perms(self, path: bytes, *, timeout: Timeout = DEFAULT) -> builtins.list[Permission]:
-        """The permissions of a node or special path, the owner's first."""
+        """Read the permissions of a node or of a special path.
+
+        The request is GET_PERMS (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes): the node, or a special path such as ``b"@releaseDomain"``.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Returns:
+            A list of `Permission`, the owner's first.
+
+        Raises:
+            NotFound: there is no such node.
+            AccessDenied: this domain may not read the permissions.
+        """
         return self._ask(GetPerms(path), timeout)
 
     def set_perms(
@@ -177,21 +276,43 @@ class BlockingOperations(ABC):
         *,
         timeout: Timeout = DEFAULT,
     ) -> None:
-        """Set the permissions of a node or special path.
+        """Set the permissions of a node or of a special path.
+
+        The request is SET_PERMS (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            permissions: as `Permission` or text, such as ``b"r5"``. The first names the owner and
-                what domains that are not listed may do.
+            path (bytes): the node, or a special path such as ``b"@releaseDomain"``.
+            permissions (Iterable[Permission | bytes]): each a `Permission` or its text, such as
+                ``b"r5"``. The first names the owner, and what domains that are not listed may do.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Raises:
+            InvalidType: `permissions` is a single permission.
+            NotFound: there is no such node, or no such domain to own it.
+            AccessDenied: this domain may not change the permissions.
         """
-        self._ask(SetPerms(path, operations.permissions_of(permissions)), timeout)
+        self._ask(SetPerms(path, messages.permissions_of(permissions)), timeout)
 
     def walk(
         self, top: bytes, topdown: bool = True, *, timeout: Timeout = DEFAULT
     ) -> Iterator[Node]:
-        """Each node at and below `top`: its path, value and children.
+        """Walk through a tree: iterate over the node `top` and all nodes below it.
 
-        From the top down, removing names from ``children`` keeps the walk from going there. What
-        vanishes meanwhile is left out. `timeout` is for each exchange, not for the whole walk.
+        The requests are READ and DIRECTORY, for up to 32 nodes at once (xenstore.txt, "Database
+        read, write and permissions operations").
+
+        From the top down, removing names from ``node.children`` keeps the walk from going there.
+        A node that vanishes during the walk is left out.
+
+        Arguments:
+            top (bytes): the node where the walk begins.
+            topdown (bool): whether a node comes before its children, or after them.
+            timeout (float | None): seconds for each step, not for the whole walk; None for no
+                limit; by default the client's.
+
+        Returns:
+            An iterator over nodes, each a `Node` with its path, its value (None if this domain may
+            not read it) and the names of its children.
 
         Raises:
             NotFound: there is no `top`.
@@ -215,24 +336,22 @@ class BlockingOperations(ABC):
     def __contains__(self, path: bytes) -> bool:
         return self.exists(path)
 
-    # Without it, `for x in client` would read the nodes 0, 1, 2...
+    # Without this line, `for x in client` would call `client[0]`, `client[1]` and so on.
     __iter__: None = None
 
 
 class BlockingClient(BlockingOperations):
-    """A client that waits. An adapter opens its connections."""
+    """The base class of blocking clients. An adapter opens its connections.
+
+    Its users hold `xsproto_sync.Client` or `xsproto_gevent.Client`.
+    """
 
     def _watch_connection(self) -> BlockingConnection:
-        """Where watches live."""
+        """Return the connection that watches are set on."""
         return self._connection
 
-    def _exchange(
-        self, requests: Sequence[Request[Any]], deadline: float | None
-    ) -> Sequence[Exchange]:
-        return self._connection.exchange(0, requests, deadline)
-
     def _ask(self, request: Request[T], timeout: Timeout) -> T:
-        # As inherited, in one step fewer: every request goes through here.
+        # As inherited, without what only a transaction needs: nearly all requests go through here.
         connection = self._connection
         exchanges = connection.exchange(0, (request,), connection.deadline_for(timeout))
         return exchanges[0].value()  # type: ignore[no-any-return]
@@ -240,48 +359,145 @@ class BlockingClient(BlockingOperations):
     # Domains
 
     def get_domain_path(self, domid: int, *, timeout: Timeout = DEFAULT) -> bytes:
-        """The path that a domain's relative paths start from, such as ``/local/domain/5``."""
+        """Ask for the path that a domain's relative paths start from.
+
+        The request is GET_DOMAIN_PATH (xenstore.txt, "Domain management and xenstored
+        communications").
+
+        Arguments:
+            domid (int): the domain's id.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Returns:
+            The path (bytes), such as ``b"/local/domain/5"``. The domain need not exist.
+        """
         return self._ask(GetDomainPath(domid), timeout)
 
     def is_domain_introduced(self, domid: int, *, timeout: Timeout = DEFAULT) -> bool:
-        """Whether the daemon serves a domain."""
+        """Find out whether the daemon serves a domain.
+
+        The request is IS_DOMAIN_INTRODUCED (xenstore.txt, "Domain management and xenstored
+        communications").
+
+        Arguments:
+            domid (int): the domain's id.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Returns:
+            True or False.
+
+        Raises:
+            AccessDenied: this domain is not privileged.
+        """
         return self._ask(IsDomainIntroduced(domid), timeout)
 
     def introduce_domain(
         self, domid: int, gfn: int, evtchn: int, *, timeout: Timeout = DEFAULT
     ) -> None:
-        """Have the daemon serve a domain.
+        """Make the daemon serve a domain.
+
+        The request is INTRODUCE (xenstore.txt, "Domain management and xenstored communications").
 
         Arguments:
-            gfn: the frame number of its ring page.
-            evtchn: its unbound event channel port.
+            domid (int): the domain's id.
+            gfn (int): the frame number of the domain's ring page.
+            evtchn (int): the port of the domain's unbound event channel.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Raises:
+            AccessDenied: this domain is not privileged.
         """
         self._ask(Introduce(domid, gfn, evtchn), timeout)
 
     def release_domain(self, domid: int, *, timeout: Timeout = DEFAULT) -> None:
-        """Have the daemon serve a domain no more."""
+        """Make the daemon stop serving a domain.
+
+        The request is RELEASE (xenstore.txt, "Domain management and xenstored communications").
+
+        Arguments:
+            domid (int): the domain's id.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Raises:
+            AccessDenied: this domain is not privileged.
+        """
         self._ask(Release(domid), timeout)
 
     def resume_domain(self, domid: int, *, timeout: Timeout = DEFAULT) -> None:
-        """Have the next shutdown of a domain told through ``@releaseDomain`` again."""
+        """Make the daemon report the next shutdown of a domain through ``@releaseDomain`` again.
+
+        The request is RESUME (xenstore.txt, "Domain management and xenstored communications").
+
+        Arguments:
+            domid (int): the domain's id.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Raises:
+            AccessDenied: this domain is not privileged.
+        """
         self._ask(Resume(domid), timeout)
 
     def set_target(self, domid: int, target: int, *, timeout: Timeout = DEFAULT) -> None:
-        """Give domain `domid` the rights of domain `target`."""
+        """Give a domain the rights of another one.
+
+        The request is SET_TARGET (xenstore.txt, "Domain management and xenstored communications").
+
+        Arguments:
+            domid (int): the id of the domain that gets the rights.
+            target (int): the id of the domain whose rights it gets.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Raises:
+            AccessDenied: this domain is not privileged.
+        """
         self._ask(SetTarget(domid, target), timeout)
 
     # The daemon
 
     def reset_watches(self, *, timeout: Timeout = DEFAULT) -> None:
-        """End every watch and transaction of this connection; who waits for an event is told."""
+        """End every watch and every transaction of this client.
+
+        A caller that waits for an event of one of the watches gets `ConnectionClosed`.
+
+        The request is RESET_WATCHES (xenstore.txt, "Watches").
+
+        Arguments:
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Raises:
+            NotSupported: the client uses the XenBus device, whose kernel has watches of its own.
+        """
         self._ask(ResetWatches(), timeout)
 
     def control(self, command: bytes, *parameters: bytes, timeout: Timeout = DEFAULT) -> bytes:
-        """Give the daemon a command; ``control(b"help")`` lists those of C xenstored."""
+        """Give the daemon a command.
+
+        The request is CONTROL (xenstore.txt, "Miscellaneous").
+
+        Arguments:
+            command (bytes): the command's name. ``b"help"`` lists those of C xenstored.
+            parameters (bytes): the command's parameters.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Returns:
+            The daemon's answer (bytes).
+
+        Raises:
+            AccessDenied: this domain is not privileged.
+        """
         return self._ask(Control(command, parameters), timeout)
 
     def get_feature(self, domid: int | None = None, *, timeout: Timeout = DEFAULT) -> int:
-        """The feature bits of a domain, or those that the daemon has for the caller.
+        """Ask for the feature bits of a domain, or for those that the daemon has for the caller.
+
+        The request is GET_FEATURE (xenstore.txt, "Domain management and xenstored communications").
+
+        Arguments:
+            domid (int | None): the domain's id; None for the caller's own.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Returns:
+            The bits (int).
 
         Raises:
             NotSupported: the daemon is older than Xen 4.21.
@@ -291,8 +507,16 @@ class BlockingClient(BlockingOperations):
     def set_feature(self, domid: int, features: int, *, timeout: Timeout = DEFAULT) -> None:
         """Set the feature bits that a domain will see.
 
+        The request is SET_FEATURE (xenstore.txt, "Domain management and xenstored communications").
+
+        Arguments:
+            domid (int): the domain's id.
+            features (int): the bits.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
         Raises:
             Busy: the domain has been introduced already.
+            AccessDenied: this domain is not privileged.
             NotSupported: the daemon is older than Xen 4.21.
         """
         self._ask(SetFeature(domid, features), timeout)
@@ -308,9 +532,20 @@ class BlockingClient(BlockingOperations):
     def get_quota(
         self, name: bytes | None = None, domid: int | None = None, *, timeout: Timeout = DEFAULT
     ) -> int | builtins.list[bytes]:
-        """A quota of a domain, or the one for new domains; without a name, all quotas' names.
+        """Ask for a quota, or for the names of all quotas.
+
+        The request is GET_QUOTA (xenstore.txt, "Domain management and xenstored communications").
+
+        Arguments:
+            name (bytes | None): the quota's name; None for the names of all quotas.
+            domid (int | None): the domain's id; None for the quota of new domains.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Returns:
+            The quota (int), or the names (list of bytes).
 
         Raises:
+            AccessDenied: this domain is not privileged.
             NotSupported: the daemon is older than Xen 4.22.
         """
         return self._perform(operations.get_quota(name, domid), timeout)
@@ -318,65 +553,83 @@ class BlockingClient(BlockingOperations):
     def set_quota(
         self, name: bytes, value: int, domid: int | None = None, *, timeout: Timeout = DEFAULT
     ) -> None:
-        """Set a quota of a domain, or the one for new domains; 0 is no limit.
+        """Set a quota.
+
+        The request is SET_QUOTA (xenstore.txt, "Domain management and xenstored communications").
+
+        Arguments:
+            name (bytes): the quota's name.
+            value (int): the quota; 0 is no limit.
+            domid (int | None): the domain's id; None for the quota of new domains.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
 
         Raises:
+            AccessDenied: this domain is not privileged.
             NotSupported: the daemon is older than Xen 4.22.
         """
         self._ask(SetQuota(name, value, domid), timeout)
 
     # Transactions
 
-    def transaction(self) -> BlockingTransaction:
-        """A transaction, for ``with``: committed at the end, rolled back on an exception.
+    def transaction(self) -> Transaction:
+        """Return a transaction for ``with``, which starts it.
+
+        The end of the ``with`` block commits it; an exception in the block rolls it back.
+
+        The requests are TRANSACTION_START and TRANSACTION_END (xenstore.txt, "Transactions").
 
         Raises:
-            ConflictError: from the end of ``with``: it lost against another change, and nothing
-                of it took place. `transact` tries again.
+            ConflictError: raised by the end of the block. The transaction lost against another
+                change, and nothing of it took place. `transact` tries again.
+            CommitUnknown: raised by the end of the block. The commit was sent and not answered.
         """
-        return BlockingTransaction(self._connection)
+        return Transaction(self._connection)
 
     def transact(
         self,
-        function: Callable[[BlockingTransaction], T],
+        function: Callable[[Transaction], T],
         *,
         attempts: int = TRANSACT_ATTEMPTS,
         timeout: Timeout = DEFAULT,
     ) -> T:
-        """Call ``function(tx)`` in a transaction and commit; again, if the commit lost.
+        """Run a function in a transaction and commit it; again in another one if the commit lost.
+
+        The requests are TRANSACTION_START and TRANSACTION_END (xenstore.txt, "Transactions").
 
         Arguments:
-            function: may be called several times: it should do nothing but use ``tx``.
-                (Also when `TransactionLost` comes out of it.)
-            attempts: how often to try, at least once.
-            timeout: for the start and the commit, each.
+            function (Callable[[Transaction], T]): takes the transaction. It may run several times,
+                also after it raised `TransactionLost`, so it should do nothing but use the
+                transaction.
+            attempts (int): how many transactions to try, at least 1.
+            timeout (float | None): seconds for the start and for the commit, each; None for no
+                limit; by default the client's.
 
         Returns:
-            what `function` returned.
+            What `function` returned in the transaction that was committed.
 
         Raises:
-            RetriesExhausted: every attempt lost.
+            RetriesExhausted: every transaction lost against other changes.
+            CommitUnknown: the commit was sent and not answered.
         """
-        operations.check_attempts(attempts)
+        messages.check_attempts(attempts)
         for _ in range(attempts):
-            transaction = BlockingTransaction(self._connection, timeout)
+            transaction = Transaction(self._connection, timeout)
             try:
                 with transaction:
                     result = function(transaction)
                     try:
                         if not transaction.ended:
-                            transaction.commit(timeout=timeout)
+                            transaction._end(commit=True, timeout=timeout)
                     except ConflictError:
                         continue
                     return result
             except TransactionLost:
                 run_despite_interrupt(transaction._drop)
             except BaseException:
-                run_despite_interrupt(
-                    transaction._drop
-                )  # if an interrupt was faster than `__exit__`
+                # An interrupt may have been faster than `__exit__`.
+                run_despite_interrupt(transaction._drop)
                 raise
-        raise operations.exhausted(attempts)
+        raise messages.exhausted(attempts)
 
     # Watches
 
@@ -388,39 +641,69 @@ class BlockingClient(BlockingOperations):
         *,
         limit: int = QUEUE_MAX,
         timeout: Timeout = DEFAULT,
-    ) -> BlockingWatch:
-        """A watch, for ``with``; iterate over it, or `get` its events.
+    ) -> Watch:
+        """Return a watch for ``with``, which sets it. Iterate over it, or `get` its events.
+
+        The requests are WATCH and UNWATCH (xenstore.txt, "Watches").
 
         Arguments:
-            path: a node, which need not exist, or a special path.
-            depth: how far below it changes count (Xen 4.22); None: all.
-            token: one of the caller's choice in place of the library's.
-            limit: events that may wait before they collapse to one with ``overflow``.
-            timeout: for setting the watch.
-        """
-        return BlockingWatch(self._watch_connection(), path, depth, token, limit, timeout)
+            path (bytes): a node, which need not exist, or a special path such as
+                ``b"@releaseDomain"``.
+            depth (int | None): how many levels below the node changes count, 0 for the node alone;
+                None for all. It needs a daemon of Xen 4.22.
+            token (bytes | None): the watch's token; None for one that the library chooses.
+            limit (int): how many events may wait. Beyond that, all that wait are replaced by one
+                with ``overflow``.
+            timeout (float | None): seconds for setting the watch, None for no limit; by default
+                the client's.
 
-    def monitor(self, *, limit: int = QUEUE_MAX) -> BlockingMonitor:
-        """Events of several paths in one stream, for ``with``.
+        Raises:
+            AlreadyExists: raised by ``with``. There is a watch with this path and token.
+        """
+        return Watch(self._watch_connection(), path, depth, token, limit, timeout)
+
+    def monitor(self, *, limit: int = QUEUE_MAX) -> Monitor:
+        """Return a monitor for ``with``: any number of watches with one stream of events.
+
+        The requests are WATCH and UNWATCH (xenstore.txt, "Watches").
 
         Arguments:
-            limit: events that may wait before they collapse to one a path with ``overflow``.
+            limit (int): how many events may wait. Beyond that, all that wait are replaced by one
+                with ``overflow`` for each watch.
         """
-        return BlockingMonitor(self._watch_connection(), limit)
+        return Monitor(self._watch_connection(), limit)
 
 
-class BlockingTransaction(BlockingOperations):
-    """A transaction of a client. The node operations on it are part of it."""
+class Transaction(BlockingOperations):
+    """A transaction, as `Client.transaction` returns it and `Client.transact` passes it.
 
-    _entered = True  # of one that an interrupt kept from being made
+    Its operations on nodes are part of the transaction. They are those of the client:
+
+    ====== ===============================================================
+    nodes  `read`, `write`, `list`, `exists`, `delete`, `mkdir`, `walk`,
+           `read_many`, `get_perms`, `set_perms`
+    end    `commit`, `rollback`, `ended`, `id`
+    ====== ===============================================================
+
+    Any of them raises `TransactionEnded` if the transaction has ended, and `TransactionLost` if the
+    daemon has forgotten it, as when the domain was suspended and resumed.
+    """
+
+    # The values of a transaction that an interrupt kept from being initialized.
+    _entered = True
+    _state = "not started"
 
     def __init__(self, connection: BlockingConnection, timeout: Timeout = DEFAULT) -> None:
         self._connection = connection
         self._timeout: Timeout = timeout
-        self._id = 0
         #: Whether it was committed or rolled back.
         self.ended = False
         self._entered = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Transaction {self._id}: {self._state}>" if self._id else "<Transaction: not started>"
+        )
 
     @property
     def id(self) -> int:
@@ -429,15 +712,17 @@ class BlockingTransaction(BlockingOperations):
 
     def __enter__(self) -> Self:
         if self._entered:
-            raise LocalProtocolError("a transaction can be entered only once")
+            raise messages.entered_twice()
         self._entered = True
         started: list[tuple[BlockingConnection, Sequence[Exchange]]] = []
         try:
-            # Kept in the very call that starts it: an interrupt must not lose it.
             deadline = self._connection.deadline_for(self._timeout)
+            # One call starts the transaction and stores it. Between two calls, an interrupt could
+            # lose a transaction that has started, and nobody would end it.
             started.extend(map(self._connection.start_transaction, (deadline,)))
             self._connection, exchanges = started[0]
             self._id = exchanges[0].value()
+            self._state = "open"
             return self
         except BaseException:
             for connection, exchanges in started:
@@ -454,11 +739,11 @@ class BlockingTransaction(BlockingOperations):
             return
         try:
             if kind is None:
-                self.commit(timeout=self._timeout)
+                self._end(commit=True, timeout=self._timeout)
             else:
                 self._drop()
         except BaseException:
-            # Unless `_end` has seen to it already, which an interrupt may have kept from that.
+            # `_end` rolls back what it could not commit, unless an interrupt kept it from that.
             if kind is not None or not self.ended:
                 self._drop()
             raise
@@ -472,62 +757,74 @@ class BlockingTransaction(BlockingOperations):
             )
 
     def commit(self, *, timeout: Timeout = DEFAULT) -> None:
-        """Make the transaction's changes, all at once.
+        """Make the changes of the transaction, all at once.
+
+        The request is TRANSACTION_END (xenstore.txt, "Transactions").
+
+        Arguments:
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
 
         Raises:
-            ConflictError: it lost against another change, and nothing of it took place.
+            ConflictError: the transaction lost against another change, and nothing of it took
+                place.
             CommitUnknown: the commit was sent and not answered.
         """
-        try:
-            self._end(commit=True, timeout=timeout)
-        except XenStoreError as error:
-            if getattr(error, "sent", False):
-                raise operations.commit_unknown(error) from error
-            raise
+        self._end(commit=True, timeout=timeout)
 
     def rollback(self, *, timeout: Timeout = DEFAULT) -> None:
-        """Drop the transaction's changes."""
+        """Drop the changes of the transaction.
+
+        The request is TRANSACTION_END (xenstore.txt, "Transactions").
+
+        Arguments:
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+        """
         self._end(commit=False, timeout=timeout)
 
     def _end(self, *, commit: bool, timeout: Timeout) -> None:
-        self._check()
-        with self._connection.guard:  # else who may not use it would keep its owner from that
+        self._check_open()
+        # The guard refuses a caller that may not use the connection. Without it, such a call would
+        # mark the transaction as ended, and its owner could not end it any more.
+        with self._connection.guard:
             self.ended = True
+        self._state = "ending"
         try:
             deadline = self._connection.deadline_for(timeout)
             self._connection.exchange(self._id, (TransactionEnd(commit),), deadline)[0].value()
-        except BaseException:
-            run_despite_interrupt(
-                self._drop
-            )  # where it was refused, or given up before it went out
+        except BaseException as error:
+            # The end was refused, or given up before it was sent.
+            run_despite_interrupt(self._drop)
+            if commit and isinstance(error, XenStoreError) and getattr(error, "sent", False):
+                self._state = "perhaps committed"
+                raise messages.commit_unknown(error) from error
+            self._state = "rolled back"
             raise
+        self._state = "committed" if commit else "rolled back"
 
     def _drop(self) -> None:
-        """Roll back without waiting for the answer, unless it ends or has ended already."""
-        self._connection.roll_back(
-            self._id
-        )  # first: it may be refused, and is the owner's to do then
+        """Roll back without waiting for the answer, unless the transaction is ending or ended."""
+        # First: where the caller may not use the connection, this raises, and the owner can still
+        # end the transaction.
+        self._connection.roll_back(self._id)
+        if not self.ended:
+            self._state = "rolled back"
         self.ended = True
 
-    def _check(self) -> None:
+    def _check_open(self) -> None:
         if self.ended or not self._id:
-            raise operations.not_in_transaction(self._id, self.ended)
+            raise messages.not_in_transaction(self._id, self.ended)
 
-    def _exchange(
-        self, requests: Sequence[Request[Any]], deadline: float | None
-    ) -> Sequence[Exchange]:
-        self._check()
-        exchanges = self._connection.exchange(self._id, requests, deadline)
+    def _check_known(self, exchanges: Sequence[Exchange], deadline: float | None) -> None:
         if self._connection.forgetful and operations.is_doubtful(exchanges):
             (probe,) = self._connection.exchange(self._id, (operations.PROBE,), deadline)
             if (lost := operations.transaction_lost(self._id, probe)) is not None:
                 self._drop()
+                self._state = "lost"
                 raise lost
-        return exchanges
 
 
 class _Stream:
-    """Events of watches: what `BlockingWatch` and `BlockingMonitor` share."""
+    """A stream of watch events: what `Watch` and `Monitor` share."""
 
     def __init__(self, connection: BlockingConnection, limit: int) -> None:
         self._connection = connection
@@ -538,8 +835,8 @@ class _Stream:
         if token is None:
             with connection.guard:
                 token = connection.session.new_token()
-        request = Watch(path, token, depth)
-        request.payload()  # wrong arguments end here
+        request = WatchRequest(path, token, depth)
+        request.payload()  # raises where an argument is wrong, before anything is changed
         with connection.guard:
             connection.session.listen(queue, path, token)
         try:
@@ -553,15 +850,19 @@ class _Stream:
         run_despite_interrupt(self._connection.unwatch, self._queue, list(watches))
 
     def get(self, *, timeout: Timeout = DEFAULT) -> WatchEvent:
-        """Wait for the next event.
+        """Wait for the next event and take it.
 
-        The client's own timeout does not hold here: without `timeout`, it waits for ever. With 0,
-        it takes what is there.
+        Arguments:
+            timeout (float | None): seconds to wait. By default, and with None, there is no limit:
+                the client's own timeout does not hold here. 0 takes an event that is there.
+
+        Returns:
+            A `WatchEvent`.
 
         Raises:
-            TimedOut: there was none in time.
-            ConnectionClosed: there will be none.
-            LocalProtocolError: nothing is watched, or no longer.
+            TimedOut: there was no event in time.
+            ConnectionClosed: there will be no more events.
+            LocalProtocolError: no watch is set, or none is set any more.
         """
         deadline = self._connection.deadline_for(None if timeout is DEFAULT else timeout)
         return self._connection.take_event(self._queue, deadline)
@@ -572,11 +873,14 @@ class _Stream:
 
     @property
     def watched(self) -> frozenset[tuple[bytes, bytes]]:
-        """The watches that are set, as (path, token)."""
+        """The watches that are set: a set of (path, token)."""
         return frozenset(self._queue.watches)
 
     def close(self) -> None:
-        """Take all watches back and forget their events. Does not wait for the daemon."""
+        """End all watches and forget their events. This does not wait for the daemon.
+
+        The requests are UNWATCH (xenstore.txt, "Watches").
+        """
         self._unset(self._queue.watches)
 
     def __exit__(
@@ -588,8 +892,16 @@ class _Stream:
         self.close()
 
 
-class BlockingWatch(_Stream):
-    """One watch."""
+class Watch(_Stream):
+    """A watch, as `Client.watch` returns it. It is set within ``with``.
+
+    Iterate over it, or `get` its events. Each event is a `WatchEvent`, which names a path where
+    something may have changed. The first event comes at once.
+
+    Attributes:
+        path: the path that is watched.
+        token: the token; None until the watch is set, if the library chooses it.
+    """
 
     def __init__(
         self,
@@ -606,6 +918,10 @@ class BlockingWatch(_Stream):
         self._depth = depth
         self._timeout: Timeout = timeout
 
+    def __repr__(self) -> str:
+        token = "" if self.token is None else f" with token {self.token!r}"
+        return f"<Watch of {self.path!r}{token}: {messages.state_of(self._queue)}>"
+
     def __enter__(self) -> Self:
         try:
             self.token = self._set(self.path, self.token, self._depth, self._timeout)
@@ -615,8 +931,16 @@ class BlockingWatch(_Stream):
             raise
 
 
-class BlockingMonitor(_Stream):
-    """Any number of watches."""
+class Monitor(_Stream):
+    """Any number of watches, as `Client.monitor` returns them. ``with`` ends them all.
+
+    Add paths by `watch`. Iterate over the monitor, or `get` its events: each is a `WatchEvent`,
+    whose token says which watch it is of.
+    """
+
+    def __repr__(self) -> str:
+        paths = messages.count_of_paths(self._queue)
+        return f"<Monitor of {paths}: {messages.state_of(self._queue)}>"
 
     def __enter__(self) -> Self:
         return self
@@ -629,23 +953,36 @@ class BlockingMonitor(_Stream):
         *,
         timeout: Timeout = DEFAULT,
     ) -> bytes:
-        """Watch one more path; see `BlockingClient.watch`.
+        """Watch one more path.
+
+        The request is WATCH (xenstore.txt, "Watches").
+
+        Arguments:
+            path (bytes): a node, which need not exist, or a special path such as
+                ``b"@releaseDomain"``.
+            token (bytes | None): the watch's token; None for one that the library chooses.
+            depth (int | None): how many levels below the node changes count, 0 for the node alone;
+                None for all. It needs a daemon of Xen 4.22.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
 
         Returns:
-            the token, which its events bear.
+            The token (bytes), which the watch's events have.
 
         Raises:
-            AlreadyExists: the path is watched with this token.
+            AlreadyExists: the client has a watch with this path and token.
         """
         return self._set(path, token, depth, timeout)
 
     def unwatch(self, path: bytes, token: bytes | None = None) -> None:
-        """Watch a path no more, and forget its events. Does not wait for the daemon.
+        """End the watches of a path and forget their events. This does not wait for the daemon.
+
+        The request is UNWATCH (xenstore.txt, "Watches").
 
         Arguments:
-            token: which of its watches; None: all of them.
+            path (bytes): the path.
+            token (bytes | None): ends only the watch with this token; None for all of the path.
 
         Raises:
-            NotFound: it is not watched.
+            NotFound: the monitor has no such watch.
         """
-        self._unset(operations.watches_of(self._queue.watches, path, token))
+        self._unset(messages.watches_of(self._queue.watches, path, token))

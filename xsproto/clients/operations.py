@@ -1,8 +1,52 @@
-"""What a user does with a XenStore, where that takes more than one request.
+"""What takes more than one request: lists of any length, many reads, walks, questions with quirks.
 
-Written once, for every facade, without any I/O: an operation is a generator that yields a request
-and is sent its value (or has its error thrown in), or yields a list of requests and is sent the
-list of what came of each, values or errors as objects. `Walk` is a state machine of the same kind.
+No code here does I/O or knows how callers wait. An operation is a generator of requests, and the
+blocking and the asynchronous client drive the same one:
+
+- It yields a request. The client sends it, waits, and sends the reply's value into the generator;
+  or throws the error into it.
+- It yields a list of requests. The client sends them all, without waiting for each, and sends a
+  list into the generator: for each request its value, or its error as an object. So one node that
+  is gone does not hide the values of the others.
+- It returns the result of the call.
+
+The generators yield requests themselves, not by ``yield from``, and raise in their outermost
+function. So the traceback of a failed call has one frame of theirs.
+
+Two of them are harder than they look.
+
+**Listing children.** A reply holds 4096 bytes at most. Where the names of a node's children take
+more, DIRECTORY fails with E2BIG, and `list_children` reads the list in parts by DIRECTORY_PART. The
+daemon keeps nothing between two parts. It makes the list anew each time, and the request names an
+offset in it, in bytes. If a child came or went between two parts, the offset points into another
+list, perhaps into the middle of a name: pieced together, the parts would be a list that never was.
+With each part, the daemon gives the node's generation count, which changes with every change of
+the node. On a part with another count, everything read so far is dropped, and the listing begins
+again. An empty name says the same: in an unchanged list, an offset never hits the end of a name. A
+list that changes all the time would keep a caller busy for ever, so the listing is given up after
+`LIST_ATTEMPTS`. Daemons without DIRECTORY_PART answer ENOSYS; then the first error, E2BIG, is what
+the caller must know.
+
+**Walking.** A walk that asks for one node at a time spends its time waiting: each node takes two
+requests, READ and DIRECTORY. `Walk` asks for up to 32 nodes at once. Two rules bound how far it may
+run ahead of the user:
+
+- From the top down, the user may remove names from ``node.children`` before the walk goes on, and
+  nothing is asked about what was removed: it may be a huge subtree. So a node's children become
+  known to the walk only when the user asks for the node after it.
+- From the bottom up, the user may remove each node that comes. So a node comes after everything
+  below it, and its children are on the stack as soon as they are known.
+
+`Walk` keeps a stack of visits, the next one on top. A visit begins as a path, and becomes a `Node`
+with the answers to its two requests. `advance` looks at the top of the stack. If that is a node, it
+is the user's turn. If it is a path, `advance` returns an operation, which fetches it together with
+the next paths below it on the stack, which come soon. Between two steps the tree may change. A node
+that is gone when its answer comes is left out, with everything below it, as if the walk had come
+later. Only the top must exist. Where the caller may not read a node, the walk goes on without its
+value or its children.
+
+A walk is a state machine, not one generator, for the sake of cancellation: a generator that was
+left by an exception is finished, but a step of `Walk` that was cancelled can be repeated.
 """
 
 from __future__ import annotations
@@ -15,22 +59,13 @@ from typing import Any, Final, NamedTuple, TypeVar
 from ..client import Exchange
 from ..errors import (
     AccessDenied,
-    CommitUnknown,
-    Forked,
-    InvalidArgument,
     InvalidType,
-    LocalProtocolError,
     NotFound,
     NotSupported,
-    RetriesExhausted,
-    TimedOut,
     TooBig,
-    TransactionEnded,
     TransactionLost,
     XenStoreError,
 )
-from ..paths import check_path
-from ..perms import Permission
 from ..requests import (
     Directory,
     DirectoryPart,
@@ -41,6 +76,7 @@ from ..requests import (
     Read,
     Request,
 )
+from .messages import transaction_forgotten
 
 __all__ = [
     "MISSING",
@@ -50,39 +86,34 @@ __all__ = [
     "Node",
     "Operation",
     "Walk",
-    "check_attempts",
-    "commit_unknown",
-    "exhausted",
     "exists",
-    "forked",
     "get_feature",
     "get_quota",
     "is_doubtful",
-    "is_watch",
     "list_children",
-    "no_answer",
-    "no_event",
-    "not_in_transaction",
-    "nothing_watched",
-    "permissions_of",
     "read_many",
     "resume",
     "transaction_lost",
-    "watches_of",
 ]
 
 T = TypeVar("T")
-#: A generator of requests, alone or in batches, that is sent what came of them; it returns a `T`.
+#: A generator of requests, alone or in lists, that is sent what came of them; it returns a `T`.
 Operation = Generator[Request[Any] | Sequence[Request[Any]], Any, T]
 
-#: How often a list of children is begun anew because it changed while it was read.
+#: How often the list of a node's children is read again because it changed meanwhile.
 LIST_ATTEMPTS: Final = 64
+
+#: How many transactions `transact` tries unless it is told otherwise.
+TRANSACT_ATTEMPTS: Final = 16
 
 
 class Missing(Enum):
-    """No default was given."""
+    """The type of `MISSING`."""
 
     MISSING = "MISSING"
+
+    def __repr__(self) -> str:
+        return self.name
 
 
 #: There is no default.
@@ -90,10 +121,18 @@ MISSING: Final = Missing.MISSING
 
 
 def resume(operation: Operation[Any], outcome: Any) -> Request[Any] | Sequence[Request[Any]]:
-    """Take `operation` to its next step: ``outcome`` is None at first, later what it yields for.
+    """Take an operation to its next step.
+
+    Arguments:
+        outcome: what came of the step before: a value, an error as an object, or a list of these;
+            None at the first step.
+
+    Returns:
+        The request to send next, or the list of requests.
 
     Raises:
         StopIteration: the operation is done; its ``value`` is the result.
+        XenStoreError: the operation has failed.
     """
     if isinstance(outcome, XenStoreError):
         return operation.throw(outcome)
@@ -101,32 +140,35 @@ def resume(operation: Operation[Any], outcome: Any) -> Request[Any] | Sequence[R
 
 
 def list_children(path: bytes) -> Operation[list[bytes]]:
-    """All children's names, in parts where they are too many for a packet.
+    """List the names of a node's children, in parts where they do not fit one reply.
 
     Raises:
-        TooBig: they are, and the daemon does not know DIRECTORY_PART, or they changed each of
-            `LIST_ATTEMPTS` times while they were read.
+        TooBig: they do not fit, and the daemon does not know DIRECTORY_PART; or the list changed
+            each of `LIST_ATTEMPTS` times while it was read.
     """
+    names: list[bytes]
     try:
-        return (yield from Directory(path))
+        names = yield Directory(path)
+        return names
     except TooBig as error:
         too_big = error.with_traceback(None)
     for _ in range(LIST_ATTEMPTS):
-        names: list[bytes] = []
+        names = []
         generation = None
         offset = 0
         while True:
             try:
-                part: Part = yield from DirectoryPart(path, offset)
+                part: Part = yield DirectoryPart(path, offset)
             except NotSupported as error:
-                # Else these, which refer to frames that refer to them, are left to the collector.
+                # Errors refer to frames and these frames to them: without the two lines that cut
+                # that circle, only the garbage collector would free them.
                 error.__traceback__ = None
                 try:
                     raise too_big from None
                 finally:
                     del too_big
             if generation not in (None, part.generation) or b"" in part.names:
-                break  # it has changed, and the offset is another list's
+                break  # the list has changed: the offset was one in the old list
             generation = part.generation
             names += part.names
             offset += part.size
@@ -140,17 +182,25 @@ def list_children(path: bytes) -> Operation[list[bytes]]:
 
 
 def exists(path: bytes) -> Operation[bool]:
-    """Whether there is a node at `path`."""
-    # By its value, which fits a packet always; a list of children may not.
+    """Find out whether there is a node."""
+    # By READ: a value always fits a reply, a list of children may not.
     try:
-        yield from Read(path)
+        yield Read(path)
     except NotFound:
         return False
     return True
 
 
 def read_many(paths: Iterable[bytes], default: Any) -> Operation[list[Any]]:
-    """The values of many nodes; for one that cannot be read, the error as an object."""
+    """Read the values of many nodes at once.
+
+    Returns:
+        A list with a value for each path, or the error as an object, or `default` for a node that
+        does not exist.
+
+    Raises:
+        InvalidType: `paths` is a single path.
+    """
     if isinstance(paths, (bytes, str)):
         raise InvalidType(f"paths must be several paths, not one: {paths!r}")
     results: list[Any] = yield [Read(path) for path in paths]
@@ -160,37 +210,34 @@ def read_many(paths: Iterable[bytes], default: Any) -> Operation[list[Any]]:
 
 
 def _with_empty_payload(request: Request[T]) -> Operation[T]:
-    # oxenstored up to 4.22 does not look at a request without a payload until more bytes come,
-    # so a harmless request comes right behind it.
-    result = (yield [request, Read(b"/")])[0]
-    if isinstance(result, XenStoreError):
-        raise result
-    answer: T = result
+    # oxenstored up to 4.22 does not look at a request without a payload until more bytes come: the
+    # harmless READ behind it brings them.
+    answer: T | XenStoreError = (yield [request, Read(b"/")])[0]
+    if isinstance(answer, XenStoreError):
+        raise answer
     return answer
 
 
 def get_feature(domid: int | None) -> Operation[int]:
-    """The feature bits of a domain, or the caller's own."""
-    if domid is not None:
-        return (yield from GetFeature(domid))
-    return (yield from _with_empty_payload(GetFeature()))
+    """Ask for the feature bits of a domain, or for those that the daemon has for the caller."""
+    return _with_empty_payload(GetFeature()) if domid is None else iter(GetFeature(domid))
 
 
 def get_quota(name: bytes | None, domid: int | None) -> Operation[int | list[bytes]]:
-    """A quota, or the names of all quotas."""
-    if name is not None or domid is not None:
-        return (yield from GetQuota(name, domid))
-    return (yield from _with_empty_payload(GetQuota()))
+    """Ask for a quota or, without a name and a domain, for the names of all quotas."""
+    if name is None and domid is None:
+        return _with_empty_payload(GetQuota())
+    return iter(GetQuota(name, domid))
 
 
 class Node(NamedTuple):
     """A node that `walk` comes by.
 
     Attributes:
-        path: where it is.
+        path: the node's path.
         value: None if the caller may not read it.
-        children: its children's names; walking from the top down, the caller may remove some, or
-            change the order, to decide what is walked next.
+        children: the names of its children. From the top down, the user may remove some, or change
+            their order, to decide where the walk goes next.
     """
 
     path: bytes
@@ -199,24 +246,23 @@ class Node(NamedTuple):
 
 
 class _Visit:
-    """A node on the way from its path to `Node`."""
+    """A path on the stack, on its way to become a node."""
 
     __slots__ = ("expanded", "gone", "node", "path")
 
     def __init__(self, path: bytes) -> None:
         self.path = path
         self.node: Node | None = None
-        self.gone = False
-        self.expanded = False
+        self.gone = False  # the daemon said that there is no such node
+        self.expanded = False  # its children are on the stack (from the bottom up)
 
 
 class Walk:
-    """A walk through a tree, many requests at a time.
+    """A walk through a tree that asks for many nodes at once; see the essay of this module.
 
-    `advance` gives a `Node` for the user, an operation to perform before the next call, or None
-    at the end. From the top down, requests go out only for children of nodes that the user has
-    seen and may have pruned. A node that vanishes meanwhile is left out; a missing top, and every
-    error but a refused access, is raised by the operation.
+    Arguments:
+        top: the path where it begins.
+        topdown: whether a node comes before its children.
     """
 
     #: Nodes asked for at once.
@@ -225,11 +271,17 @@ class Walk:
     def __init__(self, top: bytes, *, topdown: bool = True) -> None:
         self._top = _Visit(top)
         self._topdown = topdown
-        self._stack = [self._top]  # what is to come, the next one last
-        self._shown: Node | None = None
+        self._stack = [self._top]  # the next visit is the last element
+        self._shown: Node | None = None  # the user has it, and may be pruning its children
 
     def advance(self) -> Node | Operation[None] | None:
-        """The next node, or what it takes to know it, or None at the end."""
+        """Take the next step.
+
+        Returns:
+            The next node; or an operation to perform before the next call, which raises
+            `NotFound` where there is no top, and any error but a refused access; or None at the
+            end.
+        """
         if self._shown is not None:
             self._push_children(self._shown)
             self._shown = None
@@ -256,6 +308,7 @@ class Walk:
         self._stack += [_Visit(top + b"/" + name) for name in reversed(node.children)]
 
     def _fetch(self) -> Operation[None]:
+        """Ask for the next visits that are not nodes yet."""
         unknown = (visit for visit in reversed(self._stack) if visit.node is None)
         visits = [visit for visit in islice(unknown, self.BATCH) if not visit.gone]
         requests: list[Request[Any]] = []
@@ -267,58 +320,43 @@ class Walk:
                 try:
                     names = yield from list_children(visit.path)
                 except XenStoreError as error:
-                    names = error
-            self._arrive(visit, value, names)
+                    names = error.with_traceback(None)
+            failure = self._take_answers(visit, value, names)
+            if failure is not None:
+                raise failure
 
-    def _arrive(self, visit: _Visit, value: Any, names: Any) -> None:
+    def _take_answers(self, visit: _Visit, value: Any, names: Any) -> XenStoreError | None:
+        """Make `visit` a node, or gone; return the error that ends the walk, if there is one."""
         refused = [result for result in (value, names) if isinstance(result, XenStoreError)]
         for error in refused:
             if isinstance(error, NotFound) and visit is not self._top:
                 visit.gone = True
-                return
+                return None
             if not isinstance(error, AccessDenied) or (visit is self._top and len(refused) == 2):
-                raise error
+                return error
         visit.node = Node(
             visit.path,
             None if isinstance(value, XenStoreError) else value,
             [] if isinstance(names, XenStoreError) else names,
         )
+        return None
 
 
-# What both facades say in the same words
+# Transactions that the daemon has forgotten, as over a suspend and resume of the domain
 
 
-def permissions_of(permissions: Iterable[Permission | bytes]) -> tuple[Permission | bytes, ...]:
-    """`permissions` as a tuple; `InvalidType` for a single one."""
-    if isinstance(permissions, (bytes, str, Permission)):
-        raise InvalidType(f"permissions must be several, not one: {permissions!r}")
-    return tuple(permissions)
-
-
-def check_attempts(attempts: int) -> None:
-    """`InvalidArgument` unless there is at least one attempt; `InvalidType` for no number."""
-    if not isinstance(attempts, int) or isinstance(attempts, bool):
-        raise InvalidType(f"attempts must be a number, not {attempts!r}")
-    if attempts < 1:
-        raise InvalidArgument(f"invalid attempts {attempts!r}: there must be at least 1")
-
-
-def exhausted(attempts: int) -> RetriesExhausted:
-    """The error of a transaction that lost every time."""
-    return RetriesExhausted(
-        f"the transaction lost against other changes {attempts} times", code="EAGAIN"
-    )
-
-
-#: Touches no node, and tells whether the daemon knows the transaction that it is asked in.
+#: Touches no node; its answer tells whether the daemon knows the transaction that it is sent in.
 PROBE: Final = GetDomainPath(0)
 
-# What daemons say of an unknown transaction, oxenstored the latter; and of other things, too.
+# What daemons say of an unknown transaction (oxenstored: EIO). They say it of other things, too.
 _UNKNOWN: Final = ("ENOENT", "EIO")
 
 
 def is_doubtful(exchanges: Sequence[Exchange]) -> bool:
-    """Whether an answer is one that a forgotten transaction has, too. Then ask `PROBE` in it."""
+    """Return whether an answer is what the daemon would say of an unknown transaction.
+
+    It may mean something else: `PROBE` in the same transaction tells.
+    """
     return any(
         isinstance(error := exchange.result(), XenStoreError) and error.code in _UNKNOWN
         for exchange in exchanges
@@ -327,84 +365,12 @@ def is_doubtful(exchanges: Sequence[Exchange]) -> bool:
 
 
 def transaction_lost(tx_id: int, probe: Exchange) -> TransactionLost | None:
-    """The error of a transaction that the daemon does not know any more, as `PROBE` says."""
+    """Return the error of a transaction that the daemon does not know any more; None if it does.
+
+    Arguments:
+        probe: what came of `PROBE` in it.
+    """
     error = probe.result()
     if not isinstance(error, XenStoreError) or error.code not in _UNKNOWN:
         return None
-    return TransactionLost(
-        f"the daemon does not know transaction {tx_id} any more, and nothing of it took place: "
-        "was this domain suspended and resumed meanwhile?",
-        code=error.code,
-    )
-
-
-def commit_unknown(error: XenStoreError) -> CommitUnknown:
-    """The error of a commit that was sent and not answered."""
-    return CommitUnknown(f"nobody can tell whether the commit took place: {error}", sent=True)
-
-
-def not_in_transaction(tx_id: int, ended: bool) -> LocalProtocolError:
-    """The error of using a transaction that has ended, or not begun."""
-    if ended:
-        return TransactionEnded(f"transaction {tx_id} has ended")
-    return LocalProtocolError("use the transaction inside 'with client.transaction() as tx:'")
-
-
-def is_watch(watch: tuple[bytes, bytes], path: bytes, token: bytes | None) -> bool:
-    """Whether `watch`, a (path, token), is one of those meant."""
-    return watch[0] == path and token in (None, watch[1])
-
-
-#: How often `transact` tries, if not told.
-TRANSACT_ATTEMPTS: Final = 16
-
-
-def watches_of(
-    watches: Iterable[tuple[bytes, bytes]], path: bytes, token: bytes | None
-) -> list[tuple[bytes, bytes]]:
-    """Those of `watches`, (path, token), that are meant; `NotFound` if there are none."""
-    check_path(path)
-    found = [watch for watch in watches if is_watch(watch, path, token)]
-    if not found:
-        raise NotFound(f"{path!r} is not watched here", path=path)
-    return found
-
-
-def nothing_watched() -> LocalProtocolError:
-    """The error of waiting for an event of no watch."""
-    return LocalProtocolError(
-        "nothing is watched here, so no event will come: a watch is set by 'with', and a path of a "
-        "monitor by 'watch'"
-    )
-
-
-def no_event(watched: Iterable[tuple[bytes, bytes]]) -> TimedOut:
-    """The error of a wait for an event of `watched`, (path, token), that took too long."""
-    paths = ", ".join(sorted(repr(path) for path, _ in watched))
-    return TimedOut(f"no event in time of {paths or 'no watch'}")
-
-
-def no_answer(where: str, requests: Sequence[Request[Any]], sent: bool, busy: bool) -> TimedOut:
-    """The error of `requests` to the daemon at `where` that were not all answered in time.
-
-    Arguments:
-        sent: whether the daemon may have seen any of them.
-        busy: whether earlier requests are unanswered.
-    """
-    what = repr(requests[0]) if len(requests) == 1 else f"{len(requests)} requests"
-    why_not = "earlier requests are unanswered" if busy else "the daemon takes no more"
-    fate = "sent and not answered" if sent else f"not sent: {why_not}"
-    return TimedOut(
-        f"no answer in time from {where}; {what}: {fate}",
-        sent=sent,
-        path=getattr(requests[0], "path", None),
-        request=requests[0],
-    )
-
-
-def forked(where: str) -> Forked:
-    """The error of using a client of the daemon at `where` in a child of the process it is of."""
-    return Forked(
-        f"this client of {where} was made before fork(), by the parent process; open another one "
-        "in this process"
-    )
+    return transaction_forgotten(tx_id, error.code)

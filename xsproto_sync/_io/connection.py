@@ -49,7 +49,7 @@ from xsproto.adapters.transport import write_now
 from xsproto.client import Exchange
 from xsproto.clients.connection import run_despite_interrupt
 from xsproto.clients.event_queue import EventQueue, WatchEvent
-from xsproto.clients.operations import forked, no_answer, no_event, nothing_watched
+from xsproto.clients.messages import forked, no_answer, no_event, nothing_watched
 from xsproto.clients.session import Role, Session, Waiter
 from xsproto.errors import ConnectionClosed, TimedOut, XenStoreError
 from xsproto.requests import Request

@@ -20,7 +20,7 @@ import pytest
 
 import xsproto_sync
 from xsproto.adapters.device import RETIRED_MAX
-from xsproto.clients.blocking import BlockingTransaction
+from xsproto.clients.blocking import Transaction
 from xsproto.errors import (
     AlreadyExists,
     ConflictError,
@@ -249,7 +249,7 @@ def test_a_transaction_is_where_it_began(client: xsproto_sync.Client, daemon: Da
         with pytest.raises(TimedOut):
             client.read(b"/a", timeout=SOON)
 
-    def use(tx: BlockingTransaction) -> None:
+    def use(tx: Transaction) -> None:
         tx.write(b"/b", b"%d" % tx.id)
         assert tx.read(b"/b") == b"%d" % tx.id
 
@@ -429,7 +429,7 @@ def test_a_transaction_is_lost_over_suspend_and_resume(
 def test_transact_does_not_mind_being_suspended(client: xsproto_sync.Client, device: str) -> None:
     tried = []
 
-    def function(tx: BlockingTransaction) -> None:
+    def function(tx: Transaction) -> None:
         tried.append(tx.id)
         tx.write(b"/b", b"%d" % len(tried))
         if len(tried) in (1, 3):

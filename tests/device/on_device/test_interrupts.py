@@ -11,7 +11,7 @@ from itertools import count
 import pytest
 
 from xsproto import ConnectionClosed, TimedOut
-from xsproto.clients.blocking import BlockingTransaction
+from xsproto.clients.blocking import Transaction
 from xsproto.clients.session import Waiter
 from xsproto.requests import Read
 from xsproto_sync import Client
@@ -72,7 +72,7 @@ class DeviceBench(Bench):
             set_modes()
 
     def give_up_beside_a_transaction(self) -> None:
-        def function(tx: BlockingTransaction) -> bytes:
+        def function(tx: Transaction) -> bytes:
             self.give_up()
             return tx.read(b"/known/1")
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from xsproto import ConflictError, ConnectionClosed, TimedOut
-from xsproto.clients.blocking import BlockingTransaction
+from xsproto.clients.blocking import Transaction
 from xsproto.errors import CommitUnknown
 from xsproto_sync import Client
 
@@ -84,7 +84,7 @@ class Storm:
         self.client.write(path, b"0")
         surely = tried = 0
 
-        def step(tx: BlockingTransaction) -> None:
+        def step(tx: Transaction) -> None:
             value = int(tx.read(path, timeout=self.patience()))
             assert surely <= value < tried
             tx.write(path, b"%d" % (value + 1), timeout=self.patience())

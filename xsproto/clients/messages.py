@@ -1,0 +1,207 @@
+"""The errors that clients raise by themselves, and the checks of arguments that lead to them.
+
+The blocking and the asynchronous client, and every adapter, take their words from here, so that an
+error reads the same in all of them. A function that is named for a situation returns the error to
+raise in it; the others raise by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..errors import (
+    CommitUnknown,
+    Forked,
+    InvalidArgument,
+    InvalidType,
+    LocalProtocolError,
+    NotFound,
+    RetriesExhausted,
+    TimedOut,
+    TransactionEnded,
+    TransactionLost,
+    XenStoreError,
+)
+from ..paths import check_path
+from ..perms import Permission
+from ..requests import Request
+from .event_queue import EventQueue
+
+__all__ = [
+    "check_attempts",
+    "commit_unknown",
+    "count_of_paths",
+    "entered_twice",
+    "exhausted",
+    "forked",
+    "is_watch",
+    "no_answer",
+    "no_event",
+    "not_in_transaction",
+    "nothing_watched",
+    "permissions_of",
+    "state_of",
+    "transaction_forgotten",
+    "watches_of",
+]
+
+# Arguments
+
+
+def permissions_of(permissions: Iterable[Permission | bytes]) -> tuple[Permission | bytes, ...]:
+    """Return `permissions` as a tuple.
+
+    Raises:
+        InvalidType: it is a single permission.
+    """
+    # Without this, b"r5" would be taken for the permissions 114 and 53.
+    if isinstance(permissions, (bytes, str, Permission)):
+        raise InvalidType(f"permissions must be several, not one: {permissions!r}")
+    return tuple(permissions)
+
+
+def check_attempts(attempts: int) -> None:
+    """Check a number of attempts.
+
+    Raises:
+        InvalidType: it is not a number.
+        InvalidArgument: it is less than 1.
+    """
+    if not isinstance(attempts, int) or isinstance(attempts, bool):
+        raise InvalidType(f"attempts must be a number, not {attempts!r}")
+    if attempts < 1:
+        raise InvalidArgument(f"invalid attempts {attempts!r}: there must be at least 1")
+
+
+def is_watch(watch: tuple[bytes, bytes], path: bytes, token: bytes | None) -> bool:
+    """Return whether `watch`, a (path, token), has this path and, unless it is None, this token."""
+    return watch[0] == path and token in (None, watch[1])
+
+
+def watches_of(
+    watches: Iterable[tuple[bytes, bytes]], path: bytes, token: bytes | None
+) -> list[tuple[bytes, bytes]]:
+    """Return those of `watches`, each a (path, token), that have this path and token.
+
+    Arguments:
+        token: None: watches with any token.
+
+    Raises:
+        NotFound: there are none.
+        InvalidPath, InvalidType: `path` is not a path.
+    """
+    check_path(path)
+    found = [watch for watch in watches if is_watch(watch, path, token)]
+    if not found:
+        raise NotFound(f"{path!r} is not watched here", path=path)
+    return found
+
+
+# Transactions
+
+
+def not_in_transaction(tx_id: int, ended: bool) -> LocalProtocolError:
+    """The error of a request in a transaction that has ended or has not started."""
+    if ended:
+        return TransactionEnded(f"transaction {tx_id} has ended")
+    return LocalProtocolError("use the transaction inside 'with client.transaction() as tx:'")
+
+
+def entered_twice() -> LocalProtocolError:
+    """The error of a second ``with`` for one transaction."""
+    return LocalProtocolError("a transaction can be entered only once")
+
+
+def exhausted(attempts: int) -> RetriesExhausted:
+    """The error of `attempts` transactions that all lost against other changes."""
+    return RetriesExhausted(
+        f"the transaction lost against other changes {attempts} times", code="EAGAIN"
+    )
+
+
+def commit_unknown(error: XenStoreError) -> CommitUnknown:
+    """The error of a commit that was sent and not answered, because of `error`."""
+    return CommitUnknown(f"nobody can tell whether the commit took place: {error}", sent=True)
+
+
+def transaction_forgotten(tx_id: int, code: str | None) -> TransactionLost:
+    """The error of a transaction that the daemon has forgotten.
+
+    Arguments:
+        code: the daemon's error name for it, such as "ENOENT".
+    """
+    return TransactionLost(
+        f"the daemon does not know transaction {tx_id} any more, and nothing of it took place: "
+        "was this domain suspended and resumed meanwhile?",
+        code=code,
+    )
+
+
+# Waiting
+
+
+def nothing_watched() -> LocalProtocolError:
+    """The error of a wait for an event where no watch is set."""
+    return LocalProtocolError(
+        "nothing is watched here, so no event will come: a watch is set by 'with', and a path of a "
+        "monitor by 'watch'"
+    )
+
+
+def no_event(watched: Iterable[tuple[bytes, bytes]]) -> TimedOut:
+    """The error of a wait for an event of `watched`, each a (path, token), that took too long."""
+    paths = ", ".join(sorted(repr(path) for path, _ in watched))
+    return TimedOut(f"no event in time of {paths or 'no watch'}")
+
+
+def no_answer(where: str, requests: Sequence[Request[Any]], sent: bool, busy: bool) -> TimedOut:
+    """The error of requests that were not all answered in time.
+
+    Arguments:
+        where: the path of the daemon's socket or of the device.
+        requests: those of the call.
+        sent: whether the daemon may have seen any of them.
+        busy: whether earlier requests are unanswered.
+    """
+    what = repr(requests[0]) if len(requests) == 1 else f"{len(requests)} requests"
+    why_not = "earlier requests are unanswered" if busy else "the daemon takes no more"
+    fate = "sent and not answered" if sent else f"not sent: {why_not}"
+    return TimedOut(
+        f"no answer in time from {where}; {what}: {fate}",
+        sent=sent,
+        path=getattr(requests[0], "path", None),
+        request=requests[0],
+    )
+
+
+def forked(where: str) -> Forked:
+    """The error of using the parent process's client in a forked child.
+
+    Arguments:
+        where: the path of the daemon's socket or of the device.
+    """
+    return Forked(
+        f"this client of {where} was made before fork(), by the parent process; open another one "
+        "in this process"
+    )
+
+
+# Representations
+
+
+def count_of_paths(queue: EventQueue) -> str:
+    """Say how many paths are watched by the watches that feed `queue`."""
+    # In a copy: another thread may set a watch meanwhile.
+    return _counted(len({path for path, _ in list(queue.watches)}), "path")
+
+
+def state_of(queue: EventQueue) -> str:
+    """Say how many events wait in `queue`, or why none will come."""
+    if queue.ended is not None:
+        return f"{_counted(len(queue), 'event')} waiting, ended: {queue.ended}"
+    return f"{_counted(len(queue), 'event')} waiting" if queue.watches else "not set"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
