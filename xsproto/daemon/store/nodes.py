@@ -279,7 +279,9 @@ class Domain:
         features: the bits of GET_FEATURE.
         introduced: whether the domain is served.
         shutdown: whether its shutdown was announced, and no RESUME came since.
-        nodes, watches, transactions: how many the domain has.
+        nodes: how many nodes the domain owns.
+        watches: how many watches it has.
+        transactions: how many transactions it has open.
         target: the domain whose rights it has as well (SET_TARGET).
         targets: all that were ever its `target`. They are kept as long as this domain is.
         destroyed: whether the domain no longer exists, and is kept as another's target.

@@ -83,20 +83,18 @@ class Store:
 
     Paths are absolute (`Caller.canonical`). The methods for requests take the caller and the
     transaction, or None outside of one, and raise `StoreError` with the C daemon's answer.
-
-    Attributes:
-        profile: the version of C xenstored whose rules these are.
-        nodes: all nodes by path. Special paths are among them, for their permissions.
-        domains: the domains that the store knows.
-        watches: the watches of all callers.
     """
 
     def __init__(self, profile: Profile = PROFILE_CURRENT) -> None:
+        #: The version of C xenstored whose rules these are.
         self.profile = profile
         self._generations = GenerationCounter()
+        #: The domains that the store knows.
         self.domains = Domains(profile, self._generations)
         root = Node(b"", ((0, 0),), self._generations.advance())
+        #: All nodes by path. Special paths are among them, for their permissions.
         self.nodes: dict[bytes, Node] = {b"/": root}
+        #: The watches of all callers.
         self.watches = Watches(self.nodes, self.domains, self._generations)
         self._count_owned(None, 0, 1)
         self.write(self._dom0(), None, b"/tool/xenstored", b"")
