@@ -93,8 +93,6 @@ __all__ = [
     "Requests",
     "Retired",
     "RetiringConnection",
-    "merged",
-    "moved",
     "refusal",
 ]
 
