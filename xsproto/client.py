@@ -8,7 +8,7 @@ blocks and knows no clock. It keeps these rules, each of which is a property in
 1. The events do not depend on how the stream is cut into portions. `Closed` is the last event, and
    comes once.
 2. No byte from the daemon makes `receive_data` raise, or makes the engine hold more than a packet.
-3. Only `send`, `withdraw`, `abandon` and the ``receive_`` methods change the state.
+3. Taking out bytes or events never changes a transaction or a watch.
 4. One element of `data_to_send` is one message. At most `max_outstanding` messages are unanswered,
    including those that the engine itself sends to clean up.
 5. Request ids wrap within 32 bits and skip the ids of unanswered requests. The engine drops the
@@ -22,6 +22,10 @@ it into the batch that the transport writes. From then on it is outstanding; the
 Before its first byte is written, a request can be withdrawn, and the daemon never sees it. After
 that it can only be abandoned: the daemon acts on it, and the engine deals with the answer.
 
+`process` finds the packet of a reply and matches it to its request by id. The value of the reply is
+parsed by the request's class (`Request.parse_reply`), when `Exchange.value` or `events_received`
+asks for it, and at once where the engine itself must know it (``changes_state``).
+
 A daemon may be faulty or hostile. This is what a bad packet costs:
 
 ============================================== =========================================
@@ -30,7 +34,7 @@ the packet                                     the consequence
 a length over the bound                        the connection ends
 the wrong type, or a payload that is nonsense  that request fails: `RemoteProtocolError`
 an id that no request has                      `Ignored`
-a new transaction with the id of another       both are lost: `TransactionLost`
+a new transaction with the id of an open one   both are lost: `TransactionLost`
 a watch event that is nonsense                 `Ignored`
 a transaction id unlike the request's          none: daemons differ in it
 ============================================== =========================================
@@ -64,7 +68,15 @@ from .errors import (
     error_from_code,
 )
 from .events import Closed, ErrorReply, Event, Ignored, Reply, Reset, WatchFired
-from .requests import UINT32_MAX, Request, TransactionEnd, TransactionStart, Unwatch, Watch
+from .requests import (
+    UINT32_MAX,
+    Request,
+    ResetWatches,
+    TransactionEnd,
+    TransactionStart,
+    Unwatch,
+    Watch,
+)
 from .states import (
     HELD,
     TRANSACTION,
@@ -372,7 +384,7 @@ class ClientConnection:
             paths.setdefault(request.path, _Watched()).add(exchange)
 
     def withdraw(self, rq_id: int) -> bool:
-        """Take a request back, if none of its bytes was handed out.
+        """Take a request back, if none of its bytes was written.
 
         Returns:
             Whether the request is gone. If not, it is on its way: `abandon` it.
@@ -500,7 +512,10 @@ class ClientConnection:
     # In
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
-        """Take bytes from the daemon, in any portions. No bytes make this raise."""
+        """Take bytes from the daemon, in any portions. No bytes make this raise.
+
+        Empty data is ignored. The end of the stream is `receive_eof`.
+        """
         if data:
             self.inbox.append(bytes(data))
             self.process()
@@ -567,7 +582,7 @@ class ClientConnection:
         op = packet.op
         if op == Op.WATCH_EVENT:
             # Only the type counts: the device does not initialize the ids of its events.
-            self.events.append(self._fired(packet))
+            self.events.append(self._parse_watch_event(packet))
             return
         if exchange is None and self._max_outstanding == 1 and len(self._outstanding) == 1:
             (only,) = self._outstanding.values()
@@ -600,7 +615,7 @@ class ClientConnection:
         self.events.append(exchange)
         del self._outstanding[exchange.rq_id]
 
-    def _fired(self, packet: Packet) -> WatchFired | Ignored:
+    def _parse_watch_event(self, packet: Packet) -> WatchFired | Ignored:
         fields = packet.payload.split(NUL)
         # Further fields are let pass: the specification reserves them.
         if len(fields) < 3 or fields[-1]:
@@ -610,7 +625,7 @@ class ClientConnection:
         return WatchFired(path, token, stale=not ({_W.SETTING, _W.SET} & states))
 
     def send_failed(self, rq_id: int, errno: int) -> None:
-        """Fail a request with the errno of ``write()``, which is how the XenBus device refuses."""
+        """Fail a request with the errno of ``write()``, as a transport that writes each one can."""
         exchange = self._outstanding.get(rq_id)
         if exchange is None:
             return
@@ -681,6 +696,7 @@ class ClientConnection:
         elif isinstance(request, Watch | Unwatch):
             self._settle(request)
         else:
+            assert isinstance(request, ResetWatches), f"no rule for {request!r}"
             self._reset()
         if exchange.abandoned:
             self._undo(exchange)
@@ -791,7 +807,7 @@ def _unusable(request: Request[Any], tx_id: int, state: TransactionState) -> Xen
     if state is _T.LOST:
         return _lost(request, tx_id)
     why = (
-        ": a request in it got no answer, so that it can only be rolled back"
+        ": a request in it, or its end, was given up, so that it can only be rolled back"
         if state is _T.DOOMED
         else ""
     )

@@ -229,7 +229,7 @@ class CommitUnknown(_Unanswered):
 
 
 class RetriesExhausted(ConflictError):
-    """Other changes conflicted with each attempt of `transact`."""
+    """No attempt of `transact` took effect: each conflicted with another change, or was lost."""
 
 
 class Forked(LocalProtocolError):

@@ -67,7 +67,7 @@ class TransactionState(StrEnum):
     """Where a transaction is in its life."""
 
     STARTED = "started"
-    DOOMED = "doomed"  # a request in it got no answer: it may only be rolled back
+    DOOMED = "doomed"  # a request in it, or its end, was given up: it may only be rolled back
     LOST = "lost"  # the daemon gave its id to another one, which a rollback ends
     ENDING = "ending"
     ENDING_LOST = "ending, and lost"

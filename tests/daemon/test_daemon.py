@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from xsproto.daemon import Connection, Daemon
-from xsproto.daemon.store import PROFILE_4_17
+from xsproto.daemon.daemon import _HANDLERS
+from xsproto.daemon.store import PROFILE_4_17, PROFILE_CURRENT
+from xsproto.requests import REQUESTS
 from xsproto.wire import HEADER, Op, Packet, PacketReader
 
 
@@ -424,3 +426,8 @@ def test_directory_reports_a_child_twice_that_a_transaction_has_created_twice() 
     assert outcome(daemon, dom0, Op.DIRECTORY, b"/p\0", tx_id) == b"c\0c"
     part = outcome(daemon, dom0, Op.DIRECTORY_PART, b"/p\x000\0", tx_id)
     assert part.partition(b"\0")[2] == b"c\0c\0"
+
+
+def test_every_request_has_a_handler() -> None:
+    assert _HANDLERS.keys() == REQUESTS.keys()
+    assert max(_HANDLERS) == PROFILE_CURRENT.newest_op

@@ -545,7 +545,7 @@ class AsyncClient(AsyncOperations):
         *,
         attempts: int = TRANSACT_ATTEMPTS,
     ) -> T:
-        """Run a function in a transaction and commit it; again in another one if the commit lost.
+        """Run a function in a transaction; again in another one if nothing of it took place.
 
         The requests are TRANSACTION_START and TRANSACTION_END (xenstore.txt, "Transactions").
 
@@ -559,7 +559,7 @@ class AsyncClient(AsyncOperations):
             What `function` returned in the transaction that was committed.
 
         Raises:
-            RetriesExhausted: every transaction lost against other changes.
+            RetriesExhausted: every transaction conflicted with another change, or was lost.
             CommitUnknown: the commit was sent and not answered.
         """
         messages.check_attempts(attempts)

@@ -114,9 +114,10 @@ def entered_twice() -> LocalProtocolError:
 
 
 def exhausted(attempts: int) -> RetriesExhausted:
-    """The error of `attempts` transactions that all lost against other changes."""
+    """The error of `attempts` transactions of which none took effect."""
     return RetriesExhausted(
-        f"the transaction lost against other changes {attempts} times", code="EAGAIN"
+        f"none of {attempts} attempts took effect: each conflicted with others, or was lost",
+        code="EAGAIN",
     )
 
 

@@ -258,7 +258,7 @@ class _Visit:
 
 
 class Walk:
-    """A walk through a tree that asks for many nodes at once; see the essay of this module.
+    """A walk through a tree that asks for many nodes at once; see the docstring of this module.
 
     Arguments:
         top: the path where it begins.
