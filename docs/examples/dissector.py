@@ -13,7 +13,7 @@ from xsproto.wire import op_name
 
 
 class Dissector:
-    """Write a line for each message: request id, transaction id, and the message itself."""
+    """Turns messages into lines: request id, transaction id, and the message itself."""
 
     def __init__(self) -> None:
         self.requests, self.replies = PacketReader(), PacketReader()

@@ -6,7 +6,7 @@ import xsproto_sync
 
 def main() -> None:
     with xsproto_sync.Client(timeout=5) as c, xsproto_sync.Client(timeout=5) as other:
-        print("Nodes have a path and a value, both bytes; parents come by themselves.")
+        print("A node has a path and a value. Both are bytes. Missing parents are created.")
         c.write(b"/tool/example/colour", b"blue")
         c[b"/tool/example/size"] = b"7"
         print("  colour is", c.read(b"/tool/example/colour"))
@@ -14,9 +14,9 @@ def main() -> None:
         for node in c.walk(b"/tool/example"):
             print("  walk:", node.path, node.value)
 
-        print("A watch tells that something changed, also what others change.")
+        print("A watch reports changes, also those of other clients.")
         with c.watch(b"/tool/example") as watch:
-            print("  at first, once:", watch.get().path)
+            print("  first event:", watch.get().path)
             other.write(b"/tool/example/colour", b"green")
             event = watch.get(timeout=5)
             print("  then:", event.path, "is", c.read(event.path))
@@ -32,7 +32,7 @@ def main() -> None:
 
         print("  the size is now", c.transact(grow), "- the first attempt was in vain")
 
-        print("Mistakes say what, where and why.")
+        print("An error says what failed, where and why.")
         try:
             c.read(b"/tool/example/taste")
         except xsproto.NotFound as error:

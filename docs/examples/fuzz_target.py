@@ -1,4 +1,4 @@
-"""A fuzz target: it shows that the engine keeps its rules, whatever bytes a peer sends.
+"""A fuzz target: it checks that the engine keeps its rules, whatever bytes a peer sends.
 
 `fuzz` takes bytes, and raises if the engine breaks one of its rules on them. Here `main` gives it
 mutations of a real conversation. With atheris: `atheris.Setup(sys.argv, fuzz); atheris.Fuzz()`.

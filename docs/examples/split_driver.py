@@ -16,7 +16,7 @@ FRONTEND, BACKEND = b"/local/domain/7/device/demo/0", b"/local/domain/0/backend/
 
 
 class State(Enum):
-    """The states of Xen's XenbusState."""
+    """The states of Xen's XenbusState that this handshake uses."""
 
     INITIALISING = b"1"
     INIT_WAIT = b"2"

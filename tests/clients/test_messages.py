@@ -68,7 +68,7 @@ def test_there_must_be_an_attempt() -> None:
 def test_who_lost_every_time_is_told_how_often() -> None:
     error = exhausted(7)
     assert isinstance(error, ConflictError)
-    assert "7 times" in str(error)
+    assert "none of 7 attempts" in str(error)
     assert error.code == "EAGAIN"
 
 

@@ -153,7 +153,7 @@ def a_refused_watch_is_waited_for() -> None:
 
 @mutant(14, "test_watches_are_set_whichever_comes_first and event")
 def events_before_the_answer_are_dropped() -> None:
-    right = ClientConnection._fired
+    right = ClientConnection._parse_watch_event
 
     def fired(self: ClientConnection, packet: Any) -> Any:
         event = right(self, packet)
@@ -161,7 +161,7 @@ def events_before_the_answer_are_dropped() -> None:
             return Ignored(packet, "too early")
         return event
 
-    ClientConnection._fired = fired
+    ClientConnection._parse_watch_event = fired
 
 
 @mutant(14, "test_a_watch_is_set_once")

@@ -36,8 +36,9 @@ To check an adapter, write a harness for it. The daemon's part is ``DaemonHarnes
 `MyTask.result` raises `Cancelled` for a task that was cancelled, whatever exception the loop has
 for this. ``xsproto_sync.testing.check(MyHarness)`` runs all scenarios, each with a new harness and
 a new daemon. Without it, call ``await run_scenario(name, harness)`` for each name in `SCENARIOS`,
-unless ``SCENARIOS[name].why_not(harness)`` gives a reason to leave the scenario out. A scenario
-that does not hold raises `ScenarioFailed`. The kit needs no test framework.
+with a new harness and a new daemon, unless ``SCENARIOS[name].why_not(harness)`` gives a reason to
+leave the scenario out. A scenario that does not hold raises `ScenarioFailed`. The kit needs no test
+framework.
 
 "How to write an adapter" in the documentation has a complete harness.
 """

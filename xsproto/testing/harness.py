@@ -2,8 +2,8 @@
 
 The tests of an adapter provide a `Harness`. The other protocols here are the public methods of a
 client that scenarios use. `xsproto.clients.asynchronous.AsyncClient` has them. A blocking client
-needs a driver around it: its methods are coroutines that wait in a plain call and never suspend,
-and its tasks are threads.
+needs a driver around it. The driver's methods are coroutines that wait in a plain call and never
+suspend, and its tasks are threads.
 """
 
 # The methods of a client are documented where they are implemented.
@@ -207,7 +207,7 @@ class Harness(Protocol):
         """
 
     async def close(self, client: Client) -> None:
-        """Close a client. Other tasks that wait for something get `ConnectionClosed`."""
+        """Close a client. Tasks that wait for an answer or an event get `ConnectionClosed`."""
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], *, cancellable: bool = False) -> Task[T]:
         """Run a coroutine beside the scenario.

@@ -2,8 +2,8 @@
 
 This module needs `hypothesis`. xsproto itself does not, so no other module imports this one.
 
-Each function returns a strategy. It draws valid values, which `Request.payload` or
-`Request.encode_reply` takes, unless its name says otherwise.
+Each function returns a strategy. It draws values that `Request.payload` and
+`Request.encode_reply` accept, unless its name says otherwise.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def requests_of(*classes: type[Request[Any]]) -> SearchStrategy[Request[Any]]:
 def requests(*, changes_state: bool | None = None) -> SearchStrategy[Request[Any]]:
     """Requests of any class, or only of the classes whose `changes_state` has this value.
 
-    These are the requests that start and end transactions and watches.
+    With True these are the requests that start and end transactions and watches.
     """
     classes = [cls for cls in STRATEGIES if changes_state in (None, cls.changes_state)]
     return requests_of(*classes)

@@ -13,8 +13,8 @@
 `errors`           exit statuses, and errors in an operator's words
 =================  ================================================================
 
-A command of a new family gets a file here and a line in `main`. The room is internal: programs use
-`xsproto_sync.Client`, and ``docs/reference/command-line.md`` describes the commands.
+A command of a new family gets a file here and a line in `main`. The package is internal: programs
+use `xsproto_sync.Client`, and ``docs/reference/command-line.md`` describes the commands.
 """
 
 __all__: list[str] = []

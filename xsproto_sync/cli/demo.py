@@ -64,7 +64,7 @@ def show(say: Callable[[str], None] = print) -> None:
         except AccessDenied as error:
             say(f"   domain 7 writes    {type(error).__name__}: {error}")
 
-        say("\n5. An error says what failed, where and why. It is also a built-in exception.")
+        say("\n5. An error says what failed, where and why. Many are also built-in exceptions.")
         try:
             dom0.read(b"/local/domain/8/name")
         except NotFound as error:

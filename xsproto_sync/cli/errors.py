@@ -52,7 +52,14 @@ def message_of(error: Exception) -> str:
         text = str(error)
     for name, command in _COMMANDS.items():
         text = text.replace(name, command)
-    return _BYTES.sub(lambda found: printable(ast.literal_eval(found[0])), text)
+    return _BYTES.sub(_printable_literal, text)
+
+
+def _printable_literal(found: re.Match[str]) -> str:
+    try:
+        return printable(ast.literal_eval(found[0]))
+    except (SyntaxError, ValueError):
+        return found[0]  # text that only looks like bytes, for example in the name of a file
 
 
 def _without_request(error: XenStoreError, request: Any) -> str:

@@ -24,7 +24,7 @@ __all__ = ["chmod", "exists", "list_", "ls", "read", "rm", "write"]
 @click.command()
 @location_options
 @click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
-@click.option("--raw", is_flag=True, help="Print the bytes as they are, without line ends.")
+@click.option("--raw", is_flag=True, help="Print the bytes as they are, and add no line ends.")
 @json_option
 def read(paths: tuple[bytes, ...], raw: bool, as_json: bool, **location: Any) -> None:
     """Print the values of nodes. The values of several nodes are those of one moment."""
@@ -45,7 +45,7 @@ def read(paths: tuple[bytes, ...], raw: bool, as_json: bool, **location: Any) ->
             click.echo(printable(value))
 
 
-# Unknown options are ignored, because a value may begin with a dash.
+# Unknown options are taken as arguments, because a value may begin with a dash.
 @click.command(context_settings={"ignore_unknown_options": True})
 @location_options
 @click.argument("words", type=PATH, nargs=-1, required=True, metavar="PATH VALUE [PATH VALUE]...")
@@ -121,7 +121,7 @@ def list_(path: bytes, as_json: bool, **location: Any) -> None:
 @click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
 @click.pass_context
 def exists(ctx: click.Context, /, paths: tuple[bytes, ...], **location: Any) -> None:
-    """Exit with status 0 if all of the nodes exist, else with 3. Print nothing."""
+    """Exit with status 0 if all of the nodes exist, and with 3 if one does not."""
     with connect(location) as client:
         if not all(client.exists(path) for path in paths):
             ctx.exit(3)

@@ -32,7 +32,8 @@ def location_options(command: F) -> F:
         "--socket",
         "unix_socket_path",
         metavar="PATH",
-        help="A daemon's socket. Default: $XENSTORED_PATH, or where XenStore usually is.",
+        help="A daemon's socket. With neither --socket nor --xenbus, XenStore is found as Client() "
+        "finds it.",
     )(command)
 
 

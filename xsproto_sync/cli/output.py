@@ -1,7 +1,8 @@
 r"""Values and paths as text for a terminal, and as JSON.
 
-As text, a byte that is no printable character is shown as ``\xNN``. In JSON, the bytes of a value
-are the characters U+0000 to U+00FF, as `xsproto_sync._json_tree` has them, so that none is lost.
+As text, whatever is not printable is shown as an escape: ``\xNN``, ``\n``, ``\uNNNN``. In JSON, the
+bytes of a value are the characters U+0000 to U+00FF, as `xsproto_sync._json_tree` has them, so that
+none is lost.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def read_tree(tree: IO[str]) -> list[Any]:
     """Return the nodes of a file that ``xsproto dump`` wrote.
 
     Raises:
-        click.ClickException: the file has something else.
+        click.ClickException: the file is no JSON, or no list. (The entries are checked later.)
     """
     try:
         return json_tree.parse(tree.read())

@@ -3,7 +3,8 @@
 This is for programs that were written for libxenstore, or that must behave like it:
 `xsproto_sync.compat.lowlevel` and `xsproto_sync.compat.xenstore_utils` are built on it. New
 programs should use `xsproto_sync.Client`, which does more. Arguments that libxenstore does not
-check are not checked here either: the daemon judges them.
+check are not checked here either: the daemon judges them. The one exception is DOMID_ANY in
+`Handle.set_permissions`.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class _RawRequest(Unknown):
 
 
 class _HandleClient(Client):
-    """A client with the calls that a `Handle` makes, which take requests as they are."""
+    """A client with the calls that a `Handle` makes. They send any `Request`."""
 
     def ask(self, tx_id: int, request: Request[Any]) -> Any:
         connection = self._connection
@@ -237,7 +238,7 @@ class Handle:
         return found
 
     def set_permissions(self, tx_id: int, path: bytes, perms: Sequence[Perms]) -> None:
-        """``xs_set_permissions``. DOMID_ANY is EINVAL, because C xenstored crashes on it."""
+        """``xs_set_permissions``. DOMID_ANY is EINVAL: C xenstored 4.21 and newer crash on it."""
         if any(perm.domid == DOMID_ANY for perm in perms):
             raise OSError(EINVAL, os.strerror(EINVAL))
         texts = b"".join(b"%c%d\0" % (PERM_LETTERS[bits], domid) for domid, bits in perms)
@@ -383,8 +384,7 @@ def _strings(payload: bytes) -> list[bytes]:
     return strings
 
 
-# The errno of libxenstore for errors that have none from the daemon. The first class that fits
-# counts.
+# The errno of libxenstore for errors that have no errno. The first class that fits counts.
 _ERRNOS: Final[Sequence[tuple[type[XenStoreError], int]]] = (
     (ConnectFailed, ENOENT),
     (ConnectionClosed, EBADF),

@@ -1,7 +1,7 @@
 """A drop-in for `xen.lowlevel.xs`: the same calls, results and errors.
 
 A program changes its import to ``from xsproto_sync.compat import lowlevel as xs``. If `install`
-runs before the program, it changes nothing. As in `xen.lowlevel.xs`, paths are text, tokens are
+runs first, the program needs no change. As in `xen.lowlevel.xs`, paths are text, tokens are
 any objects, and transactions are numbers in hexadecimal. ``docs/howto/migrating.md`` says what
 differs, and what new code should use.
 """

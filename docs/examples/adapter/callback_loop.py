@@ -30,7 +30,7 @@ class Loop:
         self._numbers = count()
 
     def call_soon(self, callback: Callable[[], object]) -> None:
-        """Call back once, in the next round."""
+        """Call back once, soon: after the callback that runs now."""
         self._soon.append(callback)
 
     def call_at(self, moment: float, callback: Callable[[], object]) -> None:

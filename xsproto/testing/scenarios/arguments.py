@@ -179,7 +179,7 @@ WRONG: Final[Sequence[tuple[_Call, type[LocalProtocolError], str]]] = (
     (lambda c: c.set_perms(b"/a", [b"r"]), InvalidArgument, "b'r'"),
     (lambda c: c.set_perms(b"/a", [b"r0x5"]), InvalidArgument, "b'r0x5'"),
     (lambda c: c.set_perms(b"/a", [b"r-1"]), InvalidArgument, "r-1"),
-    # C xenstored would crash on this one (docs/explain/protocol).
+    # C xenstored of Xen 4.21 and newer would crash on this one (docs/explain/protocol).
     (lambda c: c.set_perms(b"/a", [b"r0", b"r32757"]), InvalidArgument, "r32757"),
     (lambda c: c.set_perms(b"/a", ["r0"]), LocalProtocolError, "'r0'"),  # type: ignore[list-item]
     (lambda c: c.get_domain_path(-1), InvalidArgument, "-1"),

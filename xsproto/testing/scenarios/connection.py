@@ -119,7 +119,7 @@ async def clients_are_apart(h: Harness) -> None:
 
 @scenario()
 async def clients_come_and_go(h: Harness) -> None:
-    """A closed client leaves nothing behind that disturbs the next, such as its descriptor."""
+    """A closed client leaves nothing behind, such as its descriptor, that disturbs the next one."""
     for number in range(20):
         client = await h.open()
         async with client.watch(b"/a") as watch:
@@ -179,7 +179,7 @@ async def a_write_that_is_given_up_may_take_place(h: Harness) -> None:
 async def those_who_wait_on_do_so_when_others_give_up(h: Harness) -> None:
     """Tasks that give up their waits do not disturb the others, even if one of them is the leader.
 
-    The leader is the task that reads the socket on behalf of all.
+    The leader is the task that reads the socket on behalf of all, in adapters where a task does.
     """
     client = await h.open()
     for at in range(12):
@@ -188,7 +188,7 @@ async def those_who_wait_on_do_so_when_others_give_up(h: Harness) -> None:
     await h.suspend_daemon()
     given_up: list[Task[Any]] = []
     staying: list[tuple[int, Task[Any]]] = []
-    # The first task is the leader.
+    # If a task leads, it is the first.
     for at in range(12):
         if at % 3 == 2:
             staying.append((at, h.spawn(client.read(b"/conf/%d" % at))))
@@ -331,7 +331,7 @@ async def a_rollback_that_is_given_up_takes_place(h: Harness) -> None:
         for tx in transactions:
             await tx.__aenter__()
         await h.suspend_daemon()
-        # More requests than the window, so that the rollbacks after them are not even sent.
+        # More requests than the window holds, so that the rollbacks after them are not even sent.
         begun: list[Transaction] = []
         waits: list[Coroutine[Any, Any, Any]] = [client.read_many([b"/"] * 200)]
         waits += [leave(h, tx, begun) for tx in transactions]

@@ -314,7 +314,7 @@ async def lists_a_big_directory(h: Harness) -> None:
 async def lists_a_big_directory_that_changes(h: Harness) -> None:
     """`list` returns each child that stays once, whatever other children come and go meanwhile."""
     client, other = await h.open(), await h.open()
-    # 250 fit one packet, for daemons that cannot send more.
+    # 250 fit one packet. On the device, a longer list of oxenstored cannot be had.
     names = await make_children(client, b"/top", 250 if oversized_are_refused(h) else 800)
 
     async def change() -> None:

@@ -34,7 +34,7 @@ async def until(stream: Stream, path: bytes) -> list[WatchEvent]:
 
 
 async def fenced(stream: Stream, client: Client, fence: bytes = FENCE) -> list[bytes]:
-    """Return the paths of all events that changes until now have caused and that are not taken."""
+    """Return the paths of the events of all changes so far that have not been taken."""
     await client.write(fence, b"")
     return [event.path for event in await until(stream, fence)]
 
@@ -141,7 +141,7 @@ async def events_that_wait_merge(h: Harness) -> None:
 
 @scenario()
 async def too_many_events_collapse(h: Harness) -> None:
-    """Beyond its limit, a queue collapses to one event with ``overflow``. Later events come."""
+    """Beyond its limit, a queue collapses to one event with ``overflow`` for each watch."""
     client = await h.open()
     async with client.watch(b"/top", limit=5) as watch:
         await watch.get()

@@ -1,14 +1,14 @@
 """The XenBus device as a stream of packets.
 
-`xsproto.adapters.device` lists the rules of the device. Elsewhere the engine keeps them, but it
-takes requests, and users of pyxs send packets: with ids of their own, and any number before the
-first answer. A router waits on one descriptor for whatever comes back. So this module keeps the
-rules for packets, between the two:
+`xsproto.adapters.device` lists the rules of the device. Elsewhere `ClientConnection`,
+`DeviceSession` and the adapter keep them, but these take requests, and users of pyxs send packets:
+with ids of their own, and any number before the first answer. A router waits on one descriptor for
+whatever comes back. So this module keeps the rules for packets, between the router and the kernel:
 
-- The device is opened twice, once for requests and once for watches. Each of these connections has
-  at most one request outstanding. The next requests wait in its queue.
-- Some requests the kernel does not answer, or answers unlike a daemon on a socket. They are not
-  sent. Their answer, an error packet, is put into the buffer of received bytes.
+- The device is opened once for requests, and once more for watches, with the first of them. Each of
+  these connections has at most one request outstanding. The next requests wait in its queue.
+- The kernel does not answer some requests, or answers them unlike a daemon on a socket. They are
+  not sent. Their answer, an error packet, is put into the buffer of received bytes.
 - An epoll descriptor stands for all of it. It is readable while the buffer has bytes, or the
   transport of either connection has something to read.
 """
@@ -76,7 +76,7 @@ class _DeviceConnection:
         return list(self.reader.receive_data(b"".join(inbox)))
 
     def take_answered(self, packet: Packet) -> bytes | None:
-        """Return the request that `packet` answers, and send the next one; None for no answer.
+        """Return the request that `packet` answers, and send the next one; None if it answers none.
 
         The id of the packet does not count, because old kernels send a wrong one. It is set to that
         of the request.
@@ -108,7 +108,8 @@ class _XenBusTransport:
         self._watched: set[bytes] = set()
         self._requests: _DeviceConnection | None = None
         self._watches: _DeviceConnection | None = None
-        # No call here waits on this epoll, so it may be the real one under monkey-patching.
+        # `epoll.poll` is never called: `waiter` polls its descriptor. So it may be the real one
+        # under monkey-patching.
         epoll = native("select", "epoll")
         if epoll is None:
             raise ConnectionError(f"{path!r} needs epoll, which this system does not have")
@@ -164,7 +165,7 @@ class _XenBusTransport:
                 self._requests.send(data)
 
     def _refuse_watch(self, op: int, names: bytes) -> int:
-        """Return the errno with which a daemon on a socket refuses this watch; 0 for none."""
+        """Return the errno to refuse a WATCH or an UNWATCH with; 0 to send it."""
         if names.count(NUL) != 2 or names[-1:] != NUL:
             return errno.EINVAL  # for example a depth, which the kernel would ignore
         if op == _WATCH:
@@ -172,13 +173,19 @@ class _XenBusTransport:
         return 0 if names in self._watched else errno.ENOENT
 
     def recv(self, size: int) -> bytes:
-        """Wait for `size` bytes and return them; less after `shutdown`."""
+        """Wait for `size` bytes and return them.
+
+        After `shutdown` it does not wait, and may return fewer.
+        """
         while len(self._buffer) < size and not self._ended:
             self._receive()
         return self._take(size)
 
     def read(self) -> bytes:
-        """Wait for bytes and return all that are there; none after `shutdown`."""
+        """Wait for bytes and return all that are there.
+
+        After `shutdown` it does not wait, and may return none.
+        """
         while not self._buffer and not self._ended:
             self._receive()
         return self._take(len(self._buffer))

@@ -14,7 +14,7 @@ __all__ = ["Events"]
 
 
 class Events:
-    """A queue with the methods of `queue.Queue` and without a bound, which can also fail.
+    """A queue like `queue.Queue`, but without a bound, `join` and `task_done`. It can also fail.
 
     After `fail`, `get` still returns the events that are there; then it raises `ConnectionError`.
     (It is no subclass of `queue.Queue`, because eventlet replaces that class.)

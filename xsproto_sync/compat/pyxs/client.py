@@ -322,7 +322,7 @@ class Client:
         Arguments:
             domid: the domain. It must not be 0, which xenstore.txt forbids.
             mfn: the frame number of its ring page.
-            eventchn: the port of an unbound event channel in it.
+            eventchn: the port of an unbound event channel of the domain.
         """
         if not domid:
             raise ValueError("domain 0 cannot be introduced")
@@ -398,8 +398,8 @@ class Monitor:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        #: The events that have come, in any number. Once it is empty and the connection has ended,
-        #: its `get` raises `ConnectionError`.
+        #: The queue of events that have come, without a bound. Once it is empty and the connection
+        #: has ended, its `get` raises `ConnectionError`.
         self.events = self._make_queue()
         #: The watches, as (path, token).
         self.unwatch_queue: set[tuple[bytes, bytes]] = set()
@@ -465,7 +465,8 @@ class Monitor:
             known = watch in self.unwatch_queue
             if not known:
                 self.unwatch_queue.add(watch)
-                # Once for all watches with this token, else each event would come several times.
+                # Once for all watches with this token: a router with a `__call__` of its own would
+                # otherwise put each event several times.
                 if self._count(token) == 1:
                     self.client.router.subscribe(token, self)
         try:

@@ -129,7 +129,7 @@ class PacketConnection:
             op, rq_id, tx_id, size = HEADER.unpack(_exactly(transport, HEADER_SIZE))
             if size > REPLY_MAX:
                 raise _too_long(size)
-            # Never read 0 bytes, with which the kernel of a device would loop for ever.
+            # Never ask for 0 bytes: in a read of the device, the kernel would loop for ever.
             payload = _exactly(transport, size) if size else b""
         except OSError as wrong:
             self.close()

@@ -36,7 +36,7 @@ def error(smth: int | bytes) -> PyXSError:
 
 
 def check_path(path: bytes) -> bytes:
-    """Return `path` if it may be sent. A path that begins with ``@`` is left to the daemon.
+    """Return `path` if it may be sent. Behind an ``@`` it must be like any other path.
 
     Raises:
         InvalidPath: `path` breaks the rules of `xsproto.paths`.
@@ -88,7 +88,7 @@ def check_perms(perms: _Perms) -> _Perms:
     """Return `perms` if each is a letter and a domain id, such as ``b"r5"``.
 
     Ids of more than 16 bits are passed on to the daemon. The ids that Xen reserves are refused,
-    because C xenstored crashes on 32757.
+    because 32757 crashes C xenstored of Xen 4.21 and newer.
 
     Raises:
         InvalidPermission: a permission has another form, or a reserved id.

@@ -75,7 +75,7 @@ class RVar:
 
 
 class Router:
-    """A thread that receives packets for all clients and monitors that share a connection.
+    """Shares a connection among clients and monitors. Its thread receives packets for all of them.
 
     The connection is open while the router runs. When the router ends, for whatever reason, all
     callers that wait for an answer or an event get a `ConnectionError`. Then the router may be
@@ -197,15 +197,15 @@ class Router:
         return bool(self.connection.is_connected)
 
     def listen(self, monitor: Any) -> None:
-        """Call ``monitor.events.fail(why)`` when the router ends.
+        """Register `monitor`. When the router ends, it calls ``monitor.events.fail(why)``.
 
-        In a forked child, ``monitor.forked(why)`` is called instead.
+        In a forked child, it calls ``monitor.forked(why)`` instead.
         """
         with self._lock:
             self._listeners.add(monitor)
 
     def subscribe(self, token: bytes, monitor: Any) -> None:
-        """Put the events with `token` into ``monitor.events``."""
+        """From now on, put the events with `token` into ``monitor.events``."""
         with self._lock:
             self.monitors[token] = [*self.monitors.get(token, ()), monitor]
 
