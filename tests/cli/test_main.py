@@ -312,6 +312,10 @@ def test_an_error_of_the_system_names_the_file_first() -> None:
             "the daemon closed the connection; WRITE /a was not sent",
         ),
         (
+            InvalidArgument("cannot connect to XenStore at /tmp/b'é': it looks like bytes"),
+            "cannot connect to XenStore at /tmp/b'é': it looks like bytes",
+        ),
+        (
             InvalidArgument("""the path b"/it's" is not b'/a\\\\'"""),
             "the path /it's is not /a\\",
         ),
