@@ -7,8 +7,13 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
 
 import xsproto
+import xsproto.__main__ as program
+from xsproto import ConnectFailed
 
 from ..support import ROOT
 
@@ -38,6 +43,20 @@ def test_where_there_is_none_it_says_where_it_looked() -> None:
     else:
         assert "XenStore: there is no XenStore here" in ended.stdout
         assert "/run/xenstored/socket" in ended.stdout
+
+
+def test_it_returns_the_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nothing(*_: object) -> NoReturn:
+        raise ConnectFailed("there is no XenStore here")
+
+    monkeypatch.setenv("XENSTORED_PATH", "/somewhere/socket")
+    assert program.main() == 0
+    assert "the socket /somewhere/socket, named by XENSTORED_PATH" in capsys.readouterr().out
+    monkeypatch.setattr(program, "locate", nothing)
+    assert program.main() == 1
+    assert capsys.readouterr().out.endswith("\nXenStore: there is no XenStore here\n")
 
 
 def test_the_version_stands_in_one_place() -> None:
