@@ -17,7 +17,7 @@ seconds = st.floats(0, WAIT_MAX)
 
 
 def clock(timeout: float | None = None, at: float = 100.0) -> Clock:
-    return Clock(timeout, lambda: at, SimpleNamespace(at=None))
+    return Clock(timeout, lambda: at, SimpleNamespace(time=None))
 
 
 @given(timeout=st.none() | seconds, own=st.none() | seconds, outer=seconds, inner=seconds)
