@@ -1,18 +1,22 @@
-"""What runs in processes that have the fake device, beside the tests that look at what came of
-it."""
+"""What runs, in the background, in processes that have the fake device, and what came of it."""
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from ..support import ROOT
-from ..support.fake_device import Outcome, Preload
+from ..support.daemons import Daemon, Op
+from ..support.fake_device import Outcome, Preload, device_of
 from .mutants import MUTANTS
+from .probes import PROBES
+from .probes.device import OK
 
-__all__ = ["FILES", "TEST", "is_noticed", "run_cell", "run_file"]
+__all__ = ["FILES", "TEST", "device_for", "is_noticed", "run_cell", "run_file", "run_probes"]
 
 #: The conformance kit, on the device there.
 TEST: Final = "tests/conformance/test_conformance.py::test_conformance"
@@ -36,6 +40,46 @@ def run_file(file: Path) -> Mapping[str, Outcome]:
     """Run one of `FILES`; return what came of each test."""
     with Preload() as preload:
         return preload.run_tests([str(file.relative_to(ROOT))])
+
+
+def device_for(daemon: Daemon, domid: int) -> str:
+    """Return the device of a domain, which may write to its `data`."""
+    if not domid:
+        return device_of(daemon.socket_path)
+    data = f"/local/domain/{domid}/data\0".encode()
+    assert daemon.request(Op.WRITE, data) == (Op.WRITE, OK)
+    guest = daemon.guest(domid)
+    assert daemon.request(Op.SET_PERMS, data + b"n%d\0" % domid) == (Op.SET_PERMS, OK)
+    return device_of(guest.socket_path)
+
+
+def run_probes(kind: str, domid: int) -> Mapping[str, tuple[int, str]]:
+    """Run all probes that the domain can run; return how each exited, and its stderr.
+
+    They share a daemon, but for those that kill it.
+    """
+    names = [name for name, probe in PROBES.items() if domid or probe.needs != "guest"]
+    results: dict[str, tuple[int, str]] = {}
+    with Preload() as preload:
+        alone = [[name] for name in names if PROBES[name].needs == "pid"]
+        for some in [name for name in names if [name] not in alone], *alone:
+            with Daemon(kind) as daemon:
+                ended = preload.run(
+                    [sys.executable, "-c", _RUN_PROBES, device_for(daemon, domid), *some],
+                    variables={"XENBUS_DAEMON_PID": str(daemon.pid)},
+                    timeout=300,
+                )
+                daemon.kill()  # faster than to ask it
+            assert ended.returncode == 0, ended.stderr
+            results |= {name: (status, told) for name, status, told in json.loads(ended.stdout)}
+    return results
+
+
+_RUN_PROBES: Final = """
+import json, sys
+from tests.device.probes.__main__ import run_each
+print(json.dumps([*run_each(sys.argv[1], sys.argv[2:])]))
+"""
 
 
 def is_noticed(name: str) -> bool:

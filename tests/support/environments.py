@@ -33,7 +33,6 @@ def _patched_by_gevent() -> None:
 
 
 def _patched_by_eventlet() -> None:
-    import os
     import warnings
 
     # One of them is trio's, which cannot be imported then.
