@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -12,11 +12,11 @@ from typing import Final
 from ..support import ROOT
 from ..support.daemons import Daemon, Op
 from ..support.fake_device import Outcome, Preload, device_of
-from .mutants import MUTANTS
+from .mutants import Verdict
 from .probes import PROBES
 from .probes.device import OK
 
-__all__ = ["FILES", "TEST", "device_for", "is_noticed", "run_cell", "run_file", "run_probes"]
+__all__ = ["FILES", "TEST", "device_for", "run_cell", "run_file", "run_mutants", "run_probes"]
 
 #: The conformance kit, on the device there.
 TEST: Final = "tests/conformance/test_conformance.py::test_conformance"
@@ -24,9 +24,6 @@ TEST: Final = "tests/conformance/test_conformance.py::test_conformance"
 #: Tests for such a process.
 FILES: Final = sorted(Path(__file__).with_name("on_device").glob("test_*.py"))
 (_CLIENT,) = [file for file in FILES if file.stem == "test_client"]
-
-#: Seconds after which a test that can only hang has shown it.
-_LIMIT: Final = 8.0
 
 
 def run_cell(adapter: str, kind: str) -> Mapping[str, Outcome]:
@@ -82,17 +79,14 @@ print(json.dumps([*run_each(sys.argv[1], sys.argv[2:])]))
 """
 
 
-def is_noticed(name: str) -> bool:
-    """Whether one of `MUTANTS` is found out."""
-    with Preload() as preload:
-        try:
-            outcomes = preload.run_tests(
-                [str(_CLIENT), "-p", "tests.device.mutants", "-k", MUTANTS[name].noticed_by],
-                variables={"XSPROTO_MUTANT": name, "XSPROTO_PATIENCE": "1"},
-                timeout=_LIMIT if MUTANTS[name].hangs else 120,
-            )
-        except subprocess.TimeoutExpired:
-            if MUTANTS[name].hangs:
-                return True
-            raise
-    return any(outcome in ("failed", "aborted") for outcome, _ in outcomes.values())
+def run_mutants() -> Mapping[str, Verdict]:
+    """Run the tests that are to notice each of `MUTANTS`; return whether they did."""
+    with Preload() as preload, tempfile.NamedTemporaryFile() as file:
+        ended = preload.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "tests.device.mutants", str(_CLIENT)],
+            variables={"XSPROTO_MUTANTS": file.name, "XSPROTO_PATIENCE": "1"},
+            timeout=300,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        verdicts: dict[str, Verdict] = json.load(file)
+    return verdicts
