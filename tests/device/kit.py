@@ -16,7 +16,7 @@ from .mutants import Verdict
 from .probes import PROBES
 from .probes.device import OK
 
-__all__ = ["FILES", "TEST", "device_for", "run_cell", "run_file", "run_mutants", "run_probes"]
+__all__ = ["FILES", "TEST", "device_for", "run_adapter", "run_file", "run_mutants", "run_probes"]
 
 #: The conformance kit, on the device there.
 TEST: Final = "tests/conformance/test_conformance.py::test_conformance"
@@ -26,11 +26,11 @@ FILES: Final = sorted(Path(__file__).with_name("on_device").glob("test_*.py"))
 (_CLIENT,) = [file for file in FILES if file.stem == "test_client"]
 
 
-def run_cell(adapter: str, kind: str) -> Mapping[str, Outcome]:
-    """Run the kit on an adapter and a daemon; return what came of each scenario's test."""
+def run_adapter(adapter: str) -> Mapping[str, Outcome]:
+    """Run the kit on an adapter and each daemon; return what came of each scenario's test."""
     with Preload() as preload:
         # "strict", in which a second request ends the process even if it does no harm.
-        return preload.run_tests([TEST, "-k", f"{adapter}-{kind}-"], modes="strict")
+        return preload.run_tests([TEST, "-k", f"{adapter}-"], modes="strict")
 
 
 def run_file(file: Path) -> Mapping[str, Outcome]:

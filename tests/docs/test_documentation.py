@@ -15,6 +15,8 @@ from xsproto import ClientConnection
 
 from ..support.manual import PROGRAM, ROOT, blocks
 
+pytestmark = pytest.mark.environment("plain", "pages")
+
 PAGES: Final = {
     str(page.relative_to(ROOT)): page
     for page in (

@@ -46,7 +46,7 @@ def _patched_by_eventlet() -> None:
 
 #: What prepares a process, by the name of the environment.
 ENVIRONMENTS: Final[Mapping[str, Callable[[], None]]] = {
-    "alone": _as_it_is,
+    "plain": _as_it_is,
     "gevent": _as_it_is,
     "patched_by_gevent": _patched_by_gevent,
     "patched_by_eventlet": _patched_by_eventlet,

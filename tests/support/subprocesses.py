@@ -1,10 +1,13 @@
 """Tests in a process of their own, whose Python is as a test needs it from the first import on.
 
     @pytest.mark.environment("gevent")
+    @pytest.mark.environment("plain", "pages")
     environment = each_of("gevent", "patched_by_gevent")  # a fixture, for all tests of a module
 
-All tests that name the same one of `tests.support.environments.ENVIRONMENTS` run in one process,
-by another pytest, without coverage, in the background. This process reports what that one did.
+All tests that name the same one of `tests.support.environments.ENVIRONMENTS`, and the same group,
+run in one process, by another pytest, without coverage, in the background. This process reports
+what that one did. Tests in the environment "plain" need no process of their own: they mostly wait
+for programs, and let the tests here go on meanwhile.
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ from . import ROOT, background, environments
 from .environments import ENVIRONMENT, RECORD
 
 __all__ = ["each_of"]
+
+#: Its name and the group of tests.
+_Environment = tuple[str, str]
 
 #: Seconds after which such a process is ended.
 LIMIT: Final = 600.0
@@ -48,7 +54,7 @@ def each_of(*names: str) -> Any:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "environment(name): see tests.support.subprocesses")
+    config.addinivalue_line("markers", "environment(name, group): see tests.support.subprocesses")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,28 +62,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _environment_of(item) is not None)
 
 
-def _environment_of(item: pytest.Item) -> str | None:
+def _environment_of(item: pytest.Item) -> _Environment | None:
     mark = item.get_closest_marker("environment")
-    return None if mark is None else mark.args[0]
+    return None if mark is None else (mark.args[0], mark.args[1] if mark.args[1:] else "")
 
 
 _Reports = dict[str, list[pytest.TestReport]]
-_processes: Final = pytest.StashKey[dict[str, Future[_Reports]]]()
+_processes: Final = pytest.StashKey[dict[_Environment, Future[_Reports]]]()
 
 
 def _is_elsewhere(item: pytest.Item) -> bool:
-    return _environment_of(item) not in (None, os.environ.get(ENVIRONMENT))
+    environment = _environment_of(item)
+    return environment is not None and environment[0] != os.environ.get(ENVIRONMENT)
 
 
 @pytest.hookimpl(tryfirst=True)  # these processes take longer than others in the background
 def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
-    alike: dict[str, list[pytest.Item]] = {}
-    for item in filter(_is_elsewhere, session.items):
-        alike.setdefault(_environment_of(item) or "", []).append(item)
+    alike: dict[_Environment, list[pytest.Item]] = {}
+    for item in session.items:
+        if (environment := _environment_of(item)) is not None and _is_elsewhere(item):
+            alike.setdefault(environment, []).append(item)
     session.stash[_processes] = {
-        environment: background.start(session.config, _run, session.config, environment, items)
+        environment: background.start(session.config, _run, session.config, environment[0], items)
         for environment, items in alike.items()
     }
 
@@ -85,9 +93,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     """Report what another process did with `item`, if that runs it."""
-    if not _is_elsewhere(item):
+    environment = _environment_of(item)
+    if environment is None or not _is_elsewhere(item):
         return None
-    reports = background.wait(item.session.stash[_processes][_environment_of(item) or ""])
+    reports = background.wait(item.session.stash[_processes][environment])
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in reports[item.nodeid]:
         item.ihook.pytest_runtest_logreport(report=report)

@@ -18,6 +18,8 @@ from . import ROOT, daemons
 from .daemons import KINDS, Connection, Daemon, Op, Packet
 from .daemons.fakexen import FAKEXEN
 
+pytestmark = pytest.mark.environment("plain", "daemons")
+
 OK = b"OK\0"
 VARIABLES = {"c": "XSPROTO_XENSTORED_C", "oxenstored": "XSPROTO_XENSTORED_OCAML"}
 

@@ -8,7 +8,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 from . import ROOT
+
+pytestmark = pytest.mark.environment("plain", "programs")
 
 CONFTEST = 'pytest_plugins = ["tests.support.background", "tests.support.subprocesses"]'
 TESTS = """

@@ -135,11 +135,11 @@ def test_transactions_over_suspend_and_resume(loop: Loop, run: Run, daemon: Daem
 HANG = """
 import ctypes, sys, warnings
 kind, device = sys.argv[1:]
-world = kind.removeprefix("sync on ")
-if world == "patched gevent":
+library = kind.removeprefix("sync on ")
+if library == "patched gevent":
     from gevent import monkey
     monkey.patch_all()
-elif world == "patched eventlet":
+elif library == "patched eventlet":
     warnings.simplefilter("ignore")
     import eventlet
     eventlet.monkey_patch()
