@@ -15,7 +15,7 @@ from xsproto.testing import SCENARIOS, run_scenario
 from ..support import daemons
 from ..support.fake_device import LIBRARY, Outcome
 from ..support.harnesses import DEVICE_ADAPTERS, VARIANTS, real_device, run
-from .kit import TEST, run_adapter
+from .runs import TEST, run_adapter
 
 CELLS = [
     (adapter, kind)

@@ -17,9 +17,9 @@ import pytest
 from ..support import ROOT, daemons
 from ..support.daemons import Daemon, Op
 from ..support.fake_device import LIBRARY, Preload, device_of, is_preloaded
-from .kit import run_probes
 from .probes import PROBES, Probe
 from .probes.device import OK, READ, File
+from .runs import run_probes
 
 GUEST: Final = 5
 

@@ -8,8 +8,8 @@ import pytest
 
 from ..support import daemons
 from ..support.fake_device import LIBRARY
-from .kit import run_mutants
 from .mutants import MUTANTS, Verdict
+from .runs import run_mutants
 
 
 @pytest.mark.background.with_args(run_mutants)  # as pytest would take it for the test

@@ -1,4 +1,4 @@
-"""Tests in a process of their own, whose Python is as a test needs it from the first import on.
+"""Tests in other processes, which prepare Python before anything else is imported.
 
     @pytest.mark.environment("gevent")
     @pytest.mark.environment("plain", "pages")

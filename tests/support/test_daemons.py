@@ -1,4 +1,4 @@
-"""The real daemons that other tests run against: do they, and their guests, do as is said?"""
+"""The real daemons without Xen, and their guests, do what their documentation says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests in processes of their own are reported as if they had run here."""
+"""Tests in other processes are reported as if they had run in this one."""
 
 from __future__ import annotations
 

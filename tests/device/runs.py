@@ -1,4 +1,4 @@
-"""What runs, in the background, in processes that have the fake device, and what came of it."""
+"""Runs of tests and probes in processes that have the fake device, for the background."""
 
 from __future__ import annotations
 
