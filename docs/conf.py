@@ -38,6 +38,6 @@ myst_substitutions = {
     "transactions": drawings.transaction_diagram(),
     "transaction_table": drawings.state_table(drawings.TRANSACTION),
     "watches": drawings.watch_diagram(),
-    "watch_table": drawings.state_table(drawings.watch_moves()),
+    "watch_table": drawings.state_table(drawings.WATCH),
 }
 myst_heading_anchors = 3

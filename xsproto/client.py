@@ -1,39 +1,50 @@
-"""The client's end of a connection, as a pure state machine.
+"""The client's end of a connection, as a state machine without I/O.
 
-Requests in (`send`), bytes out (`data_to_send`); bytes in (`receive_data`), events out
-(`events_received`). The rules, each of them a property in ``tests/engine/test_client.py``:
+A caller hands in requests (`send`) and takes out the bytes to write (`data_to_send`). It hands in
+the bytes that it read (`receive_data`) and takes out events (`events_received`). The engine never
+blocks and knows no clock. It keeps these rules, each of which is a property in
+``tests/engine/test_client.py``:
 
-1. Chunking never changes the events, and `Closed` is the last of them, once.
-2. No byte of the peer makes `receive_data` raise, or it hold more than one packet.
-3. State moves in `send`, `withdraw`, `abandon` and `receive_*` alone.
-4. One element of `data_to_send` is one message, and at most `max_outstanding` of them are
-   unanswered, those that the connection itself sends to clean up included.
-5. Request ids wrap within 32 bits and skip those unanswered. The late answer to an abandoned
-   request is dropped, and what it began is ended: a transaction, a watch.
-6. A transaction is used only while the table below lets it be.
-7. A watch is a path and a token; a second one like it is refused as the daemon would.
+1. The events do not depend on how the stream is cut into portions. `Closed` is the last event, and
+   comes once.
+2. No byte from the daemon makes `receive_data` raise, or makes the engine hold more than a packet.
+3. Only `send`, `withdraw`, `abandon` and the ``receive_`` methods change the state.
+4. One element of `data_to_send` is one message. At most `max_outstanding` messages are unanswered,
+   including those that the engine itself sends to clean up.
+5. Request ids wrap within 32 bits and skip the ids of unanswered requests. The engine drops the
+   late answer to an abandoned request, and ends what the request began: a transaction, a watch.
+6. A transaction is used only as its table in `states` permits.
+7. A watch is a path and a token. The engine refuses a second watch with both, as the daemon would.
 8. Values come back byte for byte.
 
-What costs what, of that which a peer can send:
+A request that is checked and encoded is an `Exchange`. It waits in a queue until `outgoing` moves
+it into the batch that the transport writes. From then on it is outstanding; the answer ends it.
+Before its first byte is written, a request can be withdrawn, and the daemon never sees it. After
+that it can only be abandoned: the daemon acts on it, and the engine deals with the answer.
 
+A daemon may be faulty or hostile. This is what a bad packet costs:
+
+============================================== =========================================
+the packet                                     the consequence
 ============================================== =========================================
 a length over the bound                        the connection ends
 the wrong type, or a payload that is nonsense  that request fails: `RemoteProtocolError`
-an id that nobody waits for                    `Ignored`
+an id that no request has                      `Ignored`
 a new transaction with the id of another       both are lost: `TransactionLost`
 a watch event that is nonsense                 `Ignored`
-a transaction id unlike the request's          nothing: daemons differ in it
+a transaction id unlike the request's          none: daemons differ in it
 ============================================== =========================================
 
-An interrupt (an exception out of a signal handler) may hit between any two lines here. So what
-counts is held in single objects that one step replaces (the outbox), the bytes received are kept
-until all that they say is done, and doing it again does nothing more.
+An interrupt, that is, an exception from a signal handler, can come between any two lines of this
+module. Three habits keep the engine whole. Values that must change together are one tuple, which
+one assignment replaces: the outbox, a watch. Received bytes stay in the inbox until all that they
+cause is done. An answer that is processed twice does no more than once, so after an interrupt the
+engine simply reads the inbox again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from errno import errorcode
 from itertools import islice
 from types import MappingProxyType
@@ -54,63 +65,24 @@ from .errors import (
 )
 from .events import Closed, ErrorReply, Event, Ignored, Reply, Reset, WatchFired
 from .requests import UINT32_MAX, Request, TransactionEnd, TransactionStart, Unwatch, Watch
+from .states import (
+    HELD,
+    TRANSACTION,
+    WATCH,
+    TransactionInput,
+    TransactionState,
+    WatchInput,
+    WatchState,
+    next_state,
+)
 from .wire import HEADER, HEADER_SIZE, NUL, PAYLOAD_MAX, REPLY_MAX, Op, Packet, op_name
 
-__all__ = ["TRANSACTION", "ClientConnection", "Exchange", "TransactionState", "WatchState"]
-
-
-class TransactionState(StrEnum):
-    """Where a transaction is in its life."""
-
-    STARTED = "started"
-    DOOMED = "doomed"  # a request in it got no answer: it may only be rolled back
-    LOST = "lost"  # the daemon gave its id to another one, which a rollback ends
-    ENDING = "ending"
-    ENDING_LOST = "ending, and lost"
-    ENDED = "ended"
-
-
-class WatchState(StrEnum):
-    """Where a watch is in its life."""
-
-    SETTING = "setting"
-    SET = "set"
-    UNSETTING = "unsetting"
-    UNSET = "unset"
-
+__all__ = ["ClientConnection", "Exchange"]
 
 _pack: Final = HEADER.pack
 _unpack: Final = HEADER.unpack_from
 _T = TransactionState
 _W = WatchState
-
-#: The life of a transaction: (state, what happens) -> state. What is not here is refused.
-TRANSACTION: Final[Mapping[tuple[TransactionState, str], TransactionState]] = MappingProxyType(
-    {
-        (_T.STARTED, "use"): _T.STARTED,
-        (_T.STARTED, "commit"): _T.ENDING,
-        (_T.STARTED, "rollback"): _T.ENDING,
-        (_T.STARTED, "abandon"): _T.DOOMED,
-        (_T.DOOMED, "rollback"): _T.ENDING,
-        (_T.DOOMED, "abandon"): _T.DOOMED,
-        (_T.STARTED, "withdraw"): _T.DOOMED,  # of an end that was never begun, or is undone again
-        (_T.DOOMED, "withdraw"): _T.DOOMED,
-        (_T.ENDING, "withdraw"): _T.DOOMED,
-        (_T.ENDING, "abandon"): _T.ENDING,
-        (_T.ENDING, "answer"): _T.ENDED,
-        (_T.STARTED, "forget"): _T.LOST,
-        (_T.DOOMED, "forget"): _T.LOST,
-        (_T.LOST, "forget"): _T.LOST,
-        (_T.LOST, "rollback"): _T.ENDING,
-        (_T.LOST, "abandon"): _T.LOST,
-        (_T.LOST, "withdraw"): _T.LOST,
-        (_T.ENDING, "forget"): _T.ENDING_LOST,
-        (_T.ENDING_LOST, "forget"): _T.ENDING_LOST,
-        (_T.ENDING_LOST, "withdraw"): _T.LOST,
-        (_T.ENDING_LOST, "abandon"): _T.ENDING_LOST,
-        (_T.ENDING_LOST, "answer"): _T.ENDED,
-    }
-)
 
 
 @define(eq=False, repr=False)
@@ -118,9 +90,12 @@ class Exchange:
     """A request and, once it is there, what came of it.
 
     Attributes:
+        message: the request as a packet.
+        owner: the caller's own mark; the engine does not use it.
         answer: None; the payload of a successful reply; an error name (`_Refusal`); or the error
             that ended the wait.
-        owner: whoever sent it; not used here.
+        abandoned: no caller waits for the answer any more.
+        withdrawn: the request was taken back before a byte of it was written.
     """
 
     request: Request[Any]
@@ -134,10 +109,10 @@ class Exchange:
     withdrawn: bool = False
 
     def value(self) -> Any:
-        """The reply's value.
+        """Return the value of the reply.
 
         Raises:
-            XenStoreError: there is none, and why.
+            XenStoreError: the request failed.
         """
         answer = self.answer
         if answer.__class__ is bytes:
@@ -145,7 +120,7 @@ class Exchange:
         raise self._error()
 
     def result(self) -> Any:
-        """As `value`, with an error as an object."""
+        """Return the value of the reply, or the error as an object."""
         try:
             return self.value()
         except XenStoreError as error:
@@ -168,47 +143,86 @@ class _Refusal(bytes):
 
 
 class _Watched:
-    """A watch: whether it is set, and those of its requests that have not taken effect yet.
+    """A watch: its state, and its requests that have not taken effect yet. See `states`.
 
-    Daemons act in order. So an answer counts once those before it have come, and what was asked
-    last, and not withdrawn, says where the watch is in its life.
+    Attributes:
+        now: the state in `states.WATCH`, and the line of requests, the head of which has moved the
+            state already. An interrupt must not separate the two, hence one tuple.
     """
 
-    __slots__ = ("is_set", "requests")
+    __slots__ = ("now",)
 
     def __init__(self) -> None:
-        self.is_set = False
-        self.requests: list[Exchange] = []  # WATCH and UNWATCH
+        self.now: tuple[WatchState, tuple[Exchange, ...]] = (_W.UNSET, ())
 
     @property
-    def state(self) -> WatchState:
-        requests = self.requests
-        while requests and (requests[0].answer is not None or requests[0].withdrawn):
-            first = requests[0]
-            if first.op == Op.UNWATCH and not first.withdrawn:
-                self.is_set = False  # if it was refused, there was none
-            elif first.answer.__class__ is bytes:
-                self.is_set = True
-            del requests[0]
-        for last in reversed(requests):
+    def shown(self) -> WatchState:
+        """Where the watch is going: what callers see."""
+        state, line = self.now
+        for last in reversed(line):
             if not last.withdrawn:
                 return _W.SETTING if last.op == Op.WATCH else _W.UNSETTING
-        return _W.SET if self.is_set else _W.UNSET
+        return _W.SET if state in HELD else _W.UNSET
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the daemon has the watch, as far as its answers tell."""
+        return self.now[0] in HELD
+
+    def add(self, exchange: Exchange) -> None:
+        """Put a WATCH or UNWATCH at the end of the line."""
+        state, line = self.now
+        if not line:
+            state = _at_head(state, exchange)
+        self.now = (state, (*line, exchange))
+
+    def settle(self) -> None:
+        """Take the requests that have ended off the head of the line, and move the state."""
+        state, line = self.now
+        while line and (happens := _end_of(line[0])) is not None:
+            state = next_state(WATCH, state, happens)
+            line = line[1:]
+            if line:
+                state = _at_head(state, line[0])
+        self.now = (state, line)
+
+    def reset(self) -> None:
+        """Note that RESET_WATCHES took place."""
+        state, line = self.now
+        self.now = (next_state(WATCH, state, WatchInput.RESET), line)
 
 
-# What has to go out: the batch that the transport is taking, its bytes, the transport's count of
-# how many of them it took, and a queue with the index of its first element. One tuple, so that one
-# assignment replaces it whole.
+def _at_head(state: WatchState, exchange: Exchange) -> WatchState:
+    """The state of a watch once a request has come to the head of its line."""
+    if exchange.op == Op.UNWATCH:
+        happens = WatchInput.UNWATCH
+    else:
+        # Callers may not WATCH twice. This one follows an UNWATCH that was withdrawn.
+        happens = WatchInput.WATCH_AGAIN if state is _W.SET else WatchInput.WATCH
+    return next_state(WATCH, state, happens)
+
+
+def _end_of(exchange: Exchange) -> WatchInput | None:
+    """How a WATCH or UNWATCH ended; None if it has not."""
+    if exchange.withdrawn:
+        return WatchInput.WITHDRAW
+    if exchange.answer is None:
+        return None
+    return WatchInput.ANSWER if exchange.answer.__class__ is bytes else WatchInput.REFUSAL
+
+
+# What has to go out: the batch that the transport is writing, its bytes, the counts that the
+# transport wrote of them, and a queue with the index of its first element.
 _Outbox = tuple[Sequence[Exchange], bytes, list[int], list[Exchange], int]
 
 
 class ClientConnection:
-    """A client's connection. Never blocks, knows no clock, is not thread-safe.
+    """A client's connection. It never blocks, knows no clock, and is not thread-safe.
 
     Arguments:
         max_outstanding: how many messages may be unanswered at once; None for no limit. With 1 a
-            reply of the right type answers the one request whatever id it bears, since old
-            kernels and XenServer's answer with a wrong one.
+            reply of the right type answers the one request whatever id the reply has, because old
+            kernels and XenServer's kernel answer with a wrong one.
         max_payload: the most bytes of a request's payload (the XenBus device takes 4080).
         max_reply: the most bytes of a reply's payload; a longer one ends the connection.
         first_id: the first request's id.
@@ -228,19 +242,19 @@ class ClientConnection:
         self._next_id = first_id
         self._outbox: _Outbox = ((), b"", [], [], 0)
         self._outstanding: dict[int, Exchange] = {}  # handed out and unanswered
-        #: What `events_received` will say, as exchanges; `Session` takes from it and clears it.
+        #: What `events_received` will return, as exchanges; `Session` reads and clears it.
         self.events: list[Exchange | Event] = []
         self._transactions: dict[int, TransactionState] = {}
         self._started_by: dict[int, int] = {}  # transaction -> the id of its TRANSACTION_START
         self._watches: dict[bytes, dict[bytes, _Watched]] = {}  # token -> path -> watch
-        #: Why the connection is over; None while it is not. To be read only.
+        #: Why the connection ended; None while it is open. Read only.
         self.closed: XenStoreError | None = None
-        self._finished = False  # whether everyone was told
-        #: The counts of what was written of the current batch; see `outgoing`. A list, so that
-        #: ``written.extend(map(sock.send, (data,)))`` cannot lose one to an interrupt.
+        self._finished = False  # whether every request was told of the end
+        #: The counts of bytes written of the current batch; see `outgoing`. It is a list, because
+        #: an interrupt cannot lose a count from ``written.extend(map(sock.send, (data,)))``.
         self.written = self._outbox[2]
-        #: Set while a transport may be taking bytes of `outgoing` at this very moment, in another
-        #: thread. Then nothing that was handed out can be withdrawn.
+        #: Set while a transport may be writing bytes of `outgoing` in another thread. Nothing that
+        #: was handed out can be withdrawn then.
         self.writing = False
         #: Whether requests wait because `max_outstanding` is reached.
         self.window_full = False
@@ -258,18 +272,18 @@ class ClientConnection:
 
     @property
     def watches(self) -> Mapping[tuple[bytes, bytes], WatchState]:
-        """The watches that have not ended, by (path, token)."""
+        """The watches that are not unset, by (path, token)."""
         return {
             (path, token): state
             for token, paths in self._watches.items()
             for path, watched in paths.items()
-            if (state := watched.state) is not _W.UNSET
+            if (state := watched.shown) is not _W.UNSET
         }
 
     def watch_state(self, path: bytes, token: bytes) -> WatchState:
-        """Where one watch is in its life."""
+        """Return UNSET, SETTING, SET or UNSETTING, for one watch."""
         watched = self._watches.get(token, {}).get(path)
-        return _W.UNSET if watched is None else watched.state
+        return _W.UNSET if watched is None else watched.shown
 
     @property
     def outstanding(self) -> int:
@@ -278,27 +292,27 @@ class ClientConnection:
 
     @property
     def has_abandoned(self) -> bool:
-        """Whether there is one among them whose answer nobody waits for any more."""
+        """Whether one of the outstanding requests is abandoned."""
         return any(exchange.abandoned for exchange in self._outstanding.values())
 
     # Requests
 
     def send(self, request: Request[Any], tx_id: int = 0) -> int:
-        """Queue a request; return its id.
+        """Queue a request and return its id.
 
         Arguments:
-            tx_id: the transaction that it belongs to; 0 for none.
+            tx_id: the transaction that the request belongs to; 0 for none.
 
         Raises:
             LocalProtocolError: the request cannot be sent now, or holds what the protocol cannot
                 carry (`InvalidArgument`, `InvalidType`). The connection stays as it was.
             AlreadyExists: a watch with this path and token is set.
-            ConnectionClosed: the connection is over.
+            ConnectionClosed: the connection is closed.
         """
         return self.submit(request, tx_id, None).rq_id
 
     def submit(self, request: Request[Any], tx_id: int, owner: Any) -> Exchange:
-        """As `send`, for those who keep the exchange."""
+        """Queue a request as `send` does, and return its exchange."""
         exchange = self.prepare(request, tx_id, owner)
         self.enqueue(exchange)
         return exchange
@@ -306,7 +320,7 @@ class ClientConnection:
     def prepare(self, request: Request[Any], tx_id: int, owner: Any) -> Exchange:
         """Check and encode a request, and change nothing yet. `enqueue` must follow."""
         if self.closed is not None:
-            raise self._not_sent(self.closed, request)
+            raise _not_sent(self.closed, request)
         payload = request.payload()
         size = len(payload)
         if size > self._max_payload:
@@ -322,53 +336,46 @@ class ClientConnection:
         return Exchange(request, op, rq_id, tx_id, message, owner)
 
     def enqueue(self, exchange: Exchange) -> None:
-        """Queue what `prepare` made."""
-        # In this order: what an interrupt in between leaves queued can be withdrawn, or sent twice.
+        """Queue an exchange that `prepare` made."""
+        # In this order: after an interrupt in between, the request is in the queue and can be
+        # withdrawn, or be sent a second time. The other way round the state would wait for the
+        # answer to a request that is not there.
         self._outbox[3].append(exchange)
         if exchange.request.changes_state:
             self._begin(exchange)
 
     def _check_state(self, request: Request[Any], tx_id: int) -> None:
+        """Raise the error of a request that the state does not permit."""
         if tx_id:
             if not request.transactional:
                 raise LocalProtocolError(
                     f"{request!r} cannot be part of a transaction", request=request
                 )
-            life = self._transactions.get(tx_id, _T.ENDED)
-            if (life, _use_of(request)) not in TRANSACTION:
-                if life is _T.LOST:
-                    raise _lost(request, tx_id)
-                why = (
-                    ": a request in it got no answer, so that it can only be rolled back"
-                    if life is _T.DOOMED
-                    else ""
-                )
-                raise TransactionEnded(
-                    f"{request!r}: transaction {tx_id} is {life.value}{why}", request=request
-                )
+            state = self._transactions.get(tx_id, _T.ENDED)
+            if (state, _use_of(request)) not in TRANSACTION:
+                raise _unusable(request, tx_id, state)
         elif isinstance(request, TransactionEnd):
             raise LocalProtocolError("TRANSACTION_END of no transaction", request=request)
-        # (An UNWATCH of no watch goes out: the daemon says that there is none.)
+        # (The engine sends an UNWATCH of no watch: the daemon answers that there is none.)
         elif isinstance(request, Watch) and (
             self.watch_state(request.path, request.token) in (_W.SETTING, _W.SET)
         ):
             raise already_watched(request)
 
     def _begin(self, exchange: Exchange) -> None:
+        """Move the state for a request that was queued."""
         request = exchange.request
         if isinstance(request, TransactionEnd):
             self._move_transaction(exchange.tx_id, _use_of(request))
         elif isinstance(request, Watch | Unwatch):
-            watched = self._watches.setdefault(request.token, {}).setdefault(
-                request.path, _Watched()
-            )
-            watched.requests.append(exchange)
+            paths = self._watches.setdefault(request.token, {})
+            paths.setdefault(request.path, _Watched()).add(exchange)
 
     def withdraw(self, rq_id: int) -> bool:
-        """Take a request back, if not one byte of it was handed out.
+        """Take a request back, if none of its bytes was handed out.
 
         Returns:
-            whether it is gone. If not, it is on its way: `abandon` it.
+            Whether the request is gone. If not, it is on its way: `abandon` it.
         """
         for exchange in self.unsent():
             if exchange.rq_id == rq_id and not (exchange.withdrawn or exchange.answer is not None):
@@ -377,13 +384,13 @@ class ClientConnection:
         return False
 
     def unsent(self) -> list[Exchange]:
-        """Those of which not one byte is out, of the batch and of the queue."""
+        """Return the exchanges of the batch and the queue of which no byte was written."""
         batch, data, written, queue, head = self._outbox
-        done, at, rest = len(data) if self.writing else sum(written), 0, []
+        done, start, rest = len(data) if self.writing else sum(written), 0, []
         for exchange in batch:
-            if at >= done:
+            if start >= done:
                 rest.append(exchange)
-            at += len(exchange.message)
+            start += len(exchange.message)
         return rest + queue[head:]
 
     def _withdraw(self, exchange: Exchange) -> None:
@@ -395,38 +402,40 @@ class ClientConnection:
             data = b"".join([other.message for other in batch])
             self._outbox = (batch, data, written, queue, head)
         if isinstance(request, TransactionEnd):
-            self._move_transaction(exchange.tx_id, "withdraw")
-        # Only now: an interrupt before this has it all done once more.
+            self._move_open_transaction(exchange.tx_id, TransactionInput.WITHDRAW)
+        # Not earlier: after an interrupt before this line, a second `withdraw` does it all again.
+        # After one behind it, the watch's next request settles the watch.
         exchange.withdrawn = True
         if isinstance(request, Watch | Unwatch):
             self._settle(request)
 
     def abandon(self, rq_id: int) -> None:
-        """Say that nobody waits for a request's answer any more. It is sent all the same.
+        """Give up waiting for the answer to a request. The request is sent all the same.
 
-        Its id stays taken until the answer comes. If the request was part of a transaction, that
-        one is doomed, for nobody knows what it holds.
+        Its id stays taken until the answer comes. If the request was part of a transaction, the
+        transaction is doomed, because its contents are unknown from then on.
         """
         for exchange in (*self._outstanding.values(), *self.unsent()):
             if exchange.rq_id == rq_id and not exchange.abandoned:
                 self.abandon_exchange(exchange)
 
     def abandon_exchange(self, exchange: Exchange) -> None:
-        """As `abandon`, for those who kept the exchange."""
+        """Abandon a request as `abandon` does. If its answer is there, undo what it began."""
         exchange.abandoned = True
         if exchange.tx_id and exchange.answer is None:
-            self._move_transaction(exchange.tx_id, "abandon")
+            self._move_open_transaction(exchange.tx_id, TransactionInput.ABANDON)
         elif exchange.answer.__class__ is bytes:
             self._undo(exchange)
 
     # Out
 
     def outgoing(self) -> bytes | memoryview:
-        """What to write next, empty if there is nothing or the limit is reached.
+        """Return what to write next; empty if there is nothing, or the limit is reached.
 
-        Add to `written` how many bytes of it were written, or say it with `sent`, then ask again;
-        that is needless after the whole of a ``bytes``, which is all that may be sent now: what is
-        left from earlier comes as a memoryview. Use either this or `data_to_send`.
+        The caller adds to `written` how many of the bytes it wrote, or says it with `sent`, and
+        asks again. It need not ask again after it wrote the whole of a ``bytes``, which is all that
+        may be sent now; what is left of earlier bytes comes as a memoryview. Use either this or
+        `data_to_send`.
         """
         _, data, written, queue, head = self._outbox
         if data:
@@ -440,7 +449,7 @@ class ClientConnection:
         outstanding = self._outstanding
         room = self._max_outstanding - len(outstanding)
         if waiting == 1 and room > 0 and not self.window_full:
-            # One message, as nearly always: the same as below in fewer steps.
+            # Nearly always there is one message. This does the same as below in fewer steps.
             exchange = queue[head]
             if not exchange.withdrawn:
                 outstanding[exchange.rq_id] = exchange
@@ -448,7 +457,7 @@ class ClientConnection:
                 self._outbox = ((exchange,), exchange.message, written, [], 0)
                 return exchange.message
         if self.window_full and room * 2 < self._max_outstanding:
-            return b""  # not one by one: half of what is allowed in one go
+            return b""  # requests go out in batches of half the limit, not one by one
         batch: list[Exchange] = []
         for exchange in islice(queue, head, None):
             if len(batch) == room:
@@ -459,7 +468,7 @@ class ClientConnection:
                 batch.append(exchange)
         self.window_full = head < len(queue)
         if not batch:
-            self._outbox = ((), b"", [], queue[head:], 0)  # without those withdrawn
+            self._outbox = ((), b"", [], queue[head:], 0)  # without the withdrawn ones
             self.written = self._outbox[2]
             return b""
         data = batch[0].message if len(batch) == 1 else b"".join([x.message for x in batch])
@@ -471,17 +480,17 @@ class ClientConnection:
 
     @property
     def has_unsent(self) -> bool:
-        """Whether anything waits to be written, be it that the limit is reached."""
+        """Whether anything waits to be written, even if the limit does not permit it now."""
         _, data, written, queue, head = self._outbox
         waiting = islice(queue, head, None)
         return sum(written) != len(data) or any(not exchange.withdrawn for exchange in waiting)
 
     def sent(self, count: int) -> None:
-        """Tell that `count` bytes of `outgoing` were written."""
+        """Tell the engine that `count` bytes of `outgoing` were written."""
         self.written.append(count)
 
     def data_to_send(self) -> list[bytes]:
-        """The messages to write now, which count as written. Each element is one message."""
+        """Return the messages to write now, one an element. They count as written."""
         messages = []
         while data := self.outgoing():
             messages += [exchange.message for exchange in self._outbox[0]]
@@ -491,25 +500,25 @@ class ClientConnection:
     # In
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
-        """Take bytes from the peer, in any portions. Never raises over what they are."""
+        """Take bytes from the daemon, in any portions. No bytes make this raise."""
         if data:
             self.inbox.append(bytes(data))
             self.process()
 
     def receive_eof(self) -> None:
-        """Take the end of the stream, once or many times."""
+        """Take the end of the stream. It may come more than once."""
         self.inbox.append(b"")
         self.process()
 
     def process(self) -> None:
-        """Act on what is in `inbox`."""
+        """Act on the contents of `inbox`."""
         inbox = self.inbox
         if self.closed is not None:
             self._finish(self.closed)
             inbox.clear()
         if not inbox:
             return
-        # Another thread may be adding to it at this very moment: what comes behind these stays.
+        # Another thread may append to the inbox now. Only the elements counted here are removed.
         count = len(inbox)
         eof = not inbox[count - 1]
         data = inbox[0] if count == 1 else b"".join(inbox[:count])
@@ -518,6 +527,7 @@ class ClientConnection:
         most = self._max_reply
         too_long = None
         used = 0
+        # The loop of `wire.split_packets`, whose tuples would cost a tenth of the rate.
         body = HEADER_SIZE
         end = len(data)
         while body <= end:
@@ -553,15 +563,16 @@ class ClientConnection:
         inbox[:count] = (data[used:],) if used < len(data) else ()
 
     def _receive_other(self, packet: Packet, exchange: Exchange | None) -> None:
-        """Take what is no plain reply to a request of its type and id."""
+        """Act on a packet other than a plain reply with the type and id of its request."""
         op = packet.op
         if op == Op.WATCH_EVENT:
-            # The device leaves the ids of events as they were in memory: the type alone counts.
+            # Only the type counts: the device does not initialize the ids of its events.
             self.events.append(self._fired(packet))
             return
         if exchange is None and self._max_outstanding == 1 and len(self._outstanding) == 1:
             (only,) = self._outstanding.values()
-            # What is not out whole cannot have been answered; its own answer is still to come.
+            # The daemon cannot have answered a request that is not written whole. If this packet
+            # counted as the answer, the request's own answer would be taken for the next one's.
             _, data, written, _, _ = self._outbox
             out = self.writing or sum(written) == len(data)
             if out and op in (only.op, Op.ERROR):
@@ -591,15 +602,15 @@ class ClientConnection:
 
     def _fired(self, packet: Packet) -> WatchFired | Ignored:
         fields = packet.payload.split(NUL)
-        # A third field is let pass: the specification reserves what may follow.
+        # Further fields are let pass: the specification reserves them.
         if len(fields) < 3 or fields[-1]:
             return Ignored(packet, "a watch event without a path and a token")
         path, token = fields[:2]
-        states = {watched.state for watched in self._watches.get(token, {}).values()}
+        states = {watched.shown for watched in self._watches.get(token, {}).values()}
         return WatchFired(path, token, stale=not ({_W.SETTING, _W.SET} & states))
 
     def send_failed(self, rq_id: int, errno: int) -> None:
-        """Take a refusal that came as the errno of ``write()``, as the XenBus device's do."""
+        """Fail a request with the errno of ``write()``, which is how the XenBus device refuses."""
         exchange = self._outstanding.get(rq_id)
         if exchange is None:
             return
@@ -612,7 +623,7 @@ class ClientConnection:
         if exchange.request.changes_state:
             self._fail(exchange)
         self.events.append(exchange)
-        del self._outstanding[rq_id]
+        del self._outstanding[exchange.rq_id]
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection: every unanswered request fails with `reason`. Idempotent."""
@@ -621,18 +632,19 @@ class ClientConnection:
         self._finish(self.closed)
 
     def _finish(self, reason: XenStoreError) -> None:
-        """Tell everyone that the connection is over, unless that is done."""
+        """Fail every unanswered request and add `Closed`, unless that is done."""
         if self._finished:
             return
         for exchange in self.unsent():
+            # A hostile daemon can answer a request that it has not been sent.
             if exchange.withdrawn or exchange.answer is not None:
-                continue  # (a hostile peer can answer what it has not been sent)
+                continue
             self.events.append(exchange)
-            exchange.answer = self._not_sent(reason, exchange.request)
+            exchange.answer = _not_sent(reason, exchange.request)
             self._outstanding.pop(exchange.rq_id, None)
         for exchange in self._outstanding.values():
             if exchange.answer is None:
-                exchange.answer = self._unanswered(reason, exchange.request)
+                exchange.answer = _unanswered(reason, exchange.request)
             self.events.append(exchange)
         self.events.append(Closed(reason))
         self._finished = True
@@ -643,25 +655,8 @@ class ClientConnection:
         self._watches.clear()
         self.inbox.clear()
 
-    def _not_sent(self, reason: XenStoreError, request: Request[Any]) -> XenStoreError:
-        if isinstance(reason, LocalProtocolError):
-            return reason
-        return ConnectionClosed(
-            f"{reason}; {request!r} was not sent",
-            sent=False,
-            path=getattr(request, "path", None),
-            request=request,
-        )
-
-    def _unanswered(self, reason: XenStoreError, request: Request[Any]) -> XenStoreError:
-        return ConnectionClosed(
-            f"{reason}; {request!r} was sent and not answered",
-            sent=True,
-            path=getattr(request, "path", None),
-            request=request,
-        )
-
-    # What answers do to transactions and watches
+    # What answers do to transactions and watches. After an interrupt `_succeed` or `_fail` may be
+    # called with the same exchange again, and must then change nothing.
 
     def _succeed(self, exchange: Exchange) -> None:
         request = exchange.request
@@ -676,15 +671,13 @@ class ClientConnection:
                 self._started_by[value] = exchange.rq_id
                 self._transactions[value] = _T.STARTED
             elif self._started_by[value] != exchange.rq_id:
-                # The daemon has forgotten the other one, as when a guest was suspended and resumed
-                # meanwhile. Requests of both would act on this one, so neither may go on.
-                self._move_transaction(value, "forget")
+                self._move_transaction(value, TransactionInput.FORGET)
                 exchange.answer = _lost(request, value)
                 return
         elif isinstance(request, TransactionEnd):
             if self._transactions.get(exchange.tx_id) is _T.ENDING_LOST:
                 exchange.answer = _lost(request, exchange.tx_id)
-            self._move_transaction(exchange.tx_id, "answer")
+            self._move_open_transaction(exchange.tx_id, TransactionInput.ANSWER)
         elif isinstance(request, Watch | Unwatch):
             self._settle(request)
         else:
@@ -695,12 +688,12 @@ class ClientConnection:
     def _fail(self, exchange: Exchange) -> None:
         request = exchange.request
         if isinstance(request, TransactionEnd):
-            self._move_transaction(exchange.tx_id, "answer")
+            self._move_open_transaction(exchange.tx_id, TransactionInput.ANSWER)
         elif isinstance(request, Watch | Unwatch):
             self._settle(request)
 
     def _undo(self, exchange: Exchange) -> None:
-        """End what an abandoned request began."""
+        """End the transaction or the watch that an abandoned request began."""
         request = exchange.request
         cleanup: Request[Any]
         if isinstance(request, TransactionStart):
@@ -715,40 +708,50 @@ class ClientConnection:
             return
         self.abandon_exchange(self.submit(cleanup, tx_id, None))
 
-    def _move_transaction(self, tx_id: int, event: str) -> None:
-        state = TRANSACTION.get((self._transactions.get(tx_id, _T.ENDED), event), _T.ENDED)
+    def _move_transaction(self, tx_id: int, happens: TransactionInput) -> None:
+        state = next_state(TRANSACTION, self._transactions.get(tx_id, _T.ENDED), happens)
         if state is _T.ENDED:
             self._transactions.pop(tx_id, None)
             self._started_by.pop(tx_id, None)
         else:
             self._transactions[tx_id] = state
 
+    def _move_open_transaction(self, tx_id: int, happens: TransactionInput) -> None:
+        """Move a transaction, unless it ended before the request that this is about."""
+        if tx_id in self._transactions:
+            self._move_transaction(tx_id, happens)
+
     def _settle(self, request: Watch | Unwatch) -> None:
-        """Forget a watch that is none any more."""
-        if self.watch_state(request.path, request.token) is _W.UNSET:
-            paths = self._watches.get(request.token, {})
+        """Move the watch of a request that has ended; forget a watch that is unset."""
+        paths = self._watches.get(request.token, {})
+        watched = paths.get(request.path)
+        if watched is None:
+            return
+        watched.settle()
+        if watched.shown is _W.UNSET:
             paths.pop(request.path, None)
             if not paths:
                 self._watches.pop(request.token, None)
 
     def _reset(self) -> None:
-        # What is unanswered of a watch was asked later, and takes effect later.
-        gone = []
-        for path, token in self.watches:
-            watched = self._watches[token][path]
-            if watched.is_set:
-                gone.append((path, token))
-        self.events.append(Reset(tuple(gone), tuple(self._transactions)))
-        for path, token in gone:
-            self._watches[token][path].is_set = False
-            self._settle(Unwatch(path, token))
+        gone = [
+            (Unwatch(path, token), watched)
+            for token, paths in self._watches.items()
+            for path, watched in paths.items()
+            if watched.is_held
+        ]
+        watches = tuple([(request.path, request.token) for request, _ in gone])
+        self.events.append(Reset(watches, tuple(self._transactions)))
+        for request, watched in gone:
+            watched.reset()
+            self._settle(request)
         self._transactions.clear()
         self._started_by.clear()
 
     # Events
 
     def events_received(self) -> list[Event]:
-        """What happened since the last call, in order."""
+        """Return what happened since the last call, in order."""
         pending = self.events[:]
         del self.events[: len(pending)]
         events: list[Event] = []
@@ -758,7 +761,7 @@ class ClientConnection:
             elif not item.abandoned:
                 request, answer = item.request, item.answer
                 try:
-                    # As `Exchange.value`, in one call fewer.
+                    # For a plain answer this is `Exchange.value`, without the call.
                     value = (
                         request.parse_reply(answer) if answer.__class__ is bytes else item.value()
                     )
@@ -769,13 +772,30 @@ class ClientConnection:
 
 
 def already_watched(request: Watch) -> AlreadyExists:
-    """The error of a second watch with the path and the token of another."""
+    """Return the error of a second watch with the path and the token of another."""
     return AlreadyExists(
         f"{request!r}: this path is watched with this token already",
         code="EEXIST",
         path=request.path,
         request=request,
     )
+
+
+def _use_of(request: Request[Any]) -> TransactionInput:
+    if isinstance(request, TransactionEnd):
+        return TransactionInput.COMMIT if request.commit else TransactionInput.ROLLBACK
+    return TransactionInput.USE
+
+
+def _unusable(request: Request[Any], tx_id: int, state: TransactionState) -> XenStoreError:
+    if state is _T.LOST:
+        return _lost(request, tx_id)
+    why = (
+        ": a request in it got no answer, so that it can only be rolled back"
+        if state is _T.DOOMED
+        else ""
+    )
+    return TransactionEnded(f"{request!r}: transaction {tx_id} is {state}{why}", request=request)
 
 
 def _lost(request: Request[Any], tx_id: int) -> TransactionLost:
@@ -787,18 +807,32 @@ def _lost(request: Request[Any], tx_id: int) -> TransactionLost:
     )
 
 
-def _use_of(request: Request[Any]) -> str:
-    if isinstance(request, TransactionEnd):
-        return "commit" if request.commit else "rollback"
-    return "use"
+def _not_sent(reason: XenStoreError, request: Request[Any]) -> XenStoreError:
+    if isinstance(reason, LocalProtocolError):
+        return reason
+    return ConnectionClosed(
+        f"{reason}; {request!r} was not sent",
+        sent=False,
+        path=getattr(request, "path", None),
+        request=request,
+    )
+
+
+def _unanswered(reason: XenStoreError, request: Request[Any]) -> XenStoreError:
+    return ConnectionClosed(
+        f"{reason}; {request!r} was sent and not answered",
+        sent=True,
+        path=getattr(request, "path", None),
+        request=request,
+    )
 
 
 def _too_long(request: Request[Any], length: int, limit: int) -> InvalidArgument:
     name = op_name(request.op)
     path = getattr(request, "path", None)
-    at = "" if path is None else f" of {path[:100]!r}"
+    where = "" if path is None else f" of {path[:100]!r}"
     return InvalidArgument(
-        f"{name}{at}: its {length} bytes do not fit a packet, which takes {limit} "
+        f"{name}{where}: its {length} bytes do not fit a packet, which takes {limit} "
         "(path, NUL and value together)",
         path=path,
         request=request,

@@ -1,15 +1,14 @@
-"""The exception tree.
+"""The exceptions. Every exception that xsproto raises on purpose is a `XenStoreError`.
 
-Everything that xsproto raises on purpose is a `XenStoreError`:
+There are four kinds:
 
-- what the daemon answered: `XenStoreError` itself or the subclass of its error
-  name (`NotFound`, `AccessDenied`, ...), which is also the builtin exception
-  that a Python programmer would catch;
-- what the caller did wrong: `LocalProtocolError`, before a byte is sent;
-- what the peer did wrong: `RemoteProtocolError`;
-- what became of the connection or of the wait for an answer: `ConnectFailed`,
-  `ConnectionClosed`, `TimedOut`, `CommitUnknown`, `Forked`. Those that end
-  a request say in `sent` whether the daemon may have seen it.
+- The daemon answered with an error. Its name has a class (`NotFound`, `AccessDenied`, ...), which
+  is also a builtin exception where Python has a fitting one; other names are a `XenStoreError`.
+- The caller made a mistake: `LocalProtocolError`. Nothing was sent.
+- The peer broke the protocol: `RemoteProtocolError`.
+- The connection could not be made or has ended, or an answer did not come: `ConnectFailed`,
+  `ConnectionClosed`, `TimedOut`, `CommitUnknown`. Except for the first, their attribute `sent` says
+  whether the daemon may have seen the request.
 """
 
 from __future__ import annotations
@@ -50,14 +49,14 @@ __all__ = [
 
 
 class XenStoreError(Exception):
-    """The root of the tree, and the error of a reply whose code has no class of its own.
+    """The base class of all errors, and the class of error names without a class of their own.
 
     Attributes:
-        message: what happened, in words.
-        code: the error name on the wire, such as ``"ENOENT"``; None if no daemon sent one.
-        errno: its number on this machine; None where there is none.
-        path: the path that the request named, if it named one.
-        request: the request that failed, if one did.
+        message: the error in words.
+        code: the error name that the daemon sent, such as ``"ENOENT"``; None if it sent none.
+        errno: the number of the error on this machine; None if it has none.
+        path: the path of the request that failed, as bytes; None if it has none.
+        request: the request that failed, a `Request`; None if no request failed.
     """
 
     errno: int | None = None
@@ -82,7 +81,7 @@ class XenStoreError(Exception):
         return self.message
 
     def __reduce__(self) -> Any:
-        # OSError rebuilds itself from positional arguments, which do not fit ours.
+        # OSError would call the class with its own positional arguments.
         return _rebuild, (type(self), self.message, dict(self.__dict__, errno=self.errno))
 
 
@@ -94,19 +93,19 @@ def _rebuild(cls: type[XenStoreError], message: str, state: dict[str, Any]) -> X
     return error
 
 
-# What the daemon answered
+# Answers of the daemon
 
 
 class NotFound(XenStoreError, FileNotFoundError):
-    """ENOENT: there is no such node (or watch, or transaction: see `request`)."""
+    """ENOENT: the daemon has no such node, watch, transaction or domain: see `request`."""
 
 
 class AccessDenied(XenStoreError, PermissionError):
-    """EACCES or EPERM: this domain may not do that."""
+    """EACCES or EPERM: the daemon does not allow it to this domain."""
 
 
 class AlreadyExists(XenStoreError, FileExistsError):
-    """EEXIST: a watch with this path and token is set already."""
+    """EEXIST: the connection already has a watch with this path and token."""
 
 
 class InvalidRequest(XenStoreError):
@@ -114,22 +113,25 @@ class InvalidRequest(XenStoreError):
 
 
 class ConflictError(XenStoreError):
-    """EAGAIN: the transaction lost against another change and was not committed. Run it again."""
+    """EAGAIN: another change conflicts with the transaction. Nothing of it took place.
+
+    The transaction may run again.
+    """
 
 
 class TransactionLost(ConflictError):
-    """The transaction was forgotten, as by suspending a guest: nothing of it took place.
+    """The transaction was lost before its end, as when a guest is suspended and resumed.
 
-    Run it again.
+    Nothing of it took place. The transaction may run again.
     """
 
 
 class QuotaExceeded(XenStoreError):
-    """ENOSPC or EQUOTA: a limit of the daemon on nodes, sizes, watches or transactions."""
+    """ENOSPC or EQUOTA: a quota of the daemon is reached, of nodes, sizes, watches or the like."""
 
 
 class TooBig(XenStoreError):
-    """E2BIG: more than the daemon can take or than fits one packet."""
+    """E2BIG: a value or a list is too big for the daemon or for a packet."""
 
 
 class NotSupported(XenStoreError):
@@ -137,55 +139,60 @@ class NotSupported(XenStoreError):
 
 
 class Busy(XenStoreError):
-    """EBUSY: not now, such as a transaction in a transaction."""
+    """EBUSY: the daemon cannot do it in this state, such as start a transaction in another one."""
 
 
-# What the caller did wrong
+# Mistakes of the caller
 
 
 class LocalProtocolError(XenStoreError):
-    """The call is not allowed now, or its arguments are wrong. Nothing was sent."""
+    """The call is not allowed in this state, or its arguments are wrong. Nothing was sent."""
 
 
 class InvalidArgument(LocalProtocolError, ValueError):
-    """An argument that the protocol cannot carry. Nothing was sent."""
+    """The protocol cannot carry an argument. Nothing was sent."""
 
 
 class InvalidPath(InvalidArgument):
-    """A path that breaks the rules of xenstore.txt. Nothing was sent."""
+    """A path breaks the rules of xenstore.txt, which `xsproto.paths` has. Nothing was sent."""
 
 
 class InvalidType(LocalProtocolError, TypeError):
-    """An argument of the wrong type, such as str for bytes. Nothing was sent."""
+    """An argument has the wrong type, such as str for bytes. Nothing was sent."""
 
 
 class TransactionEnded(LocalProtocolError):
-    """The transaction is over, or may only be rolled back. Nothing was sent."""
+    """The transaction has ended, or can only be rolled back. Nothing was sent."""
 
 
-# What the peer did wrong
+# Mistakes of the peer
 
 
 class RemoteProtocolError(XenStoreError):
-    """The peer sent what the protocol does not allow."""
+    """The peer broke the protocol."""
 
 
-# What became of the connection, or of the wait
+# The connection, or the wait for an answer
 
 
 class ConnectFailed(XenStoreError, ConnectionError):
-    """There is no connection: nobody listens there, or it may not be used."""
+    """No connection could be made: no daemon listens there, or this process may not use it."""
 
 
 def connect_failed(path: str, error: OSError) -> ConnectFailed:
-    """The error of a connection to `path` that there is not, because of `error`."""
+    """Make the error that says why there is no connection.
+
+    Arguments:
+        path: the path of the daemon's socket or of the device.
+        error: the error of the operating system.
+    """
     hint = ""
     if isinstance(error, FileNotFoundError):
         hint = "; is xenstored running? XENSTORED_PATH may name another socket"
     elif isinstance(error, PermissionError):
-        hint = "; it is usually root's alone"
+        hint = "; usually only root may use it"
     elif isinstance(error, ConnectionRefusedError):
-        hint = "; it is no socket, or the daemon that made it is gone"
+        hint = "; it is no socket, or its daemon is gone"
     elif isinstance(error, BlockingIOError):
         hint = "; the daemon has not accepted the connection in time"
     failed = ConnectFailed(f"cannot connect to XenStore at {path}: {error.strerror or error}{hint}")
@@ -194,7 +201,7 @@ def connect_failed(path: str, error: OSError) -> ConnectFailed:
 
 
 class _Unanswered(XenStoreError):
-    """A request without an answer.
+    """A request got no answer.
 
     Attributes:
         sent: whether the daemon may have seen the request.
@@ -206,38 +213,38 @@ class _Unanswered(XenStoreError):
 
 
 class ConnectionClosed(_Unanswered, ConnectionError):
-    """The connection is gone; `sent` says whether the daemon may have seen the request."""
+    """The connection has ended. `sent` says whether the daemon may have seen the request."""
 
 
 class TimedOut(_Unanswered, TimeoutError):
-    """No answer, or no event, in time; `sent` says whether the daemon may have seen the request."""
+    """No answer or event came in time. `sent` says whether the daemon may have seen the request."""
 
 
 class CommitUnknown(_Unanswered):
-    """The commit was sent and not answered: nobody can tell whether it took place.
+    """A commit was sent and got no answer: the transaction may have taken place or not.
 
-    Never retried, since the transaction may have been committed. Its `__cause__` says why there
-    was no answer.
+    `transact` does not run such a transaction again. The error's `__cause__` says why there was no
+    answer.
     """
 
 
 class RetriesExhausted(ConflictError):
-    """`transact` lost against other changes every time it tried."""
+    """Other changes conflicted with each attempt of `transact`."""
 
 
 class Forked(LocalProtocolError):
-    """The client belongs to the parent process. Open another one in this process."""
+    """The client belongs to the parent process. A forked child must open a client of its own."""
 
 
-# Each error name of xs_wire.h (xsd_errors) with its exception and what it means here. EQUOTA is
-# not among them, but oxenstored sends it.
+# The error names of xs_wire.h (xsd_errors), each with its class, its number and its meaning in
+# words. xs_wire.h lacks EQUOTA, which oxenstored sends.
 _ERRORS: Final[Mapping[str, tuple[type[XenStoreError], int, str]]] = MappingProxyType(
     {
         "EINVAL": (InvalidRequest, _errno.EINVAL, "the daemon refuses the arguments"),
         "EACCES": (AccessDenied, _errno.EACCES, "this domain may not do that"),
         "EEXIST": (AlreadyExists, _errno.EEXIST, "it exists already"),
         "EISDIR": (XenStoreError, _errno.EISDIR, "it is a directory"),
-        "ENOENT": (NotFound, _errno.ENOENT, "there is no such thing"),
+        "ENOENT": (NotFound, _errno.ENOENT, "it does not exist"),
         "ENOMEM": (XenStoreError, _errno.ENOMEM, "the daemon has no memory for it"),
         "ENOSPC": (QuotaExceeded, _errno.ENOSPC, "a quota of the daemon is reached"),
         "EQUOTA": (QuotaExceeded, _errno.EDQUOT, "a quota of the daemon is reached"),
@@ -245,25 +252,29 @@ _ERRORS: Final[Mapping[str, tuple[type[XenStoreError], int, str]]] = MappingProx
         "ENOTEMPTY": (XenStoreError, _errno.ENOTEMPTY, "it is not empty"),
         "ENOSYS": (NotSupported, _errno.ENOSYS, "this daemon does not know the request"),
         "EROFS": (XenStoreError, _errno.EROFS, "the connection may only read"),
-        "EBUSY": (Busy, _errno.EBUSY, "not now"),
+        "EBUSY": (Busy, _errno.EBUSY, "the daemon cannot do it in this state"),
         "EAGAIN": (ConflictError, _errno.EAGAIN, "the transaction lost against another change"),
         "EISCONN": (XenStoreError, _errno.EISCONN, "it is connected already"),
-        "E2BIG": (TooBig, _errno.E2BIG, "too big for the daemon, or for a packet"),
+        "E2BIG": (TooBig, _errno.E2BIG, "it is too big for the daemon or for a packet"),
         "EPERM": (AccessDenied, _errno.EPERM, "this domain may not do that"),
     }
 )
-_UNKNOWN: Final = (XenStoreError, None, "an error name that xs_wire.h does not have")
+_UNKNOWN: Final = (XenStoreError, None, "xs_wire.h has no such error name")
 
-#: The exception class of each error name on the wire; any other is a `XenStoreError`.
+#: The class of each error name. The class of an unknown name is `XenStoreError`.
 ERRORS: Final[Mapping[str, type[XenStoreError]]] = MappingProxyType(
     {code: cls for code, (cls, _, _) in _ERRORS.items()}
 )
 
 
 def error_from_code(code: str, *, request: Any = None, path: bytes | None = None) -> XenStoreError:
-    """Make the exception for an error name from the wire (xs_wire.h, xsd_errors).
+    """Make the error of an answer of the daemon.
 
-    An unknown name is kept as `code`, with an `errno` of None.
+    Arguments:
+        code: the error name (xs_wire.h, xsd_errors). An unknown name makes a `XenStoreError` with
+            this `code` and an `errno` of None.
+        request: the request that was answered, if it is known.
+        path: the request's path, if it has one.
     """
     cls, _, words = _ERRORS.get(code, _UNKNOWN)
     if cls is NotFound and path is not None:

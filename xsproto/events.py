@@ -1,10 +1,8 @@
-"""What the connections yield: `ClientConnection.events_received`, `ServerConnection.next_event`."""
+"""The events of `ClientConnection.events_received` and `ServerConnection.next_event`."""
 
 from typing import Any
 
-from attrs import define
-
-from ._record import Record
+from ._record import record
 from .errors import XenStoreError
 from .requests import Request
 from .wire import Packet
@@ -21,30 +19,30 @@ __all__ = [
 ]
 
 
-@define(eq=False, repr=False)
-class Reply(Record):
-    """A request succeeded; `value` is what its reply says."""
+@record
+class Reply:
+    """A request succeeded; `value` is the value of its reply."""
 
     rq_id: int
     request: Request[Any]
     value: Any
 
 
-@define(eq=False, repr=False)
-class ErrorReply(Record):
-    """A request failed: refused, answered with nonsense, or cut off by the connection's end."""
+@record
+class ErrorReply:
+    """A request failed: it was refused, answered with nonsense, or the connection ended first."""
 
     rq_id: int
     request: Request[Any]
     error: XenStoreError
 
 
-@define(eq=False, repr=False)
-class WatchFired(Record):
+@record
+class WatchFired:
     """Something changed at `path`, which lies at or below the path watched with `token`.
 
-    `stale`: no such watch is set, or no longer. Identical events may have been merged by the
-    daemon, and the node may be gone by now.
+    The daemon may have merged identical events, and the node may be gone by now. `stale` says that
+    no watch with this token is set or being set.
     """
 
     path: bytes
@@ -52,28 +50,28 @@ class WatchFired(Record):
     stale: bool = False
 
 
-@define(eq=False, repr=False)
-class Reset(Record):
-    """RESET_WATCHES took place: these watches, as (path, token), and transactions are no more."""
+@record
+class Reset:
+    """RESET_WATCHES took place and ended these watches, as (path, token), and transactions."""
 
     watches: tuple[tuple[bytes, bytes], ...]
     transactions: tuple[int, ...]
 
 
-@define(eq=False, repr=False)
-class Ignored(Record):
-    """A packet that nothing waits for, and why. For the log; nothing else follows from it."""
+@record
+class Ignored:
+    """A packet that no request waits for, and why. It is for the log, and changes nothing."""
 
     packet: Packet
     why: str
 
 
-@define(eq=False, repr=False)
-class RequestReceived(Record):
-    """A client asks.
+@record
+class RequestReceived:
+    """A client sent a request.
 
-    What the payload says is for `requests.parse_request` to read: daemons answer an unknown type,
-    a missing right or a missing transaction before they look into it.
+    The payload is not parsed yet: daemons answer an unknown type, a missing right or a missing
+    transaction before they look into it. `parse_request` parses it.
     """
 
     op: int
@@ -82,9 +80,9 @@ class RequestReceived(Record):
     payload: bytes
 
 
-@define(eq=False, repr=False)
-class Closed(Record):
-    """The connection is over. Always the last event, exactly once."""
+@record
+class Closed:
+    """The connection ended. This is the last event, and comes exactly once."""
 
     reason: XenStoreError
 

@@ -1,19 +1,21 @@
-"""Paths: what the specification allows, and how to join them (xenstore.txt, introduction).
+"""Paths: the rules of the specification, and functions that compare and join (xenstore.txt).
 
-All paths are bytes. Absolute ones are at most 3072 bytes, relative ones (to the caller's
-``/local/domain/<domid>``) at most 2048; the characters are ASCII letters and digits and ``-/_@``;
-no slash is doubled, none trails, and none is empty. A path that starts with ``@`` is no node but
-a special event or its permissions: ``@introduceDomain``, ``@releaseDomain``, and either with
-``/<domid>``.
+Paths are bytes. An absolute path starts with a slash, and has at most 3072 bytes. A relative path
+is one below ``/local/domain/<domid>`` of the caller's domain, and has at most 2048 bytes. Paths
+consist of ASCII letters, digits and ``-/_@``. They are not empty, have no doubled slash, and no
+slash at the end, but for the path ``/``.
+
+A special path starts with ``@``. It is no node: it can be watched, and it has permissions. There
+are ``@introduceDomain`` and ``@releaseDomain``, and both with ``/<domid>`` for a single domain.
 """
 
 from typing import Final
 
 from .errors import InvalidPath, InvalidType
+from .wire import DOMID_FIRST_RESERVED
 
 __all__ = [
     "ABS_PATH_MAX",
-    "DOMID_FIRST_RESERVED",
     "REL_PATH_MAX",
     "SPECIAL_PATHS",
     "check_node_path",
@@ -23,42 +25,42 @@ __all__ = [
     "join",
 ]
 
-#: The most bytes of an absolute path.
+#: The most bytes of an absolute path (xs_wire.h, XENSTORE_ABS_PATH_MAX).
 ABS_PATH_MAX: Final = 3072
-#: The most bytes of a relative one.
+#: The most bytes of a relative path (xs_wire.h, XENSTORE_REL_PATH_MAX).
 REL_PATH_MAX: Final = 2048
-#: Paths that are no nodes, and can be watched.
+#: The special paths, without a domain id.
 SPECIAL_PATHS: Final = (b"@introduceDomain", b"@releaseDomain")
-
-#: Real domain ids are below this (xen.h, DOMID_FIRST_RESERVED).
-DOMID_FIRST_RESERVED: Final = 0x7FF0
 
 _CHARACTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-/_@"
 
-# Node paths found right lately: to look one up costs a third of checking it.
-_known: Final[set[bytes]] = set()
-_KNOWN_MAX: Final = 2048
+# Paths of nodes that were found valid lately. To look a path up takes a third of the time that it
+# takes to check it.
+_valid: Final[set[bytes]] = set()
+_VALID_MAX: Final = 2048
 
 
 def check_node_path(path: bytes) -> bytes:
-    """Return `path` if it can name a node.
+    """Return `path` if it is valid for a node.
 
     Raises:
-        InvalidPath, InvalidType: naming the path and the rule that it breaks.
+        InvalidPath: the path breaks a rule. The error names both.
+        InvalidType: the path is not bytes.
     """
-    if path.__class__ is not bytes or path not in _known:
-        _check_unknown(path)
-        if len(_known) >= _KNOWN_MAX:
-            _known.clear()
-        _known.add(path)
+    if path.__class__ is not bytes or path not in _valid:
+        _check_rules(path)
+        if len(_valid) >= _VALID_MAX:
+            _valid.clear()
+        _valid.add(path)
     return path
 
 
 def check_path(path: bytes) -> bytes:
-    """Return `path` if it can name a node or is a special path (for watches and permissions).
+    """Return `path` if it can be watched: if it is valid for a node, or a special path.
 
     Raises:
-        InvalidPath, InvalidType: naming the path and the rule that it breaks.
+        InvalidPath: the path breaks a rule. The error names both.
+        InvalidType: the path is not bytes.
     """
     if isinstance(path, bytes) and path[:1] == b"@":
         name, slash, domid = path.partition(b"/")
@@ -66,12 +68,12 @@ def check_path(path: bytes) -> bytes:
             known = " and ".join(special.decode() for special in SPECIAL_PATHS)
             raise _invalid(path, f"the special paths are {known}")
         if slash and not _is_domid(domid):
-            raise _invalid(path, "what follows the slash must be a domain id")
+            raise _invalid(path, "the part behind the slash must be a domain id")
         return path
     return check_node_path(path)
 
 
-def _check_unknown(path: bytes) -> None:
+def _check_rules(path: bytes) -> None:
     if not isinstance(path, bytes):
         hint = f"; write it as {path.encode()!r}" if isinstance(path, str) else ""
         raise InvalidType(f"path must be bytes, not {type(path).__name__}: {path!r}{hint}")
@@ -80,7 +82,7 @@ def _check_unknown(path: bytes) -> None:
     if wrong := path.translate(None, _CHARACTERS):
         raise _invalid(path, f"{wrong[:1]!r} is not allowed in a path")
     if path.startswith(b"@"):
-        raise _invalid(path, "special paths can only be watched, and their permissions set")
+        raise _invalid(path, "a special path is no node; it has only watches and permissions")
     if b"//" in path:
         raise _invalid(path, "it has a doubled slash")
     if path.endswith(b"/") and path != b"/":
@@ -89,7 +91,7 @@ def _check_unknown(path: bytes) -> None:
     limit = ABS_PATH_MAX if absolute else REL_PATH_MAX
     if len(path) > limit:
         kind = "an absolute" if absolute else "a relative"
-        raise _invalid(path, f"its {len(path)} bytes exceed {kind} path's {limit}")
+        raise _invalid(path, f"its {len(path)} bytes exceed the {limit} of {kind} path")
 
 
 def _invalid(path: bytes, why: str) -> InvalidPath:
@@ -102,22 +104,31 @@ def _is_domid(text: bytes) -> bool:
 
 
 def is_special(path: bytes) -> bool:
-    """Whether `path` names a special event, not a node."""
+    """Whether `path` is a special path, not a node's."""
     return path.startswith(b"@")
 
 
 def is_within(path: bytes, top: bytes) -> bool:
-    """Whether `path` is `top` or below it, as watches match (xenstore.txt, WATCH)."""
+    """Whether `path` is `top` or lies below it.
+
+    A watch on `top` matches such paths (xenstore.txt, "Watches").
+    """
     if top == b"/":
         return path.startswith(b"/")
     return path == top or path.startswith(top + b"/")
 
 
 def join(parent: bytes, name: bytes) -> bytes:
-    """The path of the child `name` of `parent`.
+    """Return the path of a child.
 
-    `name` may itself have several parts. An absolute `name` is refused with `InvalidPath`, since
-    it would silently leave `parent`; so is any other `name` or result that is no valid path.
+    Arguments:
+        parent: the path of a node.
+        name: the path of the child below `parent`; it may have several parts.
+
+    Raises:
+        InvalidPath: `parent`, `name` or the result is not valid for a node; or `name` is absolute,
+            so that the result would not lie below `parent`.
+        InvalidType: `parent` or `name` is not bytes.
     """
     check_node_path(parent)
     if check_node_path(name).startswith(b"/"):

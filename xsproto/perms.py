@@ -1,31 +1,33 @@
 """Permissions, and their text form on the wire (xenstore.txt, GET_PERMS and SET_PERMS).
 
-A node has a list of them. The first names the owner, who may do everything, and what all domains
-that are not listed may do; each of the others says what one domain may do.
+A node has a list of permissions. The first one names the node's owner, which may do everything; its
+access is that of all domains that are not listed. Each other permission gives the access of one
+domain.
 """
 
 from typing import Final, Self
 
-from attrs import frozen
-
-from ._record import Record
+from ._record import record
 from .errors import InvalidArgument
-from .paths import DOMID_FIRST_RESERVED
+from .wire import DOMID_FIRST_RESERVED
 
-__all__ = ["Permission", "check_permission"]
+__all__ = ["PERM_LETTERS", "Permission", "check_permission"]
 
-_LETTERS: Final = {
-    (False, False): b"n",
-    (True, False): b"r",
-    (False, True): b"w",
-    (True, True): b"b",
-}
-_ACCESS: Final = {letter: access for access, letter in _LETTERS.items()}
+#: The letters of the text form. The index of a letter is the access as bits: 1 for reading plus 2
+#: for writing, as in libxenstore's enum xs_perm_type.
+PERM_LETTERS: Final = b"nrwb"
+_BITS: Final = {b"%c" % letter: bits for bits, letter in enumerate(PERM_LETTERS)}
 
 
-@frozen(eq=False, repr=False)
-class Permission(Record):
-    """What the domain `domid` may do: ``n`` nothing, ``r`` read, ``w`` write, ``b`` both."""
+@record(frozen=True)
+class Permission:
+    """An entry in a node's list of permissions.
+
+    Attributes:
+        domid: the domain's id.
+        read: whether the domain may read the node.
+        write: whether the domain may change the node.
+    """
 
     domid: int
     read: bool = False
@@ -33,36 +35,43 @@ class Permission(Record):
 
     @classmethod
     def parse(cls, text: bytes) -> Self:
-        """Read the text form, such as ``b"r5"``.
+        """Make a permission of its text form, such as ``b"r5"``.
 
-        Any decimal domain id is taken, since daemons store and send odd ones.
+        The text form is a letter for the access (``n`` none, ``r`` read, ``w`` write, ``b`` both)
+        and a decimal domain id. Any id is accepted, also a negative one: daemons store and send ids
+        that are no domain's.
 
         Raises:
-            InvalidArgument: `text` is nothing like a permission.
+            InvalidArgument: `text` does not have this form.
         """
         digits = text[1:]
-        if text[:1] not in _ACCESS or not digits.removeprefix(b"-").isdigit() or len(text) > 20:
+        bits = _BITS.get(text[:1])
+        if bits is None or not digits.removeprefix(b"-").isdigit() or len(text) > 20:
             raise InvalidArgument(
                 f"invalid permission {text!r}: it must be one of n, r, w, b and a domain id, "
                 "such as b'r5'"
             )
-        read, write = _ACCESS[text[:1]]
-        return cls(int(digits), read, write)
+        return cls(int(digits), bool(bits & 1), bool(bits & 2))
 
     def encode(self) -> bytes:
-        """The text form, such as ``b"r5"``."""
-        return _LETTERS[bool(self.read), bool(self.write)] + b"%d" % self.domid
+        """Return the text form, such as ``b"r5"``."""
+        bits = bool(self.read) + 2 * bool(self.write)
+        return b"%c%d" % (PERM_LETTERS[bits], self.domid)
 
     def __str__(self) -> str:
         return self.encode().decode()
 
 
 def check_permission(permission: Permission | bytes) -> bytes:
-    """The text form of a permission that may be set.
+    """Return the text form of a permission that can be set.
+
+    Arguments:
+        permission: a `Permission`, or its text form.
 
     Raises:
-        InvalidArgument: it is malformed, or its domain id is no real domain's (0..32751). Those
-            above are left out also because C xenstored ends over 32757 sent through a socket.
+        InvalidArgument: the permission is malformed, or its domain id is not 0 to 32751. The ids
+            above belong to no domain. One of them, 32757, ends C xenstored if it comes through a
+            socket.
     """
     if isinstance(permission, bytes):
         permission = Permission.parse(permission)

@@ -1,4 +1,4 @@
-"""Every request of the protocol, once: its fields, its payload, its reply (xenstore.txt).
+"""The requests of the protocol, each with its fields, its payload and its reply.
 
 A request class serves both roles:
 
@@ -9,13 +9,20 @@ client `Request.payload`       `Request.parse_reply`
 server `Request.parse`         `Request.encode_reply`
 ====== ======================= =========================================
 
-Making a request checks nothing; `payload` checks all of it and raises a typed error that names the
-wrong value. `parse` and `parse_reply` raise `InvalidRequest` and `RemoteProtocolError`: what they
-read comes from a peer. `syntax` and `reply_syntax` are the specification's notation, in which ``|``
+Making a request checks nothing. `payload` checks every field, and raises an error that names the
+wrong value. `parse` and `parse_reply` read the bytes of a peer, and raise `InvalidRequest` and
+`RemoteProtocolError`. `syntax` and `reply_syntax` have the notation of xenstore.txt, in which ``|``
 is a NUL.
 
-``result = yield from request`` gives the reply's value, typed, in a generator of
-`xsproto.clients.operations`.
+Each class names the errors of the daemon that are particular to it. Many requests share these:
+EACCES if the caller's domain lacks the right, ENOENT for an unknown node or transaction, EINVAL
+for a payload that breaks the syntax, ENOSYS if the daemon does not know the type.
+
+In a generator of `xsproto.clients.operations`, ``value = yield from request`` sends a request and
+gives the value of its reply, with its type.
+
+A new request needs a number in `xsproto.wire.Op`, a class here, below the comment with its section
+of xenstore.txt, and a strategy in `xsproto.testing.strategies`.
 """
 
 from __future__ import annotations
@@ -23,13 +30,11 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
-from attrs import define, frozen
-
-from ._record import Record
+from ._record import record
 from .errors import InvalidArgument, InvalidRequest, InvalidType, RemoteProtocolError
-from .paths import ABS_PATH_MAX, DOMID_FIRST_RESERVED, check_node_path, check_path
+from .paths import ABS_PATH_MAX, check_node_path, check_path
 from .perms import Permission, check_permission
-from .wire import NUL, PAYLOAD_MAX, Op, op_name
+from .wire import DOMID_FIRST_RESERVED, NUL, OK, PAYLOAD_MAX, Op, op_name
 
 __all__ = [
     "REQUESTS",
@@ -66,21 +71,26 @@ __all__ = [
 T = TypeVar("T")
 
 UINT32_MAX: Final = 0xFFFFFFFF
-OK: Final = b"OK\0"
+# The type domid_t of xen.h has 16 bits.
+_DOMID_MAX: Final = 0xFFFF
+
+# A bool, as TRANSACTION_END and IS_DOMAIN_INTRODUCED have it.
+_TRUE: Final = b"T\0"
+_FALSE: Final = b"F\0"
 
 
-class Request(Record, Generic[T]):
-    """The base of all requests; `T` is the type of the reply's value.
+class Request(Generic[T]):
+    """The base class of all requests. `T` is the type of the reply's value.
 
     Attributes:
         op: the message type, a number of `xsproto.wire.Op`.
-        syntax: its payload, in the notation of xenstore.txt.
+        syntax: the request's payload, in the notation of xenstore.txt.
         reply_syntax: the payload of a successful reply.
-        transactional: whether the request takes part in a transaction. The others must be sent
-            with transaction id 0.
-        changes_state: whether a success changes what the connection knows (its transactions and
-            watches), so that `ClientConnection` must look into the reply.
-        missing: what an ENOENT means.
+        transactional: whether the request can be part of a transaction. All other requests are
+            sent with transaction id 0.
+        changes_state: whether a successful reply changes the connection's transactions or watches.
+            Then `ClientConnection` looks into the reply when it comes.
+        missing: what ENOENT means for this request, in words.
     """
 
     __slots__ = ()
@@ -93,15 +103,15 @@ class Request(Record, Generic[T]):
     missing: ClassVar[str] = "there is no such node"
 
     def payload(self) -> bytes:
-        """The payload to send.
+        """Check the fields, and return the payload to send.
 
         Raises:
-            InvalidArgument, InvalidType: a field that the protocol cannot carry, named.
+            InvalidArgument, InvalidType: the protocol cannot carry a field, which the error names.
         """
         raise NotImplementedError
 
     def parse_reply(self, payload: bytes) -> T:
-        """The value of a successful reply.
+        """Return the value of a successful reply.
 
         Raises:
             RemoteProtocolError: `payload` does not have the form of `reply_syntax`.
@@ -110,7 +120,9 @@ class Request(Record, Generic[T]):
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        """Read a request's payload, without judging paths and permissions: the store does that.
+        """Make the request of a payload.
+
+        The store judges whether paths are valid, and whether the caller may send the request.
 
         Raises:
             InvalidRequest: `payload` does not have the form of `syntax`.
@@ -118,22 +130,22 @@ class Request(Record, Generic[T]):
         raise NotImplementedError
 
     def encode_reply(self, value: T) -> bytes:
-        """The payload of a successful reply."""
+        """Return the payload of a successful reply with this value."""
         raise NotImplementedError
 
     def __iter__(self) -> Generator[Request[Any], Any, T]:
         result: T = yield self
         return result
 
-    def _odd_reply(self, payload: bytes) -> RemoteProtocolError:
+    def _malformed_reply(self, payload: bytes) -> RemoteProtocolError:
         return RemoteProtocolError(
-            f"{self!r} was answered with {payload[:100]!r}, not with {self.reply_syntax}",
+            f"the daemon answered {self!r} with {payload[:100]!r}, not with {self.reply_syntax}",
             path=getattr(self, "path", None),
             request=self,
         )
 
 
-#: The class of each message type.
+#: The request class of each message type.
 REQUESTS: Final[dict[int, type[Request[Any]]]] = {}
 
 _R = TypeVar("_R", bound=type[Request[Any]])
@@ -145,10 +157,14 @@ def _register(cls: _R) -> _R:
 
 
 def parse_request(op: int, payload: bytes) -> Request[Any]:
-    """Read a request of any type; one that xs_wire.h lacks is an `Unknown`.
+    """Make the request of a message type and a payload.
+
+    Arguments:
+        op: the message type. A type that xs_wire.h lacks makes an `Unknown`.
+        payload: the bytes behind the header.
 
     Raises:
-        InvalidRequest: the payload does not have the form of the type's `syntax`.
+        InvalidRequest: `payload` does not have the form of the type's `syntax`.
     """
     cls = REQUESTS.get(op)
     return Unknown(op, payload) if cls is None else cls.parse(payload)
@@ -158,34 +174,36 @@ def parse_request(op: int, payload: bytes) -> Request[Any]:
 
 
 class _Acknowledged(Request[None]):
-    """A request whose success says no more than that."""
+    """A request whose reply is OK and nothing more."""
 
     __slots__ = ()
 
     def parse_reply(self, payload: bytes) -> None:
         if payload != OK:
-            raise self._odd_reply(payload)
+            raise self._malformed_reply(payload)
 
     def encode_reply(self, value: None = None) -> bytes:
         return OK
 
 
 class _Text(Request[bytes]):
-    """A request that is answered with one string."""
+    """A request whose reply is one string."""
 
     __slots__ = ()
 
     def parse_reply(self, payload: bytes) -> bytes:
         if payload[-1:] != NUL or NUL in payload[:-1]:
-            raise self._odd_reply(payload)
+            raise self._malformed_reply(payload)
         return payload[:-1]
 
     def encode_reply(self, value: bytes) -> bytes:
         return value + NUL
 
 
-@define(eq=False, repr=False)
+@record
 class _OnePath(Request[T]):
+    """A request whose only field is a node's path."""
+
     path: bytes
     syntax: ClassVar[str] = "<path>|"
     transactional: ClassVar[bool] = True
@@ -195,45 +213,51 @@ class _OnePath(Request[T]):
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        (path,) = _strings_of(cls, payload, 1)
+        (path,) = _parse_strings(cls, payload, 1)
         return cls(path)
 
 
-@define(eq=False, repr=False)
+@record
 class _OneDomid(Request[T]):
+    """A request whose only field is a domain id."""
+
     domid: int
     syntax: ClassVar[str] = "<domid>|"
 
     def payload(self) -> bytes:
-        return _domid(self.domid) + NUL
+        return _encode_domid(self.domid) + NUL
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        (domid,) = _strings_of(cls, payload, 1)
-        return cls(_number_of(cls, domid, 0xFFFF))
+        (domid,) = _parse_strings(cls, payload, 1)
+        return cls(_parse_domid(cls, domid))
 
 
-def _strings_of(cls: type[Request[Any]], payload: bytes, *counts: int) -> list[bytes]:
-    """The NUL-terminated strings that `payload` consists of; `counts` are the numbers allowed."""
+def _parse_strings(cls: type[Request[Any]], payload: bytes, *counts: int) -> list[bytes]:
+    """Split a payload into its NUL-terminated strings, of which there must be one of `counts`."""
     strings = payload.split(NUL)
     if strings.pop() or len(strings) not in counts:
-        raise _not_of(cls, payload)
+        raise _malformed_request(cls, payload)
     return strings
 
 
-def _number_of(cls: type[Request[Any]], text: bytes, most: int = UINT32_MAX) -> int:
+def _parse_number(cls: type[Request[Any]], text: bytes, most: int = UINT32_MAX) -> int:
     if text.isdigit() and len(text) <= 10 and int(text) <= most:
         return int(text)
-    raise _not_of(cls, text)
+    raise _malformed_request(cls, text)
 
 
-def _not_of(cls: type[Request[Any]], payload: bytes) -> InvalidRequest:
+def _parse_domid(cls: type[Request[Any]], text: bytes) -> int:
+    return _parse_number(cls, text, _DOMID_MAX)
+
+
+def _malformed_request(cls: type[Request[Any]], payload: bytes) -> InvalidRequest:
     return InvalidRequest(
-        f"{op_name(cls.op)} with {payload[:100]!r}, not with {cls.syntax}", code="EINVAL"
+        f"{op_name(cls.op)} with {payload[:100]!r}: its payload must be {cls.syntax}", code="EINVAL"
     )
 
 
-def _integer(value: int, what: str, most: int, least: int = 0) -> bytes:
+def _encode_int(value: int, what: str, most: int, least: int = 0) -> bytes:
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidType(f"{what} must be an int, not {type(value).__name__}: {value!r}")
     if not least <= value <= most:
@@ -241,37 +265,37 @@ def _integer(value: int, what: str, most: int, least: int = 0) -> bytes:
     return b"%d" % value
 
 
-def _domid(value: int) -> bytes:
-    return _integer(value, "domain id", DOMID_FIRST_RESERVED - 1)
+def _encode_domid(value: int) -> bytes:
+    return _encode_int(value, "domain id", DOMID_FIRST_RESERVED - 1)
 
 
-def _bytes(value: bytes, what: str) -> bytes:
+def _encode_optional_domid(value: int | None) -> bytes:
+    return b"" if value is None else _encode_domid(value) + NUL
+
+
+def _check_bytes(value: bytes, what: str) -> bytes:
     if not isinstance(value, bytes):
         hint = f"; write it as {value.encode()!r}" if isinstance(value, str) else ""
         raise InvalidType(f"{what} must be bytes, not {type(value).__name__}: {value!r}{hint}")
     return value
 
 
-def _text(value: bytes, what: str) -> bytes:
-    if NUL in _bytes(value, what):
+def _check_text(value: bytes, what: str) -> bytes:
+    if NUL in _check_bytes(value, what):
         raise InvalidArgument(f"invalid {what} {value!r}: it must not contain a NUL")
     return value
 
 
-def _keyword(value: bytes, what: str) -> bytes:
-    if not _text(value, what):
+def _check_keyword(value: bytes, what: str) -> bytes:
+    if not _check_text(value, what):
         raise InvalidArgument(f"invalid {what} {value!r}: it is empty")
     return value
 
 
-def _several(values: Sequence[T], what: str) -> Sequence[T]:
+def _check_sequence(values: Sequence[T], what: str) -> Sequence[T]:
     if not isinstance(values, list | tuple):
         raise InvalidType(f"{what} must be a list or a tuple, not {values!r}")
     return values
-
-
-def _optional_domid(value: int | None) -> bytes:
-    return b"" if value is None else _domid(value) + NUL
 
 
 # Database read, write and permissions operations
@@ -279,7 +303,15 @@ def _optional_domid(value: int | None) -> bytes:
 
 @_register
 class Read(_OnePath[bytes]):
-    """The value of a node, byte for byte."""
+    """Read the value of a node.
+
+    The reply's value is the node's, byte for byte.
+
+    Attributes:
+        path: the node's path.
+
+    xenstore.txt: "Database read, write and permissions operations".
+    """
 
     __slots__ = ()
 
@@ -294,9 +326,19 @@ class Read(_OnePath[bytes]):
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class Write(_Acknowledged):
-    """Set the value of a node; make it, and its parents, where missing."""
+    """Set the value of a node. Create the node and its parents where they are missing.
+
+    New parents have empty values. The reply has no value. Daemons answer ENOSPC, EQUOTA or E2BIG if
+    the value or the number of nodes is beyond a quota.
+
+    Attributes:
+        path: the node's path.
+        value: any bytes. With the path and its NUL they must fit a payload of 4096 bytes.
+
+    xenstore.txt: "Database read, write and permissions operations".
+    """
 
     path: bytes
     value: bytes
@@ -307,30 +349,48 @@ class Write(_Acknowledged):
     def payload(self) -> bytes:
         value = self.value
         if value.__class__ is not bytes:
-            _bytes(value, "value")
+            _check_bytes(value, "value")
         return check_node_path(self.path) + NUL + value
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
         path, nul, value = payload.partition(NUL)
         if not nul:
-            raise _not_of(cls, payload)
+            raise _malformed_request(cls, payload)
         return cls(path, value)
 
 
 @_register
 class Mkdir(_OnePath[None], _Acknowledged):
-    """Make a node, and its parents, unless they exist."""
+    """Create a node and its parents where they are missing, with empty values.
+
+    A node that exists stays as it is. The reply has no value. Daemons answer ENOSPC or EQUOTA if
+    the number of a guest's nodes is beyond its quota.
+
+    Attributes:
+        path: the node's path.
+
+    xenstore.txt: "Database read, write and permissions operations".
+    """
 
     __slots__ = ()
 
-    # C xenstored 4.17 ends over an MKDIR without its NUL: `payload` always has it.
+    # `payload` never lacks its NUL, without which MKDIR can end C xenstored 4.17.
     op: ClassVar[int] = Op.MKDIR.value
 
 
 @_register
 class Rm(_OnePath[None], _Acknowledged):
-    """Remove a node and all below it. A missing node whose parent exists is no error."""
+    """Remove a node and all nodes below it.
+
+    It is no error if the node is missing but its parent exists. The reply has no value. The daemon
+    answers ENOENT if the parent is missing, too. C xenstored answers EINVAL to the path ``/``.
+
+    Attributes:
+        path: the node's path.
+
+    xenstore.txt: "Database read, write and permissions operations".
+    """
 
     __slots__ = ()
 
@@ -339,7 +399,17 @@ class Rm(_OnePath[None], _Acknowledged):
 
 @_register
 class Directory(_OnePath[list[bytes]]):
-    """The names of a node's children."""
+    """List the names of a node's children.
+
+    The reply's value is the list, in the daemon's order. C xenstored answers E2BIG if the names,
+    each with its NUL, exceed a payload of 4096 bytes: `DirectoryPart` lists them in parts.
+    oxenstored sends a longer reply over a socket.
+
+    Attributes:
+        path: the node's path.
+
+    xenstore.txt: "Database read, write and permissions operations".
+    """
 
     __slots__ = ()
 
@@ -349,21 +419,21 @@ class Directory(_OnePath[list[bytes]]):
     def parse_reply(self, payload: bytes) -> list[bytes]:
         names = payload.split(NUL)
         if names.pop() or b"" in names:
-            raise self._odd_reply(payload)
+            raise self._malformed_reply(payload)
         return names
 
     def encode_reply(self, value: Sequence[bytes]) -> bytes:
         return b"".join([name + NUL for name in value])
 
 
-@frozen(eq=False, repr=False)
-class Part(Record):
-    """A part of a list of children.
+@record(frozen=True)
+class Part:
+    """A part of the list of a node's children, the value of a reply to `DirectoryPart`.
 
     Attributes:
-        generation: the node's generation count; parts of one list have the same.
-        names: children's names; the first is cut where the offset was not at a name's begin.
-        final: whether the list ends with them.
+        generation: the node's generation count. Parts with the same count are of the same list.
+        names: the children's names. The first lacks its beginning if the offset was inside a name.
+        final: whether the list ends with this part.
     """
 
     generation: int
@@ -372,44 +442,58 @@ class Part(Record):
 
     @property
     def size(self) -> int:
-        """The bytes that the names take in the list: how much further the next part's offset is."""
+        """The bytes that the names take in the list, each with its NUL.
+
+        The next part's offset is the sum of this part's offset and size.
+        """
         return sum(map(len, self.names)) + len(self.names)
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class DirectoryPart(Request[Part]):
-    """Children's names from a byte offset in their list on, for lists too long for a packet."""
+    """List the names of a node's children from an offset on, for a list that exceeds a packet.
+
+    The reply's value is a `Part`. oxenstored 4.17 answers ENOSYS.
+
+    Attributes:
+        path: the node's path.
+        offset: where the part begins in the list, in bytes: each name takes its length and one byte
+            for its NUL.
+
+    xenstore.txt: "Database read, write and permissions operations".
+    """
 
     path: bytes
     offset: int = 0
     op: ClassVar[int] = Op.DIRECTORY_PART.value
-    # The specification lacks the last two NULs; C xenstored wants the one and sends the other,
-    # behind the last child.
+    # xenstore.txt lacks the last NUL of both. C xenstored wants that of the request, and sends that
+    # of the reply behind the last child.
     syntax: ClassVar[str] = "<path>|<offset>|"
     reply_syntax: ClassVar[str] = "<gencnt>|<child-leaf-name>|*[|]"
     transactional: ClassVar[bool] = True
 
     def payload(self) -> bytes:
-        offset = _integer(self.offset, "offset", UINT32_MAX)
+        offset = _encode_int(self.offset, "offset", UINT32_MAX)
         return check_node_path(self.path) + NUL + offset + NUL
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        path, offset = _strings_of(cls, payload, 2)
-        return cls(path, _number_of(cls, offset))
+        path, offset = _parse_strings(cls, payload, 2)
+        return cls(path, _parse_number(cls, offset))
 
     def parse_reply(self, payload: bytes) -> Part:
         generation, *names = payload.split(NUL)
         if not generation.isdigit() or len(generation) > 20 or not names or names.pop():
-            raise self._odd_reply(payload)
+            raise self._malformed_reply(payload)
         final = names[-1:] == [b""]
         if final:
             names.pop()
-        # The first may be empty: an offset into a list that has changed can hit any byte of it.
-        odd = names if self.offset == 0 else names[1:]
-        if b"" in odd or not (names or final):
-            raise self._odd_reply(payload)
+        # The first name may be empty: the list may have changed since the part before, so that the
+        # offset may be that of any byte.
+        whole = names if self.offset == 0 else names[1:]
+        if b"" in whole or not (names or final):
+            raise self._malformed_reply(payload)
         return Part(int(generation), names, final)
 
     def encode_reply(self, value: Part) -> bytes:
@@ -419,7 +503,15 @@ class DirectoryPart(Request[Part]):
 
 @_register
 class GetPerms(_OnePath[list[Permission]]):
-    """The permissions of a node or of a special path."""
+    """Read the permissions of a node or of a special path.
+
+    The reply's value is a list of `Permission`, the owner's first.
+
+    Attributes:
+        path: the node's path, or a special path.
+
+    xenstore.txt: "Database read, write and permissions operations".
+    """
 
     __slots__ = ()
 
@@ -432,20 +524,32 @@ class GetPerms(_OnePath[list[Permission]]):
     def parse_reply(self, payload: bytes) -> list[Permission]:
         *texts, rest = payload.split(NUL)
         if rest or not texts:
-            raise self._odd_reply(payload)
+            raise self._malformed_reply(payload)
         try:
             return [Permission.parse(text) for text in texts]
         except InvalidArgument:
-            raise self._odd_reply(payload) from None
+            raise self._malformed_reply(payload) from None
 
     def encode_reply(self, value: Sequence[Permission]) -> bytes:
         return b"".join([permission.encode() + NUL for permission in value])
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class SetPerms(_Acknowledged):
-    """Set the permissions of a node or of a special path: the owner's first, then the others'."""
+    """Set the permissions of a node or of a special path.
+
+    The reply has no value. Daemons answer EPERM or EACCES to a guest that changes the owner. C
+    xenstored answers ENOENT if the new owner does not exist, and ENOSPC to a guest that sets more
+    permissions than its quota allows.
+
+    Attributes:
+        path: the node's path, or a special path.
+        permissions: a list or tuple of `Permission` or of their text forms, such as ``b"r5"``. The
+            first is the owner's, and says what domains that are not listed may do.
+
+    xenstore.txt: "Database read, write and permissions operations".
+    """
 
     path: bytes
     permissions: Sequence[Permission | bytes]
@@ -455,48 +559,62 @@ class SetPerms(_Acknowledged):
     missing: ClassVar[str] = "there is no such node, or no such domain to own it"
 
     def payload(self) -> bytes:
-        permissions = _several(self.permissions, "permissions")
+        permissions = _check_sequence(self.permissions, "permissions")
         texts = [check_permission(permission) for permission in permissions]
         if not texts:
             raise InvalidArgument(
-                "no permissions: at least the owner's must be given", path=self.path
+                "no permissions: the list must have at least the owner's", path=self.path
             )
         return check_path(self.path) + NUL + b"".join([text + NUL for text in texts])
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        # Daemons drop what follows the last NUL.
+        # Daemons drop the bytes behind the last NUL.
         path, *texts = payload.split(NUL)[:-1] or [b""]
         if not texts:
-            raise _not_of(cls, payload)
+            raise _malformed_request(cls, payload)
         try:
             return cls(path, tuple(map(Permission.parse, texts)))
         except InvalidArgument:
-            raise _not_of(cls, payload) from None
+            raise _malformed_request(cls, payload) from None
 
 
 # Watches
 
 
-#: So that an event on the longest path fits a packet beside its token.
+#: The most bytes of a token: an event with the longest path must fit a packet.
 TOKEN_MAX: Final = PAYLOAD_MAX - ABS_PATH_MAX - 2
 
 
-def _watch_names(path: bytes, token: bytes) -> bytes:
-    """``<wpath>|<token>|``."""
-    if len(_text(token, "token")) > TOKEN_MAX:
+def _encode_watch(path: bytes, token: bytes) -> bytes:
+    """The strings ``<wpath>|<token>|`` of WATCH and UNWATCH."""
+    if len(_check_text(token, "token")) > TOKEN_MAX:
         raise InvalidArgument(
-            f"invalid token {token[:40]!r}...: its {len(token)} bytes exceed {TOKEN_MAX}", path=path
+            f"invalid token {token[:40]!r}...: its {len(token)} bytes exceed the {TOKEN_MAX} "
+            "that fit an event",
+            path=path,
         )
     return check_path(path) + NUL + token + NUL
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class Watch(_Acknowledged):
-    """Be told of changes at and below a path.
+    """Set a watch: have the daemon send an event when something changes at or below a path.
 
-    `depth` limits how far below: 0 is the path alone, None all. It needs a daemon of Xen 4.22.
+    The reply has no value. The first event comes at once, on the watched path, before or after the
+    reply. A daemon may merge equal events that it has not sent yet.
+
+    The daemon answers EEXIST if the connection has a watch with this path and token, and ENOSPC,
+    EQUOTA or E2BIG to a guest whose watches are beyond its quota. Daemons older than Xen 4.22
+    answer EINVAL to a request with a depth.
+
+    Attributes:
+        path: the path of a node, which need not exist, or a special path.
+        token: the bytes that each event of the watch carries, at most 1022 and without a NUL.
+        depth: how many levels below the path changes count; 0 is the path alone, None all levels.
+
+    xenstore.txt: "Watches".
     """
 
     path: bytes
@@ -507,21 +625,30 @@ class Watch(_Acknowledged):
     changes_state: ClassVar[bool] = True
 
     def payload(self) -> bytes:
-        names = _watch_names(self.path, self.token)
+        names = _encode_watch(self.path, self.token)
         if self.depth is None:
             return names
-        return names + _integer(self.depth, "depth", UINT32_MAX >> 1) + NUL
+        return names + _encode_int(self.depth, "depth", UINT32_MAX >> 1) + NUL
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        path, token, *depth = _strings_of(cls, payload, 2, 3)
-        return cls(path, token, _number_of(cls, depth[0], UINT32_MAX >> 1) if depth else None)
+        path, token, *depth = _parse_strings(cls, payload, 2, 3)
+        return cls(path, token, _parse_number(cls, depth[0], UINT32_MAX >> 1) if depth else None)
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class Unwatch(_Acknowledged):
-    """Take a watch back."""
+    """Remove a watch.
+
+    The reply has no value. The daemon answers ENOENT if there is no watch with this path and token.
+
+    Attributes:
+        path: the watch's path.
+        token: the watch's token.
+
+    xenstore.txt: "Watches".
+    """
 
     path: bytes
     token: bytes
@@ -531,20 +658,22 @@ class Unwatch(_Acknowledged):
     missing: ClassVar[str] = "there is no such watch"
 
     def payload(self) -> bytes:
-        return _watch_names(self.path, self.token)
+        return _encode_watch(self.path, self.token)
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        path, token = _strings_of(cls, payload, 2)
+        path, token = _parse_strings(cls, payload, 2)
         return cls(path, token)
 
 
-@define(eq=False, repr=False)
+@record
 class _NoFields(Request[T]):
+    """A request without fields."""
+
     syntax: ClassVar[str] = "|"
 
     def payload(self) -> bytes:
-        # Never empty: oxenstored does not answer an empty payload until more bytes come.
+        # Never empty: oxenstored answers a request without a payload only when more bytes come.
         return NUL
 
     @classmethod
@@ -554,7 +683,12 @@ class _NoFields(Request[T]):
 
 @_register
 class ResetWatches(_NoFields[None], _Acknowledged):
-    """Forget every watch and every transaction of the connection."""
+    """Remove every watch and drop every transaction of the connection.
+
+    The reply has no value.
+
+    xenstore.txt: "Watches".
+    """
 
     __slots__ = ()
 
@@ -567,7 +701,14 @@ class ResetWatches(_NoFields[None], _Acknowledged):
 
 @_register
 class TransactionStart(_NoFields[int]):
-    """Start a transaction; its id is the reply's value."""
+    """Start a transaction.
+
+    The reply's value is the transaction's id, an int of 1 to 2**32 - 1, which the headers of the
+    transaction's requests carry. The daemon answers ENOSPC or EQUOTA to a guest whose transactions
+    are beyond its quota.
+
+    xenstore.txt: "Transactions".
+    """
 
     __slots__ = ()
 
@@ -577,11 +718,11 @@ class TransactionStart(_NoFields[int]):
 
     def parse_reply(self, payload: bytes) -> int:
         digits = payload[:-1]
-        # An id of 0 would turn the transaction's requests into plain ones.
+        # With id 0, the transaction's requests would be requests outside of any transaction.
         if payload[-1:] != NUL or not digits.isdigit() or len(digits) > 10:
-            raise self._odd_reply(payload)
+            raise self._malformed_reply(payload)
         if not 0 < int(digits) <= UINT32_MAX:
-            raise self._odd_reply(payload)
+            raise self._malformed_reply(payload)
         return int(digits)
 
     def encode_reply(self, value: int) -> bytes:
@@ -589,9 +730,19 @@ class TransactionStart(_NoFields[int]):
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class TransactionEnd(_Acknowledged):
-    """End the transaction that the header names: commit it, or drop it."""
+    """End the transaction that the header names: commit it or drop it.
+
+    The reply has no value. The daemon answers EAGAIN if another change conflicts with the
+    transaction: nothing of it took place, and it may run again. After a refused write in the
+    transaction, C xenstored may answer ENOMEM: nothing of it took place, and that is final.
+
+    Attributes:
+        commit: True to commit the transaction, False to drop it.
+
+    xenstore.txt: "Transactions".
+    """
 
     commit: bool
     op: ClassVar[int] = Op.TRANSACTION_END.value
@@ -602,25 +753,31 @@ class TransactionEnd(_Acknowledged):
     def payload(self) -> bytes:
         if self.commit.__class__ is not bool:
             raise InvalidType(f"commit must be a bool, not {self.commit!r}")
-        return b"T\0" if self.commit else b"F\0"
+        return _TRUE if self.commit else _FALSE
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        if payload not in (b"T\0", b"F\0"):
-            raise _not_of(cls, payload)
-        return cls(payload == b"T\0")
+        if payload not in (_TRUE, _FALSE):
+            raise _malformed_request(cls, payload)
+        return cls(payload == _TRUE)
 
 
 # Domain management and xenstored communications
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class Introduce(_Acknowledged):
-    """Tell the daemon to serve a domain.
+    """Have the daemon serve a domain. Only dom0 may ask for it.
 
-    `gfn` is the frame of its ring page (signed decimal on the wire), `evtchn` its unbound event
-    channel.
+    The reply has no value.
+
+    Attributes:
+        domid: the domain's id, 0 to 32751.
+        gfn: the frame number of the domain's ring page, a signed number of 64 bits.
+        evtchn: the port of the domain's unbound event channel, an unsigned number of 32 bits.
+
+    xenstore.txt: "Domain management and xenstored communications".
     """
 
     domid: int
@@ -630,22 +787,32 @@ class Introduce(_Acknowledged):
     syntax: ClassVar[str] = "<domid>|<gfn>|<evtchn>|"
 
     def payload(self) -> bytes:
-        gfn = _integer(self.gfn, "gfn", (1 << 63) - 1, -(1 << 63))
-        return b"\0".join(
-            (_domid(self.domid), gfn, _integer(self.evtchn, "evtchn", UINT32_MAX), b"")
-        )
+        gfn = _encode_int(self.gfn, "gfn", (1 << 63) - 1, -(1 << 63))
+        domid = _encode_domid(self.domid)
+        evtchn = _encode_int(self.evtchn, "evtchn", UINT32_MAX)
+        return domid + NUL + gfn + NUL + evtchn + NUL
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        domid, gfn, evtchn, *_ = _strings_of(cls, payload, 3, 4)
+        # The fourth string is reserved.
+        domid, gfn, evtchn, *_ = _parse_strings(cls, payload, 3, 4)
         if not gfn.removeprefix(b"-").isdigit() or len(gfn) > 20:
-            raise _not_of(cls, payload)
-        return cls(_number_of(cls, domid, 0xFFFF), int(gfn), _number_of(cls, evtchn))
+            raise _malformed_request(cls, payload)
+        return cls(_parse_domid(cls, domid), int(gfn), _parse_number(cls, evtchn))
 
 
 @_register
 class Release(_OneDomid[None], _Acknowledged):
-    """Tell the daemon to serve a domain no more."""
+    """Have the daemon serve a domain no longer. Only dom0 may ask for it.
+
+    The reply has no value. C xenstored answers ENOENT if it does not serve the domain, and EINVAL
+    for dom0.
+
+    Attributes:
+        domid: the domain's id, 0 to 32751.
+
+    xenstore.txt: "Domain management and xenstored communications".
+    """
 
     __slots__ = ()
 
@@ -654,18 +821,35 @@ class Release(_OneDomid[None], _Acknowledged):
 
 @_register
 class GetDomainPath(_OneDomid[bytes], _Text):
-    """The path that a domain's relative paths start from."""
+    """Ask for the path from which a domain's relative paths start.
+
+    The reply's value is the path, such as ``b"/local/domain/5"``. The domain need not exist.
+
+    Attributes:
+        domid: the domain's id, 0 to 32751.
+
+    xenstore.txt: "Domain management and xenstored communications".
+    """
 
     __slots__ = ()
 
     op: ClassVar[int] = Op.GET_DOMAIN_PATH.value
-    transactional: ClassVar[bool] = True  # touches no node, but tells whether it still lives
+    # It reads no node, but its answer tells whether the daemon still has the transaction.
+    transactional: ClassVar[bool] = True
     reply_syntax: ClassVar[str] = "<path>|"
 
 
 @_register
 class IsDomainIntroduced(_OneDomid[bool]):
-    """Whether the daemon serves a domain."""
+    """Ask whether the daemon serves a domain.
+
+    The reply's value is a bool. C xenstored answers EACCES to a guest.
+
+    Attributes:
+        domid: the domain's id, 0 to 32751.
+
+    xenstore.txt: "Domain management and xenstored communications".
+    """
 
     __slots__ = ()
 
@@ -673,17 +857,26 @@ class IsDomainIntroduced(_OneDomid[bool]):
     reply_syntax: ClassVar[str] = "T| or F|"
 
     def parse_reply(self, payload: bytes) -> bool:
-        if payload not in (b"T\0", b"F\0"):
-            raise self._odd_reply(payload)
-        return payload == b"T\0"
+        if payload not in (_TRUE, _FALSE):
+            raise self._malformed_reply(payload)
+        return payload == _TRUE
 
     def encode_reply(self, value: bool) -> bytes:
-        return b"T\0" if value else b"F\0"
+        return _TRUE if value else _FALSE
 
 
 @_register
 class Resume(_OneDomid[None], _Acknowledged):
-    """Have a domain's next shutdown told through ``@releaseDomain`` again."""
+    """Have ``@releaseDomain`` fire again at a domain's next shutdown. Only dom0 may ask for it.
+
+    The reply has no value. C xenstored answers ENOENT if it does not serve the domain, and EINVAL
+    for dom0.
+
+    Attributes:
+        domid: the domain's id, 0 to 32751.
+
+    xenstore.txt: "Domain management and xenstored communications".
+    """
 
     __slots__ = ()
 
@@ -691,9 +884,18 @@ class Resume(_OneDomid[None], _Acknowledged):
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class SetTarget(_Acknowledged):
-    """Give domain `domid` the rights of domain `target`."""
+    """Give a domain the rights of another domain, its target. Only dom0 may ask for it.
+
+    The reply has no value. The daemon answers ENOENT if it does not serve one of them.
+
+    Attributes:
+        domid: the id of the domain that gets the rights, 0 to 32751.
+        target: the id of the domain that has them, 0 to 32751.
+
+    xenstore.txt: "Domain management and xenstored communications".
+    """
 
     domid: int
     target: int
@@ -701,21 +903,23 @@ class SetTarget(_Acknowledged):
     syntax: ClassVar[str] = "<domid>|<tdomid>|"
 
     def payload(self) -> bytes:
-        return _domid(self.domid) + NUL + _domid(self.target) + NUL
+        return _encode_domid(self.domid) + NUL + _encode_domid(self.target) + NUL
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        domid, target = _strings_of(cls, payload, 2)
-        return cls(_number_of(cls, domid, 0xFFFF), _number_of(cls, target, 0xFFFF))
+        domid, target = _parse_strings(cls, payload, 2)
+        return cls(_parse_domid(cls, domid), _parse_domid(cls, target))
 
 
 class _Number(Request[int]):
+    """A request whose reply is a number that is not negative."""
+
     __slots__ = ()
 
     def parse_reply(self, payload: bytes) -> int:
         digits = payload[:-1]
         if payload[-1:] != NUL or not digits.isdigit() or len(digits) > 20:
-            raise self._odd_reply(payload)
+            raise self._malformed_reply(payload)
         return int(digits)
 
     def encode_reply(self, value: int) -> bytes:
@@ -723,9 +927,18 @@ class _Number(Request[int]):
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class GetFeature(_Number):
-    """The feature bits of a domain, or those that the daemon has for the caller."""
+    """Ask for the features of XenStore that a domain sees, as bits (xenstore-ring.txt).
+
+    The reply's value is an int. Daemons older than Xen 4.21 answer ENOSYS.
+
+    Attributes:
+        domid: the domain's id, 0 to 32751, with which only dom0 may ask. None asks for the features
+            that the daemon has for the caller.
+
+    xenstore.txt: "Domain management and xenstored communications".
+    """
 
     domid: int | None = None
     op: ClassVar[int] = Op.GET_FEATURE.value
@@ -733,19 +946,30 @@ class GetFeature(_Number):
     reply_syntax: ClassVar[str] = "<value>|"
 
     def payload(self) -> bytes:
-        # The one form that must be empty; see `operations.get_feature`.
-        return _optional_domid(self.domid)
+        # Without a domain id the payload must be empty. oxenstored then waits for more bytes, which
+        # `operations.get_feature` sends.
+        return _encode_optional_domid(self.domid)
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        strings = _strings_of(cls, payload, 0, 1)
-        return cls(_number_of(cls, strings[0], 0xFFFF) if strings else None)
+        strings = _parse_strings(cls, payload, 0, 1)
+        return cls(_parse_domid(cls, strings[0]) if strings else None)
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class SetFeature(_Acknowledged):
-    """Set the feature bits that a domain will see, before it is introduced."""
+    """Set the features that a domain will see, as bits. Only dom0 may ask for it.
+
+    The reply has no value. The daemon answers EBUSY if the domain has been introduced, and EINVAL
+    for a bit that the daemon does not support. Daemons older than Xen 4.21 answer ENOSYS.
+
+    Attributes:
+        domid: the domain's id, 0 to 32751.
+        features: the bits, an unsigned number of 32 bits.
+
+    xenstore.txt: "Domain management and xenstored communications".
+    """
 
     domid: int
     features: int
@@ -753,18 +977,29 @@ class SetFeature(_Acknowledged):
     syntax: ClassVar[str] = "<domid>|<value>|"
 
     def payload(self) -> bytes:
-        return _domid(self.domid) + NUL + _integer(self.features, "features", UINT32_MAX) + NUL
+        domid = _encode_domid(self.domid)
+        return domid + NUL + _encode_int(self.features, "features", UINT32_MAX) + NUL
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        domid, features = _strings_of(cls, payload, 2)
-        return cls(_number_of(cls, domid, 0xFFFF), _number_of(cls, features))
+        domid, features = _parse_strings(cls, payload, 2)
+        return cls(_parse_domid(cls, domid), _parse_number(cls, features))
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class GetQuota(Request[int | list[bytes]]):
-    """A quota of a domain, or the global one; without a name, the names of all quotas."""
+    """Ask for a quota, or for the names of all quotas. Only dom0 may ask.
+
+    The reply's value is an int, in which 0 is no limit, or the list of names if `name` is None.
+    Daemons older than Xen 4.22 answer ENOSYS.
+
+    Attributes:
+        name: the quota's name, such as ``b"nodes"``; None asks for the names.
+        domid: the domain's id, 0 to 32751; None asks for the quota that new domains get.
+
+    xenstore.txt: "Domain management and xenstored communications".
+    """
 
     name: bytes | None = None
     domid: int | None = None
@@ -777,23 +1012,23 @@ class GetQuota(Request[int | list[bytes]]):
             if self.domid is not None:
                 raise InvalidArgument(f"a quota of domain {self.domid} must be named")
             return b""
-        return _optional_domid(self.domid) + _keyword(self.name, "quota") + NUL
+        return _encode_optional_domid(self.domid) + _check_keyword(self.name, "quota") + NUL
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
         if not payload:
             return cls()
-        *domid, name = _strings_of(cls, payload, 1, 2)
-        return cls(name, _number_of(cls, domid[0], 0xFFFF) if domid else None)
+        *domid, name = _parse_strings(cls, payload, 1, 2)
+        return cls(name, _parse_domid(cls, domid[0]) if domid else None)
 
     def parse_reply(self, payload: bytes) -> int | list[bytes]:
         text = payload[:-1]
         if payload[-1:] != NUL or NUL in text:
-            raise self._odd_reply(payload)
+            raise self._malformed_reply(payload)
         if self.name is None:
             return text.split()
         if not text.isdigit() or len(text) > 20:
-            raise self._odd_reply(payload)
+            raise self._malformed_reply(payload)
         return int(text)
 
     def encode_reply(self, value: int | list[bytes]) -> bytes:
@@ -801,9 +1036,20 @@ class GetQuota(Request[int | list[bytes]]):
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class SetQuota(_Acknowledged):
-    """Set a quota of a domain, or the global one; 0 is no limit."""
+    """Set a quota. Only dom0 may ask for it.
+
+    The reply has no value. The daemon answers EINVAL if it has no such quota. Daemons older than
+    Xen 4.22 answer ENOSYS.
+
+    Attributes:
+        name: the quota's name, such as ``b"nodes"``.
+        value: the limit, an unsigned number of 32 bits; 0 is no limit.
+        domid: the domain's id, 0 to 32751; None sets the quota that new domains get.
+
+    xenstore.txt: "Domain management and xenstored communications".
+    """
 
     name: bytes
     value: int
@@ -812,23 +1058,35 @@ class SetQuota(_Acknowledged):
     syntax: ClassVar[str] = "[<domid>|]<quota>|<value>|"
 
     def payload(self) -> bytes:
-        value = _integer(self.value, "quota value", UINT32_MAX)
-        return _optional_domid(self.domid) + _keyword(self.name, "quota") + NUL + value + NUL
+        value = _encode_int(self.value, "quota value", UINT32_MAX)
+        domid = _encode_optional_domid(self.domid)
+        return domid + _check_keyword(self.name, "quota") + NUL + value + NUL
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        *domid, name, value = _strings_of(cls, payload, 2, 3)
-        of = _number_of(cls, domid[0], 0xFFFF) if domid else None
-        return cls(name, _number_of(cls, value), of)
+        *domid, name, value = _parse_strings(cls, payload, 2, 3)
+        owner = _parse_domid(cls, domid[0]) if domid else None
+        return cls(name, _parse_number(cls, value), owner)
 
 
 # Miscellaneous
 
 
 @_register
-@define(eq=False, repr=False)
+@record
 class Control(Request[bytes]):
-    """A command to the daemon; which there are, and what they answer, is the daemon's own."""
+    """Give the daemon a command.
+
+    The reply's value is the daemon's text. Each daemon has commands and answers of its own. C
+    xenstored answers ``help`` with a list of its commands, an unknown command with EINVAL, and a
+    guest with EACCES.
+
+    Attributes:
+        command: the command's name, without a NUL and not empty.
+        parameters: a list or tuple of its arguments, each without a NUL.
+
+    xenstore.txt: "Miscellaneous".
+    """
 
     command: bytes
     parameters: Sequence[bytes] = ()
@@ -837,16 +1095,16 @@ class Control(Request[bytes]):
     reply_syntax: ClassVar[str] = "<text>|"
 
     def payload(self) -> bytes:
-        texts = [_keyword(self.command, "control command")]
-        parameters = _several(self.parameters, "control parameters")
-        texts += [_text(parameter, "control parameter") for parameter in parameters]
+        texts = [_check_keyword(self.command, "control command")]
+        parameters = _check_sequence(self.parameters, "control parameters")
+        texts += [_check_text(parameter, "control parameter") for parameter in parameters]
         return b"".join([text + NUL for text in texts])
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
         *texts, rest = payload.split(NUL)
         if rest or not texts:
-            raise _not_of(cls, payload)
+            raise _malformed_request(cls, payload)
         return cls(texts[0], tuple(texts[1:]))
 
     def parse_reply(self, payload: bytes) -> bytes:
@@ -856,18 +1114,25 @@ class Control(Request[bytes]):
         return value + NUL
 
 
-@define(eq=False, repr=False)
+@record
 class Unknown(Request[bytes]):
-    """A request of a type that xs_wire.h lacks, with any payload."""
+    """Send a request of any type with any payload, such as a type that xs_wire.h lacks.
 
-    op: int  # type: ignore[misc]  # the one class whose instances differ in it
+    The reply's value is its payload. Daemons answer ENOSYS to a type that they do not know.
+
+    Attributes:
+        op: the message type, an unsigned number of 32 bits.
+        data: the payload.
+    """
+
+    op: int  # type: ignore[misc]  # a field of this class, but a constant of all others
     data: bytes
     syntax: ClassVar[str] = "??"
     reply_syntax: ClassVar[str] = "??"
 
     def payload(self) -> bytes:
-        _integer(self.op, "message type", UINT32_MAX)
-        return _bytes(self.data, "payload")
+        _encode_int(self.op, "message type", UINT32_MAX)
+        return _check_bytes(self.data, "payload")
 
     def parse_reply(self, payload: bytes) -> bytes:
         return payload

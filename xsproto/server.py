@@ -1,17 +1,21 @@
-"""The daemon's end of a connection, as a pure state machine.
+"""The daemon's end of a connection, as a state machine without I/O.
 
-Bytes in (`receive_data`), requests out (`next_event`); answers in (`reply`, `error`, `fire`), bytes
-out (`data_to_send`). The rules, each of them a property in ``tests/engine/test_server.py``:
+The daemon hands in the bytes that it read (`receive_data`) and takes out requests (`next_event`).
+It hands in answers and watch events (`reply`, `error`, `fire`) and takes out the bytes to write
+(`data_to_send`). Each of these rules is a property in ``tests/engine/test_server.py``:
 
-1. Chunking never changes the events, and `Closed` is the last of them, once.
-2. No byte of the peer makes `receive_data` raise. A header that announces more than `max_payload`
-   ends the connection, after the requests before it.
-3. Requests come out as they came, one by one, and answers go out in the order they were given.
+1. The events do not depend on how the stream is cut into portions. `Closed` is the last event, and
+   comes once.
+2. No byte from the client makes `receive_data` raise. A header that announces more than
+   `max_payload` bytes ends the connection, after the requests before it.
+3. Requests come out one by one, in the order in which they came. Answers go out in the order in
+   which the daemon gave them.
 4. While more than `max_output` bytes of answers wait to be sent, no request comes out and no more
-   data is wanted. Answers are never dropped.
-5. An event like one that still waits is not sent again (special paths: it is), nor is one that
-   does not fit a packet. With more than `max_events` bytes of events waiting, the connection ends.
-6. An answer too long for a packet becomes the error E2BIG.
+   data is wanted. No answer is dropped.
+5. An event equal to one that still waits is not sent again, unless its path is a special one. An
+   event that does not fit a packet is dropped. With more than `max_events` bytes of events waiting,
+   the connection ends.
+6. An answer that is too long for a packet becomes the error E2BIG.
 """
 
 from __future__ import annotations
@@ -28,10 +32,10 @@ from .wire import HEADER, HEADER_SIZE, NUL, PAYLOAD_MAX, Op
 
 __all__ = ["MAX_EVENTS", "MAX_OUTPUT", "ServerConnection"]
 
-#: Bytes of answers waiting beyond which a connection's requests are left alone.
+#: Bytes of waiting answers beyond which no more requests are taken from a connection.
 MAX_OUTPUT: Final = 256 * 1024
 
-#: Bytes of events waiting beyond which a connection is given up.
+#: Bytes of waiting events beyond which a connection is closed.
 MAX_EVENTS: Final = 4 * 1024 * 1024
 
 _unpack: Final = HEADER.unpack_from
@@ -42,7 +46,7 @@ _WATCH_EVENT: Final = Op.WATCH_EVENT.value
 
 @define(eq=False, repr=False, slots=True)
 class _Waiting:
-    """What waits to be sent: messages, their bytes, and the events among them."""
+    """The messages that wait to be sent, the events among them, and how many bytes each are."""
 
     messages: deque[bytes]
     events: set[bytes]
@@ -51,11 +55,12 @@ class _Waiting:
 
 
 class ServerConnection:
-    """A daemon's connection. Never blocks, knows no clock, is not thread-safe.
+    """A daemon's connection. It never blocks, knows no clock, and is not thread-safe.
 
     Arguments:
         max_payload: the most bytes of a request's payload; a longer one ends the connection.
-        max_output, max_events: bounds in bytes of what waits to be sent (rules 4 and 5).
+        max_output: the bytes of waiting answers beyond which no request comes out.
+        max_events: the bytes of waiting events beyond which the connection ends.
     """
 
     def __init__(
@@ -69,25 +74,25 @@ class ServerConnection:
         self._max_output = max_output
         self._max_events = max_events
         self._data = b""
-        self._at = 0
+        self._used = 0  # bytes of it
         self._out = _Waiting(deque(), set())
-        #: Why the connection is over; None while it is not. To be read only.
+        #: Why the connection ended; None while it is open. Read only.
         self.closed: ConnectionClosed | RemoteProtocolError | None = None
-        self._ended = False  # whether the peer said that no more will come
-        self._finished = False  # whether everyone was told
+        self._ended = False  # whether the client has ended the stream
+        self._finished = False  # whether `next_event` has returned `Closed`
 
     # Bytes in, events out
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
-        """Take bytes from the peer; none at all is the end of the stream."""
+        """Take bytes from the client; empty data is the end of the stream."""
         if not data:
             self._ended = True
         elif self.closed is None:
-            self._data = self._data[self._at :] + data
-            self._at = 0
+            self._data = self._data[self._used :] + data
+            self._used = 0
 
     def next_event(self) -> RequestReceived | Closed | None:
-        """The next request, or the end; None while there is nothing to be done."""
+        """Return the next request, or the end; None while there is nothing to do."""
         raw = self.next_raw()
         if raw is not None:
             return RequestReceived(*raw)
@@ -97,13 +102,17 @@ class ServerConnection:
         return None
 
     def next_raw(self) -> tuple[int, int, int, bytes] | None:
-        """As `next_event`, of requests alone: (type, request id, transaction id, payload)."""
+        """Return the next request as (type, request id, transaction id, payload), or None.
+
+        This is `next_event` without objects, and without the end.
+        """
         if self.closed is not None or self._out.answer_bytes > self._max_output:
             return None
-        data, at = self._data, self._at
-        body = at + HEADER_SIZE
+        # One step of `wire.split_packets`, because each answer decides whether there is a next one.
+        data, used = self._data, self._used
+        body = used + HEADER_SIZE
         if body <= len(data):
-            op, rq_id, tx_id, size = _unpack(data, at)
+            op, rq_id, tx_id, size = _unpack(data, used)
             if size > self._max_payload:
                 self._close(
                     RemoteProtocolError(
@@ -113,35 +122,35 @@ class ServerConnection:
                 return None
             stop = body + size
             if stop <= len(data):
-                self._at = stop
+                self._used = stop
                 return op, rq_id, tx_id, data[body:stop]
         if self._ended:
             self._close(ConnectionClosed("the client has closed the connection"))
         return None
 
     def close(self, why: str = "the daemon has closed the connection") -> None:
-        """End the connection from this side."""
+        """End the connection from the daemon's side."""
         self._close(ConnectionClosed(why))
 
     def _close(self, reason: ConnectionClosed | RemoteProtocolError) -> None:
         if self.closed is None:
             self.closed = reason
-            self._data, self._at = b"", 0
+            self._data, self._used = b"", 0
 
     @property
     def wants_data(self) -> bool:
-        """Whether it makes sense to read from the peer now (rule 4)."""
+        """Whether the daemon should read from the client now."""
         return (
             self.closed is None
             and not self._ended
             and self._out.answer_bytes <= self._max_output
-            and len(self._data) - self._at <= self._max_payload + HEADER_SIZE
+            and len(self._data) - self._used <= self._max_payload + HEADER_SIZE
         )
 
     # Answers
 
     def reply(self, received: RequestReceived, request: Request[Any], value: Any = None) -> None:
-        """Answer a request with success; `value` is what `Request.encode_reply` takes."""
+        """Answer a request with success; `Request.encode_reply` says what `value` may be."""
         self.answer(received.op, received.rq_id, received.tx_id, request.encode_reply(value))
 
     def error(self, received: RequestReceived, code: str) -> None:
@@ -150,7 +159,7 @@ class ServerConnection:
         self.answer(_ERROR, received.rq_id, received.tx_id, payload)
 
     def answer(self, op: int, rq_id: int, tx_id: int, payload: bytes) -> None:
-        """Answer with a payload that is encoded already."""
+        """Answer with a payload that is encoded already. After the end, do nothing."""
         if self.closed is not None:
             return
         if len(payload) > PAYLOAD_MAX:
@@ -160,7 +169,7 @@ class ServerConnection:
         self._out.answer_bytes += len(message)
 
     def fire(self, path: bytes, token: bytes) -> None:
-        """Send a watch event (rule 5)."""
+        """Send a watch event, unless one like it waits or it does not fit a packet."""
         size = len(path) + len(token) + 2
         if self.closed is not None or size > PAYLOAD_MAX:
             return
@@ -180,15 +189,15 @@ class ServerConnection:
 
     @property
     def pending(self) -> int:
-        """How many bytes wait to be sent."""
+        """How many bytes of answers and events wait to be sent."""
         return self._out.answer_bytes + self._out.event_bytes
 
     def data_to_send(self, size: int | None = None) -> bytes:
-        """Hand out what waits to be sent: whole messages, once.
+        """Return messages that wait to be sent. The caller must send them all.
 
         Arguments:
-            size: stop when that many bytes are reached. What is not handed out can still be
-                merged with events to come.
+            size: stop after the message that reaches this many bytes; None for all messages.
+                Events that stay can still be merged with later ones.
         """
         out = self._out
         if size is None or self.pending <= size:

@@ -1,7 +1,8 @@
-"""The wire: headers, packets, and how packets are found in bytes.
+"""The wire: message types, packets, and how packets are found in a stream of bytes.
 
-A packet is a header of four native 32-bit unsigned integers (type, request id, transaction id,
-payload length; xs_wire.h, struct xsd_sockmsg) and its payload.
+A packet is a header and a payload. The header is four unsigned 32-bit integers in the byte order of
+the machine: message type, request id, transaction id and length of the payload (xs_wire.h, struct
+xsd_sockmsg).
 """
 
 from collections.abc import Sequence
@@ -9,15 +10,17 @@ from enum import IntEnum
 from struct import Struct
 from typing import Final
 
-from attrs import define
-
-from ._record import Record
+from ._record import record
 from .errors import RemoteProtocolError
 
 __all__ = [
+    "DOMID_ANY",
+    "DOMID_FIRST_RESERVED",
+    "DOMID_SELF",
     "HEADER",
     "HEADER_SIZE",
     "NUL",
+    "OK",
     "PAYLOAD_MAX",
     "REPLY_MAX",
     "Op",
@@ -28,29 +31,41 @@ __all__ = [
     "split_packets",
 ]
 
-#: The header of a packet: type, request id, transaction id, length of the payload.
+#: The header of a packet: message type, request id, transaction id, bytes of the payload.
 HEADER: Final = Struct("=4I")
-#: Bytes of a header.
+#: The size of a header in bytes.
 HEADER_SIZE: Final = 16
 _unpack: Final = HEADER.unpack_from
-#: What ends each string on the wire.
+#: The byte that ends a string on the wire.
 NUL: Final = b"\0"
+#: The payload of a successful reply that has no value.
+OK: Final = b"OK\0"
 
-#: XENSTORE_PAYLOAD_MAX. The daemon ends the connection over a longer request.
+#: The most bytes of a payload (xs_wire.h, XENSTORE_PAYLOAD_MAX). C xenstored ends a connection that
+#: announces a longer request.
 PAYLOAD_MAX: Final = 4096
 
-#: oxenstored sends DIRECTORY replies longer than PAYLOAD_MAX over sockets; accepted up to here.
+#: The most bytes of a reply's payload that are accepted by default. oxenstored sends DIRECTORY
+#: replies that are longer than PAYLOAD_MAX over sockets.
 REPLY_MAX: Final = 65536
 
-#: ``((type, request id, transaction id, length), payload)``: a packet as cheap as it can be had.
+#: A packet as a tuple, ``((type, request id, transaction id, length), payload)``, which is made
+#: faster than a `Packet`.
 RawPacket = tuple[tuple[int, int, int, int], bytes]
+
+#: The first domain id that no domain has (xen.h). It and the ids above have special meanings.
+DOMID_FIRST_RESERVED: Final = 0x7FF0
+#: The domain id that means the caller's own domain (xen.h).
+DOMID_SELF: Final = 0x7FF0
+#: The domain id that means every domain, in a permission of the newest C xenstored (xen.h).
+DOMID_ANY: Final = 0x7FF5
 
 
 class Op(IntEnum):
     """Message types (xs_wire.h, enum xsd_sockmsg_type)."""
 
     CONTROL = 0
-    DEBUG = 0  # the old name
+    DEBUG = 0  # the old name of CONTROL
     DIRECTORY = 1
     READ = 2
     GET_PERMS = 3
@@ -78,18 +93,25 @@ class Op(IntEnum):
     SET_QUOTA = 26
 
 
-# RESTRICT is no more; 128 was its number in XenServer.
+# RESTRICT was 20 in Xen and 128 in XenServer. No daemon of today knows it.
 _NAMES: Final = {op.value: op.name for op in Op} | {20: "RESTRICT", 128: "RESTRICT"}
 
 
 def op_name(op: int) -> str:
-    """The name of a message type, or its number for one that xs_wire.h lacks."""
+    """Return the name of a message type; of a type that xs_wire.h lacks, ``"type 99"``."""
     return _NAMES.get(op) or f"type {op}"
 
 
-@define(eq=False, repr=False)
-class Packet(Record):
-    """One message of either direction. `op` is any 32-bit number: unknown types are carried."""
+@record
+class Packet:
+    """A message, of either direction.
+
+    Attributes:
+        op: the message type, any unsigned 32-bit number. `Op` has those that are known.
+        rq_id: the request id, an unsigned 32-bit number. A reply has its request's.
+        tx_id: the transaction id, an unsigned 32-bit number; 0 outside of a transaction.
+        payload: the bytes behind the header.
+    """
 
     op: int
     rq_id: int
@@ -97,7 +119,14 @@ class Packet(Record):
     payload: bytes
 
     def encode(self) -> bytes:
-        """The packet's bytes. No rule but the header's is applied, so that fuzzers can use it."""
+        """Return the packet's bytes.
+
+        Neither the message type nor the payload and its length are checked, so that fuzzers can
+        encode what the protocol forbids.
+
+        Raises:
+            struct.error: a number does not fit its 32 bits.
+        """
         return HEADER.pack(self.op, self.rq_id, self.tx_id, len(self.payload)) + self.payload
 
     def __str__(self) -> str:
@@ -106,15 +135,19 @@ class Packet(Record):
 
 
 def split_packets(data: bytes, max_payload: int) -> tuple[list[RawPacket], int, int | None]:
-    """Find the packets at the start of `data`.
+    """Find the whole packets at the start of `data`.
+
+    `ClientConnection.process` has this loop written out, because the tuples of each packet would
+    cost a tenth of its rate, and `ServerConnection.next_raw` has one step of it, because each
+    answer decides whether there is a next step. Tests compare both with this function.
+
+    Arguments:
+        data: bytes from the peer, of which the first begins a packet.
+        max_payload: the most bytes of a payload.
 
     Returns:
-        the whole packets; how many bytes they are; and, if the header that follows them announces
-        more than `max_payload` bytes, that length, else None.
-
-    `ClientConnection.process` has this loop written out: a list and two tuples for each packet
-    would cost it a tenth of its rate. `tests/engine/test_client.py` holds the two against each
-    other.
+        the packets; the number of bytes that they take; and the length that the next header
+        announces if it is more than `max_payload`, else None.
     """
     packets: list[RawPacket] = []
     at = 0
@@ -135,10 +168,12 @@ def split_packets(data: bytes, max_payload: int) -> tuple[list[RawPacket], int, 
 
 
 class PacketReader:
-    """Bytes in, in any portions; packets out. What is left never exceeds one packet.
+    """A decoder for programs that want packets and nothing more, such as a dissector.
 
-    For programs that want packets and no more, such as a dissector. (`ClientConnection` finds
-    its packets itself: see `split_packets`.)
+    It takes bytes in portions of any size, and keeps at most one packet between them.
+
+    Arguments:
+        max_payload: the most bytes of a payload.
     """
 
     def __init__(self, *, max_payload: int = REPLY_MAX) -> None:
@@ -146,23 +181,24 @@ class PacketReader:
         self._rest = b""
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> Sequence[Packet]:
-        """Take bytes from the peer; return the packets that they complete.
+        """Take bytes from the peer, and return the packets that they complete.
 
         Raises:
-            RemoteProtocolError: a header announces more than `max_payload` bytes. Packets before
-                it are returned first: the error comes with the next call.
+            RemoteProtocolError: a header announces more than `max_payload` bytes. If packets come
+                before it, this call returns them, and the next one raises. All later calls raise.
         """
         data = self._rest + data
         packets, used, too_long = split_packets(data, self._max_payload)
-        # Behind a header that is refused, nothing can be found any more.
+        # Where the packet behind a refused header begins is unknown: only the header is kept.
         self._rest = data[used:] if too_long is None else data[used : used + HEADER_SIZE]
         if too_long is not None and not packets:
             raise RemoteProtocolError(
-                f"a packet of {too_long} bytes, more than the {self._max_payload} allowed"
+                f"the peer announced a packet of {too_long} bytes, "
+                f"more than the {self._max_payload} allowed"
             )
         return [Packet(op, rq_id, tx_id, body) for (op, rq_id, tx_id, _), body in packets]
 
     @property
     def pending(self) -> int:
-        """How many bytes of an incomplete packet are waiting for the rest."""
+        """The number of bytes that wait for the rest of their packet."""
         return len(self._rest)

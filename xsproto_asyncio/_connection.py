@@ -1,7 +1,7 @@
-"""A connection: one connection that any number of tasks share.
+"""A connection that the tasks of one asyncio loop share.
 
-The loop itself reads, whenever there is something: it leads (see `xsproto.clients.session`), and
-all that tasks do is wait for their futures.
+The loop itself is the leader, for good: it calls ``receive`` whenever there is something to read
+(see `xsproto.clients.session`). Each waiting task awaits a future of its own.
 """
 
 from __future__ import annotations
@@ -13,36 +13,39 @@ from asyncio import get_running_loop
 from collections.abc import Callable
 from typing import Final
 
-from xsproto.adapters import asynchronous as loops
-from xsproto.adapters.asynchronous import EventLoopConnection
+from xsproto.adapters.asynchronous import AsyncRequestConnection, EventLoopConnection
 from xsproto.adapters.fork import close_all_after_fork
 from xsproto.adapters.transport import Transport
 from xsproto.clients.session import Role, Session, Waiter
 
 __all__ = ["Connection", "RequestConnection"]
 
-# To look a member up in its class costs as much as a call.
+# Looking a member up in its class would cost as much as a call, at each request.
 _WAIT: Final = Role.WAIT
 
 
 class Connection(EventLoopConnection):
-    """A connection (`EventLoopConnection`) that belongs to the loop that runs as it is made."""
+    """A connection that tasks share. It belongs to the loop that runs when it is made."""
 
     def __init__(self, transport: Transport, session: Session) -> None:
         super().__init__(transport, session)
         self._loop = get_running_loop()
-        session.enter(Waiter())
+        session.enter(Waiter())  # the loop leads
         receive: Callable[[], object] = self.receive
         if not isinstance(self._loop, asyncio.SelectorEventLoop):
-            self._end = select.poll()
-            self._end.register(transport.fileno(), 0)  # for nothing but errors and the end
+            self._end_poll = select.poll()
+            self._end_poll.register(transport.fileno(), 0)  # tells of errors and the end only
             receive = self._receive_to_the_end
         self._loop.add_reader(transport.fileno(), receive)
 
     def _receive_to_the_end(self) -> None:
-        # uvloop calls once, and never again, where an error comes behind what there is to read.
+        """Receive what is there, and everything up to the end where the connection is over.
+
+        Where an error comes behind what there is to read, as when the daemon dies with requests
+        unread, uvloop calls a reader once and never again.
+        """
         self.receive()
-        while self.session.closed is None and self._end.poll(0):
+        while self.session.closed is None and self._end_poll.poll(0):
             self.receive()
 
     def receive(self) -> bool:
@@ -50,7 +53,8 @@ class Connection(EventLoopConnection):
         try:
             return super().receive()
         except BaseException:
-            # Out of a signal handler. What was read is in the inbox: nothing else calls for it.
+            # It came out of a signal handler. What was read is in the inbox, and the descriptor
+            # need not become readable again: without this nobody would act on it.
             self._loop.call_soon(self.receive)
             raise
 
@@ -89,8 +93,8 @@ class Connection(EventLoopConnection):
         self._loop.remove_writer(self.transport.fileno())
 
 
-class RequestConnection(loops.RequestConnection, Connection):
-    """On a device, that of requests."""
+class RequestConnection(AsyncRequestConnection, Connection):
+    """The connection for requests on the device."""
 
 
 os.register_at_fork(after_in_child=close_all_after_fork)

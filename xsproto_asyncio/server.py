@@ -1,4 +1,4 @@
-"""A XenStore daemon on Unix sockets, in an event loop."""
+"""A XenStore daemon on Unix sockets, served by an asyncio loop."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["Server"]
 
 
 class Server(Service):
-    """Serves `daemon` on the sockets that it is told to `listen` on.
+    """Serves a daemon on the sockets that it is told to `listen` on.
 
-    It does so from the begin until `close`, in the loop that runs when it is made. It needs no
-    task. ``async with`` closes it.
+    The loop that runs when it is made serves from then on until `close`. No task is needed.
+    ``async with`` closes it.
 
     Arguments:
-        daemon: what to serve; None: an empty one. After a change from outside, `wake` the server.
+        daemon: the daemon to serve; None for an empty one. Call `wake` after a change from outside.
     """
 
     def __init__(self, daemon: Daemon | None = None) -> None:
@@ -37,12 +37,12 @@ class Server(Service):
             self._timer = self._loop.call_later(PAUSE, self.resume)
 
     def resume(self) -> None:
-        """See `Service`."""
+        """See `xsproto.adapters.server.Service.resume`."""
         self._timer = None
         super().resume()
 
     def close(self) -> None:
-        """End all connections and remove the sockets. Idempotent; nothing is to be awaited."""
+        """End all connections and remove the sockets. Idempotent. Nothing is to be awaited."""
         if not self.ended:
             self._loop.remove_reader(self.selector.fileno())
             if self._timer is not None:

@@ -1,4 +1,4 @@
-"""A XenStore daemon on Unix sockets, served by a hub."""
+"""A XenStore daemon on Unix sockets, served by a hub of gevent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ._io.transport import READ
 
 __all__ = ["Server"]
 
-# Not what monkey-patching makes of them: nothing here waits.
+# The originals, also where Python is monkey-patched: nothing here waits.
 _SELECTORS: Final = SimpleNamespace(
     DefaultSelector=get_original("selectors", "DefaultSelector"),
     EVENT_READ=selectors.EVENT_READ,
@@ -33,13 +33,13 @@ _SOCKET: Final = SimpleNamespace(
 
 
 class Server(Service):
-    """Serves `daemon` on the sockets that it is told to `listen` on.
+    """Serves a daemon on the sockets that it is told to `listen` on.
 
-    The hub of the thread that makes it does so from the begin until `close`, whenever the program
-    lets it. It needs no greenlet. ``with`` closes it.
+    The hub of the thread that makes it serves from then on until `close`, whenever the program lets
+    the hub run. No greenlet is needed. ``with`` closes it.
 
     Arguments:
-        daemon: what to serve; None: an empty one. After a change from outside, `wake` the server.
+        daemon: the daemon to serve; None for an empty one. Call `wake` after a change from outside.
     """
 
     def __init__(self, daemon: Daemon | None = None) -> None:
@@ -59,7 +59,7 @@ class Server(Service):
             if self.paused and not self._timer.active:
                 self._timer.start(self.resume)
         except BaseException:
-            # Out of a signal handler. gevent looks no more at what such a call was for.
+            # It came out of a signal handler. gevent has stopped the watcher whose callback raised.
             self._loop.run_callback(self._add_reader)
             raise
 

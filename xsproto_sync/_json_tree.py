@@ -1,7 +1,7 @@
-"""A tree as JSON and back, byte for byte: ``xsproto dump``, ``xsproto load``.
+"""A tree as JSON and back, byte for byte, for ``xsproto dump`` and ``xsproto load``.
 
-A list of nodes, parents first; a value's bytes are the characters U+0000 to U+00FF, so that text
-stays readable.
+The JSON is a list of nodes, parents first. The bytes of a value are the characters U+0000 to
+U+00FF, so that text stays readable.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = ["dump", "fill", "load", "parse", "put"]
 
 
 def parse(text: str) -> list[Any]:
-    """Read what ``xsproto dump`` printed.
+    """Return the nodes of what ``xsproto dump`` printed. `load` and `fill` check each of them.
 
     Raises:
-        InvalidArgument: it is nothing like that.
+        InvalidArgument: `text` is no JSON, or no list.
     """
     try:
         nodes = json.loads(text)
@@ -38,7 +38,7 @@ def parse(text: str) -> list[Any]:
 
 
 def dump(client: Client, top: bytes = b"/") -> list[dict[str, Any]]:
-    """The nodes at and below `top`, with their permissions, as far as the client may read them."""
+    """Return the nodes at and below `top` that the client may read, with their permissions."""
     return [found for node in client.walk(top) if (found := _described(client, node)) is not None]
 
 
@@ -48,7 +48,7 @@ def _described(client: Client, node: Node) -> dict[str, Any] | None:
     try:
         perms = client.get_perms(node.path)
     except (AccessDenied, NotFound):
-        return None  # since it was read
+        return None  # another client changed or removed it after the walk had read it
     return {
         "path": node.path.decode("ascii"),
         "value": node.value.decode("latin-1"),
@@ -57,7 +57,7 @@ def _described(client: Client, node: Node) -> dict[str, Any] | None:
 
 
 def _parsed(nodes: Iterable[Any]) -> list[tuple[bytes, bytes, list[Permission]]]:
-    """What `dump` made, checked before anything is written."""
+    """Return path, value and permissions of each node; raise for a wrong one before any write."""
     found = []
     for node in nodes:
         try:
@@ -72,10 +72,10 @@ def _parsed(nodes: Iterable[Any]) -> list[tuple[bytes, bytes, list[Permission]]]
 
 
 def load(client: Client, nodes: Iterable[Any]) -> int:
-    """Write `nodes`, as `dump` gives them; return how many they are.
+    """Write `nodes`, in the form that `dump` returns; return their number.
 
     Raises:
-        InvalidArgument: something there is no node. Nothing has been written.
+        InvalidArgument: an entry is no node. Nothing has been written.
     """
     parsed = _parsed(nodes)
     for path, value, perms in parsed:
@@ -85,33 +85,36 @@ def load(client: Client, nodes: Iterable[Any]) -> int:
 
 
 def fill(daemon: Daemon, nodes: Iterable[Any]) -> int:
-    """As `load`, into a daemon of this process; the domains in permissions come to be.
+    """Write `nodes` into a daemon of this process; return their number.
+
+    The domains that the permissions name are added to the daemon.
 
     Raises:
-        InvalidArgument: as `load`.
-        XenStoreError: the daemon, as its profile says, would refuse a node.
+        InvalidArgument: an entry is no node. Nothing has been written.
+        XenStoreError: a daemon of this profile refuses a node.
     """
     parsed = _parsed(nodes)
     for path, value, perms in parsed:
-        for permission in perms:  # those that there are not would own nothing, and have no rights
+        for permission in perms:
+            # A domain that does not exist could own nothing and would have no rights.
             daemon.add_domain(permission.domid)
         put(daemon, path, value, perms)
     return len(parsed)
 
 
 def put(daemon: Daemon, path: bytes, value: bytes, perms: Sequence[Permission] = ()) -> None:
-    """Write a node into a daemon of this process, as dom0 would; `perms` if there are some.
+    """Write a node into a daemon of this process, as dom0 does; set `perms` if there are any.
 
     Raises:
-        InvalidArgument, InvalidType: it cannot be written.
-        XenStoreError: the daemon, as its profile says, would refuse it.
+        InvalidArgument, InvalidType: the protocol cannot carry the path or the value.
+        XenStoreError: a daemon of this profile refuses the node.
     """
     store = daemon.store
     dom0 = store.caller(0, lambda path, token: None)
     request: Request[Any] = Write(path, value)
     request.payload()
     try:
-        full = store.canonical(dom0, path)
+        full = dom0.canonical(path)
         store.write(dom0, None, full, value)
         if perms:
             request = SetPerms(path, tuple(perms))

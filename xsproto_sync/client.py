@@ -12,7 +12,7 @@ from xsproto.adapters.discovery import locate
 from xsproto.clients.connection import DEFAULT, Timeout
 from xsproto.clients.session import Session
 
-from ._io import deadlines as clock
+from ._io import deadlines
 from ._io.connection import Connection
 from ._io.device import RequestConnection
 from ._io.device_transport import WatchTransport
@@ -29,7 +29,7 @@ def _open_watches(path: str, clock: Clock) -> Connection:
     return Connection(WatchTransport(path), clock, DeviceSession())
 
 
-_BACKEND = Backend(clock.Clock, _connect, RequestConnection, _open_watches)
+_BACKEND = Backend(deadlines.Clock, _connect, RequestConnection, _open_watches)
 
 
 class Client(BlockingClientBase[Connection]):

@@ -23,27 +23,28 @@ from .server import Server
 
 __all__ = ["EmbeddedXenStore"]
 
-# The path of a Unix socket has at most 103 bytes (on Linux 107), and its name here at most 13.
+# The path of a Unix socket may have 103 bytes (on Linux 107); the longest name here has 13.
 _DIRECTORY_MAX: Final = 103 - len("/domain-32751")
 
 
 class EmbeddedXenStore:
-    """A daemon in this process, with sockets in a directory of its own.
+    """A XenStore daemon in this process, with sockets in a directory of its own.
 
     ::
 
         with EmbeddedXenStore() as xs, xs.client() as client, xs.client(domid=7) as guest:
             ...
 
-    It starts at once; the context manager ends it and all clients that it made.
+    The daemon starts at once. The end of the ``with`` ends it and all clients that `client` made.
 
     Arguments:
-        contents: nodes to begin with: values by path, or a file that ``xsproto dump`` made.
-        profile: which C xenstored to be.
+        contents: the nodes to start with: a mapping of paths to values, or the path of a file that
+            ``xsproto dump`` printed.
+        profile: the version of C xenstored to behave as.
 
     Raises:
-        InvalidArgument, InvalidType: `contents` has what cannot be written.
-        XenStoreError: what a daemon of this profile would refuse.
+        InvalidArgument, InvalidType: the protocol cannot carry a node of `contents`.
+        XenStoreError: a daemon of this profile refuses a node of `contents`.
         OSError: the file cannot be read.
     """
 
@@ -61,7 +62,7 @@ class EmbeddedXenStore:
                 put(self._daemon, path, value)
         self._directory = _make_directory()
         self._remove_directory = partial(_remove, self._directory, os.getpid())
-        atexit.register(self._remove_directory)  # where nobody calls `close`
+        atexit.register(self._remove_directory)  # for a program that never calls `close`
         self._clients: list[Client] = []
         self._paths: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -82,7 +83,7 @@ class EmbeddedXenStore:
     def close(self) -> None:
         """End the daemon and the clients that `client` made. Idempotent.
 
-        In a forked child the daemon is the parent's, and goes on.
+        In a forked child it closes the clients only: the daemon is the parent's, and goes on.
         """
         for client in self._clients:
             client.close()
@@ -92,12 +93,15 @@ class EmbeddedXenStore:
         atexit.unregister(self._remove_directory)
 
     def kill(self) -> None:
-        """End the daemon as a crash would: every connection is cut, and nobody listens."""
+        """End the daemon as a crash does: it closes every connection and stops listening."""
         self._check_process()
         self._server.close()
 
     def socket_path(self, domid: int = 0) -> str:
-        """The path of a socket whose clients act as domain `domid`; it is served from now on."""
+        """Return the path of a socket whose clients act as domain `domid`.
+
+        The daemon serves the domain from now on.
+        """
         path = self._paths.get(domid)
         if path is not None:
             return path
@@ -110,10 +114,10 @@ class EmbeddedXenStore:
             return self._paths[domid]
 
     def client(self, domid: int = 0, **options: Any) -> Client:
-        """A client that acts as domain `domid`.
+        """Return a client that acts as domain `domid`. `close` closes it.
 
         Arguments:
-            options: of `Client`.
+            options: keyword arguments of `Client`.
         """
         client = Client(self.socket_path(domid), **options)
         self._clients.append(client)
@@ -122,20 +126,20 @@ class EmbeddedXenStore:
     def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise Forked(
-                "the store is the parent process's: there it can be changed, and be given sockets; "
-                "those that it has can be connected to"
+                "the store is the parent process's: only the parent can change it or open a socket "
+                "for another domain; the sockets that it has can be connected to"
             )
 
-    # What a hypervisor would do
+    # What a hypervisor does
 
     def add_domain(self, domid: int) -> None:
-        """Have a domain exist; INTRODUCE, or its first client, has it served."""
+        """Create a domain. The daemon serves it from INTRODUCE, or from its first client, on."""
         self._check_process()
         with self._server.lock:
             self._daemon.add_domain(domid)
 
     def shutdown_domain(self, domid: int) -> None:
-        """A domain shuts down, or crashes: ``@releaseDomain`` tells of it, if it was served."""
+        """Have a domain shut down, or crash. ``@releaseDomain`` fires if the domain was served."""
         self._check_process()
         with self._server.lock:
             self._server.admit(domid)
@@ -143,7 +147,7 @@ class EmbeddedXenStore:
         self._server.wake()
 
     def remove_domain(self, domid: int) -> None:
-        """A domain dies: its connections end, and its nodes are removed."""
+        """Destroy a domain: its connections are closed, and its nodes are removed."""
         self._check_process()
         with self._server.lock:
             self._server.admit(domid)
@@ -152,7 +156,7 @@ class EmbeddedXenStore:
 
 
 def _make_directory() -> str:
-    """A directory for sockets: where temporary files are, unless their paths would be too long."""
+    """Make a directory for sockets: the usual temporary one, unless paths would be too long."""
     directory = tempfile.mkdtemp(prefix="xsproto-")
     if len(os.fsencode(directory)) <= _DIRECTORY_MAX:
         return directory
@@ -161,5 +165,5 @@ def _make_directory() -> str:
 
 
 def _remove(directory: str, pid: int) -> None:
-    if os.getpid() == pid:  # it is not a forked child's
+    if os.getpid() == pid:  # a forked child must leave the directory to its parent
         shutil.rmtree(directory, ignore_errors=True)

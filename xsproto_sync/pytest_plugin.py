@@ -1,7 +1,7 @@
 """Fixtures for pytest: a fresh XenStore for each test that asks for one.
 
-pytest loads this module in every test run where xsproto is installed. So it, and the package's
-`__init__`, import nothing of xsproto before a test asks.
+pytest loads this module in every test run where xsproto is installed. So this module and the
+package's `__init__` import nothing of xsproto until a test asks for a fixture.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["xenstore", "xenstore_client"]
 def xenstore() -> Iterator[EmbeddedXenStore]:
     """A fresh `xsproto_sync.EmbeddedXenStore`, which ends with the test.
 
-    During the test XENSTORED_PATH names dom0's socket: `Client()` without arguments, and programs
-    that the test starts, talk to this store, and never to that of the machine.
+    During the test XENSTORED_PATH names dom0's socket. So `Client()` without arguments, and
+    programs that the test starts, talk to this store and never to the machine's.
     """
     from .embedded import EmbeddedXenStore
 
@@ -35,5 +35,5 @@ def xenstore() -> Iterator[EmbeddedXenStore]:
 
 @pytest.fixture
 def xenstore_client(xenstore: EmbeddedXenStore) -> xsproto_sync.Client:
-    """A client of the test's `xenstore` that acts as dom0; it is closed with the store."""
+    """A client of the test's `xenstore` that acts as dom0. It is closed with the store."""
     return xenstore.client()

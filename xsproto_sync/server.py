@@ -1,4 +1,4 @@
-"""A XenStore daemon on Unix sockets: one thread, a selector, any number of clients."""
+"""A XenStore daemon on Unix sockets: one thread, one selector, any number of clients."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from xsproto.adapters.server import PAUSE, Service
+from xsproto.adapters.transport import READ_SIZE
 from xsproto.daemon import Daemon
 from xsproto.errors import LocalProtocolError
 
@@ -17,18 +18,19 @@ __all__ = ["Server"]
 
 
 class Server(Service):
-    """Serves `daemon` on the sockets that it is told to `listen` on.
+    """Serves a daemon on the sockets that it is told to `listen` on.
 
-    `start` serves in a thread, until `close`; `serve` serves in the calling one. A context manager
-    that starts and closes it. All methods may be called from any thread.
+    `start` serves in a thread of its own until `close`; `serve` serves in the calling thread. It is
+    a context manager that starts and closes itself. All methods may be called from any thread.
 
     Arguments:
-        daemon: what to serve; None: an empty one. Touch it under `lock` only, and `wake` the
-            server after a change.
+        daemon: the daemon to serve; None for an empty one. Use it under `lock` only, and call
+            `wake` after a change.
     """
 
     def __init__(self, daemon: Daemon | None = None) -> None:
         super().__init__(daemon, os, socket, selectors)
+        #: Held over each use of the daemon.
         self.lock = threading.Lock()
         self._wakeup_sender, self._wakeup = socket.socketpair()
         self._wakeup.setblocking(False)
@@ -51,15 +53,20 @@ class Server(Service):
         try:
             self._wakeup_sender.send(b"\0")
         except (BlockingIOError, OSError):
-            pass  # it is awake already, or over
+            pass  # the server is awake already, or closed
 
     def _drain_wakeup(self) -> None:
-        self._wakeup.recv(65536)
+        self._wakeup.recv(READ_SIZE)
 
     # Serving
 
     def start(self) -> Self:
-        """Serve in a thread of its own, if it does not; that does not keep a program from ending.
+        """Serve in a thread of its own. Does nothing if it has started already.
+
+        The thread does not keep a program from ending.
+
+        Returns:
+            the server.
 
         Raises:
             LocalProtocolError: the server is closed.
@@ -72,7 +79,7 @@ class Server(Service):
         return self
 
     def serve(self) -> None:
-        """Serve until `close` is called, by another thread or a signal handler."""
+        """Serve in the calling thread until another thread or a signal handler calls `close`."""
         select = self.selector.select
         self._serving = True
         try:
@@ -114,7 +121,7 @@ class Server(Service):
         self.close()
 
     def end(self) -> None:
-        """See `xsproto.adapters.server.Service.end`; to be called under `lock`."""
+        """See `xsproto.adapters.server.Service.end`; `lock` is held."""
         super().end()
         self._wakeup_sender.close()
         self._wakeup.close()

@@ -1,14 +1,14 @@
-"""The conformance kit on embedded daemons: for who writes an adapter.
+"""The conformance kit on embedded daemons, for authors of adapters.
 
-`xsproto.testing` has the scenarios. Here is what runs them, and the daemon's part of a harness:
+`xsproto.testing` has the scenarios. This module runs them, and has the daemon's part of a harness:
 
     class MyHarness(DaemonHarness):
-        ...  # `open`, `close`, `spawn`, `sleep` and `run`, which are your loop's
+        ...  # `open`, `close`, `spawn`, `sleep` and `run`, as your event loop does them
 
     if __name__ == "__main__":
         sys.exit(check(MyHarness, sys.argv[1:]))
 
-"How to write an adapter" in the documentation has a whole one.
+"How to write an adapter" in the documentation has a complete one.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: Seconds after which a scenario is ended. Each is a matter of one or two.
+#: Seconds after which a scenario loses its daemon. A scenario takes one or two.
 LIMIT: Final = 15.0
 
-#: The versions of Xen that profiles of the store are like.
+#: The version of Xen that each profile of the store behaves as.
 VERSIONS: Final = {"c": (4, 23), "c-4.17": (4, 17)}
 
 
@@ -50,7 +50,7 @@ class Guest(Protocol):
 
     @property
     def socket_path(self) -> str:
-        """Of a socket whose clients act as it."""
+        """The path of a socket whose clients act as this domain."""
 
     def set_state(self, state: DomainState) -> None:
         """See `Harness.set_domain_state`."""
@@ -60,7 +60,7 @@ class Guest(Protocol):
 
 
 class DaemonUnderTest(Protocol):
-    """A daemon that a harness has for itself. See `Harness` for what is asked of it."""
+    """A daemon that one harness uses alone. `Harness` says what each method must do."""
 
     @property
     def kind(self) -> str:
@@ -72,13 +72,13 @@ class DaemonUnderTest(Protocol):
 
     @property
     def socket_path(self) -> str:
-        """Dom0's."""
+        """The path of dom0's socket."""
 
     def guest(self, domid: int, introduce: bool = True) -> Guest:
         """See `Harness.add_domain`."""
 
     def kill(self) -> None:
-        """See `Harness.kill_daemon`. Idempotent; any thread may call it."""
+        """See `Harness.kill_daemon`. Idempotent. Any thread may call it."""
 
     def suspend(self) -> None:
         """See `Harness.suspend_daemon`."""
@@ -88,20 +88,20 @@ class DaemonUnderTest(Protocol):
 
 
 class RunnableHarness(Harness, Protocol):
-    """A harness that knows how to run a scenario."""
+    """A harness that can run a scenario."""
 
     def run(self, scenario: Awaitable[T]) -> T:
-        """Run it to its end; end all clients and tasks that are left."""
+        """Run `scenario` to its end, then end all clients and tasks that it left."""
 
 
 class DaemonHarness:
-    """The daemon's part of a harness. An adapter's inherits it, and adds that of its loop.
+    """The daemon's part of a harness. An adapter's harness inherits it and adds the loop's part.
 
-    The daemon has a thread, or a process, of its own: what is done with it may block the loop for
-    the moment that it takes.
+    The daemon has a thread or a process of its own, so the methods here may block the loop for a
+    moment.
 
     Arguments:
-        daemon: for this harness alone.
+        daemon: a daemon that only this harness uses.
     """
 
     can: frozenset[str] = frozenset({"socket", "dom0", "guest", "kill", "suspend"})
@@ -132,7 +132,7 @@ class DaemonHarness:
     async def add_domain(self, domid: int, *, introduce: bool = True) -> tuple[int, int]:
         """See `Harness`."""
         self._guests[domid] = self._daemon.guest(domid, introduce)
-        return 1, 1  # whichever: there are no rings
+        return 1, 1  # any numbers will do: there are no rings
 
     async def set_domain_state(self, domid: int, state: DomainState) -> None:
         """See `Harness`."""
@@ -167,10 +167,10 @@ class _EmbeddedGuest:
 
 
 class EmbeddedDaemon:
-    """An embedded XenStore as a `DaemonUnderTest`; a context manager that ends it.
+    """An embedded XenStore as a `DaemonUnderTest`. The end of the ``with`` ends it.
 
     Arguments:
-        profile: its name; see `xsproto.daemon.store.PROFILES`.
+        profile: the name of a profile in `xsproto.daemon.store.PROFILES`.
     """
 
     kind = "embedded"
@@ -203,7 +203,7 @@ class EmbeddedDaemon:
 
     def kill(self) -> None:
         """See `DaemonUnderTest`."""
-        self._store._server._over = True  # so that, resumed, it answers nothing more
+        self._store._server._over = True  # else it would answer after `resume`
         self.resume()
         self._store.kill()
 
@@ -221,7 +221,7 @@ class EmbeddedDaemon:
 
 @contextmanager
 def limited(daemon: DaemonUnderTest, seconds: float = LIMIT) -> Iterator[None]:
-    """Within it, `daemon` is killed after so many seconds, which ends every wait for it."""
+    """Kill `daemon` if the ``with`` takes longer than `seconds`. This ends every wait for it."""
     watchdog = threading.Timer(seconds, daemon.kill)
     watchdog.daemon = True
     watchdog.start()
@@ -238,30 +238,31 @@ def check(
     *,
     limit: float = LIMIT,
 ) -> int:
-    """Run scenarios, each on an embedded daemon of its own, and print what came of them.
+    """Run scenarios, each on an embedded daemon of its own, and print the outcome of each.
 
-    One that goes on for longer than `limit` loses its daemon. If that does not end it,
-    as it should, half as long again prints the stacks of all threads and ends the process.
+    A scenario that takes longer than `limit` loses its daemon, which should end it. If it still
+    runs at one and a half times `limit`, the stacks of all threads are printed and the process
+    ends.
 
     Arguments:
-        harness: makes one.
-        names: of scenarios; none: all.
+        harness: makes a harness for a daemon.
+        names: the names of scenarios; all if there are none.
         limit: seconds.
 
     Returns:
-        how many failed: 0 suits `sys.exit`.
+        the number of scenarios that failed, for `sys.exit`.
 
     Raises:
-        ValueError: there is no scenario of a name.
+        ValueError: there is no scenario of that name.
     """
     if unknown := set(names) - set(SCENARIOS):
         raise ValueError(f"there are no scenarios {', '.join(sorted(unknown))}")
     outcomes: list[str] = []
     for name in names or SCENARIOS:
         print(name, end=" ", flush=True)
-        # To the descriptor: what is in `sys.stderr` may have none.
+        # Descriptor 2, because `sys.stderr` may be an object without a descriptor.
         faulthandler.dump_traceback_later(1.5 * limit, exit=True, file=2)
-        outcome, why = _try(harness, name, limit)
+        outcome, why = _outcome(harness, name, limit)
         faulthandler.cancel_dump_traceback_later()
         outcomes.append(outcome)
         print(f"... {outcome}{why and ': '}{why}")
@@ -270,7 +271,7 @@ def check(
     return outcomes.count("FAILED")
 
 
-def _try(
+def _outcome(
     harness: Callable[[DaemonUnderTest], RunnableHarness], name: str, limit: float
 ) -> tuple[str, Any]:
     with EmbeddedDaemon() as daemon, limited(daemon, limit):

@@ -1,7 +1,24 @@
-"""A connection: one connection that any number of tasks share.
+"""A connection that the tasks of one run of trio share.
 
-Of the tasks that wait for something, one, the leader, reads for all (see
-`xsproto.clients.session`); the others sleep until they are rescheduled.
+**The leader.** There is no background task. One of the waiting tasks, the leader, waits for the
+descriptor and receives on behalf of all; the others sleep until they are rescheduled. (See
+`xsproto.clients.session`.) So the client needs no nursery.
+
+**Checkpoints.** Every call is one, as trio asks for. ``begin`` raises at once in a task that is
+cancelled already, before anything is sent. A call that waits is a checkpoint by that. A call whose
+wait is over as it begins lets other tasks run; ``begin`` has looked for a cancellation.
+``checkpoint`` is for calls that send nothing.
+
+**Ctrl-C.** By default trio may raise `KeyboardInterrupt` between any two lines of a task in the
+main thread. Here it must not: half-done bookkeeping would be left to the other tasks. So every
+method that uses the session is protected with ``enable_ki_protection``. Ctrl-C then takes effect
+where the call waits, which cleans up as after a cancellation, or after the call, and not between
+any two lines. The methods of ``RequestConnection`` are protected once more: it overrides the
+protected ones.
+
+**Writing.** A task can wait for one thing only. While the daemon does not take all that there is to
+write, the leader waits for an epoll, which is readable when the socket is readable or writable.
+Without epoll it waits for the room to write for a short time, and then looks for something to read.
 """
 
 from __future__ import annotations
@@ -26,26 +43,26 @@ from trio.lowlevel import (
     wait_writable,
 )
 
-from xsproto.adapters import asynchronous as loops
-from xsproto.adapters.asynchronous import EventLoopConnection
+from xsproto.adapters.asynchronous import AsyncRequestConnection, EventLoopConnection
 from xsproto.adapters.fork import close_all_after_fork
 from xsproto.adapters.transport import Transport
 from xsproto.clients.session import Role, Session, Waiter
 
 __all__ = ["Connection", "RequestConnection"]
 
-# To look a member up in its class costs as much as a call.
+# Looking a member up in its class would cost as much as a call, at each request.
 _DONE: Final = Role.DONE
 _LEAD: Final = Role.LEAD
 
-#: Seconds to wait for room to write before looking for something to read, without epoll.
-_TURN: Final = 0.01
+# The seconds that the leader waits for room to write before it looks for something to read, on a
+# system without epoll.
+_WRITE_WAIT: Final = 0.01
 
 
 class Connection(EventLoopConnection):
-    """A connection; see `EventLoopConnection`. It belongs to the run that it is made in."""
+    """A connection that tasks share. It belongs to the run of trio that it is made in."""
 
-    # Ctrl-C takes effect where they wait, or after them, and not between any two lines.
+    # Ctrl-C takes effect where these wait, or after them, and not between any two of their lines.
     exchange = enable_ki_protection(EventLoopConnection.exchange)
     start_transaction = enable_ki_protection(EventLoopConnection.start_transaction)
     take_event = enable_ki_protection(EventLoopConnection.take_event)
@@ -58,7 +75,8 @@ class Connection(EventLoopConnection):
     def __init__(self, transport: Transport, session: Session) -> None:
         super().__init__(transport, session)
         self._token = current_trio_token()
-        self._both: Any = None  # an epoll: whether it can be read or written
+        # The epoll that is readable when the socket is readable or writable, once it was needed.
+        self._read_or_write: Any = None
 
     def check_owner(self) -> None:
         """See `EventLoopConnection`."""
@@ -90,34 +108,38 @@ class Connection(EventLoopConnection):
                 try:
                     await self._ready()
                 except trio.ClosedResourceError:
-                    continue  # it is done, or has to wait for something else now
+                    # `update_write_interest` or `unregister` has woken it: it is done, or has to
+                    # wait for something else now.
+                    continue
                 self.receive()
             else:
                 await self._sleep(waiter)
                 leads = self.session.leads(waiter)
 
     async def _ready(self) -> None:
-        """Wait until there is something to read or, if something waits for that, to write."""
+        """Wait until there is something to read or, while `write_blocked`, room to write."""
         fd = self.transport.fileno()
         if not self.write_blocked:
             await wait_readable(fd)
         elif hasattr(select, "epoll"):
-            # A task can wait for one thing only: so for one that stands for both.
-            if self._both is None:
-                self._both = select.epoll()
-                self._both.register(fd, select.EPOLLIN | select.EPOLLOUT)
-            await wait_readable(self._both.fileno())
+            if self._read_or_write is None:
+                self._read_or_write = select.epoll()
+                self._read_or_write.register(fd, select.EPOLLIN | select.EPOLLOUT)
+            await wait_readable(self._read_or_write.fileno())
         else:
-            with trio.move_on_after(_TURN):
+            with trio.move_on_after(_WRITE_WAIT):
                 await wait_writable(fd)
 
     def update_write_interest(self) -> None:
         """See `EventLoopConnection`."""
         if self.write_blocked:
-            # The leader may be waiting for something to read, and for nothing else.
+            # The leader may be waiting for something to read only. This wakes it with
+            # ClosedResourceError, and it waits for both.
             notify_closing(self.transport.fileno())
 
     async def _sleep(self, waiter: Waiter) -> None:
+        """Sleep until `wake`, or until the task is cancelled."""
+
         def abort(_: object) -> Abort:
             waiter.handle = None
             return Abort.SUCCEEDED
@@ -134,18 +156,18 @@ class Connection(EventLoopConnection):
     def unregister(self) -> None:
         """See `EventLoopConnection`."""
         notify_closing(self.transport.fileno())
-        if self._both is not None:
-            notify_closing(self._both.fileno())
-            self._both.close()
+        if self._read_or_write is not None:
+            notify_closing(self._read_or_write.fileno())
+            self._read_or_write.close()
 
 
-class RequestConnection(loops.RequestConnection, Connection):
-    """On a device, that of requests."""
+class RequestConnection(AsyncRequestConnection, Connection):
+    """The connection for requests on the device."""
 
-    exchange = enable_ki_protection(loops.RequestConnection.exchange)
-    start_transaction = enable_ki_protection(loops.RequestConnection.start_transaction)
-    roll_back = enable_ki_protection(loops.RequestConnection.roll_back)
-    abandon = enable_ki_protection(loops.RequestConnection.abandon)
+    exchange = enable_ki_protection(AsyncRequestConnection.exchange)
+    start_transaction = enable_ki_protection(AsyncRequestConnection.start_transaction)
+    roll_back = enable_ki_protection(AsyncRequestConnection.roll_back)
+    abandon = enable_ki_protection(AsyncRequestConnection.abandon)
 
 
 os.register_at_fork(after_in_child=close_all_after_fork)

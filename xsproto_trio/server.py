@@ -1,4 +1,4 @@
-"""A XenStore daemon on Unix sockets, in a task."""
+"""A XenStore daemon on Unix sockets, served by a task of trio."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ async def serve(
     *,
     task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
-    """Serve a daemon until cancelled; then end all connections and remove the sockets.
+    """Serve a daemon until this is cancelled; then end all connections and remove the sockets.
 
     ::
 
         service = await nursery.start(serve, {"/run/xenstored/socket": 0})
 
     Arguments:
-        sockets: paths to listen at, each with the domain that its clients act as.
-        daemon: what to serve; None: an empty one.
-        task_status: is told, once they can be connected to, a `Service`, which can `listen` at more
-            paths, and be told to `wake` after a change of its ``daemon`` from outside.
+        sockets: the paths to listen at, each with the domain that its clients act as.
+        daemon: the daemon to serve; None for an empty one.
+        task_status: gets a `Service` once clients can connect to the sockets. The service can
+            `listen` at more paths; call its `wake` after a change of its ``daemon`` from outside.
 
     Raises:
-        FileExistsError, InvalidArgument: see `Service.listen`.
+        FileExistsError, OSError, InvalidArgument: see `Service.listen`.
     """
     service = Service(daemon, os, socket, selectors)
     selector = service.selector

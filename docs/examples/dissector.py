@@ -1,7 +1,7 @@
 """A dissector of XenStore's protocol: bytes of both directions in, lines out.
 
-It does no I/O, and has no opinion where the bytes come from: a proxy, a capture, a ring. Here an
-engine and a daemon without sockets talk to each other.
+It does no I/O, so the bytes may come from anywhere: a proxy, a capture, a ring. Here an engine and
+a daemon without sockets talk to each other.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from xsproto.wire import op_name
 
 
 class Dissector:
-    """Each line has the ids of the request and of its transaction, and what is said."""
+    """Write a line for each message: request id, transaction id, and the message itself."""
 
     def __init__(self) -> None:
         self.requests, self.replies = PacketReader(), PacketReader()
@@ -24,7 +24,7 @@ class Dissector:
             try:
                 said: object = (request := parse_request(packet.op, packet.payload))
                 self.asked[packet.rq_id] = request
-            except XenStoreError as error:  # it is nonsense
+            except XenStoreError as error:  # the request is malformed
                 said = error
             yield f"-> {packet.rq_id} {packet.tx_id} {said}"
 

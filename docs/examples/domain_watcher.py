@@ -1,7 +1,7 @@
-"""Tell of domains as they come and go.
+"""Report domains as they come and go.
 
-Here the program also does what makes them come and go, on the embedded XenStore. On a host,
-`for news in changes(Client()): print(news)` is all there is.
+Here the program itself starts and ends the domains, on the embedded XenStore. On a host, the whole
+program is `for news in changes(Client()): print(news)`.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from xsproto_sync import Client, EmbeddedXenStore
 
 
 def domains(client: Client) -> dict[int, str]:
-    """The domains that the daemon serves, with their names."""
+    """Return the domains that the daemon serves, with their names."""
     found = {}
     for number in client.list(b"/local/domain"):
         if client.is_domain_introduced(int(number)):
@@ -23,7 +23,7 @@ def changes(client: Client) -> Iterator[str]:
     with client.monitor() as monitor:
         monitor.watch(b"@introduceDomain")
         monitor.watch(b"@releaseDomain")
-        for _ in monitor:  # an event does not say which domain: compare
+        for _ in monitor:  # an event does not name the domain: compare
             present = domains(client)
             for domid in sorted(present.keys() - known.keys()):
                 yield f"domain {domid} has come: {present[domid]}"

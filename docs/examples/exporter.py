@@ -1,7 +1,8 @@
 """An exporter of chosen nodes, in the text format of Prometheus, over HTTP, with asyncio.
 
-It reads when it is asked, all nodes at once: there is nothing to keep in step. Here the program
-asks itself, once. On a host, TOP is `/local/domain`, and `main` ends with `serve_forever()`.
+It reads all nodes for each HTTP request, so it keeps no copy that could be out of date. Here the
+program makes one request to itself. On a host, set TOP to `/local/domain`, and end `main` with
+`await server.serve_forever()`.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from functools import partial
 
 from xsproto_asyncio import Client, open_client
 
-#: What to export of each directory below TOP: the metric's name, and the node.
+#: The nodes to export from each directory below TOP, by the names of their metrics.
 TOP = b"/tool/example"
 METRICS = {
     "xenstore_memory_target_kib": b"memory/target",
@@ -24,7 +25,7 @@ async def metrics(client: Client) -> AsyncIterator[str]:
         paths = [TOP + b"/" + directory + b"/" + node for directory in directories]
         yield f"# TYPE {metric} gauge"
         for directory, value in zip(directories, await client.read_many(paths), strict=True):
-            # Where there is no such node, an error stands in its place.
+            # For a missing node, the list has an error instead of a value.
             if isinstance(value, bytes) and value.isdigit():
                 yield f'{metric}{{domain="{directory.decode()}"}} {int(value)}'
 

@@ -25,7 +25,7 @@ def main() -> None:
 
         def grow(tx: xsproto_sync.Transaction) -> int:
             size = int(tx.read(b"/tool/example/size"))
-            if size == 7:  # somebody else is faster, this first time
+            if size == 7:  # another client is faster, the first time
                 other.write(b"/tool/example/size", b"40")
             tx.write(b"/tool/example/size", b"%d" % (size + 1))
             return size + 1

@@ -1,6 +1,6 @@
-"""A fuzz target: what if a peer sends anything at all?
+"""A fuzz target: it shows that the engine keeps its rules, whatever bytes a peer sends.
 
-`fuzz` takes bytes and raises if the engine breaks one of its rules over them. Here it is given
+`fuzz` takes bytes, and raises if the engine breaks one of its rules on them. Here `main` gives it
 mutations of a real conversation. With atheris: `atheris.Setup(sys.argv, fuzz); atheris.Fuzz()`.
 """
 
@@ -21,7 +21,7 @@ REQUESTS = (
 
 
 def asking() -> tuple[ClientConnection, bytes]:
-    """A client that waits for answers, and what it has asked."""
+    """Return a client that waits for answers, and the bytes of its requests."""
     client = ClientConnection()
     for request in REQUESTS:
         client.send(request)
@@ -29,7 +29,7 @@ def asking() -> tuple[ClientConnection, bytes]:
 
 
 def answers(requests: bytes) -> bytes:
-    """What a daemon answers."""
+    """Return the bytes with which a daemon answers."""
     daemon = Daemon()
     connection = daemon.connect()
     daemon.receive_data(connection, requests)
@@ -37,7 +37,7 @@ def answers(requests: bytes) -> bytes:
 
 
 def events(replies: bytes, size: int) -> list[Event]:
-    """What the client makes of bytes that come in portions of `size`, and then end."""
+    """Return the events of a client that receives bytes in portions of `size`, then the end."""
     client, _ = asking()
     for at in range(0, len(replies), size):
         client.receive_data(replies[at : at + size])
@@ -47,10 +47,10 @@ def events(replies: bytes, size: int) -> list[Event]:
 
 def fuzz(data: bytes) -> list[Event]:
     happened = events(data, len(data) + 1)
-    # However the bytes are split, the same comes out; and the end comes last, once.
+    # However the bytes are split, the events are the same. `Closed` comes last, and once.
     assert repr(happened) == repr(events(data, 7))
     assert [type(event) is Closed for event in happened].index(True) == len(happened) - 1
-    answers(data)  # nor does a daemon mind
+    answers(data)  # a daemon must not fail on these bytes, either
     return happened
 
 

@@ -1,8 +1,8 @@
-"""An agent in a guest: it publishes what it is, and answers what its host asks.
+"""An agent in a guest: it publishes its version, and answers the questions of its host.
 
-It survives being suspended and resumed, saved, restored and migrated: see
-docs/howto/after-resume.md. Here host and guest are clients of the embedded XenStore. In a guest,
-`Client()` is all there is.
+It survives suspend and resume, save and restore, and migration: see docs/howto/after-resume.md.
+Here host and guest are clients of the embedded XenStore. In a real guest, call
+`serve(Client())`.
 """
 
 import threading
@@ -17,7 +17,7 @@ def publish(client: Client) -> None:
 
 
 def answer(client: Client) -> bytes | None:
-    """Answer what is asked, if it is not answered yet; both are seen as of one moment."""
+    """Answer the question, if there is one, in a transaction; return the question."""
 
     def step(tx: Transaction) -> bytes | None:
         question: bytes | None = tx.read(QUESTION, None)
@@ -32,7 +32,7 @@ def serve(client: Client) -> None:
     with client.monitor() as monitor:
         for path in QUESTION, VERSION:
             monitor.watch(path)
-        for _ in monitor:  # the first event of each comes at once, and again after a resume
+        for _ in monitor:  # the first events come at once, and again after a resume
             if not client.exists(VERSION):
                 publish(client)
             if answer(client) == b"goodbye":

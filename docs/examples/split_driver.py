@@ -1,8 +1,8 @@
 """The handshake of a split driver: a frontend in a guest, its backend in dom0, and a toolstack.
 
-Each side has a directory with a node `state`, and watches that of the other. Xen's xenbus.h has
-the states, and its blkif.h and netif.h what is written along the way. Here all sides are tasks of
-trio; a frontend in a guest has a client by `open_client()`.
+Each side has a directory with a node `state`, and watches the state of the other side. Xen's
+xenbus.h lists the states; its blkif.h and netif.h list the other nodes that the sides write. Here
+all sides are tasks of trio. A frontend in a real guest gets its client from `open_client()`.
 """
 
 from enum import Enum
@@ -16,7 +16,7 @@ FRONTEND, BACKEND = b"/local/domain/7/device/demo/0", b"/local/domain/0/backend/
 
 
 class State(Enum):
-    """XenbusState."""
+    """The states of Xen's XenbusState."""
 
     INITIALISING = b"1"
     INIT_WAIT = b"2"
@@ -33,7 +33,7 @@ class End:
         self.client, self.name, self.own, self.other = client, name, own, other
 
     async def become(self, state: State, details: dict[bytes, bytes] | None = None) -> None:
-        """Go to a state; the other side sees it together with the details, or neither."""
+        """Enter a state. The other side sees the state and the details together."""
         print(f"{self.name:>8}: {state.name}")
 
         async def step(tx: Transaction) -> None:
@@ -78,7 +78,7 @@ async def frontend(end: End) -> None:
 
 
 async def plug(toolstack: Client) -> None:
-    """Make both directories; each side may read that of the other."""
+    """Create both directories; each side may read the other's."""
 
     async def step(tx: Transaction) -> None:
         for own, other, perms in (
@@ -101,7 +101,7 @@ async def main() -> None:
             open_client(store.socket_path()) as dom0,
             open_client(store.socket_path(domid=7)) as guest,
         ):
-            await guest.get_domain_path(7)  # from now on the domain is known
+            await guest.get_domain_path(7)  # from now on the daemon knows the domain
             await plug(dom0)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(backend, End(dom0, "backend", BACKEND, FRONTEND))

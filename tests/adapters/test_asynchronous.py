@@ -67,6 +67,7 @@ class Wire:
         self.daemon.receive_data(self.daemon_connection, data)
         for _, answers in self.daemon.data_to_send():
             self._answers += answers
+        self.daemon.serve_waiting()
         return len(data)
 
     def give(self, size: int = 1 << 20) -> None:
@@ -102,7 +103,7 @@ class Wire:
         assert engine.outstanding == 0
         assert engine.transactions == {}
         assert engine.watches == {}
-        caller = self.daemon_connection._caller
+        caller = self.daemon_connection.caller
         assert caller.transactions == {}
         assert caller.watches == {}
         assert self.session.ignored.maxlen is not None
@@ -202,7 +203,7 @@ def test_cancelled_at_each_moment_an_operation_leaves_nothing(
     loop: Loop, operation: Callable[[AnyClient], Coroutine[Any, Any, None]], portion: int
 ) -> None:
     async def test(wire: Wire) -> None:
-        store, caller = wire.daemon.store, wire.daemon_connection._caller
+        store, caller = wire.daemon.store, wire.daemon_connection.caller
         store.write(caller, None, b"/a/b", b"1")
         for number in range(300):
             store.write(caller, None, b"/many/a-rather-long-name-%d" % number, b"")

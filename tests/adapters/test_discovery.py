@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from xsproto.adapters.discovery import DEVICE_PATHS, SOCKET_PATHS, Location, locate
+from xsproto.adapters.discovery import (
+    DEVICE_PATHS,
+    SOCKET_PATHS,
+    Location,
+    is_dom0,
+    locate,
+    named_by_environment,
+)
 from xsproto.errors import ConnectFailed, InvalidArgument, InvalidType
 
 SOCKET, DEVICE = stat.S_IFSOCK | 0o600, stat.S_IFCHR | 0o600
@@ -115,6 +122,13 @@ def test_a_path_in_the_environment_is_looked_at_as_well() -> None:
         locate(None, None, System(environ={"XENSTORED_PATH": "\0"}))
 
 
+def test_the_environment_may_name_nothing() -> None:
+    system = System({SOCKET_PATHS[0]: SOCKET}, {"XENSTORED_PATH": "", "XENSTORED_RUNDIR": ""})
+    assert named_by_environment(system) is None
+    system = System(environ={"XENSTORED_RUNDIR": "/run/of"})
+    assert named_by_environment(system) == Location("socket", "/run/of/socket")
+
+
 @pytest.mark.parametrize("path", SOCKET_PATHS)
 def test_a_socket_that_exists_is_preferred(path: str) -> None:
     assert locate(None, None, System({path: SOCKET, **device()})) == Location("socket", path)
@@ -137,6 +151,16 @@ def test_the_older_name_of_the_device_is_the_second_choice() -> None:
 def test_dom0_has_a_daemon_or_nothing() -> None:
     system = System({**device(), CAPABILITIES: b"control_d\n"})
     assert locate(None, None, system) == Location("socket", SOCKET_PATHS[0])
+    assert system.opened == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [({CAPABILITIES: b"control_d\n"}, True), ({CAPABILITIES: b""}, False), ({}, False)],
+)
+def test_dom0_is_known_by_its_capabilities(files: dict[str, bytes], expected: bool) -> None:
+    system = System(files)
+    assert is_dom0(system) is expected
     assert system.opened == 0
 
 

@@ -210,7 +210,7 @@ def test_a_client_that_does_not_read_is_stopped_and_loses_nothing(
                         refusals += 1
                     assert sent < len(requests), "it takes all that nobody reads the answers of"
                     assert await client.read(b"/tool") == b"", "others are served"
-                waiting = [peer.connection._server.pending for peer in server._peers.values()]
+                waiting = [peer.connection.engine.pending for peer in server._peers.values()]
                 assert sum(waiting) < 1_000_000
                 whole, got = sent // len(request) * 2016, 0
                 while got < whole:

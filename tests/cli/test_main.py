@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,11 +16,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from xsproto import requests
+from xsproto.adapters import discovery
 from xsproto.clients.operations import Node
-from xsproto.errors import AccessDenied, InvalidArgument
+from xsproto.errors import AccessDenied, ConnectionClosed, InvalidArgument, error_from_code
 from xsproto.perms import Permission
 from xsproto_sync import Client, EmbeddedXenStore
-from xsproto_sync import _json_tree as trees
+from xsproto_sync import _json_tree as json_tree
+from xsproto_sync.cli.errors import message_of
 from xsproto_sync.cli.main import commands
 
 from ..support.embedded_daemon import COMMAND, serving
@@ -37,7 +41,7 @@ def test_the_demo_tells_its_story_to_the_end() -> None:
     assert result.exit_code == 0
     for told in (
         "another client's   /local/domain/7/device/vif/0/state is now b'4'",
-        "attempts saw [1024, 2048]; in the end the target is 2560",
+        "the attempts read [1024, 2048]; in the end the target is 2560",
         "domain 7 writes    AccessDenied: EACCES",
         "NotFound is a FileNotFoundError: ENOENT",
     ):
@@ -134,7 +138,7 @@ def test_a_tree_comes_back_byte_for_byte(tmp_path: Path) -> None:
         client.write(b"/a/b", every_byte)
         client.set_perms(b"/a/b", [b"b7", b"r0"])
         dumped = run("dump", "--socket", one.socket_path(), "/a").output
-        whole = trees.dump(client)
+        whole = json_tree.dump(client)
         assert {node["path"] for node in whole} == {"/", "/tool", "/tool/xenstored", "/a", "/a/b"}
     file = tmp_path / "tree.json"
     file.write_text(dumped)
@@ -163,7 +167,10 @@ def test_guests_may_what_a_loaded_tree_says(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("[" * 100_000, "is no JSON"),
-        ('[{"path": "/%s", "value": "", "perms": ["n0"]}]' % ("a" * 2500), "EINVAL: Write"),
+        (
+            '[{"path": "/%s", "value": "", "perms": ["n0"]}]' % ("a" * 2500),
+            "aaa: the daemon refuses the arguments (EINVAL)",
+        ),
     ],
 )
 def test_what_cannot_be_loaded_is_told_in_a_line(tmp_path: Path, text: str, says: str) -> None:
@@ -181,7 +188,7 @@ def test_what_the_client_may_not_read_is_left_out() -> None:
         dom0, guest = store.client(), store.client(domid=7)
         for path in (b"/", b"/a"):
             dom0.set_perms(path, [b"n0", b"r7"])
-        assert [node["path"] for node in trees.dump(guest)] == ["/", "/a"]
+        assert [node["path"] for node in json_tree.dump(guest)] == ["/", "/a"]
 
 
 def test_what_vanishes_meanwhile_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +203,7 @@ def test_what_vanishes_meanwhile_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
                 yield node
 
         monkeypatch.setattr(client, "walk", disturbed)
-        assert [node["path"] for node in trees.dump(client, b"/a")] == ["/a", "/a/c"]
+        assert [node["path"] for node in json_tree.dump(client, b"/a")] == ["/a", "/a/c"]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +223,7 @@ def test_of_what_is_no_tree_nothing_is_written(node: Any) -> None:
     good = {"path": "/good", "value": "", "perms": ["n0"]}
     with EmbeddedXenStore() as store, store.client() as client:
         with pytest.raises(InvalidArgument):
-            trees.load(client, [good, node])
+            json_tree.load(client, [good, node])
         assert not client.exists(b"/good")
 
 
@@ -266,7 +273,78 @@ def test_what_the_terminal_cannot_show_is_escaped() -> None:
 
 
 def test_without_click_it_says_what_to_install() -> None:
-    code = "import sys; sys.modules['click'] = None; import xsproto_sync.cli.main"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    # As the installed script, in an interpreter that cannot import click.
+    code = f"import sys; sys.modules['click'] = None; {COMMAND[-1]}"
+    result = subprocess.run(
+        [*COMMAND[:-1], code, "read", "/a"], capture_output=True, text=True, timeout=20
+    )
     assert result.returncode == 1
-    assert "pip install 'xsproto[cli]'" in result.stderr
+    assert result.stdout == ""
+    assert result.stderr == "the command xsproto needs click: pip install 'xsproto[cli]'\n"
+
+
+# Errors in an operator's words
+
+
+def test_an_error_of_the_system_names_the_file_first() -> None:
+    error = FileNotFoundError(errno.ENOENT, "No such file or directory", "/nowhere/tree.json")
+    assert message_of(error) == "/nowhere/tree.json: No such file or directory"
+    assert message_of(ValueError("it is wrong")) == "it is wrong"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            error_from_code("ENOENT", request=requests.Read(b"/a\n"), path=b"/a\n"),
+            r"/a\n: there is no such node (ENOENT)",
+        ),
+        (
+            error_from_code("ENOSPC", request=requests.TransactionStart()),
+            "TRANSACTION_START: a quota of the daemon is reached (ENOSPC)",
+        ),
+        (error_from_code("EWHAT"), "EWHAT: xs_wire.h has no such error name"),
+        (
+            ConnectionClosed(
+                "the daemon closed the connection; Write(path=b'/a', value=b'1') was not sent",
+                request=requests.Write(b"/a", b"1"),
+            ),
+            "the daemon closed the connection; WRITE /a was not sent",
+        ),
+        (
+            InvalidArgument("""the path b"/it's" is not b'/a\\\\'"""),
+            "the path /it's is not /a\\",
+        ),
+    ],
+)
+def test_an_error_is_told_without_the_notation_of_python(error: Exception, says: str) -> None:
+    assert message_of(error) == says
+
+
+def test_where_there_is_no_xenstore_the_message_names_a_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("XENSTORED_PATH", "XENSTORED_RUNDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(discovery, "SOCKET_PATHS", ("/nowhere/socket",))
+    monkeypatch.setattr(discovery, "DEVICE_PATHS", {})
+    result = run("read", "/a")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("xsproto: there is no XenStore here: no socket of a daemon")
+    assert "`xsproto serve` needs no Xen" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--socket", ""), "--socket is empty"),
+        (("--xenbus", ""), "--xenbus is empty"),
+        (("--socket", "/a", "--xenbus", "/b"), "--socket and --xenbus are both given"),
+    ],
+)
+def test_a_wrong_place_of_xenstore_is_named_by_its_option(
+    words: tuple[str, ...], says: str
+) -> None:
+    result = run("read", *words, "/a")
+    assert result.exit_code == 2
+    assert says in result.stderr

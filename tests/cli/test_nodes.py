@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 
 from xsproto.perms import Permission
 from xsproto_sync import Client, EmbeddedXenStore
+from xsproto_sync.cli.errors import EXIT_STATUSES
 from xsproto_sync.cli.main import commands
-from xsproto_sync.cli.nodes import EXIT_STATUSES
 
 from ..support import ROOT, daemons
 from ..support import fake_device as xenbus
@@ -204,7 +204,7 @@ def test_ctrl_c_ends_a_watch(store: EmbeddedXenStore) -> None:
 @pytest.mark.parametrize("command", ["read", "list", "ls", "dump"])
 def test_a_node_that_is_not_there_is_a_status_of_its_own(run: Run, command: str) -> None:
     result = run(command, "/missing", status=3)
-    assert result.stderr.startswith("xsproto: ENOENT: ")
+    assert result.stderr == "xsproto: /missing: there is no such node (ENOENT)\n"
     assert result.stdout == ""
 
 

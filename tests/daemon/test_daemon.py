@@ -16,6 +16,7 @@ def ask(daemon: Daemon, connection: Connection, op: int, payload: bytes) -> list
 
 def received(daemon: Daemon, connection: Connection) -> list[Packet]:
     data = b"".join(data for other, data in daemon.data_to_send() if other is connection)
+    daemon.serve_waiting()
     return list(PacketReader().receive_data(data))
 
 
@@ -50,19 +51,41 @@ def test_a_blocked_reader_is_bounded_loses_no_answer_and_delays_nobody() -> None
     assert slow.wants_data
 
 
-def test_a_client_that_says_no_more_still_gets_every_answer() -> None:
+def test_asking_for_output_serves_no_request() -> None:
+    daemon = Daemon(max_output=1000)
+    client = daemon.connect()
+    written = b"".join(Packet(Op.WRITE, n, 0, b"/a\0%d" % n).encode() for n in range(500))
+    daemon.receive_data(client, written)
+    daemon.receive_data(client, b"")
+    node = daemon.store.nodes[b"/a"]
+    first = node.value
+    ((_, answers),) = daemon.data_to_send()
+    assert daemon.data_to_send() == []
+    assert (node.value, client.closed) == (first, False)
+    assert len(PacketReader().receive_data(answers)) == int(first) + 1 < 500
+    while not client.closed:
+        daemon.serve_waiting()
+        ((_, more),) = daemon.data_to_send()
+        answers += more
+    assert len(PacketReader().receive_data(answers)) == 500
+    assert node.value == b"499"
+    assert daemon.data_to_send() == [(client, b"")]
+
+
+def test_a_client_that_has_ended_its_stream_still_gets_every_answer() -> None:
     daemon = Daemon(max_output=1000)
     client = daemon.connect()
     daemon.receive_data(client, Packet(Op.READ, 1, 0, b"/tool\0").encode() * 500)
     daemon.receive_data(client, b"")
     answers = b""
     while batch := daemon.data_to_send():
+        daemon.serve_waiting()
         answers += batch[0][1]
     assert len(PacketReader().receive_data(answers)) == 500
     assert client.closed
 
 
-def test_a_broken_client_is_told_to_go_and_forgotten() -> None:
+def test_a_client_that_breaks_the_protocol_is_closed_and_forgotten() -> None:
     daemon = Daemon()
     client, other = daemon.connect(), daemon.connect()
     ask(daemon, client, Op.WATCH, b"/a\0t\0")
@@ -73,7 +96,7 @@ def test_a_broken_client_is_told_to_go_and_forgotten() -> None:
     assert daemon.data_to_send() == []
 
 
-def test_who_reads_no_events_is_told_to_go_at_once_and_forgotten() -> None:
+def test_a_client_that_reads_no_events_is_closed_and_forgotten_at_once() -> None:
     daemon = Daemon(max_events=1000)
     slow, other = daemon.connect(), daemon.connect()
     ask(daemon, slow, Op.WATCH, b"/a\0t\0")
@@ -84,12 +107,12 @@ def test_who_reads_no_events_is_told_to_go_at_once_and_forgotten() -> None:
         assert not slow.closed
     for number in range(20, 50):
         daemon.receive_data(other, Packet(Op.WRITE, 1, 0, b"/a/%d\0" % number).encode())
-    assert (slow, b"") in daemon.data_to_send()
-    dom0 = daemon.store.caller(0, lambda path, token: None).domain
+    dom0 = daemon.store.domains.by_id[0]
     assert (dom0.watches, dom0.transactions) == (0, 0)
+    assert (slow, b"") in daemon.data_to_send()
 
 
-def test_what_a_client_still_gets_waits_while_it_is_blocked_though_it_is_over() -> None:
+def test_the_last_answers_of_a_blocked_client_wait_until_it_is_unblocked() -> None:
     daemon = Daemon()
     client = daemon.connect()
     daemon.block(client)
@@ -100,9 +123,11 @@ def test_what_a_client_still_gets_waits_while_it_is_blocked_though_it_is_over() 
     daemon.unblock(client)
     assert [p.op for p in received(daemon, client)] == [Op.READ]
     assert daemon.data_to_send() == [(client, b"")]
+    daemon.unblock(client)
+    assert daemon.data_to_send() == [], "the end is handed out once"
 
 
-def test_a_domain_that_goes_takes_its_nodes_and_connections_and_is_announced() -> None:
+def test_removing_a_domain_removes_its_nodes_ends_its_connections_and_is_announced() -> None:
     daemon = Daemon()
     root = daemon.connect()
     guest = daemon.connect(7)
@@ -131,11 +156,11 @@ def test_privileged_requests_of_a_guest_and_unknown_types_are_refused() -> None:
     assert ask(daemon, guest, 9999, b"\0")[0].payload == b"ENOSYS\0"
 
 
-# What each request answers, as the C daemon does
+# The answer to each request: that of the C daemon
 
 
 def outcome(daemon: Daemon, client: Connection, op: int, payload: bytes, tx_id: int = 0) -> bytes:
-    """The payload of the answer, or the error name."""
+    """Return the payload of the answer or the error name, without its NUL."""
     daemon.receive_data(client, Packet(op, 1, tx_id, payload).encode())
     return [p.payload for p in received(daemon, client) if p.op in (op, Op.ERROR)][-1][:-1]
 
@@ -163,7 +188,7 @@ def outcome(daemon: Daemon, client: Connection, op: int, payload: bytes, tx_id: 
         (7, Op.GET_PERMS, b"@introduceDomain\0", b"EACCES"),
         (0, Op.SET_PERMS, b"/tool\0n0\0r32757\0", b"OK"),
         (0, Op.SET_PERMS, b"/tool\0n32757\0", b"ENOMEM"),
-        (0, Op.SET_PERMS, b"/tool\0n30\0", b"OK"),  # it exists, and is not introduced
+        (0, Op.SET_PERMS, b"/tool\0n30\0", b"OK"),  # it exists, but is not introduced
         (0, Op.SET_PERMS, b"/tool\0n31\0", b"ENOENT"),
         (7, Op.SET_PERMS, b"@releaseDomain\0b7\0", b"EACCES"),
         (0, Op.GET_DOMAIN_PATH, b"abc\0", b"EINVAL"),
@@ -236,7 +261,7 @@ def test_what_a_request_answers_with_4_17(
     assert outcome(daemon, daemon.connect(domid), op, payload) == expected
 
 
-def test_directory_part_goes_on_where_it_is_told_to() -> None:
+def test_directory_part_continues_at_the_given_offset() -> None:
     daemon = Daemon()
     client = daemon.connect()
     for number in range(300):
@@ -254,7 +279,7 @@ def test_directory_part_goes_on_where_it_is_told_to() -> None:
         assert answer.partition(b"\0")[2] == b"\0"
 
 
-def test_a_domain_that_is_referred_to_and_not_introduced_is_not_served() -> None:
+def test_a_domain_that_permissions_name_is_not_served_before_its_introduction() -> None:
     daemon = Daemon()
     dom0 = daemon.connect()
     daemon.add_domain(30)
@@ -267,7 +292,7 @@ def test_a_domain_that_is_referred_to_and_not_introduced_is_not_served() -> None
     assert outcome(daemon, dom0, Op.READ, b"/tool\0") == b"ENOENT", "what it owned is gone"
 
 
-def test_a_domain_that_is_gone_and_kept_as_a_target_cannot_shut_down() -> None:
+def test_a_destroyed_domain_that_is_kept_as_a_target_cannot_shut_down() -> None:
     daemon = Daemon()
     dom0 = daemon.connect()
     for domid in (7, 8):
@@ -281,7 +306,7 @@ def test_a_domain_that_is_gone_and_kept_as_a_target_cannot_shut_down() -> None:
     assert daemon.data_to_send() == []
 
 
-def test_an_unknown_transaction_is_refused_but_for_watches() -> None:
+def test_an_unknown_transaction_is_refused_except_for_watches() -> None:
     daemon = Daemon()
     client = daemon.connect()
     assert outcome(daemon, client, Op.READ, b"/tool\0", tx_id=9) == b"ENOENT"
@@ -334,7 +359,7 @@ def test_what_control_answers(payload: bytes, expected: bytes) -> None:
     assert outcome(daemon, daemon.connect(), Op.CONTROL, payload) == expected
 
 
-def test_control_lists_and_sets_quotas_for_new_domains_and_tells_what_one_has() -> None:
+def test_control_lists_and_sets_quotas_of_new_domains_and_reports_a_domains_usage() -> None:
     daemon = Daemon()
     dom0, guest = daemon.connect(), daemon.connect(7)
     assert b"quota" in outcome(daemon, dom0, Op.CONTROL, b"help\0")
@@ -354,7 +379,7 @@ def test_control_lists_and_sets_quotas_for_new_domains_and_tells_what_one_has() 
         assert [b" ".join(line.split()) for line in told[1 : 1 + len(rows)]] == rows
 
 
-def test_with_4_17_a_quota_that_is_set_holds_for_the_domains_that_there_are() -> None:
+def test_a_quota_set_in_4_17_holds_for_existing_domains() -> None:
     daemon = Daemon(PROFILE_4_17)
     dom0, guest = daemon.connect(), daemon.connect(7)
     assert outcome(daemon, dom0, Op.CONTROL, b"log\0") == b"EINVAL"
@@ -364,7 +389,7 @@ def test_with_4_17_a_quota_that_is_set_holds_for_the_domains_that_there_are() ->
     assert outcome(daemon, guest, Op.WATCH, b"/3\0t\0") == b"E2BIG"
 
 
-def test_a_special_watch_tells_only_those_who_may_know() -> None:
+def test_a_special_event_goes_only_to_callers_that_may_read_it() -> None:
     daemon = Daemon()
     guest = daemon.connect(7)
     ask(daemon, guest, Op.WATCH, b"@introduceDomain\0t\0")
@@ -375,7 +400,7 @@ def test_a_special_watch_tells_only_those_who_may_know() -> None:
     assert [packet.op for packet in received(daemon, guest)] == [Op.WATCH_EVENT]
 
 
-def test_a_guest_without_the_feature_has_no_depth_and_no_entry_for_everyone() -> None:
+def test_a_guest_without_the_features_has_no_depth_and_no_entry_for_every_domain() -> None:
     daemon = Daemon()
     dom0 = daemon.connect()
     daemon.add_domain(7)
@@ -388,7 +413,7 @@ def test_a_guest_without_the_feature_has_no_depth_and_no_entry_for_everyone() ->
     assert outcome(daemon, daemon.connect(8), Op.READ, b"/g\0") == b"EACCES"
 
 
-def test_a_directory_lists_a_child_twice_where_a_transaction_made_it_twice() -> None:
+def test_directory_reports_a_child_twice_that_a_transaction_has_created_twice() -> None:
     daemon = Daemon()
     dom0, other = daemon.connect(), daemon.connect()
     outcome(daemon, dom0, Op.WRITE, b"/p/c\0")

@@ -41,10 +41,10 @@ def test_the_embedded_daemon_answers_as_the_real_one() -> None:
     print(f"{histogram.total()} requests, profile {profile.name}")
     for (op, outcome), count in sorted(histogram.items()):
         print(f"{op:>20} {outcome:<8} {count:>7}")
-    require_known = set(outcomes_of(profile))
-    assert set(histogram) <= require_known, "an outcome that was not seen before"
+    known = set(outcomes_of(profile))
+    assert set(histogram) <= known, "an outcome that was not seen before"
     if STEPS >= LONG:
-        rare = {cell: histogram[cell] for cell in require_known if histogram[cell] < OFTEN}
+        rare = {cell: histogram[cell] for cell in known if histogram[cell] < OFTEN}
         assert not rare, f"not reached {OFTEN} times"
 
 
@@ -66,7 +66,7 @@ def test_a_difference_is_told_with_the_few_steps_that_show_it(
     mkdir = Store.mkdir
 
     def wrong(self: Store, caller: Caller, tx: Transaction | None, path: bytes) -> None:
-        if path in self._nodes and tx is None:
+        if path in self.nodes and tx is None:
             raise StoreError("EEXIST")
         mkdir(self, caller, tx, path)
 

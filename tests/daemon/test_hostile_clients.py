@@ -198,6 +198,7 @@ def test_no_request_makes_the_daemon_fail(
         data = HEADER.pack(op, 1, tx_id, len(payload)) + payload
         daemon.receive_data(clients[client], data)
         daemon.data_to_send()
+        daemon.serve_waiting()
     for domid in (7, 9):
         daemon.shutdown(domid)
         daemon.remove_domain(domid)

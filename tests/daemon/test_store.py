@@ -1,4 +1,4 @@
-"""The store against a plain model, and what PROTOCOL rows say of single requests."""
+"""The store: against a plain model, and what C xenstored does with single requests."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ paths = st.lists(st.sampled_from([b"a", b"b", b"c"]), min_size=1, max_size=3).ma
 
 
 def nobody(path: bytes, token: bytes) -> None:
-    """Hear no event."""
+    """Take an event and do nothing."""
 
 
 def guest(store: Store, domid: int = 7) -> Caller:
-    store.existing.add(domid)
+    store.domains.existing.add(domid)
     store.introduce(domid)
     return store.caller(domid, nobody)
 
 
 class AgainstADict(RuleBasedStateMachine):
-    """dom0 and one transaction at a time; the model is a dict, a transaction a copy of it."""
+    """Dom0 with one transaction at a time. The model is a dict, and a transaction is its copy."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,9 +101,9 @@ def test_limits_admit_what_the_profile_says(profile: Profile) -> None:
     with pytest.raises(StoreError, match="ENOSPC"):
         store.start(caller)
     for number in range(profile.limits[b"watches"]):
-        store.watch(caller, b"/home", b"%d" % number)
+        store.watches.add(caller, b"/home", b"%d" % number)
     with pytest.raises(StoreError, match=profile.watch_quota_code):
-        store.watch(caller, b"/home", b"more")
+        store.watches.add(caller, b"/home", b"more")
     with pytest.raises(StoreError, match="ENOSPC"):
         store.write(caller, None, b"/home/x", b"v" * 2048)
     store.write(caller, None, b"/home/x", b"v" * 2015)
@@ -111,7 +111,7 @@ def test_limits_admit_what_the_profile_says(profile: Profile) -> None:
     assert caller.domain.watches == caller.domain.transactions == 0
 
 
-def test_a_domain_owns_at_most_its_quota_of_nodes_and_takes_them_with_it() -> None:
+def test_a_domain_owns_at_most_its_quota_of_nodes_and_loses_them_at_its_release() -> None:
     store = Store(PROFILE_4_17)
     caller, root = guest(store), store.caller(0, nobody)
     store.set_perms(root, None, b"/", [b"b0"])
@@ -172,11 +172,11 @@ def test_the_root_outlives_the_domain_that_owns_it() -> None:
     assert store.perms(root, None, b"/") == ((0, 3), (0, 1))
 
 
-# What a transaction may not do, and when it is told
+# Transactions, quotas and permissions
 
 
 def with_guest(profile: Profile = PROFILE_CURRENT) -> tuple[Store, Caller, Caller]:
-    """A store in which domain 7 may do everything below /g."""
+    """Return a store, dom0, and domain 7, which owns /g."""
     store = Store(profile)
     domain_7 = guest(store)
     dom0 = store.caller(0, nobody)
@@ -186,14 +186,14 @@ def with_guest(profile: Profile = PROFILE_CURRENT) -> tuple[Store, Caller, Calle
 
 
 def hears(store: Store, domid: int) -> tuple[Caller, list[bytes]]:
-    """A caller, and the paths of the events that it gets."""
+    """Return a caller, and the paths of the events that it has got."""
     heard: list[bytes] = []
     return store.caller(domid, lambda path, token: heard.append(path)), heard
 
 
-def test_a_transaction_that_touches_too_much_fails_at_its_end() -> None:
+def test_a_transaction_that_accesses_too_many_nodes_fails_at_its_commit() -> None:
     store, _, seven = with_guest(PROFILE_4_17)
-    store.set_quota(b"transaction-nodes", 3, 7)
+    store.domains.set_quota(b"transaction-nodes", 3, 7)
     tx = seven.transactions[store.start(seven)]
     for number in range(2):
         store.write(seven, tx, b"/g/%d" % number, b"")
@@ -206,11 +206,11 @@ def test_a_transaction_that_touches_too_much_fails_at_its_end() -> None:
 @pytest.mark.parametrize(
     ("profile", "room"), [(PROFILE_CURRENT, 3), (PROFILE_4_17, 2)], ids=["c", "c-4.17"]
 )
-def test_a_commit_that_makes_nodes_has_the_room_that_the_profile_says(
+def test_a_commit_that_creates_nodes_has_the_room_of_the_profile(
     profile: Profile, room: int
 ) -> None:
     store, _, seven = with_guest(profile)
-    store.limits[b"nodes"] = seven.domain.limits[b"nodes"] = 4  # one of them is /g
+    store.domains.limits[b"nodes"] = seven.domain.limits[b"nodes"] = 4  # one of them is /g
     for commits, count in ((False, room + 1), (True, room)):
         tx = seven.transactions[store.start(seven)]
         for number in range(count):
@@ -227,7 +227,7 @@ def test_a_commit_that_makes_nodes_has_the_room_that_the_profile_says(
 
 def test_a_transaction_goes_on_after_a_node_too_many() -> None:
     store, _, seven = with_guest(PROFILE_4_17)
-    store.set_quota(b"nodes", 1, 7)
+    store.domains.set_quota(b"nodes", 1, 7)
     tx = seven.transactions[store.start(seven)]
     with pytest.raises(StoreError, match="ENOSPC"):
         store.write(seven, tx, b"/g/9", b"")
@@ -236,11 +236,11 @@ def test_a_transaction_goes_on_after_a_node_too_many() -> None:
     assert store.node(seven, None, b"/g").value == b"value"
 
 
-def test_a_node_that_stays_its_owners_is_no_reason_to_count_with_the_newest_daemon() -> None:
+def test_permissions_that_keep_the_owner_count_no_node_in_the_newest_daemon() -> None:
     for profile in (PROFILE_CURRENT, PROFILE_4_17):
         store, _, seven = with_guest(profile)
         store.write(seven, None, b"/g/1/2/3", b"")
-        store.set_quota(b"nodes", 2, 7)
+        store.domains.set_quota(b"nodes", 2, 7)
         tx = seven.transactions[store.start(seven)]
         with pytest.raises(StoreError, match="ENOSPC"):
             store.write(seven, tx, b"/g/9", b"")
@@ -252,11 +252,11 @@ def test_a_node_that_stays_its_owners_is_no_reason_to_count_with_the_newest_daem
                 store.end(seven, tx, commit=True)
 
 
-def test_fewer_nodes_are_never_too_many_with_the_newest_daemon() -> None:
+def test_a_commit_that_leaves_fewer_nodes_is_never_refused_by_the_newest_daemon() -> None:
     for profile in (PROFILE_CURRENT, PROFILE_4_17):
         store, _, seven = with_guest(profile)
         store.write(seven, None, b"/g/1/2/3", b"")
-        store.set_quota(b"nodes", 2, 7)
+        store.domains.set_quota(b"nodes", 2, 7)
         tx = seven.transactions[store.start(seven)]
         with pytest.raises(StoreError, match="ENOSPC"):
             store.write(seven, tx, b"/g/9", b"")
@@ -269,13 +269,13 @@ def test_fewer_nodes_are_never_too_many_with_the_newest_daemon() -> None:
 
 
 @pytest.mark.parametrize("size", [3000, 0], ids=["too large", "too many"])
-def test_what_is_refused_for_a_quota_moves_the_store_on(size: int) -> None:
+def test_a_write_refused_for_a_quota_advances_the_generation(size: int) -> None:
     store, dom0, seven = with_guest(PROFILE_4_17)
     guest(store, 8)
     store.write(dom0, None, b"/a", b"")
     store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
     store.release(8)
-    store.set_quota(b"nodes", 2, 7)
+    store.domains.set_quota(b"nodes", 2, 7)
     with pytest.raises(StoreError, match="ENOSPC"):
         store.write(seven, None, b"/g/1/2/3" if size == 0 else b"/g", bytes(size))
     store.introduce(8)
@@ -283,10 +283,10 @@ def test_what_is_refused_for_a_quota_moves_the_store_on(size: int) -> None:
         store.node(store.caller(8, nobody), None, b"/a")
 
 
-def test_several_nodes_that_one_request_makes_are_counted_whole_by_4_17_alone() -> None:
+def test_a_request_that_creates_several_nodes_needs_room_for_all_in_4_17_only() -> None:
     for profile in (PROFILE_CURRENT, PROFILE_4_17):
         store, _, seven = with_guest(profile)
-        store.set_quota(b"nodes", 3 + profile.spare.get(b"nodes", 0), 7)
+        store.domains.set_quota(b"nodes", 3 + profile.quota_offsets.get(b"nodes", 0), 7)
         if profile is PROFILE_CURRENT:
             store.write(seven, None, b"/g/1/2/3/4", b"")
             assert seven.domain.nodes == 5
@@ -296,7 +296,7 @@ def test_several_nodes_that_one_request_makes_are_counted_whole_by_4_17_alone() 
             store.write(seven, None, b"/g/1/2", b"")
 
 
-def test_a_domain_that_goes_while_a_transaction_makes_nodes_for_it() -> None:
+def test_a_commit_of_nodes_for_a_domain_that_was_destroyed_fails() -> None:
     for profile, code in ((PROFILE_4_17, "ENOMEM"), (PROFILE_CURRENT, "EAGAIN")):
         store, dom0, _ = with_guest(profile)
         tx = dom0.transactions[store.start(dom0)]
@@ -306,10 +306,10 @@ def test_a_domain_that_goes_while_a_transaction_makes_nodes_for_it() -> None:
             store.end(dom0, tx, commit=True)
 
 
-def test_rm_in_a_transaction_that_touches_too_much_stops_half_way() -> None:
+def test_rm_in_a_transaction_that_accesses_too_many_nodes_stops_half_way() -> None:
     store, dom0, seven = with_guest(PROFILE_4_17)
     store.write(dom0, None, b"/g/a/b/c/d", b"")
-    store.set_quota(b"transaction-nodes", 4, 7)
+    store.domains.set_quota(b"transaction-nodes", 4, 7)
     tx = seven.transactions[store.start(seven)]
     with pytest.raises(StoreError, match="EIO"):
         store.rm(seven, tx, b"/g")
@@ -317,13 +317,13 @@ def test_rm_in_a_transaction_that_touches_too_much_stops_half_way() -> None:
         store.end(seven, tx, commit=True)
 
 
-def test_a_watch_that_is_set_within_the_life_of_a_transaction_tells_of_its_commit() -> None:
+def test_a_watch_set_during_a_transaction_gets_the_events_of_its_commit() -> None:
     store = Store()
     heard: list[bytes] = []
     dom0 = store.caller(0, lambda path, token: heard.append(path))
     tx = dom0.transactions[store.start(dom0)]
-    store.write(dom0, tx, b"/a/b", b"")  # when nobody watches anything
-    store.watch(dom0, b"/a", b"token")
+    store.write(dom0, tx, b"/a/b", b"")  # there is no watch yet
+    store.watches.add(dom0, b"/a", b"token")
     store.end(dom0, tx, commit=True)
     assert heard == [b"/a/b"]
 
@@ -342,14 +342,14 @@ def test_a_lazy_view_that_contradicts_itself_ends_rm_half_way(removed: bytes) ->
     tx = dom0.transactions[store.start(dom0)]
     store.node(dom0, tx, removed)
     store.rm(dom0, None, b"/p/c")
-    # /p was seen with a child that is seen as missing; or the child, and then /p without it.
+    # The view has /p with a child that is missing in it; or it has the child, and /p without it.
     with pytest.raises(StoreError, match="EIO"):
         store.rm(dom0, tx, removed)
     with pytest.raises(StoreError, match="EAGAIN"):
         store.end(dom0, tx, commit=True)
 
 
-def test_rm_of_a_child_whose_parent_is_gone_meanwhile_is_refused() -> None:
+def test_rm_of_a_child_whose_parent_was_removed_meanwhile_is_refused() -> None:
     store, dom0, _ = with_guest()
     store.write(dom0, None, b"/p/c", b"")
     tx = dom0.transactions[store.start(dom0)]
@@ -361,7 +361,7 @@ def test_rm_of_a_child_whose_parent_is_gone_meanwhile_is_refused() -> None:
         store.end(dom0, tx, commit=True)
 
 
-def test_a_child_that_is_made_where_it_is_listed_already_is_listed_twice() -> None:
+def test_a_child_created_where_it_is_listed_already_is_reported_twice() -> None:
     store, dom0, _ = with_guest()
     store.write(dom0, None, b"/p/c", b"")
     store.write(dom0, None, b"/p/d", b"")
@@ -376,7 +376,7 @@ def test_a_child_that_is_made_where_it_is_listed_already_is_listed_twice() -> No
     store.rm(dom0, tx, b"/p/c")
     store.rm(dom0, tx, b"/p/e")
     assert store.node(dom0, tx, b"/p").names == [b"d", b"c"]
-    with pytest.raises(StoreError, match="EIO"):  # there is no second one
+    with pytest.raises(StoreError, match="EIO"):  # the second one does not exist
         store.rm(dom0, tx, b"/p")
     with pytest.raises(StoreError, match="EAGAIN"):
         store.end(dom0, tx, commit=True)
@@ -391,7 +391,7 @@ def test_domid_any_owns_nothing() -> None:
         store.set_perms(dom0, None, b"/a", [b"n0", b"n32757"])
 
 
-def test_a_commit_of_nodes_whose_owner_is_gone_counts_them_for_nobody() -> None:
+def test_a_commit_that_gives_a_node_to_a_destroyed_domain_counts_it_for_no_domain() -> None:
     store, dom0, _ = with_guest()
     store.write(dom0, None, b"/a", b"")
     tx = dom0.transactions[store.start(dom0)]
@@ -401,29 +401,29 @@ def test_a_commit_of_nodes_whose_owner_is_gone_counts_them_for_nobody() -> None:
     store.rm(dom0, None, b"/a")
 
 
-def test_what_a_permission_says_of_a_domain_that_came_later_does_not_count() -> None:
+def test_an_entry_for_a_domain_that_was_introduced_later_does_not_count() -> None:
     store, dom0, _ = with_guest()
     store.write(dom0, None, b"/a", b"")
     store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
-    store.existing.add(8)
-    store.write(dom0, None, b"/b", b"")  # the store moves on
+    store.domains.existing.add(8)
+    store.write(dom0, None, b"/b", b"")  # advances the generation
     store.introduce(8)
     late = store.caller(8, nobody)
     with pytest.raises(StoreError, match="EACCES"):
         store.node(late, None, b"/a")
 
 
-def test_special_paths_are_not_part_of_the_store_that_moves_on_with_4_17() -> None:
+def test_permissions_of_special_paths_do_not_advance_the_generation_in_4_17() -> None:
     for profile in (PROFILE_CURRENT, PROFILE_4_17):
         store, dom0, _ = with_guest(profile)
         guest(store, 8)
         store.destroy(8)
-        store.existing.add(8)
+        store.domains.existing.add(8)
         store.write(dom0, None, b"/a", b"")
         store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
         store.destroy(8)
         store.set_perms(dom0, None, b"@releaseDomain", [b"n0"])
-        late = guest(store, 8)  # as old as /a, if nothing has changed since
+        late = guest(store, 8)  # of the same generation as /a, if nothing has changed since
         if profile is PROFILE_4_17:
             assert store.node(late, None, b"/a").value == b""
         else:
@@ -431,19 +431,19 @@ def test_special_paths_are_not_part_of_the_store_that_moves_on_with_4_17() -> No
                 store.node(late, None, b"/a")
 
 
-def test_nor_does_what_it_says_of_one_that_is_gone_and_came_again() -> None:
+def test_an_entry_for_an_earlier_domain_with_the_same_id_does_not_count() -> None:
     store, dom0, _ = with_guest()
     first = guest(store, 8)
     store.write(dom0, None, b"/a", b"")
     store.set_perms(dom0, None, b"/a", [b"n0", b"r8"])
     assert store.node(first, None, b"/a").value == b""
     store.destroy(8)
-    store.write(dom0, None, b"/b", b"")  # the store moves on
+    store.write(dom0, None, b"/b", b"")  # advances the generation
     with pytest.raises(StoreError, match="EACCES"):
         store.node(guest(store, 8), None, b"/a")
 
 
-def test_domid_any_means_everyone_where_the_profile_has_that() -> None:
+def test_domid_any_means_every_domain_if_the_profile_has_that() -> None:
     for profile, allowed in ((PROFILE_CURRENT, True), (PROFILE_4_17, False)):
         store, dom0, seven = with_guest(profile)
         store.write(dom0, None, b"/a", b"value")
@@ -455,7 +455,7 @@ def test_domid_any_means_everyone_where_the_profile_has_that() -> None:
                 store.node(seven, None, b"/a")
 
 
-def test_entries_are_asked_in_their_order() -> None:
+def test_the_first_entry_for_a_domain_decides() -> None:
     store, dom0, seven = with_guest()
     guest(store, 8)
     store.write(dom0, None, b"/a", b"")
@@ -475,18 +475,18 @@ def test_entries_are_asked_in_their_order() -> None:
 @pytest.mark.parametrize(
     "profile", [PROFILE_CURRENT, PROFILE_4_17], ids=lambda profile: profile.name
 )
-def test_entries_of_a_domain_that_came_again_let_it_hear_of_no_change(profile: Profile) -> None:
+def test_entries_for_an_earlier_domain_with_the_same_id_give_no_events(profile: Profile) -> None:
     store, dom0, _ = with_guest(profile)
     guest(store, 8)
     for path in (b"/a", b"/b"):
         store.write(dom0, None, path, b"")
         store.set_perms(dom0, None, path, [b"n0", b"r8"])
     store.release(8)
-    store.write(dom0, None, b"/c", b"")  # the store moves on
+    store.write(dom0, None, b"/c", b"")  # advances the generation
     store.introduce(8)
     late, heard = hears(store, 8)
-    store.watch(late, b"/a", b"token")
-    store.watch(late, b"/b", b"token")
+    store.watches.add(late, b"/a", b"token")
+    store.watches.add(late, b"/b", b"token")
     tx = dom0.transactions[store.start(dom0)]
     store.write(dom0, tx, b"/a", b"")
     store.end(dom0, tx, commit=True)
@@ -494,18 +494,18 @@ def test_entries_of_a_domain_that_came_again_let_it_hear_of_no_change(profile: P
     assert heard == []
 
 
-def test_permissions_are_told_as_long_as_c_has_room_for() -> None:
+def test_permissions_are_formatted_with_at_most_ten_characters_of_a_domain_id() -> None:
     assert format_perms(((0, READ), (-(1 << 31), 0))) == b"r0\0n-214748364\0"
 
 
 # Domains
 
 
-def test_a_domain_that_vanishes_takes_its_nodes_be_it_introduced_or_not() -> None:
+def test_a_destroyed_domain_loses_its_nodes_whether_introduced_or_not() -> None:
     store, dom0, _ = with_guest()
     listener, heard = hears(store, 0)
-    store.watch(listener, b"@releaseDomain", b"token")
-    store.existing.add(8)
+    store.watches.add(listener, b"@releaseDomain", b"token")
+    store.domains.existing.add(8)
     store.write(dom0, None, b"/a/b", b"")
     store.set_perms(dom0, None, b"/a", [b"n8"])
     store.destroy(8)
@@ -516,7 +516,7 @@ def test_a_domain_that_vanishes_takes_its_nodes_be_it_introduced_or_not() -> Non
     assert heard == [b"@releaseDomain"]
 
 
-def test_what_a_domain_owns_and_must_stay_becomes_dom0s() -> None:
+def test_the_root_and_special_paths_of_a_destroyed_domain_become_dom0s() -> None:
     for profile in (PROFILE_CURRENT, PROFILE_4_17):
         store, dom0, _ = with_guest(profile)
         store.set_perms(dom0, None, b"/", [b"r7", b"w7"])
@@ -527,7 +527,7 @@ def test_what_a_domain_owns_and_must_stay_becomes_dom0s() -> None:
         assert store.node(dom0, None, b"@releaseDomain").perms == ((0, WRITE),)
 
 
-def test_the_newest_daemon_forgets_what_permissions_say_of_a_domain_that_is_gone() -> None:
+def test_the_newest_daemon_removes_the_entries_of_a_destroyed_domain() -> None:
     for profile, expected in (
         (PROFILE_CURRENT, ((0, 0), (8, READ))),
         (PROFILE_4_17, ((0, 0), (7, READ), (8, READ))),
@@ -541,10 +541,10 @@ def test_the_newest_daemon_forgets_what_permissions_say_of_a_domain_that_is_gone
         store.destroy(7)
         assert store.node(dom0, None, b"/a").perms == expected
         assert store.node(dom0, tx, b"/a").perms == before
-        store.end(dom0, tx, commit=True)  # that was no change
+        store.end(dom0, tx, commit=True)  # to remove entries is no conflict
 
 
-def test_so_it_does_where_a_domain_that_there_is_not_is_introduced() -> None:
+def test_a_refused_introduction_removes_the_entries_of_the_domain() -> None:
     for profile, kept in ((PROFILE_CURRENT, ()), (PROFILE_4_17, ((9, READ | IGNORE),))):
         store, dom0, _ = with_guest(profile)
         store.write(dom0, None, b"/a", b"")
@@ -558,48 +558,48 @@ def test_so_it_does_where_a_domain_that_there_is_not_is_introduced() -> None:
 
 def test_an_introduction_without_an_event_channel_leaves_a_known_domain_known() -> None:
     store, dom0, _ = with_guest()
-    store.existing.add(8)
+    store.domains.existing.add(8)
     store.write(dom0, None, b"/a", b"")
     store.set_perms(dom0, None, b"/a", [b"n8"])
     with pytest.raises(StoreError, match="EINVAL"):
         store.introduce(8, reachable=False)
     assert store.node(dom0, None, b"/a").perms == ((8, 0),)
-    assert not store.introduced(8)
+    assert not store.domains.is_introduced(8)
 
 
 def test_a_target_is_kept_as_long_as_the_domain_that_has_its_rights() -> None:
     store, dom0, _ = with_guest()
     listener, heard = hears(store, 0)
-    store.watch(listener, b"@releaseDomain", b"token")
+    store.watches.add(listener, b"@releaseDomain", b"token")
     for domid in (8, 9):
         guest(store, domid)
-        store.set_target(domid, 7)
+        store.domains.set_target(domid, 7)
     store.write(dom0, None, b"/g/a", b"value")
     store.destroy(7)
     store.destroy(8)
     assert heard == [b"@releaseDomain"]
-    assert store.introduced(7)
+    assert store.domains.is_introduced(7)
     assert store.node(store.caller(9, nobody), None, b"/g/a").value == b"value"
     for refused in (store.introduce, store.release):
         with pytest.raises(StoreError, match="EINVAL"):
             refused(7)
     store.destroy(9)
     assert heard == [b"@releaseDomain"] * 3
-    assert not store.introduced(7)
+    assert not store.domains.is_introduced(7)
     with pytest.raises(StoreError, match="ENOENT"):
         store.node(dom0, None, b"/g")
 
 
-def test_special_watches_with_a_depth_tell_which_domain() -> None:
+def test_special_watches_with_a_depth_get_the_domain_id() -> None:
     store, _, _ = with_guest()
     listener, heard = hears(store, 0)
     for path, depth in (
         *((b"@releaseDomain", 0), (b"@releaseDomain", 1), (b"@releaseDomain", None)),
         *((b"@releaseDomain/7", None), (b"@releaseDomain/8", 0), (b"@introduceDomain", 2)),
     ):
-        store.watch(listener, path, b"%r" % depth, depth)
+        store.watches.add(listener, path, b"%r" % depth, depth)
     curious, nothing = hears(store, 7)
-    store.watch(curious, b"@introduceDomain", b"token", 1)
+    store.watches.add(curious, b"@introduceDomain", b"token", 1)
     guest(store, 8)
     assert heard == [b"@introduceDomain/8"]
     assert nothing == []
@@ -614,7 +614,7 @@ def test_special_watches_with_a_depth_tell_which_domain() -> None:
 def test_special_paths_are_nodes_of_the_newest_daemon() -> None:
     store, dom0, seven = with_guest()
     listener, heard = hears(store, 7)
-    store.watch(listener, b"@introduceDomain", b"token")
+    store.watches.add(listener, b"@introduceDomain", b"token")
     store.set_perms(dom0, None, b"@introduceDomain", [b"n0", b"r7"])
     assert heard == [b"@introduceDomain"]
     tx = dom0.transactions[store.start(dom0)]
@@ -624,27 +624,27 @@ def test_special_paths_are_nodes_of_the_newest_daemon() -> None:
         store.end(dom0, tx, commit=True)
     with pytest.raises(StoreError, match="EACCES"):
         store.node(seven, None, b"@introduceDomain")
-    # Who may read the root hears of domains, whatever the special path says.
+    # A caller that may read the root gets the events, whatever the special path's permissions are.
     heard.clear()
     store.set_perms(dom0, None, b"/", [b"r0"])
     guest(store, 8)
     assert heard == [b"@introduceDomain"]
 
 
-def test_a_shorter_limit_for_paths_is_for_nodes_that_there_are_too() -> None:
+def test_a_shorter_path_max_holds_for_existing_nodes_as_well() -> None:
     for profile in (PROFILE_CURRENT, PROFILE_4_17):
         store, dom0, seven = with_guest(profile)
         store.write(seven, None, b"/g/long", b"")
-        store.watch(seven, b"/g/long", b"token")
-        store.set_quota(b"path-max", 4, 7)
-        store.set_quota(b"path-max", 4, 0)
+        store.watches.add(seven, b"/g/long", b"token")
+        store.domains.set_quota(b"path-max", 4, 7)
+        store.domains.set_quota(b"path-max", 4, 0)
         with pytest.raises(StoreError, match="EINVAL"):
             store.node(seven, None, b"/g/long")
-        if profile is PROFILE_CURRENT:  # which asks the same of a path that is watched no more
+        if profile is PROFILE_CURRENT:  # it checks the path of an UNWATCH as well
             with pytest.raises(StoreError, match="EINVAL"):
-                store.unwatch(seven, b"/g/long", b"token")
+                store.watches.remove(seven, b"/g/long", b"token")
         else:
-            store.unwatch(seven, b"/g/long", b"token")
+            store.watches.remove(seven, b"/g/long", b"token")
         if profile is PROFILE_4_17:
             with pytest.raises(StoreError, match="EINVAL"):
                 store.node(dom0, None, b"/g/long")

@@ -1,13 +1,21 @@
-"""What the manual draws from the code, it draws whole."""
+"""The tables and diagrams of the manual show all of the code that they are made from."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from xml.etree import ElementTree
 
 import pytest
 
-from xsproto.client import TRANSACTION, TransactionState, WatchState
 from xsproto.requests import REQUESTS
+from xsproto.states import (
+    TRANSACTION,
+    WATCH,
+    TransactionInput,
+    TransactionState,
+    WatchInput,
+    WatchState,
+)
 
 from ..support.manual import ROOT
 
@@ -15,6 +23,7 @@ with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(ROOT / "docs" / "_ext"))
     import drawings
 
+BOX, LINE = ("x", "y", "width", "height"), ("x1", "y1", "x2", "y2")
 UNSET, SETTING, SET, UNSETTING = (
     WatchState.UNSET,
     WatchState.SETTING,
@@ -37,21 +46,22 @@ def test_each_request_has_a_row_below_a_heading_of_the_specification() -> None:
     assert len(rows) == len(REQUESTS)
     assert (
         "| 4 | [WATCH](#xsproto.requests.Watch) | `<wpath>\\|<token>\\|[<depth>\\|]` "
-        "| `OK\\|` | no | Be told of changes at and below a path. |"
+        "| `OK\\|` | no | Set a watch: have the daemon send an event when something changes at or "
+        "below a path. |"
     ) in rows
 
 
-def test_a_watch_lives_as_the_connection_has_it() -> None:
-    moves = drawings.watch_moves()
+def test_the_life_of_a_watch_reads_as_the_manual_tells_it() -> None:
+    moves = WATCH
     assert {state for state, _ in moves} == {*moves.values()} == {*WatchState}
     life = [("watch", SETTING), ("answer", SET), ("unwatch", UNSETTING), ("answer", UNSET)]
     state = UNSET
     for happening, after in life:
-        state = moves[state, happening]
+        state = moves[state, WatchInput(happening)]
         assert state is after
-    assert moves[SETTING, "refusal"] is UNSET
-    assert moves[UNSETTING, "withdraw"] is SET
-    assert moves[SET, "reset"] is UNSET
+    assert moves[SETTING, WatchInput.REFUSAL] is UNSET
+    assert moves[UNSETTING, WatchInput.WITHDRAW] is SET
+    assert moves[SET, WatchInput.RESET] is UNSET
     assert (SET, "watch") not in moves
     assert (SET, "answer") not in moves
 
@@ -67,11 +77,36 @@ def test_a_diagram_has_each_state_and_each_way_between_two() -> None:
     assert "↻ use" in texts
 
 
+def test_the_diagram_of_watches_is_drawn_from_their_table() -> None:
+    svg = ElementTree.fromstring(drawings.watch_diagram())
+    texts = [str(text.text) for text in svg.iter("text")]
+    assert len([*svg.iter("rect")]) == len(WatchState)
+    ways: dict[tuple[WatchState, WatchState], list[str]] = {}
+    for (state, happens), to in WATCH.items():
+        ways.setdefault((state, to), []).append(happens)
+    assert len([*svg.iter("line")]) == len(ways)
+    assert sorted(texts) == sorted([*WatchState, *map(", ".join, ways.values())])
+
+
+@pytest.mark.parametrize("diagram", [drawings.transaction_diagram, drawings.watch_diagram])
+def test_no_arrow_runs_behind_the_box_of_another_state(diagram: Callable[[], str]) -> None:
+    svg = ElementTree.fromstring(diagram())
+    boxes = [tuple(float(box.attrib[name]) for name in BOX) for box in svg.iter("rect")]
+    lines = [tuple(float(line.attrib[name]) for name in LINE) for line in svg.iter("line")]
+    assert boxes
+    assert lines
+    for x1, y1, x2, y2 in lines:
+        for part in range(1, 100):
+            x, y = x1 + (x2 - x1) * part / 100, y1 + (y2 - y1) * part / 100
+            for left, top, width, height in boxes:
+                assert not (left < x < left + width and top < y < top + height)
+
+
 def test_a_table_of_states_has_what_is_allowed_and_no_more() -> None:
     header, _, *rows = drawings.state_table(TRANSACTION).splitlines()
     happenings = header.split(" | ")[1:]
     for row in rows:
         state, *cells = (cell.strip(" |*") for cell in row.split(" | "))
         for happening, cell in zip(happenings, cells, strict=True):
-            key = (TransactionState(state), happening.strip(" |"))
+            key = (TransactionState(state), TransactionInput(happening.strip(" |")))
             assert cell == TRANSACTION.get(key, "")

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.environment("plain", "programs")
 PAGE = ROOT / "docs" / "howto" / "writing-an-adapter.md"
 
 _BLOCK = re.compile(r"^```(\{literalinclude\} |)(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_INSTALL = "python3 -m venv .venv\n.venv/bin/pip install xsproto\n"
+_INSTALL = "python3 -m venv .venv\n.venv/bin/pip install ../xsproto\n"
 _PYTEST = ".venv/bin/pip install pytest\n"
 
 

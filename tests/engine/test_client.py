@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from xsproto.client import TRANSACTION, ClientConnection, TransactionState, WatchState
+from xsproto.client import ClientConnection
 from xsproto.errors import (
     AlreadyExists,
     ConnectionClosed,
@@ -42,6 +42,7 @@ from xsproto.requests import (
     Watch,
     Write,
 )
+from xsproto.states import TRANSACTION, TransactionState, WatchState
 from xsproto.testing import strategies
 from xsproto.wire import HEADER, HEADER_SIZE, PAYLOAD_MAX, REPLY_MAX, Op, Packet, PacketReader
 
@@ -59,7 +60,7 @@ def event(path: bytes = b"/a", token: bytes = b"token") -> bytes:
 
 
 def told(events: Sequence[Event]) -> list[object]:
-    """`events` in a form that can be compared: two errors are equal if they say the same."""
+    """Return `events` in a form that can be compared: errors are equal if their text is."""
     said: list[object] = []
     for one in events:
         if isinstance(one, ErrorReply):
@@ -72,7 +73,7 @@ def told(events: Sequence[Event]) -> list[object]:
 
 
 def sent(client: ClientConnection) -> list[Packet]:
-    """What goes out now, taken apart; each element is one whole message."""
+    """Return the messages that go out now, parsed. Each element is one whole message."""
     packets = []
     for message in client.data_to_send():
         op, rq_id, tx_id, size = HEADER.unpack_from(message)
@@ -82,7 +83,7 @@ def sent(client: ClientConnection) -> list[Packet]:
 
 
 def ask(client: ClientConnection, request: Request[Any], tx_id: int = 0) -> int:
-    """Send a request, and have it written."""
+    """Send a request and write it."""
     rq_id = client.send(request, tx_id)
     client.data_to_send()
     return rq_id
@@ -93,25 +94,25 @@ def answer(client: ClientConnection, rq_id: int, request: Request[Any], value: A
 
 
 def started(client: ClientConnection, tx_id: int = 7) -> int:
-    """Have a transaction started."""
+    """Start a transaction."""
     answer(client, ask(client, TransactionStart()), TransactionStart(), tx_id)
     client.events_received()
     return tx_id
 
 
 def watching(client: ClientConnection, watch: Watch = WATCHED) -> Watch:
-    """Have a watch set."""
+    """Set a watch."""
     answer(client, ask(client, watch), watch)
     client.events_received()
     return watch
 
 
-# 1. Chunking never changes the events, and `Closed` is the last of them, once
+# 1. The events do not depend on portions, and `Closed` is the last of them, once
 
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[list[Request[Any]], bytes]:
-    """Requests, and what a peer, honest or not, sends once it has them all."""
+    """Requests, and the bytes that an honest or a hostile daemon sends once it has them all."""
     requests = draw(st.lists(strategies.requests(), max_size=5))
     requests = [request for request in requests if not isinstance(request, TransactionEnd)]
     pieces: list[bytes] = []
@@ -131,7 +132,7 @@ def conversations(draw: st.DrawFn) -> tuple[list[Request[Any]], bytes]:
 
 
 def asked(requests: Sequence[Request[Any]]) -> ClientConnection:
-    """A connection on which these are unanswered; a second watch like another is left out."""
+    """Return a connection on which these are unanswered; a second equal watch is replaced."""
     client = ClientConnection()
     for request in requests:
         try:
@@ -255,7 +256,7 @@ def test_what_another_thread_adds_to_the_inbox_meanwhile_is_not_lost() -> None:
     assert [event.rq_id for event in client.events_received() if isinstance(event, Reply)] == ids
 
 
-# 2. No byte of the peer makes `receive_data` raise, or it hold more than one packet
+# 2. No byte from the daemon makes `receive_data` raise, or the engine hold more than a packet
 
 
 @given(st.lists(strategies.requests(), max_size=4), st.data())
@@ -272,7 +273,7 @@ def test_no_byte_of_the_peer_raises_or_is_hoarded(
 
 @given(strategies.streams(300), st.data())
 def test_packets_are_found_as_the_reader_finds_them(stream: bytes, data: st.DataObject) -> None:
-    # The loop in `ClientConnection.process` is that of `wire.split_packets`, written out.
+    # `ClientConnection.process` repeats the loop of `wire.split_packets`, to save the calls.
     client = ClientConnection(max_reply=300)
     reader = PacketReader(max_payload=300)
     packets: list[Packet] = []
@@ -388,7 +389,7 @@ def test_an_error_names_its_request_and_path(name: bytes, kind: type, code: str)
     assert refused.error.request == Read(b"/a")
 
 
-# 3. State moves in `send`, `withdraw`, `abandon` and `receive_*` alone
+# 3. Only `send`, `withdraw`, `abandon` and `receive_*` change the state
 
 
 @given(conversations())
@@ -465,7 +466,7 @@ def test_at_a_limit_of_one_an_answer_may_have_any_id(op: Op, rq_id: int) -> None
 
 
 def test_at_a_limit_of_one_a_watch_may_be_acknowledged_with_id_0() -> None:
-    # As Linux before 4.11 does it.
+    # Linux before 4.11 does so.
     client = ClientConnection(max_outstanding=1)
     rq_id = ask(client, WATCHED)
     client.receive_data(bytes_of(Op.WATCH, 0, OK))
@@ -521,7 +522,7 @@ def test_a_refusal_by_errno_fails_the_request_as_a_packet_would() -> None:
     assert refused.error.code == "errno 9999"
 
 
-# 5. Request ids: 32 bits, each once; what was abandoned is undone
+# 5. Request ids: 32 bits, each once; what an abandoned request began is undone
 
 
 @given(st.integers(UINT32_MAX - 5, UINT32_MAX), st.sets(st.integers(0, 9)), st.integers(1, 3))
@@ -697,7 +698,7 @@ def test_a_transaction_that_has_no_id_is_none(payload: bytes) -> None:
     assert dict(client.transactions) == {}
 
 
-# 6. A transaction is used only while its table lets it be
+# 6. A transaction is used only as its table permits
 
 
 def test_the_table_of_transactions_ends_where_it_should() -> None:
@@ -758,7 +759,7 @@ def test_an_end_that_is_withdrawn_leaves_a_transaction_to_roll_back() -> None:
 
 @pytest.mark.parametrize("doomed", [False, True])
 def test_a_transaction_whose_id_is_given_away_is_lost_with_the_new_one(doomed: bool) -> None:
-    """Requests of the one would act on the other: see suspend in `xsproto.adapters.device`."""
+    """Requests of either would act on the new one: see suspend in `xsproto.adapters.device`."""
     client = ClientConnection()
     tx_id = started(client)
     if doomed:
@@ -783,7 +784,7 @@ def test_a_transaction_whose_id_is_given_away_is_lost_with_the_new_one(doomed: b
 
 
 def test_an_answer_that_is_acted_upon_twice_starts_one_transaction() -> None:
-    """As after an interrupt, before the answer was taken out of the inbox."""
+    """This happens after an interrupt, when the answer is still in the inbox."""
     client = ClientConnection()
     exchange = client.submit(TransactionStart(), 0, None)
     client.data_to_send()
@@ -890,6 +891,14 @@ def test_what_was_withdrawn_counts_for_nothing_whatever_was_asked_around_it() ->
     assert client.watch_state(b"/a", b"token") is WatchState.UNSET
 
 
+def test_watches_of_one_token_come_and_go_one_by_one() -> None:
+    client = ClientConnection()
+    watching(client)
+    other = watching(client, Watch(b"/b", b"token"))
+    client.receive_data(bytes_of(Op.UNWATCH, ask(client, Unwatch(b"/a", b"token")), OK))
+    assert client.watches == {(other.path, other.token): WatchState.SET}
+
+
 def test_an_unwatch_that_fails_leaves_no_watch_either() -> None:
     client = ClientConnection()
     watching(client)
@@ -900,7 +909,7 @@ def test_an_unwatch_that_fails_leaves_no_watch_either() -> None:
 
 @given(strategies.uint32s(), strategies.uint32s(), st.binary(max_size=8))
 def test_an_event_is_known_by_its_type_alone(rq_id: int, tx_id: int, more: bytes) -> None:
-    # The device leaves both ids as they were in memory; further fields are reserved.
+    # The device does not initialize the ids; the specification reserves further fields.
     client = ClientConnection()
     ask(client, Read(b"/a"))
     watching(client)
@@ -951,6 +960,48 @@ def test_a_payload_may_be_as_long_as_the_bound(limit: int) -> None:
     client.send(Write(b"/a", b"x" * (limit - 3)))
     with pytest.raises(InvalidArgument, match=f"which takes {limit} "):
         client.send(Write(b"/a", b"x" * (limit - 2)))
+
+
+def test_an_exchange_gives_its_value_or_its_error_as_an_object() -> None:
+    client = ClientConnection()
+    found, missing = client.submit(Read(b"/a"), 0, None), client.submit(Read(b"/b"), 0, None)
+    client.data_to_send()
+    client.receive_data(bytes_of(Op.READ, found.rq_id, b"value"))
+    client.receive_data(bytes_of(Op.ERROR, missing.rq_id, b"ENOENT\0"))
+    assert found.result() == b"value"
+    error = missing.result()
+    assert isinstance(error, NotFound)
+    assert error.path == b"/b"
+    assert error.__traceback__ is None
+
+
+def test_a_connection_tells_whether_an_outstanding_request_is_abandoned() -> None:
+    client = ClientConnection()
+    rq_id = ask(client, Read(b"/a"))
+    assert not client.has_abandoned
+    client.abandon(rq_id)
+    assert client.has_abandoned
+    answer(client, rq_id, Read(b"/a"), b"")
+    assert not client.has_abandoned
+
+
+def test_an_answer_that_an_interrupt_left_in_the_inbox_counts_at_the_end() -> None:
+    class Interrupted(list[Any]):
+        """An interrupt comes once the answer is noted, and before anybody is told."""
+
+        def append(self, item: Any) -> None:
+            client.events = []
+            raise KeyboardInterrupt
+
+    client = ClientConnection()
+    rq_id = ask(client, Read(b"/a"))
+    client.events = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        client.receive_data(bytes_of(Op.READ, rq_id, b"value"))
+    client.close(ConnectionClosed("the reason"))
+    first, last = client.events_received()
+    assert first == Reply(rq_id, Read(b"/a"), b"value")
+    assert isinstance(last, Closed)
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])

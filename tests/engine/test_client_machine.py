@@ -1,4 +1,4 @@
-"""The engine's client role against a plain daemon, with everything that can happen in any order.
+"""The engine's client role against a plain daemon, with all that can happen in any order.
 
 The daemon here keeps a set of watches and a set of transactions, and acts on requests in the
 order in which they come, as real ones do. In the end both sides must agree about them, and each
@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from xsproto.client import ClientConnection, WatchState
+from xsproto.client import ClientConnection
 from xsproto.errors import AlreadyExists, ConnectionClosed, TransactionEnded
 from xsproto.events import Closed, ErrorReply, Ignored, Reply, Reset, WatchFired
 from xsproto.requests import (
@@ -36,6 +36,7 @@ from xsproto.requests import (
     Write,
     parse_request,
 )
+from xsproto.states import WatchState
 from xsproto.wire import HEADER, Op, Packet, PacketReader
 
 PATHS = st.sampled_from([b"/a", b"/b"])
@@ -47,7 +48,7 @@ PLAIN = (
 
 @define(eq=False)
 class Asked:
-    """A request as the user knows it."""
+    """A request, as its caller sees it."""
 
     rq_id: int
     request: Request[Any]
@@ -58,7 +59,7 @@ class Asked:
 
 @define
 class PlainDaemon:
-    """What a daemon makes of the bytes."""
+    """A daemon that parses the bytes and keeps watches and transactions."""
 
     reader: PacketReader = field(factory=PacketReader)
     waiting: list[tuple[Packet, Request[Any]]] = field(factory=list)
@@ -71,7 +72,7 @@ class PlainDaemon:
             self.waiting.append((packet, parse_request(packet.op, packet.payload)))
 
     def answerable(self) -> list[tuple[Packet, Request[Any]]]:
-        """Plain requests in any order; of those that move its state, the first."""
+        """The requests that it may answer next: plain ones in any order, others in theirs."""
         movers = [one for one in self.waiting if one[1].changes_state]
         return [one for one in self.waiting if not one[1].changes_state or one is movers[0]]
 
@@ -112,8 +113,8 @@ class Clients(RuleBasedStateMachine):
         self.daemon = PlainDaemon()
         self.asked: list[Asked] = []
         self.written: list[int] = []  # ids, in the order of their messages
-        self.rest = b""  # what is out of a message that is not out whole
-        self.partly: set[int] = set()  # and its id
+        self.rest = b""  # the bytes written of a message that is not written whole
+        self.partly: set[int] = set()  # the id of that message
         self.over = False
 
     # The user
@@ -177,7 +178,7 @@ class Clients(RuleBasedStateMachine):
     # The transport
 
     def begun(self) -> set[int]:
-        """The ids of which at least a byte is out."""
+        """The ids of the requests of which at least a byte is written."""
         return {packet.rq_id for packet, _ in self.daemon.waiting} | self.partly
 
     @precondition(lambda self: self.client.has_unsent)
@@ -220,7 +221,7 @@ class Clients(RuleBasedStateMachine):
         self.take(packet.rq_id, refuse=refuse)
 
     def take(self, rq_id: int, *, refuse: bool) -> None:
-        """Look at the events of one answer."""
+        """Check the events of one answer."""
         outcomes = []
         for event in self.client.events_received():
             assert isinstance(event, Reply | ErrorReply | Reset)
@@ -257,7 +258,7 @@ class Clients(RuleBasedStateMachine):
         self.client.receive_data(packet.encode())
         events = self.client.events_received()
         if self.limit == 1 and before and not self.client.outstanding:
-            # It answered whatever was unanswered, being of its type.
+            # The packet has the type of the one unanswered request, and so answered it.
             taken = self.daemon_took()
             assert isinstance(events[0], Ignored)
             for one in self.asked:
@@ -268,7 +269,7 @@ class Clients(RuleBasedStateMachine):
             assert events == [Ignored(packet, "nobody waits for this request id")]
 
     def daemon_took(self) -> int:
-        """Forget the one request that the daemon has, answered by accident; its id."""
+        """Forget the one request that the daemon has, and return its id."""
         ids = {packet.rq_id for packet, _ in self.daemon.waiting} | self.partly
         self.daemon.waiting.clear()
         (rq_id,) = ids
@@ -316,7 +317,7 @@ class Clients(RuleBasedStateMachine):
         assert mine_written == mine[: len(mine_written)]
 
     def teardown(self) -> None:
-        """Answer all, and see that both sides agree."""
+        """Answer all requests, and check that both sides agree."""
         if not hasattr(self, "client") or self.over:
             return
         steps = 0

@@ -1,4 +1,4 @@
-"""The exception tree: what is caught by what, and what each error tells."""
+"""The exceptions: their classes, their messages and their attributes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from xsproto.errors import (
 )
 from xsproto.requests import Read, SetPerms, Unwatch
 
-# xs_wire.h, xsd_errors, as they stand there; and the one that oxenstored adds.
+# The names in the table xsd_errors of xs_wire.h, in its order. oxenstored adds one.
 XSD_ERRORS = [
     "EINVAL",
     "EACCES",
@@ -69,7 +69,7 @@ CLASSES: list[type[XenStoreError]] = [
 UNANSWERED: list[Any] = [ConnectionClosed, TimedOut, CommitUnknown]
 
 
-# Every error is a XenStoreError, and the builtin exception that a Python programmer would catch
+# Every error is a XenStoreError, and a builtin exception where Python has a fitting one
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -95,17 +95,17 @@ def test_every_class_is_a_xenstore_error_with_a_docstring(cls: type[XenStoreErro
         (RetriesExhausted, [ConflictError]),
     ],
 )
-def test_who_catches_the_builtin_catches_ours(cls: type, bases: list[type]) -> None:
+def test_an_error_is_caught_as_the_builtin_exception(cls: type, bases: list[type]) -> None:
     for base in bases:
         assert issubclass(cls, base)
 
 
 @pytest.mark.parametrize("cls", [RemoteProtocolError, CommitUnknown, QuotaExceeded, TooBig, Busy])
-def test_these_are_nothing_else(cls: type) -> None:
+def test_these_errors_are_no_builtin_exceptions(cls: type) -> None:
     assert cls.__mro__[-4:] == (XenStoreError, Exception, BaseException, object)
 
 
-# What the daemon answered
+# Answers of the daemon
 
 
 def test_every_name_of_xs_wire_h_has_a_class_and_its_number() -> None:
@@ -141,7 +141,7 @@ def test_the_class_of_an_error_name(name: str, cls: type[XenStoreError]) -> None
     assert type(error_from_code(name)) is cls
 
 
-def test_equota_is_oxenstoreds_name_for_a_reached_quota() -> None:
+def test_equota_of_oxenstored_is_a_quota_error() -> None:
     assert error_from_code("EQUOTA").errno == errno.EDQUOT
 
 
@@ -155,7 +155,7 @@ def test_an_unknown_name_is_kept_as_text_and_has_no_number(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*NAMES, "EWHAT"])
-def test_an_error_names_its_code_its_request_and_what_it_means(name: str) -> None:
+def test_a_message_names_the_code_the_request_and_the_meaning(name: str) -> None:
     request = Read(b"/node")
     error = error_from_code(name, request=request, path=b"/node")
     words = str(error).removeprefix(f"{name}: {request!r}: ")
@@ -166,12 +166,12 @@ def test_an_error_names_its_code_its_request_and_what_it_means(name: str) -> Non
     assert str(error_from_code(name)).startswith(f"{name}: ")
 
 
-def test_a_missing_node_is_called_one_only_where_a_path_was_named() -> None:
+def test_a_message_speaks_of_a_node_only_if_there_is_a_path() -> None:
     assert "node" in str(error_from_code("ENOENT", path=b"/node"))
     assert "node" not in str(error_from_code("ENOENT"))
 
 
-def test_what_is_missing_may_be_a_watch_or_an_owner() -> None:
+def test_a_message_says_whether_a_node_a_watch_or_an_owner_is_missing() -> None:
     for request, thing in (
         (Read(b"/a"), "no such node"),
         (Unwatch(b"/a", b"token"), "no such watch"),
@@ -180,7 +180,7 @@ def test_what_is_missing_may_be_a_watch_or_an_owner() -> None:
         assert thing in str(error_from_code("ENOENT", request=request, path=b"/a"))
 
 
-# That there is no connection
+# Failures to connect
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_what_is_missing_may_be_a_watch_or_an_owner() -> None:
         (errno.ENOTSOCK, ""),
     ],
 )
-def test_no_connection_says_where_and_why(number: int, hint: str) -> None:
+def test_a_failure_to_connect_says_where_and_why(number: int, hint: str) -> None:
     error = connect_failed("/run/socket", OSError(number, os.strerror(number)))
     assert type(error) is ConnectFailed
     assert error.errno == number
@@ -203,11 +203,11 @@ def test_no_connection_says_where_and_why(number: int, hint: str) -> None:
     assert str(connect_failed("/run/socket", OSError("AF_UNIX path too long"))).endswith("too long")
 
 
-# What an error tells
+# Attributes
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_an_error_has_all_attributes_whatever_is_known(cls: Any) -> None:
+def test_an_error_has_all_attributes_even_if_they_are_none(cls: Any) -> None:
     error = cls("what happened")
     assert str(error) == error.message == "what happened"
     assert error.args == ("what happened",)
@@ -218,15 +218,15 @@ def test_an_error_has_all_attributes_whatever_is_known(cls: Any) -> None:
 
 
 @pytest.mark.parametrize("cls", UNANSWERED)
-def test_an_error_of_the_wait_says_whether_the_daemon_may_have_seen_the_request(cls: Any) -> None:
+def test_a_request_without_an_answer_may_have_been_seen_by_the_daemon(cls: Any) -> None:
     assert cls("why").sent is False
     assert cls("why", sent=True).sent is True
 
 
-# Errors travel between processes, and keep all that they know
+# Pickles and copies keep all attributes
 
 
-def known(error: XenStoreError) -> tuple[Any, ...]:
+def attributes(error: XenStoreError) -> tuple[Any, ...]:
     return (type(error), error.args, str(error), {**vars(error), "errno": error.errno})
 
 
@@ -237,26 +237,26 @@ def test_an_error_survives_pickling_and_copying(cls: Any, protocol: int) -> None
     error.add_note("and a note")
     if cls in UNANSWERED:
         error.sent = True
-    assert known(pickle.loads(pickle.dumps(error, protocol))) == known(error)
-    assert known(copy.copy(error)) == known(error)
-    assert known(copy.deepcopy(error)) == known(error)
+    assert attributes(pickle.loads(pickle.dumps(error, protocol))) == attributes(error)
+    assert attributes(copy.copy(error)) == attributes(error)
+    assert attributes(copy.deepcopy(error)) == attributes(error)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "EWHAT"])
 def test_a_daemons_error_survives_pickling(name: str) -> None:
     error = error_from_code(name, request=Read(b"/node"), path=b"/node")
-    assert known(pickle.loads(pickle.dumps(error))) == known(error)
+    assert attributes(pickle.loads(pickle.dumps(error))) == attributes(error)
 
 
 class OurTimeout(TimedOut):
-    """What a user of the library may derive."""
+    """An error class of a user, with a constructor of its own."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"nothing in {seconds} s", sent=True)
         self.seconds = seconds
 
 
-def test_an_error_that_a_user_derived_survives_pickling() -> None:
+def test_an_error_class_of_a_user_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(OurTimeout(2.5)))
-    assert known(error) == known(OurTimeout(2.5))
+    assert attributes(error) == attributes(OurTimeout(2.5))
     assert isinstance(error, TimeoutError)

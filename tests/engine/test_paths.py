@@ -1,4 +1,4 @@
-"""Paths: xenstore.txt, introduction."""
+"""Paths: their rules, and functions that compare and join them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def near_paths() -> st.SearchStrategy[bytes]:
     return st.lists(st.sampled_from(pieces), max_size=6).map(b"".join) | st.binary(max_size=6)
 
 
-# A path of a node
+# Paths of nodes
 
 
 @given(near_paths() | strategies.paths() | strategies.special_paths())
@@ -47,8 +47,8 @@ def near_paths() -> st.SearchStrategy[bytes]:
 @example(b"/" + b"n" * 3072)
 @example(b"n" * 2048)
 @example(b"n" * 2049)
-def test_a_node_path_is_taken_if_it_keeps_every_rule_and_only_then(path: bytes) -> None:
-    for _ in range(2):  # no path is judged otherwise when it comes again
+def test_a_path_is_valid_if_it_keeps_every_rule_and_only_then(path: bytes) -> None:
+    for _ in range(2):  # the second time, a valid path is not checked but looked up
         if is_node_path(path):
             assert check_node_path(path) == path
             assert check_path(path) == path
@@ -76,21 +76,22 @@ def test_the_paths_of_the_strategy_are_valid(path: bytes) -> None:
         (b"a/", "invalid path b'a/': it ends in a slash"),
         (
             b"@releaseDomain",
-            "invalid path b'@releaseDomain': special paths can only be watched, and their "
-            "permissions set",
+            "invalid path b'@releaseDomain': a special path is no node; it has only watches and "
+            "permissions",
         ),
         (
             b"/" + b"n" * 3072,
-            f"invalid path {b'/' + b'n' * 99!r}...: its 3073 bytes exceed an absolute path's 3072",
+            f"invalid path {b'/' + b'n' * 99!r}...: "
+            "its 3073 bytes exceed the 3072 of an absolute path",
         ),
         (
             b"n" * 2049,
-            f"invalid path {b'n' * 100!r}...: its 2049 bytes exceed a relative path's 2048",
+            f"invalid path {b'n' * 100!r}...: its 2049 bytes exceed the 2048 of a relative path",
         ),
     ],
     ids=lambda value: repr(value[:20]) if isinstance(value, bytes) else "",
 )
-def test_a_refusal_names_the_path_and_the_rule(path: bytes, why: str) -> None:
+def test_the_error_names_the_path_and_the_rule(path: bytes, why: str) -> None:
     with pytest.raises(InvalidPath) as caught:
         check_node_path(path)
     assert str(caught.value) == why
@@ -106,7 +107,7 @@ def test_a_path_must_be_bytes(check: Any, path: Any) -> None:
     assert type(path).__name__ in str(caught.value)
 
 
-def test_who_gives_a_str_is_told_what_to_write() -> None:
+def test_the_error_for_a_str_says_what_to_write() -> None:
     with pytest.raises(InvalidType, match=re.escape("write it as b'/local'")):
         check_node_path("/local")  # type: ignore[arg-type]
 
@@ -120,7 +121,7 @@ def test_bytes_of_a_subclass_are_bytes(path: bytes) -> None:
     assert check_path(Text(path)) == path
 
 
-def test_however_many_paths_are_checked_the_first_is_judged_the_same() -> None:
+def test_the_memory_of_valid_paths_is_bounded_and_changes_no_verdict() -> None:
     good = [b"/good/%d" % number for number in range(5000)]
     assert [check_node_path(path) for path in good] == good
     assert check_node_path(good[0]) == good[0]
@@ -128,14 +129,14 @@ def test_however_many_paths_are_checked_the_first_is_judged_the_same() -> None:
         check_node_path(b"/bad/")
 
 
-# A special path
+# Special paths
 
 
 @given(strategies.special_paths())
-def test_special_paths_can_be_watched_but_are_no_nodes(path: bytes) -> None:
+def test_a_special_path_can_be_watched_but_is_no_node(path: bytes) -> None:
     assert check_path(path) == path
     assert is_special(path)
-    with pytest.raises(InvalidPath, match="can only be watched"):
+    with pytest.raises(InvalidPath, match="a special path is no node"):
         check_node_path(path)
 
 
@@ -155,7 +156,7 @@ def test_special_paths_can_be_watched_but_are_no_nodes(path: bytes) -> None:
     ],
     ids=lambda value: repr(value[:24]) if isinstance(value, bytes) else "",
 )
-def test_other_special_paths_are_refused(path: bytes, why: str) -> None:
+def test_an_unknown_special_path_is_refused(path: bytes, why: str) -> None:
     with pytest.raises(InvalidPath, match=why) as caught:
         check_path(path)
     assert caught.value.path == path
@@ -166,7 +167,7 @@ def test_a_nodes_path_is_not_special(path: bytes) -> None:
     assert not is_special(path)
 
 
-# What lies below
+# Paths within a path
 
 
 @given(strategies.paths(), strategies.paths())
@@ -203,7 +204,7 @@ def test_within(path: bytes, top: bytes, within: bool) -> None:
     strategies.names().map(b"/".__add__) | strategies.names() | st.just(b"/"),
     st.lists(strategies.names(), min_size=1, max_size=3).map(b"/".join),
 )
-def test_what_is_joined_lies_below_its_parent_and_ends_in_the_name(
+def test_a_joined_path_lies_below_its_parent_and_ends_in_the_name(
     parent: bytes, name: bytes
 ) -> None:
     path = join(parent, name)
@@ -226,7 +227,7 @@ def test_what_is_joined_lies_below_its_parent_and_ends_in_the_name(
     ],
     ids=lambda value: repr(value[:20]),
 )
-def test_what_leaves_the_parent_or_is_no_path_is_not_joined(
+def test_an_absolute_name_or_an_invalid_path_is_not_joined(
     parent: bytes, name: bytes, wrong: bytes
 ) -> None:
     with pytest.raises(InvalidPath) as caught:

@@ -1,4 +1,4 @@
-"""Permissions: xenstore.txt, GET_PERMS and SET_PERMS."""
+"""Permissions and their text form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xsproto.errors import InvalidArgument, LocalProtocolError
 from xsproto.perms import Permission, check_permission
 from xsproto.testing import strategies
 
-# The text form is a letter for the access, and a domain id
+# The text form is a letter for the access and a domain id
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from xsproto.testing import strategies
         (b"b32751", Permission(32751, read=True, write=True)),
     ],
 )
-def test_the_letter_says_read_write_both_or_nothing(text: bytes, permission: Permission) -> None:
+def test_the_letter_means_none_read_write_or_both(text: bytes, permission: Permission) -> None:
     assert permission.encode() == text
     assert Permission.parse(text) == permission
     assert str(permission) == text.decode()
@@ -36,7 +36,7 @@ def test_parse_undoes_encode(permission: Permission) -> None:
 
 
 @given(st.binary(max_size=24) | st.from_regex(rb"[nrwbx]?-{0,2}[0-9]{0,24}", fullmatch=True))
-def test_parse_takes_a_letter_and_a_decimal_number_and_nothing_else(text: bytes) -> None:
+def test_parse_accepts_a_letter_and_a_decimal_number_and_nothing_else(text: bytes) -> None:
     letter, number = text[:1], text[1:].removeprefix(b"-")
     if letter in (b"n", b"r", b"w", b"b") and number.isdigit() and len(text) <= 20:
         permission = Permission.parse(text)
@@ -49,7 +49,7 @@ def test_parse_takes_a_letter_and_a_decimal_number_and_nothing_else(text: bytes)
 
 
 @pytest.mark.parametrize("text", [b"r-1", b"r32752", b"n65535", b"b007"])
-def test_parse_takes_the_odd_domain_ids_that_daemons_send(text: bytes) -> None:
+def test_parse_accepts_ids_of_no_domain(text: bytes) -> None:
     assert Permission.parse(text).domid == int(text[1:])
 
 
@@ -58,17 +58,17 @@ def test_a_permission_cannot_be_changed() -> None:
         Permission(5).domid = 6  # type: ignore[misc]
 
 
-# What may be set
+# Permissions that can be set
 
 
 @given(strategies.permissions())
-def test_a_permission_may_be_given_as_an_object_or_as_its_text(permission: Permission) -> None:
+def test_a_permission_can_be_an_object_or_its_text_form(permission: Permission) -> None:
     assert check_permission(permission) == permission.encode()
     assert check_permission(permission.encode()) == permission.encode()
 
 
 @pytest.mark.parametrize("domid", [0, 32751])
-def test_domain_ids_up_to_the_last_real_one_may_be_set(domid: int) -> None:
+def test_domain_ids_up_to_the_last_one_can_be_set(domid: int) -> None:
     assert check_permission(Permission(domid, read=True)) == b"r%d" % domid
 
 
@@ -77,7 +77,7 @@ def test_domain_ids_up_to_the_last_real_one_may_be_set(domid: int) -> None:
     [
         Permission(-1),
         Permission(32752),
-        # C xenstored ends over this one.
+        # C xenstored ends if this id comes through a socket.
         Permission(32757, read=True),
         b"n-1",
         b"n32752",
@@ -88,7 +88,7 @@ def test_domain_ids_up_to_the_last_real_one_may_be_set(domid: int) -> None:
     ],
     ids=str,
 )
-def test_a_permission_of_no_real_domain_or_form_is_refused_and_named(
+def test_the_error_names_a_permission_with_a_wrong_id_or_form(
     permission: Permission | bytes,
 ) -> None:
     with pytest.raises(InvalidArgument) as caught:
@@ -102,7 +102,7 @@ def test_a_permission_of_no_real_domain_or_form_is_refused_and_named(
     [None, 5, "r5", (5, True), Permission("5"), Permission(None)],  # type: ignore[arg-type]
     ids=repr,
 )
-def test_a_permission_of_another_type_is_refused_and_named(permission: Any) -> None:
+def test_the_error_names_a_permission_of_a_wrong_type(permission: Any) -> None:
     with pytest.raises(LocalProtocolError) as caught:
         check_permission(permission)
     assert repr(permission) in str(caught.value)

@@ -1,4 +1,4 @@
-"""Every request of the protocol: its payload, its reply, and what is refused in either role."""
+"""The requests: their payloads, their replies, and the errors of both roles."""
 
 from __future__ import annotations
 
@@ -64,37 +64,37 @@ R5, N0 = Permission(5, read=True), Permission(0)
 # The table of requests
 
 
-def test_there_is_a_class_for_every_type_of_request_and_no_other() -> None:
+def test_each_message_type_of_a_request_has_a_class() -> None:
     assert set(REQUESTS) == {int(op) for op in Op} - {Op.WATCH_EVENT, Op.ERROR}
     assert all(cls.op == op for op, cls in REQUESTS.items())
     assert len(set(REQUESTS.values())) == len(REQUESTS)
 
 
-def test_there_is_a_strategy_for_every_class() -> None:
+def test_each_class_has_a_strategy() -> None:
     assert set(CLASSES) == {*REQUESTS.values(), Unknown}
 
 
 @every_class
-def test_every_class_tells_its_syntax_and_what_it_is(cls: type[Request[Any]]) -> None:
+def test_each_class_has_a_syntax_and_a_docstring(cls: type[Request[Any]]) -> None:
     assert cls.syntax
     assert cls.reply_syntax
     assert cls.__doc__
 
 
-def test_what_may_be_part_of_a_transaction() -> None:
+def test_these_requests_can_be_part_of_a_transaction() -> None:
     assert {cls for cls in CLASSES if cls.transactional} == {
         *(Read, Write, Mkdir, Rm, Directory, DirectoryPart, GetPerms, SetPerms, TransactionEnd),
-        GetDomainPath,  # which tells whether the transaction is known
+        GetDomainPath,  # its answer tells whether the daemon knows the transaction
     }
 
 
-def test_what_the_connection_must_keep_track_of() -> None:
+def test_these_requests_change_the_state_of_a_connection() -> None:
     assert {cls for cls in CLASSES if cls.changes_state} == {
         *(Watch, Unwatch, ResetWatches, TransactionStart, TransactionEnd)
     }
 
 
-# The request's payload, as xenstore.txt has it
+# Payloads of requests
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_what_the_connection_must_keep_track_of() -> None:
         (Watch(b"@introduceDomain", b""), b"@introduceDomain\0\0"),
         (Watch(b"/a", b"t", 0), b"/a\0t\x000\0"),
         (Unwatch(b"/a", b"t"), b"/a\0t\0"),
-        # Never empty: oxenstored does not answer an empty payload until more bytes come.
+        # oxenstored answers a request without a payload only when more bytes come.
         (ResetWatches(), b"\0"),
         (TransactionStart(), b"\0"),
         (TransactionEnd(commit=True), b"T\0"),
@@ -155,7 +155,7 @@ def test_parse_undoes_payload(cls: type[Request[Any]], data: st.DataObject) -> N
         assert cls.parse(payload) == request
 
 
-# The reply's payload
+# Payloads of replies
 
 
 @pytest.mark.parametrize(
@@ -207,26 +207,26 @@ def test_parse_reply_undoes_encode_reply(cls: type[Request[Any]], data: st.DataO
 
 
 @given(st.data())
-def test_the_payloads_of_replies_are_those_of_the_values(data: st.DataObject) -> None:
+def test_the_strategy_of_reply_payloads_draws_valid_ones(data: st.DataObject) -> None:
     request = data.draw(strategies.requests())
     request.parse_reply(data.draw(strategies.reply_payloads(request)))
 
 
-def test_the_text_of_a_control_command_may_come_without_its_nul() -> None:
+def test_the_text_of_a_control_command_can_lack_its_nul() -> None:
     assert Control(b"help").parse_reply(b"text") == b"text"
 
 
-def test_a_part_tells_how_far_further_the_next_one_begins() -> None:
+def test_the_size_of_a_part_is_the_distance_to_the_next_offset() -> None:
     names = [b"b", b"cc", b"ddd"]
     assert Part(1, names, final=False).size == len(Directory(b"/").encode_reply(names))
     assert Part(1, [], final=True).size == 0
 
 
-# What comes from a peer may be anything
+# Any bytes of a peer
 
 
 def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
-    """What `call` returns, or the error of the peer's that it raises."""
+    """Return the result of a call, or its error if the peer broke the protocol."""
     try:
         return call(*arguments)
     except (InvalidRequest, RemoteProtocolError) as error:
@@ -249,13 +249,13 @@ def test_any_payload_is_a_request_or_an_invalid_one(
     try:
         again = request.payload()
     except LocalProtocolError:
-        return  # well-formed, but with a path or a number that this library would not send
+        return  # well-formed, but this library does not send such a path or number
     assert parse_request(op, again) == request
 
 
 @every_class
 @given(st.data())
-def test_any_reply_has_a_value_or_is_an_error_of_the_peers(
+def test_any_reply_has_a_value_or_is_a_protocol_error(
     cls: type[Request[Any]], data: st.DataObject
 ) -> None:
     request = data.draw(STRATEGIES[cls])
@@ -320,10 +320,10 @@ def test_a_malformed_request_is_refused(op: Op, payload: bytes) -> None:
     )
 
 
-def test_a_request_may_have_what_daemons_let_pass() -> None:
+def test_parse_accepts_what_daemons_accept() -> None:
     assert SetPerms.parse(b"/a\0r5\0dropped") == SetPerms(b"/a", (R5,))
     assert TransactionStart.parse(b"") == TransactionStart()
-    # xenstore.txt's INTRODUCE has a fourth, reserved field.
+    # INTRODUCE has a fourth string in xenstore.txt, which is reserved.
     assert Introduce.parse(b"5\x006\x007\x008\0") == Introduce(5, 6, 7)
 
 
@@ -340,7 +340,7 @@ def test_a_request_may_have_what_daemons_let_pass() -> None:
         (Directory(b"/a"), b"b\0\0c\0"),
         (DirectoryPart(b"/a"), b""),
         (DirectoryPart(b"/a"), b"3"),
-        # Neither names nor the end: whoever asks on would never come to it.
+        # Neither names nor the end of the list: a client that asks on would never come to the end.
         (DirectoryPart(b"/a"), b"3\0"),
         (DirectoryPart(b"/a"), b"3\0b"),
         (DirectoryPart(b"/a"), b"x\0b\0"),
@@ -351,7 +351,7 @@ def test_a_request_may_have_what_daemons_let_pass() -> None:
         (GetPerms(b"/a"), b"n0"),
         (GetPerms(b"/a"), b"n0\0x5\0"),
         (GetPerms(b"/a"), b"\0"),
-        # An id of 0 would turn the transaction's requests into plain ones.
+        # With id 0, the requests would be outside of any transaction.
         (TransactionStart(), b"0\0"),
         (TransactionStart(), b"0000000000000000000000000\0"),
         (TransactionStart(), b"4294967296\0"),
@@ -359,7 +359,7 @@ def test_a_request_may_have_what_daemons_let_pass() -> None:
         (TransactionStart(), b"\0"),
         (TransactionStart(), b"-1\0"),
         (TransactionStart(), b"0x1\0"),
-        # Not what the first eleven digits say.
+        # Its first eleven digits are a valid id.
         (TransactionStart(), b"00000000001" + b"0" * 10 + b"\0"),
         (TransactionStart(), b"00000000001" + b"0" * 5000 + b"\0"),
         (TransactionStart(), b"9" * 5000 + b"\0"),
@@ -380,7 +380,7 @@ def test_a_request_may_have_what_daemons_let_pass() -> None:
     ],
     ids=lambda value: repr(value)[:50],
 )
-def test_a_malformed_reply_is_the_peers_error(request_: Request[Any], payload: bytes) -> None:
+def test_a_malformed_reply_is_a_protocol_error(request_: Request[Any], payload: bytes) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         request_.parse_reply(payload)
     assert repr(request_) in str(caught.value)
@@ -396,7 +396,7 @@ def test_a_transactions_id_is_a_number_of_32_bits_and_never_0(digits: bytes) -> 
             TransactionStart().parse_reply(digits + b"\0")
 
 
-# What the caller gives is checked before anything is sent
+# Fields are checked before anything is sent
 
 
 NODE_PATHS: list[Any] = [None, "/a", bytearray(b"/a"), b"", b"/a/", b"/a b", b"@releaseDomain"]
@@ -408,7 +408,7 @@ NUMBERS: list[Any] = ["5", b"5", 5.0, True, -1]
 DOMIDS: list[Any] = [*NUMBERS, 0x7FF0]
 UINT32S: list[Any] = [*NUMBERS, None, 1 << 32]
 
-# Every field of every class: a good value, and wrong ones.
+# Each field of each class, with a good value and wrong ones.
 FIELDS: dict[type[Request[Any]], dict[str, tuple[Any, list[Any]]]] = {
     **{cls: {"path": (b"/a", NODE_PATHS)} for cls in (Read, Mkdir, Rm, Directory)},
     Write: {"path": (b"/a", NODE_PATHS), "value": (b"v", VALUES)},
@@ -475,9 +475,9 @@ def as_shown(value: Any) -> str:
 
 
 @pytest.mark.parametrize(("cls", "field", "wrong"), WRONG)
-def test_a_wrong_value_is_refused_by_payload_and_named(cls: Any, field: str, wrong: Any) -> None:
+def test_payload_refuses_and_names_a_wrong_value(cls: Any, field: str, wrong: Any) -> None:
     good = {name: value for name, (value, _) in FIELDS[cls].items()}
-    request = cls(**{**good, field: wrong})  # making it checks nothing
+    request = cls(**{**good, field: wrong})  # the constructor checks nothing
     with pytest.raises(LocalProtocolError) as caught:
         request.payload()
     parts = [wrong, *(wrong if isinstance(wrong, list | str) else ())]
@@ -500,7 +500,7 @@ def test_a_wrong_value_is_refused_by_payload_and_named(cls: Any, field: str, wro
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_a_refusal_says_what_is_wrong(
+def test_the_error_says_what_is_wrong(
     request_: Request[Any], cls: type[LocalProtocolError], words: str
 ) -> None:
     with pytest.raises(cls) as caught:
@@ -509,7 +509,7 @@ def test_a_refusal_says_what_is_wrong(
 
 
 @pytest.mark.parametrize("cls", [Watch, Unwatch])
-def test_a_token_must_leave_room_in_a_packet(cls: Any) -> None:
+def test_a_token_must_fit_an_event(cls: Any) -> None:
     with pytest.raises(InvalidArgument, match=r"invalid token .* 4063 bytes"):
         cls(b"/a", b"t" * 4063).payload()
 
@@ -524,7 +524,7 @@ def test_an_event_on_any_node_below_a_watched_one_fits_a_packet(path: bytes, len
     assert longest_path + 1 + length + 1 <= PAYLOAD_MAX
 
 
-# Either role of a class that has only its base's methods
+# The base class
 
 
 @pytest.mark.parametrize(
@@ -536,15 +536,15 @@ def test_an_event_on_any_node_below_a_watched_one_fits_a_packet(path: bytes, len
         lambda: Request.parse(b""),
     ],
 )
-def test_the_base_class_is_no_request(call: Any) -> None:
+def test_the_base_class_has_no_payloads(call: Any) -> None:
     with pytest.raises(NotImplementedError):
         call()
 
 
-# In a generator, a request stands for its reply's value
+# Requests in a generator
 
 
-def test_a_request_yields_itself_and_is_worth_what_it_is_sent() -> None:
+def test_yield_from_a_request_gives_the_value_of_its_reply() -> None:
     def operation() -> Generator[Request[Any], Any, bytes]:
         return (yield from Read(b"/a"))
 

@@ -164,3 +164,12 @@ def test_an_answer_may_be_an_error_and_none_comes_after_the_end() -> None:
     server.close()
     server.error(second, "ENOENT")
     assert server.data_to_send() == Packet(Op.ERROR, 7, 3, b"ENOENT\0").encode()
+
+
+def test_the_first_reason_to_close_stands() -> None:
+    server = ServerConnection()
+    server.close("the first reason")
+    server.close("another")
+    (closed,) = events_of(server)
+    assert isinstance(closed, Closed)
+    assert str(closed.reason) == "the first reason"

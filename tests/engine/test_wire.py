@@ -1,8 +1,11 @@
-"""The wire: what a packet looks like, and how packets are found in bytes."""
+"""The wire: the bytes of packets, how packets are found in a stream, and records."""
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +13,9 @@ from hypothesis import strategies as st
 
 from xsproto.errors import RemoteProtocolError
 from xsproto.events import Closed, Ignored
+from xsproto.perms import Permission
+from xsproto.requests import Mkdir, Part, Read, ResetWatches, TransactionStart
+from xsproto.server import ServerConnection
 from xsproto.testing import strategies
 from xsproto.wire import (
     HEADER,
@@ -25,7 +31,7 @@ from xsproto.wire import (
 
 LIMIT = 64
 
-# xs_wire.h, enum xsd_sockmsg_type, as it stands there.
+# The names in the enum xsd_sockmsg_type of xs_wire.h, in its order.
 XS_WIRE_H = """
     XS_CONTROL, XS_DIRECTORY, XS_READ, XS_GET_PERMS, XS_WATCH, XS_UNWATCH, XS_TRANSACTION_START,
     XS_TRANSACTION_END, XS_INTRODUCE, XS_RELEASE, XS_GET_DOMAIN_PATH, XS_WRITE, XS_MKDIR, XS_RM,
@@ -48,17 +54,17 @@ def encoded(packets: list[Packet]) -> bytes:
     return b"".join(packet.encode() for packet in packets)
 
 
-# A header is four native 32-bit numbers: type, request id, transaction id, length
+# Packets
 
 
-def test_a_packet_is_its_header_and_its_payload() -> None:
+def test_a_packet_is_a_header_and_a_payload() -> None:
     numbers = b"".join(number.to_bytes(4, sys.byteorder) for number in (2, 3, 4, 6))
     assert Packet(Op.READ, 3, 4, b"/node\0").encode() == numbers + b"/node\0"
     assert HEADER_SIZE == HEADER.size == 16
 
 
 @given(strategies.uint32s(), strategies.uint32s(), strategies.uint32s(), st.binary())
-def test_any_numbers_and_any_payload_can_be_encoded(
+def test_packets_of_any_numbers_and_payload_can_be_encoded(
     op: int, rq_id: int, tx_id: int, payload: bytes
 ) -> None:
     data = Packet(op, rq_id, tx_id, payload).encode()
@@ -66,35 +72,35 @@ def test_any_numbers_and_any_payload_can_be_encoded(
     assert data[HEADER_SIZE:] == payload
 
 
-def test_the_types_are_those_of_xs_wire_h() -> None:
+def test_message_types_have_the_numbers_of_xs_wire_h() -> None:
     assert {op.name: op.value for op in Op} == {
         name: number for name, number in NUMBERS.items() if name != "RESTRICT"
     }
     assert Op["DEBUG"] is Op.CONTROL
 
 
-def test_every_type_has_a_name_or_at_least_its_number() -> None:
+def test_a_message_type_without_a_name_has_its_number() -> None:
     assert [op_name(number) for number in NUMBERS.values()] == list(NUMBERS)
     assert op_name(128) == "RESTRICT"
     assert op_name(99) == "type 99"
 
 
-def test_the_bounds_are_those_of_the_protocol_and_of_oxenstored() -> None:
+def test_the_bounds_of_payloads() -> None:
     assert PAYLOAD_MAX == 4096
     assert REPLY_MAX == 65536
 
 
-def test_a_packet_is_shown_with_its_type_by_name_and_the_beginning_of_its_payload() -> None:
+def test_str_of_a_packet_names_its_type_and_cuts_its_payload() -> None:
     assert str(Packet(Op.READ, 3, 4, b"/node\0")) == r"READ rq_id=3 tx_id=4 b'/node\x00'"
     assert str(Packet(99, 3, 4, b"x" * 40)) == f"type 99 rq_id=3 tx_id=4 {b'x' * 40!r}"
     assert str(Packet(99, 3, 4, b"x" * 41)) == f"type 99 rq_id=3 tx_id=4 {b'x' * 40 + b'...'!r}"
 
 
-# Packets are found in bytes, whole ones only
+# Packets in a stream of bytes
 
 
 @given(small_packets(), st.data())
-def test_whole_packets_are_found_and_the_rest_is_left(
+def test_split_packets_finds_whole_packets_and_leaves_the_rest(
     packets: list[Packet], data: st.DataObject
 ) -> None:
     following = Packet(Op.READ, 1, 2, b"following").encode()
@@ -106,7 +112,7 @@ def test_whole_packets_are_found_and_the_rest_is_left(
 
 
 @given(small_packets(), st.integers(LIMIT + 1, 0xFFFFFFFF), st.binary(max_size=200))
-def test_a_length_over_the_bound_is_told_and_the_packets_before_it_are_kept(
+def test_split_packets_returns_a_length_over_the_bound_and_the_packets_before_it(
     packets: list[Packet], length: int, rest: bytes
 ) -> None:
     data = encoded(packets) + HEADER.pack(Op.READ, 1, 2, length) + rest
@@ -116,8 +122,24 @@ def test_a_length_over_the_bound_is_told_and_the_packets_before_it_are_kept(
     assert too_long == length
 
 
+@given(strategies.streams(LIMIT), st.data())
+def test_a_server_connection_finds_the_packets_that_split_packets_finds(
+    stream: bytes, data: st.DataObject
+) -> None:
+    # `next_raw` has one step of the loop written out. `test_client.py` has the same test for
+    # `ClientConnection`.
+    server = ServerConnection(max_payload=LIMIT)
+    taken: list[tuple[int, int, int, bytes]] = []
+    for chunk in data.draw(strategies.chunkings(stream), label="chunks"):
+        server.receive_data(chunk)
+        taken += iter(server.next_raw, None)
+    found, _, too_long = split_packets(stream, LIMIT)
+    assert taken == [(op, rq_id, tx_id, body) for (op, rq_id, tx_id, _), body in found]
+    assert isinstance(server.closed, RemoteProtocolError) == (too_long is not None)
+
+
 @given(small_packets(), st.data())
-def test_a_reader_gives_the_same_packets_however_they_arrive(
+def test_a_reader_finds_the_same_packets_in_any_portions(
     packets: list[Packet], data: st.DataObject
 ) -> None:
     reader = PacketReader(max_payload=LIMIT)
@@ -129,7 +151,7 @@ def test_a_reader_gives_the_same_packets_however_they_arrive(
     assert reader.pending == 0
 
 
-def test_a_reader_takes_every_kind_of_bytes() -> None:
+def test_a_reader_takes_bytes_of_each_type() -> None:
     packet = Packet(Op.READ, 1, 2, b"value")
     data = packet.encode()
     reader = PacketReader()
@@ -139,20 +161,20 @@ def test_a_reader_takes_every_kind_of_bytes() -> None:
             assert reader.receive_data(kind(data[len(start) :])) == [packet]
 
 
-def test_a_reader_tells_how_many_bytes_wait_for_the_rest() -> None:
+def test_pending_is_the_number_of_bytes_of_an_incomplete_packet() -> None:
     reader = PacketReader()
     reader.receive_data(Packet(Op.READ, 1, 2, b"value").encode()[:-1])
     assert reader.pending == HEADER_SIZE + 4
 
 
-def test_a_reader_takes_payloads_up_to_its_bound_and_no_longer() -> None:
+def test_a_reader_refuses_a_payload_over_its_bound() -> None:
     longest = Packet(Op.READ, 1, 2, b"x" * REPLY_MAX)
     assert PacketReader().receive_data(longest.encode()) == [longest]
     with pytest.raises(RemoteProtocolError, match=r"65537 bytes, more than the 65536"):
         PacketReader().receive_data(HEADER.pack(Op.READ, 1, 2, REPLY_MAX + 1))
 
 
-def test_a_reader_gives_the_packets_before_a_broken_one_first_and_then_raises_for_good() -> None:
+def test_a_reader_returns_the_packets_before_a_refused_one_and_then_always_raises() -> None:
     good = Packet(Op.READ, 1, 2, b"good")
     reader = PacketReader(max_payload=LIMIT)
     assert reader.receive_data(good.encode() + HEADER.pack(0, 0, 0, LIMIT + 1)) == [good]
@@ -161,7 +183,7 @@ def test_a_reader_gives_the_packets_before_a_broken_one_first_and_then_raises_fo
             reader.receive_data(data)
 
 
-def test_a_reader_never_holds_more_than_one_packet_broken_or_not() -> None:
+def test_a_reader_keeps_at_most_one_packet_even_a_refused_one() -> None:
     reader = PacketReader(max_payload=LIMIT)
     for _ in range(10):
         with pytest.raises(RemoteProtocolError):
@@ -170,7 +192,7 @@ def test_a_reader_never_holds_more_than_one_packet_broken_or_not() -> None:
 
 
 @given(strategies.streams(LIMIT))
-def test_no_bytes_make_a_reader_raise_anything_else(data: bytes) -> None:
+def test_a_reader_raises_nothing_else_for_any_bytes(data: bytes) -> None:
     reader = PacketReader(max_payload=LIMIT)
     try:
         reader.receive_data(data)
@@ -181,20 +203,62 @@ def test_no_bytes_make_a_reader_raise_anything_else(data: bytes) -> None:
         assert reader.pending < HEADER_SIZE + LIMIT
 
 
-# Records, packets and all events among them, are what their fields are
+# Records: packets, requests, events and permissions
 
 
 def test_records_are_equal_if_their_classes_and_fields_are() -> None:
-    packet = Packet(Op.READ, 1, 2, b"value")
+    packet: Any = Packet(Op.READ, 1, 2, b"value")
     same, other = Packet(Op.READ, 1, 2, b"value"), Packet(Op.READ, 1, 2, b"other")
     assert packet == same
     assert packet != other
     assert len({packet, same, other}) == 2
     assert packet != (Op.READ, 1, 2, b"value")
-    error = RemoteProtocolError("why")
+    error: Any = RemoteProtocolError("why")
     assert Ignored(packet, "why") == Ignored(same, "why")
     assert Closed(error) != error
 
 
+@pytest.mark.parametrize(
+    ("one", "same", "others"),
+    [
+        (Packet(1, 2, 3, b"a"), Packet(1, 2, 3, b"a"), [Packet(1, 2, 3, b"b")]),
+        # `Read` has the fields of its base class, and is a record as well.
+        (Read(b"/a"), Read(b"/a"), [Read(b"/b"), Mkdir(b"/a")]),
+        (ResetWatches(), ResetWatches(), [TransactionStart()]),
+        (Permission(5, read=True), Permission(5, read=True), [Permission(5)]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_records_are_values(one: Any, same: Any, others: list[Any]) -> None:
+    assert one == same
+    assert hash(one) == hash(same)
+    for other in others:
+        assert one != other
+        assert hash(one) != hash(other)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(one, protocol)) == one
+    assert copy.copy(one) == copy.deepcopy(one) == one
+    assert not hasattr(one, "__dict__")
+
+
+def test_a_record_has_no_other_attributes_and_a_frozen_one_cannot_be_changed() -> None:
+    packet: Any = Packet(1, 2, 3, b"a")
+    packet.op = 4
+    assert packet == Packet(4, 2, 3, b"a")
+    with pytest.raises(AttributeError):
+        packet.other = 5
+    part: Any = Part(1, [b"a"], final=True)
+    with pytest.raises(AttributeError):
+        part.final = False
+
+
+def test_a_record_of_fields_that_cannot_be_hashed_cannot_be_hashed() -> None:
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(Part(1, [b"a"], final=True))
+
+
 def test_records_show_their_fields_by_name() -> None:
     assert repr(Packet(99, 1, 2, b"value")) == "Packet(op=99, rq_id=1, tx_id=2, payload=b'value')"
+    assert repr(Read(b"/a")) == "Read(path=b'/a')"
+    assert repr(ResetWatches()) == "ResetWatches()"
+    assert repr(Permission(5)) == "Permission(domid=5, read=False, write=False)"

@@ -1,8 +1,10 @@
 """What the adapters of event loops share: a connection whose callers are tasks of one thread.
 
-Everything between two suspensions happens at once, so there are no locks; and nothing is held
-across a suspension, so that a task may be cancelled at each of them. An adapter adds how a task
-waits, and how it is woken. Its module does the input and output; here is none.
+Nothing else runs between two suspensions of a task, so there are no locks. Nothing is held across a
+suspension, so a task may be cancelled at each of them. `EventLoopConnection` has everything but how
+a task waits and is woken, which an adapter adds: `xsproto_asyncio` and `xsproto_trio` do, and
+``docs/howto/writing-an-adapter.md`` shows how. Input and output go through the sockets and modules
+that the adapter hands in.
 """
 
 from __future__ import annotations
@@ -36,23 +38,26 @@ from .transport import SocketTransport, Transport, read_now, write_now
 
 __all__ = [
     "AsyncClientBase",
+    "AsyncRequestConnection",
     "Backend",
     "EventLoopConnection",
-    "RequestConnection",
     "connect",
     "open_connections",
 ]
 
-#: Seconds after which a daemon is asked again that has no room for one more connection. Nothing
-#: tells when it has.
+#: The seconds between two attempts to connect to a daemon whose backlog is full. Nothing tells when
+#: there is room.
 _CONNECT_AGAIN: Final = 0.005
 
 
 async def connect(sock: Any, path: str, sleep: Callable[[float], Awaitable[object]]) -> None:
-    """Connect a non-blocking Unix socket to the daemon at `path`.
+    """Connect a Unix socket to a daemon; wait for as long as the daemon has no room.
 
     Arguments:
-        sleep: the loop's own, of seconds; awaited at least once.
+        sock: a non-blocking socket. It stays the caller's to close.
+        path: the path of the daemon's socket.
+        sleep: the loop's own, which takes seconds. It is awaited at least once, so that connecting
+            can be cancelled.
 
     Raises:
         ConnectFailed: nobody listens there, or it may not be used.
@@ -63,42 +68,50 @@ async def connect(sock: Any, path: str, sleep: Callable[[float], Awaitable[objec
             sock.connect(path)
             return
         except BlockingIOError:
-            # Its backlog is full. (Such a socket counts as writable, so loops' own ``connect``
-            # takes it for connected.)
+            # The daemon's backlog is full. The loop's own ``connect`` would be wrong here: such a
+            # socket counts as writable, which a loop takes for connected.
             await sleep(_CONNECT_AGAIN)
         except OSError as error:
             raise connect_failed(path, error) from error
 
 
 class _OwnerGuard:
-    """Lets only those in who may use the connection, and wakes whom they have something for."""
+    """The `ConnectionBase.guard` of an event loop: checks the owner, and wakes waiters at the end.
+
+    There is nothing to lock. A use from another thread or loop is an error.
+    """
 
     def __init__(self, connection: EventLoopConnection) -> None:
         self._connection = connection
 
     def __enter__(self) -> None:
-        # Once it is over, cleaning up does nothing, which may be done anywhere: a forked child must
-        # not hide the error that led to it, and `close` is idempotent after the loop's end, too.
+        # Once the connection is over, what runs under the guard does nothing, and may do so
+        # anywhere. In a forked child, clean-up must not hide the error that led to it; and `close`
+        # is idempotent even after the loop's end.
         if self._connection.session.closed is None:
             self._connection.check_owner()
 
     def __exit__(self, *_: object) -> None:
-        self._connection.see_to_others()
+        self._connection.wake_and_dispose()
 
 
 class EventLoopConnection(AsyncConnection, ABC):
-    """A connection.
+    """A connection that the tasks of one event loop share.
+
+    An adapter derives its own from it and adds the abstract methods; its ``__init__`` has the loop
+    watch the transport's descriptor and call `receive` when that is readable. A loop that leads for
+    good also enters a waiter of its own there: ``session.enter(Waiter())``.
 
     Arguments:
-        transport: how its bytes come and go; it is the connection's to close.
-        session: the protocol's side.
+        transport: the connection's bytes; the connection closes it.
+        session: the callers of the connection, and its engine.
     """
 
     def __init__(self, transport: Transport, session: Session) -> None:
         self.transport = transport
         self.session = session
         self.guard = _OwnerGuard(self)
-        #: Whether the daemon did not take all that there was to write.
+        #: Whether there is more to write, for which the daemon has no room now.
         self.write_blocked = False
         register_for_fork(self)
 
@@ -106,34 +119,59 @@ class EventLoopConnection(AsyncConnection, ABC):
 
     @abstractmethod
     def check_owner(self) -> None:
-        """Raise `wrong_owner` unless this runs in the loop that the connection belongs to."""
+        """Check that this runs in the loop that the connection belongs to.
+
+        Raises:
+            LocalProtocolError: it does not; see `wrong_owner`.
+        """
 
     async def begin(self) -> None:
-        """As `check_owner`; where a task that is cancelled is told at each call, tell it."""
+        """Begin a call: check the owner, before anything is sent.
+
+        A loop whose cancelled tasks are told so at each call, also where they need not wait,
+        overrides it to tell them.
+
+        Raises:
+            LocalProtocolError: this is not the loop that the connection belongs to.
+        """
         self.check_owner()
 
     @abstractmethod
     async def wait(self, waiter: Waiter, role: Role) -> None:
-        """Return when `waiter` is done, whose `role` is what `Session.enter` has said.
+        """Wait until `waiter` is done.
 
-        ``WAIT``: sleep until `wake`; then `waiter` is done or, unless the loop itself leads, may
-        have become the leader: `Session.leads`. ``LEAD``: until `waiter` is done, wait until the
-        descriptor is ready, and `receive`. ``DONE``: it is done already.
+        An exception, such as the loop's cancellation, may leave it wherever it waits; the caller
+        cleans up.
 
-        It may be left by an exception, such as the loop's cancellation, wherever it waits.
+        Arguments:
+            waiter: the wait; its `handle` is the adapter's, to know the task for `wake`.
+            role: what `Session.enter` has said. ``WAIT``: sleep until `wake`; then `waiter` is done
+                or, unless the loop itself leads, may have become the leader, as `Session.leads`
+                says. ``LEAD``: until `waiter` is done, wait until the descriptor is ready, and call
+                `receive`. ``DONE``: `waiter` is done already.
         """
 
     @abstractmethod
     def wake(self, waiter: Waiter) -> None:
-        """End the sleep of `waiter`, if it sleeps: it may have been cancelled meanwhile."""
+        """End the sleep of a task, if it sleeps still: it may have been cancelled meanwhile.
+
+        Arguments:
+            waiter: the wait of the task. It may be woken twice, and for nothing.
+        """
 
     @abstractmethod
     def update_write_interest(self) -> None:
-        """Follow `write_blocked`: while it is set, call `receive` on a writable socket, too."""
+        """Follow a change of `write_blocked`.
+
+        While it is set, `receive` or `flush` must be called when the descriptor is writable, too.
+        """
 
     @abstractmethod
     def unregister(self) -> None:
-        """Have the loop forget the descriptor, which is about to be closed; wake who awaits it."""
+        """Have the loop forget the descriptor, which is closed right after this.
+
+        A task that waits for the descriptor must be woken.
+        """
 
     # What follows from it
 
@@ -174,34 +212,42 @@ class EventLoopConnection(AsyncConnection, ABC):
                 raise ended.with_traceback(None)
             if not queue.watches:
                 raise nothing_watched()
-            # Another consumer was faster.
+            # Another task took the event first: wait for the next one.
 
     def flush(self) -> None:
-        """Write what the daemon takes now."""
+        """See `ConnectionBase`; what the daemon does not take now is left to `write_blocked`."""
         write_blocked = write_now(self.session, self.transport)
         if write_blocked is not self.write_blocked:
             self.write_blocked = write_blocked
             self.update_write_interest()
 
     def receive(self) -> bool:
-        """Take what has come, for all; write what had to wait for it.
+        """Receive what is there on behalf of all, and write what had to wait for it.
 
-        After the end of the connection it does nothing: a loop may call once more than it should.
+        The loop or the leader calls it when the descriptor is ready. After the end of the
+        connection it does nothing, since a loop may call once more than it should.
 
         Returns:
-            whether anything had come.
+            whether there was anything to receive: bytes, or the end of the connection.
         """
         session = self.session
         if session.engine.closed is not None:
             return False
-        there = read_now(session, self.transport)
+        received = read_now(session, self.transport)
         if self.write_blocked or session.engine.window_full:
             self.flush()
-        self.see_to_others()
-        return there
+        self.wake_and_dispose()
+        return received
 
     def close(self, reason: XenStoreError) -> None:
-        """End the connection: whoever waits for something gets `reason`. Idempotent."""
+        """End the connection. Idempotent.
+
+        Arguments:
+            reason: the error that every waiting task gets.
+
+        Raises:
+            LocalProtocolError: the connection is open, and this is not the loop that it belongs to.
+        """
         with self.guard:
             self.session.close(reason)
 
@@ -212,13 +258,20 @@ class EventLoopConnection(AsyncConnection, ABC):
         self.transport.close_after_fork()
 
     def wrong_owner(self, what: str) -> LocalProtocolError:
-        """The error of a use from elsewhere."""
+        """Return the error of a use from outside of the loop that the connection belongs to.
+
+        Arguments:
+            what: where it was used instead, as a clause of its message.
+
+        Returns:
+            a `LocalProtocolError`; in a forked child, `Forked`.
+        """
         closed = self.session.closed
         if isinstance(closed, Forked):
             return closed
         return LocalProtocolError(
-            f"a client of {self.transport.path} belongs to the event loop that opened it, "
-            f"and its thread: {what}"
+            f"this client of {self.transport.path} belongs to the event loop that opened it, and "
+            f"to the thread of that loop: {what}"
         )
 
     def _give_up(self, waiter: Waiter) -> None:
@@ -228,10 +281,13 @@ class EventLoopConnection(AsyncConnection, ABC):
 
     def _leave(self, waiter: Waiter) -> None:
         self.session.leave(waiter)
-        self.see_to_others()
+        self.wake_and_dispose()
 
-    def see_to_others(self) -> None:
-        """Wake those whose wait is over; close what is at its end."""
+    def wake_and_dispose(self) -> None:
+        """Wake the waiters in `Session.to_wake`; once the connection is over, close its transport.
+
+        Every step that may have changed the session ends with it.
+        """
         session = self.session
         if session.to_wake:
             self._wake_all()
@@ -246,20 +302,23 @@ class EventLoopConnection(AsyncConnection, ABC):
         self.session.to_wake.clear()
 
 
-class RequestConnection(RetiringConnection, EventLoopConnection):
-    """The connection of a device that requests go to; see `RetiringConnection`.
+class AsyncRequestConnection(RetiringConnection, EventLoopConnection):
+    """The connection for requests on the device, for an event loop; see `RetiringConnection`.
 
-    A mixin: an adapter's is ``class RequestConnection(loops.RequestConnection, Connection)``, in
-    this order, so that ``super()`` here is the adapter's own connection.
+    It is a mixin. Where an adapter's own connection is ``Connection``, the one for requests is
+    ``class RequestConnection(AsyncRequestConnection, Connection)``. The order matters: ``super()``
+    here must be the adapter's connection.
     """
 
     transport: RequestTransport
-    successor: RequestConnection | None = None
+    successor: AsyncRequestConnection | None = None
 
     def wake_all(self) -> None:
         """See `RetiringConnection`."""
+        # It makes the descriptor readable, so that a leader that waits for it looks at its waiter
+        # again.
         self.transport.wake()
-        self.see_to_others()
+        self.wake_and_dispose()
 
     async def exchange(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
         """See `AsyncConnection`."""
@@ -273,7 +332,7 @@ class RequestConnection(RetiringConnection, EventLoopConnection):
         later = await self.successor.exchange(tx_id, again)
         return merged(exchanges, later) if exchanges else later
 
-    async def start_transaction(self) -> tuple[RequestConnection, Sequence[Exchange]]:
+    async def start_transaction(self) -> tuple[AsyncRequestConnection, Sequence[Exchange]]:
         """See `AsyncConnection`."""
         connection = self
         while True:
@@ -285,9 +344,11 @@ class RequestConnection(RetiringConnection, EventLoopConnection):
             connection = connection.successor
 
     async def _attempt(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
-        """As `exchange`, on this connection alone; what must go to the successor is withdrawn.
+        """Do an exchange on this connection alone.
 
-        Or, if that is so from the beginning, there are no exchanges.
+        Returns:
+            the exchanges; one that must go to the successor is withdrawn. Empty, if all must go
+            there since this connection was retired before.
         """
         try:
             exchanges = await super().exchange(tx_id, requests)
@@ -304,16 +365,23 @@ class RequestConnection(RetiringConnection, EventLoopConnection):
 
 
 class AsyncClientBase(ClientBase, AsyncClient):
-    """A client of one connection, or, on a device, of two.
+    """The client of an event loop: of one connection to a socket, or of two to the device.
+
+    An adapter makes it with what `open_connections` returns.
 
     Arguments:
-        connection: its connection; or what opens those that requests go to,
-        open_watches: and what opens the one that watches live on.
+        connection: the connection to a socket; or, for the device, a function that opens a
+            connection for requests.
+        open_watches: for the device, a function that opens the connection that watches live on. It
+            is called at the first watch.
+
+    Raises:
+        ConnectFailed: the device cannot be opened.
     """
 
     def __init__(
         self,
-        connection: EventLoopConnection | Callable[[], RequestConnection],
+        connection: EventLoopConnection | Callable[[], AsyncRequestConnection],
         open_watches: Callable[[], EventLoopConnection] | None = None,
     ) -> None:
         self._requests = None
@@ -323,10 +391,11 @@ class AsyncClientBase(ClientBase, AsyncClient):
         if isinstance(connection, EventLoopConnection):
             self._connection = self._watches = connection
             return
-        # Weak, so that a client that nobody has any more needs no garbage collector.
+        # Weak: a client that nobody refers to is freed at once, and not left to the garbage
+        # collector.
         open_requests, replace = connection, WeakMethod(self._replace)
 
-        def opened() -> RequestConnection:
+        def opened() -> AsyncRequestConnection:
             made = open_requests()
             made.replace = replace
             return made
@@ -337,7 +406,7 @@ class AsyncClientBase(ClientBase, AsyncClient):
     def _watch_connection(self) -> EventLoopConnection:
         if self._watches is None:
             if self._connection.session.closed is not None or self._open_watches is None:
-                return self._connection  # which says why
+                return self._connection  # its error says why there is no other one
             self._connection.check_owner()
             self._watches = self._open_watches()
         return self._watches
@@ -345,47 +414,64 @@ class AsyncClientBase(ClientBase, AsyncClient):
     def close(self) -> None:
         """Close the connection; the daemon ends its watches and transactions. Idempotent.
 
-        Nothing is to be awaited: whoever waits gets `ConnectionClosed`.
+        Nothing is to be awaited. Tasks that wait get `ConnectionClosed`.
+
+        Raises:
+            LocalProtocolError: this is not the loop that the client belongs to.
         """
         self._close_connections()
 
 
 class Backend(NamedTuple):
-    """What an adapter's clients are made of.
+    """What an adapter of an event loop hands in, to make its clients of.
 
     Attributes:
-        connection: makes a connection of its own.
-        sleep: the loop's, of seconds; awaited at least once.
-        socket: the module of this name.
-        request_connection, modules: for a device; None: it is for sockets only.
+        connection: makes the adapter's connection, of a transport and a session. sleep: the loop's
+        own, which takes seconds; see `connect`. socket: the module ``socket``, or one like it.
+        request_connection: makes the adapter's connection for requests on the device, of a
+        transport
+            and a session; None for an adapter of sockets only.
+        modules: the operating system, for the device; None for an adapter of sockets only.
     """
 
     connection: Callable[[Transport, Session], EventLoopConnection]
     sleep: Callable[[float], Awaitable[object]]
     socket: Any
-    request_connection: Callable[[RequestTransport, DeviceSession], RequestConnection] | None = None
+    request_connection: (
+        Callable[[RequestTransport, DeviceSession], AsyncRequestConnection] | None
+    ) = None
     modules: SystemModules | None = None
 
 
+#: The arguments of `AsyncClientBase`.
 Connections = tuple[
-    EventLoopConnection | Callable[[], RequestConnection], Callable[[], EventLoopConnection] | None
+    EventLoopConnection | Callable[[], AsyncRequestConnection],
+    Callable[[], EventLoopConnection] | None,
 ]
 
 
 async def open_connections(location: Location, backend: Backend) -> Connections:
-    """Open what a `AsyncClientBase` is made with.
+    """Open what an `AsyncClientBase` is made of.
+
+    Arguments:
+        location: where XenStore is.
+        backend: what the adapter hands in.
+
+    Returns:
+        the arguments of `AsyncClientBase`. For a socket it is connected already. For the device
+        they are functions, and `AsyncClientBase` opens it.
 
     Raises:
-        ConnectFailed: nobody listens there, or it may not be used. Of a device, that comes from
-            `AsyncClientBase`, which opens it.
+        ConnectFailed: nobody listens at the socket, or it may not be used; or the adapter cannot
+            use the device that there is.
     """
     path = location.path
     connection, sleep, socket, request_connection, modules = backend
     if location.kind == "device":
         if request_connection is None or modules is None:
             raise ConnectFailed(
-                f"there is no socket of a daemon, but {path}, a XenBus device, which this adapter "
-                "cannot use; xsproto_sync can"
+                f"XenStore is at {path}, a XenBus device, which this adapter cannot use; "
+                "xsproto_sync can"
             )
         return (
             lambda: request_connection(RequestTransport(path, modules), DeviceSession()),

@@ -1,7 +1,7 @@
-"""What the adapters share whose callers wait: a client of one connection or, on a device, of two.
+"""What the blocking adapters share: clients of one connection, or on the XenBus device of two.
 
-How a connection waits is the adapter's. The rules of the device are told in
-`xsproto.adapters.device`.
+Callers wait within plain calls, as threads (`xsproto_sync`) or greenlets (`xsproto_gevent`). How a
+connection waits is the adapter's business. `xsproto.adapters.device` tells the rules of the device.
 """
 
 from __future__ import annotations
@@ -23,28 +23,37 @@ from .deadlines import Clock
 from .device import ClientBase, Requests, Retired, RetiringConnection, merged, moved
 from .discovery import Location
 
-__all__ = ["AdapterConnection", "Backend", "BlockingClientBase", "RequestConnection"]
+__all__ = ["AdapterConnection", "Backend", "BlockingClientBase", "BlockingRequestConnection"]
 
 
 class AdapterConnection(BlockingConnection):
-    """A connection."""
+    """A connection as `BlockingClientBase` opens and closes it. An adapter derives its own."""
 
     def check_owner(self) -> None:
-        """Raise `LocalProtocolError` if this thread may not use the connection."""
+        """Check that the current thread may use the connection. Any thread may, by default.
+
+        Raises:
+            LocalProtocolError: it may not.
+        """
 
     @abstractmethod
     def close(self, reason: XenStoreError) -> None:
-        """End the connection: whoever waits for something gets `reason`. Idempotent."""
+        """End the connection. Idempotent.
+
+        Arguments:
+            reason: the error that every waiting caller gets.
+        """
 
 
-class RequestConnection(RetiringConnection, AdapterConnection):
-    """The connection of a device that requests go to; see `RetiringConnection`.
+class BlockingRequestConnection(RetiringConnection, AdapterConnection):
+    """The connection for requests on the device, for blocking adapters; see `RetiringConnection`.
 
-    A mixin: an adapter's is ``class RequestConnection(waiting.RequestConnection, Connection)``, in
-    this order, so that ``super()`` here is the adapter's own connection.
+    It is a mixin. Where an adapter's own connection is ``Connection``, the one for requests is
+    ``class RequestConnection(BlockingRequestConnection, Connection)``. The order matters:
+    ``super()`` here must be the adapter's connection.
     """
 
-    successor: RequestConnection | None = None
+    successor: BlockingRequestConnection | None = None
 
     def exchange(
         self, tx_id: int, requests: Sequence[Request[Any]], deadline: float | None
@@ -62,13 +71,13 @@ class RequestConnection(RetiringConnection, AdapterConnection):
 
     def start_transaction(
         self, deadline: float | None
-    ) -> tuple[RequestConnection, Sequence[Exchange]]:
+    ) -> tuple[BlockingRequestConnection, Sequence[Exchange]]:
         """See `BlockingConnection`."""
         connection = self
         while True:
             exchanges = connection._attempt(0, (TransactionStart(),), deadline)
-            # What was started is returned with no call before that, here and in `_attempt`: an
-            # interrupt must not lose it.
+            # No call may stand between the end of the exchange and the return, here and in
+            # `_attempt`: an interrupt there would lose the transaction that was started.
             if exchanges and not exchanges[0].withdrawn:
                 return connection, exchanges
             run_despite_interrupt(connection.end_if_idle)
@@ -78,13 +87,15 @@ class RequestConnection(RetiringConnection, AdapterConnection):
     def _attempt(
         self, tx_id: int, requests: Sequence[Request[Any]], deadline: float | None
     ) -> Sequence[Exchange]:
-        """As `exchange`, on this connection alone; what must go to the successor is withdrawn.
+        """Do an exchange on this connection alone.
 
-        Or, if that is so from the beginning, there are no exchanges.
+        Returns:
+            the exchanges; one that must go to the successor is withdrawn. Empty, if all must go
+            there since this connection was retired before.
         """
         self.check_owner()
         try:
-            # (mypy sees the abstract one, not the adapter's.)
+            # mypy sees the abstract method here, and not the adapter's, which it is.
             exchanges = super().exchange(tx_id, requests, deadline)  # type: ignore[safe-super]
             if exchanges and not exchanges[0].withdrawn:
                 self.answered = True
@@ -102,45 +113,47 @@ class RequestConnection(RetiringConnection, AdapterConnection):
             self.end_if_idle()
 
 
-L = TypeVar("L", bound=AdapterConnection)
+ConnectionT = TypeVar("ConnectionT", bound=AdapterConnection)
 
 
-class Backend(NamedTuple, Generic[L]):
-    """What an adapter's clients are made of.
+class Backend(NamedTuple, Generic[ConnectionT]):
+    """What a blocking adapter hands in, to make its clients of.
 
     Attributes:
-        clock: of a client with that timeout.
-        connect: makes the connection of a socket at a path,
-        open_requests: or those of a device, a `RequestConnection` (the last argument is its
-            `replace`),
-        open_watches: and that of watches.
+        clock: makes the clock of a client, of its timeout in seconds.
+        connect: connects to the socket at a path, and makes a connection of it.
+        open_requests: opens the device at a path, and makes a connection for requests of it, a
+            `BlockingRequestConnection`. The last argument is that connection's `replace`.
+        open_watches: opens the device at a path, and makes a connection for watches of it.
     """
 
     clock: Callable[[float | None], Clock]
-    connect: Callable[[str, Clock], L]
+    connect: Callable[[str, Clock], ConnectionT]
     open_requests: Callable[[str, Clock, WeakMethod[Any]], Any]
-    open_watches: Callable[[str, Clock], L]
+    open_watches: Callable[[str, Clock], ConnectionT]
 
 
-class BlockingClientBase(ClientBase, BlockingClient, Generic[L]):
-    """A client of one connection or, on a device, of two. It is connected at once.
+class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
+    """A blocking client of one connection to a socket, or of two to the device.
+
+    It is connected at once, and is a context manager that closes it.
 
     Arguments:
         location: where XenStore is.
-        timeout: seconds that each call may take, if it is not told otherwise, and connecting;
-            None for ever. By default that is for ever on a socket, and `device.TIMEOUT` on a
-            device.
-        parts: the adapter's.
+        timeout: the seconds that connecting, and each call without a time limit of its own, may
+            take; None for ever. By default that is for ever on a socket, and `device.TIMEOUT` on
+            the device.
+        backend: what the adapter hands in.
 
     Raises:
         ConnectFailed: nobody listens there, or it may not be used.
     """
 
-    _connection: L
-    #: Taken over the opening of connections.
+    _connection: ConnectionT
+    # Taken while a connection is opened, so that two threads do not open one each.
     _opening: AbstractContextManager[Any] = nullcontext()
 
-    def __init__(self, location: Location, timeout: Timeout, backend: Backend[L]) -> None:
+    def __init__(self, location: Location, timeout: Timeout, backend: Backend[ConnectionT]) -> None:
         path, on_device = location.path, location.kind == "device"
         if timeout is DEFAULT:
             timeout = device.TIMEOUT if on_device else None
@@ -149,7 +162,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[L]):
         self._clock = clock = backend.clock(timeout)
         self._ended = False  # whether `close` was called
         self._requests = None
-        self._watches: L | None = None
+        self._watches: ConnectionT | None = None
         if on_device:
             open_requests, replace = backend.open_requests, WeakMethod(self._replace)
             self._requests = Requests(lambda: open_requests(path, clock, replace))
@@ -171,23 +184,35 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[L]):
     def close(self) -> None:
         """Close the connection; the daemon ends its watches and transactions. Idempotent.
 
-        Whoever waits gets `ConnectionClosed`.
+        Callers that wait get `ConnectionClosed`.
+
+        Raises:
+            LocalProtocolError: the current thread may not use the client.
         """
         self._connection.check_owner()
-        self._ended = True  # first: whoever opens a connection now looks at it afterwards
+        # First: a thread that is opening a connection now looks at it afterwards, and closes that.
+        self._ended = True
         self._close_connections()
 
     def deadline(self, seconds: float) -> AbstractContextManager[None]:
-        """Within ``with``, all calls of this thread, or greenlet, together may take `seconds`.
+        """Limit the time that all calls within a ``with`` may take together.
 
-        A shorter `timeout` of a call, and an outer deadline, hold as well.
+        It holds for the current thread or greenlet. A shorter `timeout` of a call, and an outer
+        deadline, hold as well.
+
+        Arguments:
+            seconds: the time that they may take, from the begin of the ``with``.
+
+        Raises:
+            InvalidType, InvalidArgument: from the begin of the ``with``: `seconds` is no number of
+                seconds.
         """
         return self._clock.deadline(seconds)
 
-    def _watch_connection(self) -> L:
+    def _watch_connection(self) -> ConnectionT:
         if self._watches is None:
             if self._connection.session.closed is not None:
-                return self._connection  # which says why
+                return self._connection  # its error says why there is no other one
             self._connection.check_owner()
             with self._opening:
                 if self._watches is None:
@@ -196,9 +221,9 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[L]):
                 self.close()
         return self._watches
 
-    def _replace(self, connection: RequestConnection) -> RequestConnection | None:
+    def _replace(self, connection: BlockingRequestConnection) -> BlockingRequestConnection | None:
         with self._opening:
-            successor: RequestConnection | None = super()._replace(connection)
+            successor: BlockingRequestConnection | None = super()._replace(connection)
         if self._ended and successor is not None:
             self._close_connection(successor)
         return successor

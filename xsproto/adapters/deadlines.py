@@ -1,4 +1,4 @@
-"""The time limits of a client's calls, by a clock that the adapter has."""
+"""The time limits of a blocking client's calls, by the clock that its adapter hands in."""
 
 from __future__ import annotations
 
@@ -11,44 +11,58 @@ from ..errors import InvalidArgument, InvalidType
 
 __all__ = ["WAIT_MAX", "Clock", "Deadline"]
 
-#: The longest time limit, in seconds: ``poll`` takes 32 bits of milliseconds.
+#: The longest time limit, in seconds: ``poll`` takes 32 bits of milliseconds. Longer ones are for
+#: ever.
 WAIT_MAX: Final = 1_000_000.0
 
 
 class Deadline(Protocol):
-    """When the calls of this thread, or greenlet, must be over: the innermost `Clock.deadline`.
+    """The deadline of each thread or greenlet, as `Clock.deadline` has set it.
+
+    An adapter derives it from ``threading.local`` or its like, so that each thread or greenlet sees
+    its own.
 
     Attributes:
-        time: seconds of the clock, for whoever asks; None, also for who has not set it, for never.
+        time: when the calls of the current thread or greenlet must be over, in seconds of the
+            clock; None for never, which is also what a thread sees that has set none.
     """
 
     time: float | None
 
 
 class Clock:
-    """Says when a call must be over.
+    """A client's clock: says when a call that begins now must be over.
 
     Arguments:
-        timeout: seconds that a call may take which is not told otherwise; None for ever.
-        now: the time in seconds, of a clock that is never put back.
-        deadline: where each thread, or greenlet, has its own deadline.
+        timeout: the seconds that a call may take if it has no time limit of its own; None for ever.
+        now: returns the time in seconds, of a clock that is never put back.
+        deadline: where each thread or greenlet has its own deadline.
 
     Raises:
-        InvalidType, InvalidArgument: `timeout` is no number of seconds.
+        InvalidType: `timeout` is neither a number nor None.
+        InvalidArgument: `timeout` is negative or NaN.
     """
 
     def __init__(self, timeout: float | None, now: Callable[[], float], deadline: Deadline) -> None:
         self.timeout = _checked(timeout)
         self.now = now
-        #: Whether a call that is not told otherwise may take for ever, in any thread.
+        #: Whether a call without a time limit of its own may take for ever, in any thread.
         self.endless = self.timeout is None
         self._deadline = deadline
 
     @contextmanager
     def deadline(self, seconds: float) -> Iterator[None]:
-        """Within ``with``, all calls of this thread, or greenlet, together may take `seconds`.
+        """Limit the time that all calls within a ``with`` may take together.
 
-        A shorter `timeout` of a call, and an outer deadline, hold as well.
+        It holds for the current thread or greenlet. A shorter `timeout` of a call, and an outer
+        deadline, hold as well.
+
+        Arguments:
+            seconds: the time that they may take, from now.
+
+        Raises:
+            InvalidType: `seconds` is no number.
+            InvalidArgument: `seconds` is negative or NaN.
         """
         self.endless = False
         outer = self._deadline.time
@@ -61,7 +75,20 @@ class Clock:
             self._deadline.time = outer
 
     def deadline_for(self, timeout: Timeout) -> float | None:
-        """The time when a call that begins now must be over; None for never."""
+        """Return the time when a call that begins now must be over.
+
+        Arguments:
+            timeout: the seconds that the call may take; None for ever; `DEFAULT` for the client's
+                own limit.
+
+        Returns:
+            the earlier of that time and the deadline of the current thread or greenlet, in seconds
+            of the clock; None for never.
+
+        Raises:
+            InvalidType: `timeout` is no number, None or `DEFAULT`.
+            InvalidArgument: `timeout` is negative or NaN.
+        """
         if timeout is DEFAULT and self.endless:
             return None
         seconds = self.timeout if timeout is DEFAULT else _checked(timeout)
@@ -72,7 +99,7 @@ class Clock:
 
 
 def _checked(timeout: Any) -> float | None:
-    """`timeout`, if it is one; more than `WAIT_MAX` is for ever."""
+    """Return a valid `timeout`, with None for what is longer than `WAIT_MAX`."""
     if timeout is None:
         return None
     if not isinstance(timeout, int | float) or isinstance(timeout, bool):

@@ -1,39 +1,65 @@
-"""The XenBus device: the rules that set a session on it apart from one on a socket.
+"""The XenBus device: the rules that set a session on it apart from a session on a socket.
 
-Linux keeps a connection to the daemon for the whole domain. The device gives programs a part in it
-with rules of its own, measured with Linux 6.1 (its source: ``xenbus_dev_frontend.c``), and each
-kept in one place:
+Linux keeps one connection to the daemon for the whole domain. ``/dev/xen/xenbus`` gives programs a
+part in it, with rules of its own. They were measured with Linux 6.1 (its source:
+``xenbus_dev_frontend.c``). The code minds each of them in one place, which this list names:
 
-======================================================= ==========================================
-one request outstanding on a descriptor: of more, the   `DeviceSession`: ``max_outstanding``
-payloads get mixed up
-WATCH and UNWATCH never while another is outstanding:   a client has two connections, and two
-the kernel dead-locks                                   `DeviceSession`
-WATCH waits within ``write()``, for ever if the daemon  the adapter writes on the connection of
-watches is dead                                                 in a thread of its own
-a message for each ``write()``: the rest is dropped     the limit of one, which makes a batch of
-                                                        one message
-4096 bytes with the header                              `PAYLOAD_MAX`
-never ``read(fd, 0)``                                   the adapter reads 65,536 bytes
-never writable in ``poll``; ``close`` wakes nobody      the adapter writes without asking, and
-                                                        polls a second descriptor
-WATCH may be refused with the errno of ``write()``      the adapter, by `refusal`
-the same watch twice is two                             `ClientConnection`, as on a socket
-a first event may come before the answer                `ClientConnection`, as on a socket
-old kernels answer with id 0                            `ClientConnection`, at a limit of one
-TRANSACTION_END without a transaction: no answer        `ClientConnection`, as on a socket
-RESET_WATCHES ends the kernel's watches; a depth is     `DeviceSession.submit`
-ignored
-the daemon's death is not told                          a time limit by default: `TIMEOUT`
-suspend and resume end transactions                     `TransactionLost`
-and new transactions get their ids                      `ClientConnection`: both are lost
-======================================================= ==========================================
+One request may be outstanding on a descriptor.
+    The answers to several get each other's payloads. Kept by `DeviceSession`, with
+    ``max_outstanding=1``.
+WATCH and UNWATCH must not be sent while another request is outstanding on the descriptor.
+    The kernel dead-locks. Kept by the client, which has two connections, one for requests and one
+    for watches, each with a `DeviceSession`.
+WATCH and UNWATCH wait within ``write()`` for the daemon, for ever if it is dead.
+    Kept by the adapter, which writes on the connection of watches in a thread of its own
+    (`WatchTransport`).
+One ``write()`` takes one message.
+    The kernel drops what comes behind it. Kept by the limit of one request, which makes each batch
+    one message.
+A message has at most 4096 bytes, with its header.
+    Kept by `PAYLOAD_MAX`.
+A program must never call ``read(fd, 0)``.
+    The kernel loops for ever. Kept by the adapter, whose reads ask for 65,536 bytes.
+The descriptor is never writable for ``poll``, and ``close`` wakes nobody that polls it.
+    Kept by the adapter, which writes without asking, and polls a second descriptor as well.
+The kernel may refuse a WATCH with the errno of ``write()``.
+    The adapter takes `refusal` for the answer.
+The same watch, set twice, is two watches.
+    `ClientConnection` refuses the second one, as on a socket.
+The first event of a watch may come before the answer to its WATCH.
+    `ClientConnection` takes both orders, as on a socket.
+Old kernels answer with the id 0.
+    For `ClientConnection` the id of an answer does not count, at a limit of one.
+TRANSACTION_END without a transaction gets no answer.
+    `ClientConnection` refuses it, as on a socket.
+RESET_WATCHES ends the watches of the kernel itself, and the depth of a WATCH is ignored.
+    `DeviceSession.submit` refuses both.
+Nothing tells that the daemon is dead.
+    Calls of a blocking client have a time limit by default, `TIMEOUT`. With asyncio and trio, time
+    limits are the user's.
+Suspend and resume end all transactions.
+    The caller gets `TransactionLost`.
+After a resume, new transactions get the ids of those that were lost.
+    For `ClientConnection` both are lost then.
 
-An unanswered request occupies its descriptor. So once a request is given up that the daemon has
-seen, its connection is *retired*: what comes later goes to a new one, and what waited for its turn
-moves there. Transactions stay, since they live on their descriptor, and go on when the answer has
-come. Once nobody uses the connection, it is closed, with which the kernel ends what is left of
-them.
+**Retiring.** A request that the daemon has seen and not answered occupies its descriptor: no other
+request may go out there. While its caller waits, the other callers wait for their turn. But the
+caller may give up, at a time limit, an interrupt or a cancellation, and the others must not wait
+for an answer that may never come. So the connection is *retired*, and a successor is opened. New
+requests go to the successor. Those that had been waiting for their turn have not been sent: they
+are withdrawn, and their callers send them on the successor. The request that was given up stays
+where it is.
+
+**Transactions stay.** A transaction lives on the descriptor on which it was started. So its
+requests keep going to the retired connection, and go out there once the late answer has come. When
+no transaction can go on there and no caller waits, the connection is closed; with the descriptor
+the kernel ends what is left of transactions.
+
+**A dead daemon** answers nothing, so that each call that is given up retires a connection. Each of
+these is memory in the kernel that only an answer frees. After `RETIRED_MAX` of them in a row
+without a single answer, no more connections are opened: later requests wait behind the unanswered
+one, as long as they may. The connection of watches is never retired. Its thread may be stuck in the
+kernel, where nothing can end it, and the thread of a successor might be the next.
 """
 
 from __future__ import annotations
@@ -44,7 +70,7 @@ from errno import errorcode
 from typing import Any, Final, Generic, Protocol, TypeVar
 from weakref import WeakMethod
 
-from ..client import ClientConnection, Exchange, TransactionState
+from ..client import ClientConnection, Exchange
 from ..clients.connection import ConnectionBase
 from ..clients.session import Session, Waiter
 from ..errors import (
@@ -55,6 +81,7 @@ from ..errors import (
     XenStoreError,
 )
 from ..requests import Request, ResetWatches, Watch
+from ..states import TransactionState
 from ..wire import HEADER, HEADER_SIZE, Op, Packet
 
 __all__ = [
@@ -71,39 +98,43 @@ __all__ = [
     "refusal",
 ]
 
-#: The most bytes of a request's payload.
+#: The number of bytes that the payload of a request may have.
 PAYLOAD_MAX: Final = 4096 - HEADER_SIZE
 
-#: Seconds that a call may take if the user does not say: nothing else tells of a dead daemon.
+#: The seconds that a call of a blocking client may take unless its user says otherwise. Nothing
+#: else tells that the daemon is dead.
 TIMEOUT: Final = 30.0
 
-#: Connections in a row that may be retired without a single answer. Each is kernel memory that only
-#: an answer frees: a program that asks a dead daemon again and again must not fill it. Beyond that,
-#: requests wait behind the unanswered one.
+#: The number of connections in a row that may be retired without a single answer. Each is memory in
+#: the kernel that only an answer frees: a program that asks a dead daemon again and again must not
+#: fill it. After that many, requests wait behind the unanswered one.
 RETIRED_MAX: Final = 16
 
 
-# The types of requests that `_check_support` has to look at.
+# The types of requests that `_check_support` looks at. The others, nearly all, cost no call.
 _CHECKED: Final = frozenset({Op.WATCH, Op.RESET_WATCHES})
 
 
 class Retired(XenStoreError):
-    """The request was not sent: it must go to the connection's successor."""
+    """A request was not sent, since its connection is retired: it must go to the successor.
+
+    Users never see it.
+    """
 
 
 class DeviceSession(Session):
-    """A session on one descriptor of the device."""
+    """A session on one descriptor of the device, with one request outstanding at a time."""
 
     def __init__(self) -> None:
         super().__init__(ClientConnection(max_outstanding=1, max_payload=PAYLOAD_MAX))
         self._retired = False
 
     def submit(self, waiter: Waiter, requests: Sequence[Request[Any]], tx_id: int = 0) -> None:
-        """See `Session.submit`.
+        """See `Session.submit`. Requests without a transaction are refused once it is retired.
 
         Raises:
-            NotSupported: the device cannot do that.
-            Retired: they must go to the successor, all of them.
+            NotSupported: a request is a RESET_WATCHES, or a WATCH with a depth.
+            Retired: all of the requests must go to the successor.
         """
         for request in requests:
             if request.op in _CHECKED:
@@ -114,21 +145,28 @@ class DeviceSession(Session):
 
     @property
     def has_abandoned(self) -> bool:
-        """Whether the answer that is outstanding is one that nobody waits for any more."""
+        """Whether the outstanding request was given up, so that nobody waits for its answer."""
         return self.engine.has_abandoned
 
     @property
     def idle(self) -> bool:
-        """Whether nobody needs this session: closing it ends what there is of transactions."""
+        """Whether nobody needs this session: no transaction can go on in it, and no caller waits.
+
+        Transactions that may only be rolled back do not count: closing the descriptor ends them.
+        """
         used = TransactionState.STARTED in self.engine.transactions.values()
-        leader = self.leader  # where a loop leads, it waits for nothing
+        # A leader without exchanges and queue is an event loop: it leads for good, and waits for
+        # nothing.
+        leader = self.leader
         awaited = leader is not None and (leader.exchanges or leader.queue is not None)
         return not (used or self.waiting or awaited)
 
     def retire(self) -> None:
-        """Take no new requests but those of transactions; have the others that wait moved.
+        """Take no new requests but those of transactions, and give the unsent others back.
 
-        Those whose requests are to be moved are woken; their exchanges are withdrawn.
+        Where a caller waits for a request that is unsent and in no transaction, the exchange is
+        withdrawn and the caller is woken, to send the request on the successor. May be called again
+        after an interrupt.
         """
         self._retired = True
         moved = [
@@ -139,11 +177,11 @@ class DeviceSession(Session):
         for exchange in moved:
             self.engine.withdraw(exchange.rq_id)
         for exchange in moved:
-            self._look(exchange.owner)
+            self._update_done(exchange.owner)
 
 
 def _check_support(request: Request[Any]) -> None:
-    """Raise `NotSupported` if the device does something else than was asked for."""
+    """Raise `NotSupported` if the device would do something else than what is asked for."""
     if isinstance(request, ResetWatches):
         raise NotSupported(
             "RESET_WATCHES over the XenBus device would end the kernel's own watches",
@@ -156,41 +194,55 @@ def _check_support(request: Request[Any]) -> None:
 
 
 def moved(exchanges: Sequence[Exchange]) -> list[Request[Any]]:
-    """Return the requests among a call's exchanges that must go to the successor."""
+    """Return the requests of a call that must go to the successor: those that were withdrawn.
+
+    Arguments:
+        exchanges: the exchanges of the call, on the retired connection.
+    """
     return [exchange.request for exchange in exchanges if exchange.withdrawn]
 
 
 def merged(exchanges: Sequence[Exchange], later: Sequence[Exchange]) -> list[Exchange]:
-    """What came of a call: `exchanges`, with those that have `moved` as they went `later`."""
+    """Return the exchanges of a call whose requests went out on two connections, in their order.
+
+    Arguments:
+        exchanges: all of them, as they were on the retired connection.
+        later: those of the requests that have `moved`, on the successor.
+    """
     rest = iter(later)
     return [next(rest) if exchange.withdrawn else exchange for exchange in exchanges]
 
 
 class RetiringConnection(ConnectionBase):
-    """The connection of a device that requests go to.
+    """A client's connection for requests, on the device.
 
-    It is retired, and goes on in a successor, once a request is given up that was sent. How that is
-    waited for is the adapter's: see `xsproto.adapters.blocking` and
-    `xsproto.adapters.asynchronous`.
+    Once a request that was sent is given up, the connection is retired, and a successor takes its
+    place. What is common to all adapters is here. How callers wait and are woken is in
+    `xsproto.adapters.blocking` and `xsproto.adapters.asynchronous`, and in the adapters.
     """
 
     forgetful = True
     session: DeviceSession
 
-    #: A method that is called with the connection to be retired, at most once with success, and
-    #: makes its successor; None if there can be none. Weak, so that a client that nobody has any
-    #: more needs no garbage collector.
+    #: The client's method that opens the successor of a connection. It is called with the
+    #: connection to retire, and returns the successor, or None if there can be none; after it has
+    #: returned one it is not called again. Weak, so that a client that nobody refers to is freed at
+    #: once, and not left to the garbage collector.
     replace: WeakMethod[Any]
     #: Whether the daemon has answered a request on it.
     answered = False
-    #: What took over from it; None while it is not retired.
+    #: The connection that took its place; None while it is not retired.
     successor: Any = None
-    #: The adapter's: ends the connection. Idempotent.
+    #: Ends the connection with a reason, which its callers get. Idempotent. The adapter has it.
     close: Callable[[XenStoreError], None]
 
     @abstractmethod
     def wake_all(self) -> None:
-        """Wake those whose wait is over, and whoever receives."""
+        """Wake the callers in `Session.to_wake`, and the leader.
+
+        The leader is woken as well, since it may be done without having received anything: its own
+        request may be among those that move. Nothing else uses the session meanwhile.
+        """
 
     def roll_back(self, tx_id: int) -> None:
         """See `ConnectionBase`."""
@@ -205,12 +257,13 @@ class RetiringConnection(ConnectionBase):
             self.end_if_idle()
 
     def retire_if_given_up(self) -> bool:
-        """Retire, if what was given up is a request that the daemon has seen.
+        """Retire the connection, if a request that the daemon has seen was given up on it.
 
-        Nobody else may use the session meanwhile.
+        Nothing else may use the session meanwhile: a blocking adapter holds `guard`. May be called
+        again after an interrupt.
 
         Returns:
-            whether it is retired, and not closed: then `end_if_idle` must follow.
+            whether it is retired and not closed: then `end_if_idle` must follow, without `guard`.
         """
         if self.session.closed is not None:
             return False
@@ -220,56 +273,67 @@ class RetiringConnection(ConnectionBase):
         if self.successor is None:
             return False
         self.session.retire()
-        # Whoever receives may be one whose requests have moved.
         self.wake_all()
         return True
 
     def end_if_idle(self) -> None:
-        """Close, if nobody needs this connection any more."""
+        """Close a retired connection, if nobody needs it any more."""
         with self.guard:
-            # (One that is closed may be the stranger that a forked child has.)
+            # In a forked child, a closed session may be a plain `Session`, which has no `idle`.
             idle = self.session.closed is None and self.session.idle
             if idle:
-                self.session.retire()  # if an interrupt kept it from that
+                # Again: an interrupt may have kept `retire_if_given_up` from it.
+                self.session.retire()
         if idle:
-            # Nobody can see this but who goes on with a transaction that is over.
-            self.close(TransactionEnded("a request got no answer: its descriptor was given up"))
+            # Only a caller that goes on with a transaction that is over can see this reason.
+            self.close(
+                TransactionEnded(
+                    "the transaction is over: an earlier request on its descriptor of the XenBus "
+                    "device got no answer, and the descriptor was closed"
+                )
+            )
 
 
 class _Connection(Protocol):
+    """What `Requests` needs of a connection."""
+
     @property
     def answered(self) -> bool: ...
     @property
     def session(self) -> DeviceSession: ...
 
 
-L = TypeVar("L", bound=_Connection)
+ConnectionT = TypeVar("ConnectionT", bound=_Connection)
 
 
-class Requests(Generic[L]):
-    """The connections of a client that requests go to, one after the other.
+class Requests(Generic[ConnectionT]):
+    """A client's connections for requests, on the device: the current one and retired ones.
 
     Arguments:
-        make: opens one.
+        make: opens a connection. May raise `ConnectFailed`.
     """
 
-    def __init__(self, make: Callable[[], L]) -> None:
+    def __init__(self, make: Callable[[], ConnectionT]) -> None:
         self._make = make
-        self._unanswered = 0  # how many in a row were given up without any answer
-        #: In the order in which one followed the other. The last one takes new requests; of the
-        #: others, which were given up, some are in use for transactions.
+        self._unanswered = 0  # how many in a row were retired without any answer
+        #: The connections, each before its successor. The last one takes new requests. The others
+        #: are retired; some of them are in use for transactions.
         self.connections = [make()]
 
     @property
-    def current(self) -> L:
-        """That which takes new requests."""
+    def current(self) -> ConnectionT:
+        """The connection that takes new requests."""
         return self.connections[-1]
 
-    def replace(self, connection: L) -> L | None:
-        """The successor of a connection that is to be retired; made, unless that is done already.
+    def replace(self, connection: ConnectionT) -> ConnectionT | None:
+        """Return the successor of a connection that is to be retired; open it unless that is done.
+
+        Arguments:
+            connection: the connection to retire, one of `connections`.
 
         Returns:
-            None, if there can be none.
+            its successor; None if there can be none: it cannot be opened, or `RETIRED_MAX`
+            connections in a row got no answer.
         """
         connections = self.connections
         if connections[-1] is connection:
@@ -277,7 +341,7 @@ class Requests(Generic[L]):
             if unanswered > RETIRED_MAX:
                 return None
             try:
-                # An interrupt comes before, or has `connection` find it here.
+                # After an interrupt the next call with `connection` finds the successor here.
                 connections.append(self._make())
             except ConnectFailed:
                 return None
@@ -290,11 +354,13 @@ class Requests(Generic[L]):
 
 
 class ClientBase:
-    """What every client of connections has, whether its callers wait or await; on a socket, too."""
+    """What all clients have in common, blocking and asynchronous, on the device and on a socket."""
 
-    _connection: Any  # that which takes new requests
-    _watches: Any  # that which watches live on: on a socket the same, on a device None at first
-    _requests: Requests[Any] | None  # on a device
+    _connection: Any  # the connection that takes new requests
+    # The connection that watches live on. On a socket it is the same one; on the device there is
+    # none until the first watch.
+    _watches: Any
+    _requests: Requests[Any] | None  # None on a socket
 
     def __repr__(self) -> str:
         closed = f", closed: {self.closed}" if self.closed else ""
@@ -317,7 +383,7 @@ class ClientBase:
         connection.close(ConnectionClosed("the client was closed"))
 
     def _replace(self, connection: Any) -> Any:
-        """Open the successor of a connection that is to be retired; None if there can be none."""
+        """Have new requests go to the successor of a connection; see `Requests.replace`."""
         assert self._requests is not None
         successor = self._requests.replace(connection)
         self._connection = self._requests.current
@@ -325,7 +391,15 @@ class ClientBase:
 
 
 def refusal(message: bytes, errno: int | None) -> bytes:
-    """The packet to take for the answer where ``write()`` of `message` failed with `errno`."""
+    """Return the packet to take for the answer to a message that the kernel has refused.
+
+    Arguments:
+        message: the message, whole.
+        errno: the error of its ``write()``.
+
+    Returns:
+        an ERROR for its request, with the name of `errno`.
+    """
     _, rq_id, tx_id, _ = HEADER.unpack_from(message)
     code = errorcode.get(errno or 0, f"errno {errno}").encode() + b"\0"
     return Packet(Op.ERROR, rq_id, tx_id, code).encode()

@@ -1,6 +1,8 @@
-"""The bytes of the XenBus device. What they obey, and who sees to it: `xsproto.adapters.device`.
+"""Open, read and write the XenBus device. `xsproto.adapters.device` has the rules of the device.
 
-All that is asked of the operating system goes through modules that the adapter hands in.
+Every call to the operating system goes through modules that the adapter hands in. Results that an
+interrupt must not lose are added to a list in the step that makes them, as
+`xsproto.adapters.transport` tells.
 """
 
 from __future__ import annotations
@@ -14,31 +16,32 @@ from typing import Any, Final, NamedTuple
 from ..errors import ConnectFailed
 from ..wire import HEADER_SIZE, Op, Packet
 from .device import refusal
+from .transport import READ_SIZE
 
 __all__ = ["RequestTransport", "SystemModules", "WatchTransport"]
 
-# One read takes all that is queued; never 0 bytes, with which the kernel loops for ever.
-_READ_SIZE: Final = 65536
-# Reads after which others have their turn, however much there is.
+# One read of READ_SIZE takes all that is queued. No read may ask for 0 bytes: the kernel would loop
+# for ever.
+# The number of reads in a row. After them others have their turn, however much there is to read.
 _READS: Final = 16
 
 _HARMLESS_READ: Final = Packet(Op.READ, 1, 0, b"/\0").encode()
 
 
 class SystemModules(NamedTuple):
-    """The operating system.
+    """The operating system, as the device's transports use it.
 
-    They must be the real ones where gevent or eventlet have patched others: nothing here waits but
-    the thread of `WatchTransport`, which must be a thread.
+    Where gevent or eventlet have patched Python, these must be the original functions. Nothing here
+    waits but the thread of `WatchTransport`, and that must be a thread of the system.
 
     Attributes:
-        io: of that name.
-        os: ``posix``.
-        select: of that name; without ``epoll``, `RequestTransport.wakeup_fds` is to be polled as
-            well.
-        socket: ``_socket``.
+        io: the module ``io``.
+        os: the module ``posix``.
+        select: the module ``select``. If it has no ``epoll``, the adapter must poll
+            `RequestTransport.wakeup_fds` as well.
+        socket: the module ``_socket``.
         start_thread: starts a thread with a function and its arguments, as
-            ``_thread.start_new_thread``.
+            ``_thread.start_new_thread``. May raise ``RuntimeError``.
     """
 
     io: Any
@@ -49,28 +52,31 @@ class SystemModules(NamedTuple):
 
 
 class RequestTransport:
-    """An opened device, for requests. No call waits.
+    """The device, opened for requests; a `Transport`. No call waits, on Linux 4.11 and newer.
 
-    Beside the device there is a wake-up socket, since neither `close` nor anything else wakes who
-    waits for the device. What it carries are packets, too: those that a failed ``write()`` stands
-    for.
-
-    What is read and written is added to the caller's list in one step, for the sake of interrupts.
+    Beside the device there is a pair of wake-up sockets. A caller polls one of them together with
+    the device, since neither `close` nor anything else wakes a caller that polls the device. The
+    pair carries packets, too: the answers that a failed ``write()`` stands for.
     """
 
     def __init__(self, path: str, modules: SystemModules) -> None:
-        """Open the device at `path`.
+        """Open the device.
+
+        Arguments:
+            path: the path of the device.
+            modules: the operating system.
 
         Raises:
-            ConnectFailed: there is none, or it may not be used.
+            ConnectFailed: there is no device at `path`, or it may not be used.
         """
-        #: Where it leads to.
+        #: The path of the device, for messages.
         self.path = path
         os, socket = modules.os, modules.socket
         self._modules = modules
         self._closed = False
         self._epoll: Any = None
-        # Kept by objects that close them, whatever interrupts this.
+        # Descriptors are kept by objects that close them when they are freed: an interrupt,
+        # wherever it comes, leaves none open.
         kept: list[Any] = []
         try:
             kept.append(self._open())
@@ -88,31 +94,40 @@ class RequestTransport:
         fd = self._file.fileno()
         self._send_now = (socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,)
         self._receive_now = (socket.MSG_DONTWAIT,)
-        self._read_one = partial(map, os.read, (fd,), (_READ_SIZE,))
+        # One read takes all that is queued. (Of 0 bytes, the kernel would loop for ever.)
+        self._read_one = partial(map, os.read, (fd,), (READ_SIZE,))
         self._write_one = partial(map, os.write, (fd,))
 
     def _open(self) -> Any:
-        # (An opener of ours could be interrupted between its `open` and its `return`.)
+        # Not with an opener in Python: an interrupt between its `open` and its `return` would leave
+        # the descriptor open.
         file = self._modules.io.FileIO(self.path, "r+")
         self._modules.os.set_blocking(file.fileno(), False)
         return file
 
     def fileno(self) -> int:
-        """The descriptor that is readable while `read_now` has something to do; -1 once closed."""
+        """Return the descriptor to poll; -1 once closed.
+
+        It is readable while `read_now` has something to read, or after `wake` and `shutdown`. It is
+        an epoll; without epoll it is the device, and `wakeup_fds` must be polled as well.
+        """
         if self._closed:
             return -1
         fd: int = (self._epoll or self._file).fileno()
         return fd
 
     def wakeup_fds(self) -> tuple[int, ...]:
-        """What must be polled beside `fileno`, as there is no epoll."""
+        """Return the descriptors to poll beside `fileno`: none where there is an epoll."""
         return () if self._epoll or self._closed else (self._wakeup.fileno(),)
 
     def write(self, data: bytes | memoryview, written: list[int]) -> None:
-        """Write one whole message, and add its length to `written`.
+        """Write one message. Linux before 4.11 waits here for the answer.
 
-        That the kernel refuses it is an answer to it. (Linux before 4.11 waits here for the
-        answer.)
+        If the kernel refuses the message, `read_now` reads an ERROR as its answer.
+
+        Arguments:
+            data: one message, whole.
+            written: gets its length appended.
         """
         try:
             written += self._write_one((data,))
@@ -123,52 +138,57 @@ class RequestTransport:
             self._send_another_request()
 
     def _send_another_request(self) -> None:
-        """Have the daemon get more bytes: oxenstored answers an empty request only then.
+        """Send a harmless request: oxenstored answers one without a payload only after more bytes.
 
-        On a descriptor of its own, as another request is outstanding here.
+        It goes to a descriptor of its own, since a request is outstanding on this one.
         """
         try:
             with self._open() as file:
                 self._modules.os.write(file.fileno(), _HARMLESS_READ)
         except OSError:
-            pass  # then the next request of anyone is one
+            pass  # the next request of any program serves as well
 
     def read_now(self, inbox: list[bytes]) -> None:
-        """Add what is there to `inbox`.
+        """Read what is there.
+
+        Arguments:
+            inbox: gets the bytes appended.
 
         Raises:
-            BlockingIOError: that is all, if anything at all.
-            OSError: it is closed.
+            BlockingIOError: there is nothing more to read.
+            OSError: this is closed.
         """
         if self._closed:
             raise _is_closed()
         try:
-            # One answer, since one request is outstanding.
+            # One read is enough: one request is outstanding, so there is one answer at most.
             inbox += self._read_one()
         except BlockingIOError:
-            # Nothing more is queued: here a message has ended, and a refusal may follow.
+            # Only now: the device has nothing more queued, so that the packet of a refusal is not
+            # put into the middle of a message.
             self._read_wakeup(inbox)
 
     def _read_wakeup(self, inbox: list[bytes]) -> None:
-        # Empty ones are from `wake` and `shutdown`; in the inbox they would be the end.
-        inbox += filter(None, map(self._wakeup.recv, (_READ_SIZE,), self._receive_now))
+        # `wake` and `shutdown` send empty messages. In the inbox they would mean the end of the
+        # stream.
+        inbox += filter(None, map(self._wakeup.recv, (READ_SIZE,), self._receive_now))
 
     def wake(self) -> None:
-        """Wake whoever waits, for nothing."""
+        """Make `fileno` readable once, so that the caller that polls it looks around."""
         try:
             self._wakeup_sender.send(b"", *self._send_now)
         except OSError:
-            pass  # so many wake-ups are there already, or it is closed
+            pass  # so many wake-ups are there already that there is no room; or this is closed
 
     def shutdown(self) -> None:
-        """Wake whoever waits, for good. Idempotent."""
+        """Make `fileno` readable for good. From any thread; idempotent."""
         try:
             self._wakeup.shutdown(self._modules.socket.SHUT_RDWR)
         except OSError:
             pass  # closed already
 
     def close(self) -> None:
-        """Give the descriptors back. Idempotent."""
+        """Close the descriptors. Idempotent."""
         self._closed = True
         if self._epoll is not None:
             self._epoll.close()
@@ -180,62 +200,89 @@ class RequestTransport:
         self._wakeup_sender.close()
 
     def close_after_fork(self) -> None:
-        """As `close`, in a forked child."""
+        """Close the descriptors in a forked child, whose parent goes on with the device."""
         self.close()
 
 
 class WatchTransport(RequestTransport):
-    """An opened device, for watches.
+    """The device, opened for watches, with a thread that writes.
 
     WATCH and UNWATCH wait within ``write()`` until the daemon has answered, and nothing can end
-    that: no signal, no `close`, not even the end of the process. So a thread writes, which is left
-    alone with its fate. It ends, and closes the device, when its `write` returns and this is gone.
+    that: no signal, no `close`, not even the end of the process. So a thread writes. Callers send
+    it messages, its orders, over a socket pair, and never wait for it. It owns the device. It ends,
+    and closes the device, once this transport is closed or freed and its last ``write()`` has
+    returned. If the daemon is dead that is never, and only the thread is lost.
     """
 
     def __init__(self, path: str, modules: SystemModules) -> None:
-        """See `RequestTransport`; where no thread can be started, it is `ConnectFailed` as well."""
+        """Open the device, and start the thread.
+
+        Arguments:
+            path: the path of the device.
+            modules: the operating system.
+
+        Raises:
+            ConnectFailed: there is no device at `path`, or it may not be used, or no thread can be
+                started.
+        """
         super().__init__(path, modules)
         ends: tuple[Any, ...] = ()
         try:
             ends = self._orders, orders = _pair(modules.socket)
             self._send_order = partial(map, self._orders.send)
             modules.start_thread(_write_orders, (orders, self._file, self._wakeup_sender, modules))
-        except (OSError, RuntimeError) as error:  # the latter where there are too many threads
+        except (OSError, RuntimeError) as error:  # RuntimeError: there are too many threads
             for one in (*ends, self._epoll, self._wakeup, self._file, self._wakeup_sender):
                 if one is not None:
                     one.close()
             raise _failed(path, error) from error
 
     def write(self, data: bytes | memoryview, written: list[int]) -> None:
-        """See `RequestTransport`; the thread is to write it."""
+        """Have the thread write one message. The result comes as an answer; see `RequestTransport`.
+
+        Arguments:
+            data: one message, whole.
+            written: gets its length appended.
+
+        Raises:
+            BlockingIOError: the thread has not taken earlier ones, and there is no room for more.
+            OSError: this is closed.
+        """
         written += self._send_order((data,), self._send_now)
 
     def read_now(self, inbox: list[bytes]) -> None:
-        """See `RequestTransport`."""
+        """See `RequestTransport`; several events may be there, each for a read of its own."""
         if self._closed:
             raise _is_closed()
         try:
-            fds, sizes = repeat(self._file.fileno(), _READS), repeat(_READ_SIZE)
+            fds, sizes = repeat(self._file.fileno(), _READS), repeat(READ_SIZE)
             inbox += map(self._modules.os.read, fds, sizes)
         except BlockingIOError:
             self._read_wakeup(inbox)
 
     def _release(self) -> None:
-        self._orders.close()  # which the thread is told, and then closes the rest
+        # The thread sees the end of its orders. It then closes the device and its other end.
+        self._orders.close()
 
     def close_after_fork(self) -> None:
-        """See `RequestTransport`; in this process there is no such thread."""
+        """See `RequestTransport`. A forked child has no such thread to close the device."""
         self.close()
         super()._release()
 
 
 def _write_orders(orders: Any, file: Any, wakeup_sender: Any, modules: SystemModules) -> None:
-    """Write each message that comes from `orders`, until its other end is closed.
+    """Write messages to the device until there will be no more; the thread of a `WatchTransport`.
 
-    All that it is given is its own to close.
+    Arguments:
+        orders: the socket that messages come from, until its other end is closed.
+        file: the device.
+        wakeup_sender: the socket that takes the answer to a message that the kernel has refused.
+        modules: the operating system.
+
+    All three are closed at the end.
     """
     socket, write = modules.socket, modules.os.write
-    while message := orders.recv(_READ_SIZE):
+    while message := orders.recv(READ_SIZE):
         try:
             write(file.fileno(), message)
         except OSError as error:
@@ -244,13 +291,16 @@ def _write_orders(orders: Any, file: Any, wakeup_sender: Any, modules: SystemMod
                     refusal(message, error.errno), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
                 )
             except OSError:
-                pass  # closed: nobody wants to know
+                pass  # the transport is closed: nobody waits for the answer any more
     for resource in (file, wakeup_sender, orders):
         resource.close()
 
 
 def _pair(socket: Any) -> tuple[Any, Any]:
-    """Two ends that keep messages apart, and wait whatever ``socket.setdefaulttimeout`` says."""
+    """Make two connected sockets that keep messages apart.
+
+    They can wait, whatever ``socket.setdefaulttimeout`` says.
+    """
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     one.setblocking(True)
     other.setblocking(True)
@@ -258,11 +308,16 @@ def _pair(socket: Any) -> tuple[Any, Any]:
 
 
 def _is_closed() -> OSError:
-    """What a loop is told that looks once more, when the number may be another file's."""
+    """Return the error of a read after `close`.
+
+    A loop may read once more. The number of the descriptor may be another file's by then, so the
+    read must not reach the kernel.
+    """
     return OSError(errno.EBADF, "it is closed")
 
 
 def _failed(path: str, error: OSError | RuntimeError) -> ConnectFailed:
+    """Return the error of a device at `path` that cannot be opened, because of `error`."""
     hint = ""
     if isinstance(error, FileNotFoundError):
         hint = "; is this a Xen guest?"

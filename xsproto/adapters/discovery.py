@@ -1,4 +1,4 @@
-"""Where XenStore is: a daemon's socket, or a guest's XenBus device."""
+"""Find XenStore: a daemon's socket, or a guest's XenBus device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrs import field, frozen
 
 from ..errors import ConnectFailed, InvalidArgument, InvalidType
 
-__all__ = ["DEVICE_PATHS", "SOCKET_PATHS", "Location", "locate"]
+__all__ = ["DEVICE_PATHS", "SOCKET_PATHS", "Location", "is_dom0", "locate", "named_by_environment"]
 
 #: Where the daemon's socket is, if the environment does not say.
 SOCKET_PATHS: Final = ("/var/run/xenstored/socket", "/run/xenstored/socket")
@@ -28,12 +28,12 @@ _CAPABILITIES: Final = "/proc/xen/capabilities"
 
 @frozen
 class Location:
-    """A daemon's socket or a guest's device.
+    """A place where XenStore is: a daemon's socket or a guest's device.
 
     Attributes:
-        kind: which of the two.
-        path: its path.
-        how: how `locate` found it, in words that follow the path.
+        kind: ``"socket"`` or ``"device"``.
+        path: the path of the socket or the device.
+        how: how `locate` found it, in words that can follow the path in a message.
     """
 
     kind: Literal["socket", "device"]
@@ -42,24 +42,32 @@ class Location:
 
 
 def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any) -> Location:
-    """Find XenStore.
+    """Find the XenStore that a client connects to.
 
-    In this order:
+    The first of these counts:
 
-    1. the one that is given, if it is not None;
-    2. the environment's ``XENSTORED_PATH``, a device if there is something and it is no socket;
-       ``socket`` in the environment's ``XENSTORED_RUNDIR``;
+    1. the path that is given, if one is not None;
+    2. ``XENSTORED_PATH`` in the environment: a device if something is there that is no socket, else
+       a socket; then the file ``socket`` in the directory ``XENSTORED_RUNDIR`` of the environment;
     3. the first of `SOCKET_PATHS` that exists;
-    4. the first of `DEVICE_PATHS` that exists, unless this is dom0, which has a daemon or nothing;
-    5. the first of `SOCKET_PATHS`, which is likely to fail.
+    4. the first of `DEVICE_PATHS` of this system that exists, unless this is dom0, which has a
+       daemon or nothing;
+    5. in dom0, the first of `SOCKET_PATHS`. To connect there is likely to fail.
+
+    Nothing is opened or connected to, but for the file that says whether this is dom0.
 
     Arguments:
-        unix_socket_path, xen_bus_path: a path, or None.
-        os: the module of this name, through which all of it is asked.
+        unix_socket_path: the path of a daemon's socket, as a string or a path object, or None.
+        xen_bus_path: the path of a XenBus device, or None.
+        os: the module ``os``, which all questions to the system go through.
+
+    Returns:
+        the place.
 
     Raises:
-        InvalidType, InvalidArgument: what is given is no path, or both are.
-        ConnectFailed: there is none of all this, and it is not dom0.
+        InvalidType: what is given is no path.
+        InvalidArgument: what is given, or in the environment, cannot be a path; or both are given.
+        ConnectFailed: nothing is found, and this is not dom0.
     """
     if unix_socket_path is not None and xen_bus_path is not None:
         raise InvalidArgument(
@@ -70,6 +78,36 @@ def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any) -> Location:
         return Location("socket", _checked(unix_socket_path, "unix_socket_path"))
     if xen_bus_path is not None:
         return Location("device", _checked(xen_bus_path, "xen_bus_path"))
+    if (named := named_by_environment(os)) is not None:
+        return named
+    for path in SOCKET_PATHS:
+        if os.path.exists(path):
+            return Location("socket", path, "where a daemon's socket usually is")
+    if is_dom0(os):
+        return Location("socket", SOCKET_PATHS[0], "where dom0's daemon should be, but is not")
+    devices = DEVICE_PATHS.get(os.uname().sysname, ())
+    for path in devices:
+        if os.path.exists(path):
+            return Location("device", path, "the device of a guest")
+    raise ConnectFailed(
+        f"there is no XenStore here: no socket of a daemon ({' or '.join(SOCKET_PATHS)})"
+        f", and no XenBus device of a guest ({' or '.join(devices) or 'none is known'}). "
+        "XENSTORED_PATH may name another one; xsproto_sync.EmbeddedXenStore needs no Xen"
+    )
+
+
+def named_by_environment(os: Any) -> Location | None:
+    """The XenStore that the environment names; None if it names none.
+
+    ``XENSTORED_PATH`` is a device if the path exists and is no socket, else a socket. Without it,
+    ``XENSTORED_RUNDIR`` is the directory of a file ``socket``.
+
+    Arguments:
+        os: the module of this name.
+
+    Raises:
+        InvalidArgument: a path has a NUL.
+    """
     if path := os.environ.get("XENSTORED_PATH"):
         path = _checked(path, "XENSTORED_PATH")
         try:
@@ -80,31 +118,23 @@ def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any) -> Location:
     if rundir := os.environ.get("XENSTORED_RUNDIR"):
         path = _checked(f"{rundir}/socket", "XENSTORED_RUNDIR")
         return Location("socket", path, "in the directory that XENSTORED_RUNDIR names")
-    for path in SOCKET_PATHS:
-        if os.path.exists(path):
-            return Location("socket", path, "where a daemon's socket usually is")
-    if _is_dom0(os):
-        return Location("socket", SOCKET_PATHS[0], "where dom0's daemon should be, but is not")
-    devices = DEVICE_PATHS.get(os.uname().sysname, ())
-    for path in devices:
-        if os.path.exists(path):
-            return Location("device", path, "the device of a guest")
-    raise ConnectFailed(
-        f"there is no XenStore here: no socket of a daemon ({' or '.join(SOCKET_PATHS)})"
-        f", and no device of a guest's ({' or '.join(devices) or 'none is known'}). "
-        "XENSTORED_PATH may name another one; xsproto_sync.EmbeddedXenStore needs no Xen"
-    )
+    return None
 
 
-def _is_dom0(os: Any) -> bool:
+def is_dom0(os: Any) -> bool:
+    """Whether this domain is dom0. False where Xen's file of capabilities cannot be read.
+
+    Arguments:
+        os: the module of this name.
+    """
     try:
         file = os.open(_CAPABILITIES, os.O_RDONLY)
+        try:
+            return b"control_d" in os.read(file, 1000)
+        finally:
+            os.close(file)
     except OSError:
         return False
-    try:
-        return b"control_d" in os.read(file, 1000)
-    finally:
-        os.close(file)
 
 
 def _checked(path: Any, origin: str) -> str:

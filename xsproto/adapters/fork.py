@@ -1,7 +1,7 @@
-"""What becomes of connections in a forked child: their descriptors are closed without a word.
+"""Close the connections of a client in a forked child, without a word to the daemon.
 
-The connection belongs to the parent process. A child that wrote a single byte to it would mix its
-requests with the parent's.
+A connection belongs to the process that opened it. If a child of that process wrote a single byte
+to it, the child's requests would be mixed with the parent's.
 """
 
 from __future__ import annotations
@@ -13,21 +13,28 @@ __all__ = ["ForkAware", "close_all_after_fork", "register_for_fork"]
 
 
 class ForkAware(Protocol):
-    """A connection that can be let go of in a forked child."""
+    """A connection that can be closed in a forked child."""
 
     def close_after_fork(self) -> None:
-        """Become useless, in a forked child: the connection is the parent's. Idempotent."""
+        """Close the child's copy of the descriptors, and nothing else. Idempotent.
+
+        Called in a forked child. The connection is the parent's and goes on there: the daemon must
+        not notice. Every later call on it in the child raises `Forked`.
+        """
 
 
 _connections: Final[WeakSet[ForkAware]] = WeakSet()
 
 
 def register_for_fork(connection: ForkAware) -> None:
-    """Have `close_all_after_fork` find `connection`, as long as somebody has it."""
+    """Have `close_all_after_fork` close `connection`, for as long as anything refers to it."""
     _connections.add(connection)
 
 
 def close_all_after_fork() -> None:
-    """Close every connection. An adapter has this called in each forked child."""
+    """Close every registered connection. An adapter has this called in each forked child.
+
+    It does so once, when it is imported: ``os.register_at_fork(after_in_child=...)``.
+    """
     for connection in list(_connections):
         connection.close_after_fork()

@@ -1,10 +1,10 @@
-"""Serving a `Daemon` on Unix sockets: everything but how to wait for them.
+"""Serve a `Daemon` on Unix sockets: everything but how to wait for them.
 
-A `Service` has a selector. An adapter waits until something is ready there, be it that the
-selector's own descriptor becomes readable in a loop of another kind, and then calls `step`. The
-modules that do input and output are the adapter's too, and handed in.
+A `Service` has a selector. An adapter waits until something is ready there, and then calls
+`Service.step`. An event loop waits for the selector's own descriptor, which is readable while
+something is ready. The adapter also hands in the modules that do input and output.
 
-Each listening socket stands for one domain: who connects there acts as it.
+Each listening socket stands for one domain: clients that connect there act as that domain.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from typing import Any, Final
 
 from ..daemon.daemon import Connection, Daemon
 from ..errors import InvalidArgument, LocalProtocolError
+from .transport import READ_SIZE
 
 __all__ = ["PAUSE", "Service"]
 
-_READ_SIZE: Final = 65536
 _BACKLOG: Final = 1024
-#: Connections taken at once from one listening socket, so that a crowd keeps nobody else waiting.
+# The number of clients accepted at once on one listening socket, so that a crowd keeps nobody else
+# waiting.
 _ACCEPT: Final = 64
-#: Seconds until `resume` is to be called, after the process ran out of descriptors.
+#: The seconds to wait before `Service.resume` is called, after the process ran out of descriptors.
 PAUSE: Final = 0.1
 
 
 class _Peer:
-    """A client's socket, and what it has not taken yet."""
+    """A client's socket, and the bytes that it has not taken yet."""
 
     __slots__ = ("connection", "interest", "rest", "sock")
 
@@ -40,41 +41,51 @@ class _Peer:
 
 
 class Service:
-    """Moves bytes between sockets and a daemon.
+    """Moves bytes between sockets and a daemon. Never waits.
 
     Arguments:
-        daemon: what to serve; None: an empty one.
-        os, socket, selectors: the modules of these names.
+        daemon: the daemon to serve; None for an empty one.
+        os: the module ``os``, or one like it.
+        socket: the module ``socket``, or one like it.
+        selectors: the module ``selectors``, or one like it.
     """
 
     def __init__(self, daemon: Daemon | None, os: Any, socket: Any, selectors: Any) -> None:
-        #: The daemon. After a change from outside, `wake` must be called.
+        #: The daemon. After changing it from outside, call `wake`.
         self.daemon = daemon or Daemon()
         self._os = os
         self._socket = socket
         self._read: int = selectors.EVENT_READ
         self._write: int = selectors.EVENT_WRITE
-        #: Says who is ready; an adapter waits for that.
+        #: Says which sockets are ready. The adapter waits for it, and gives the result to `step`.
         self.selector = selectors.DefaultSelector()
+        # By path: the listening socket and its domain.
         self._listeners: dict[str, tuple[Any, int]] = {}
         self._peers: dict[Connection, _Peer] = {}
-        #: Listening sockets that are left alone; `resume` after `PAUSE`.
+        #: Listening sockets that are left alone, with their domains, since the process ran out of
+        #: descriptors. If there are any, the adapter must call `resume` after `PAUSE` seconds.
         self.paused: list[tuple[Any, int]] = []
+        #: Whether `end` was called.
         self.ended = False
         self._process = os.getpid()
 
     # Sockets
 
     def listen(self, path: Any, domid: int = 0) -> None:
-        """Listen on a new Unix socket at `path`, whose clients act as domain `domid`.
+        """Listen on a new Unix socket.
 
-        Only the user that runs this can connect (mode 0600). A socket that a dead daemon has left
-        behind is replaced.
+        Only the user that runs this can connect to it (mode 0600). A socket that a dead daemon has
+        left behind is replaced.
+
+        Arguments:
+            path: where to make the socket, as a string or a path object.
+            domid: the domain that its clients act as.
 
         Raises:
             FileExistsError: another daemon listens there, or something else has that name.
-            OSError: it cannot be made there.
-            InvalidArgument: it cannot be a path, or is too long for one, or a domain.
+            OSError: the socket cannot be made there.
+            InvalidArgument: `path` cannot be a path, or is too long for the path of a socket; or
+                `domid` cannot be a domain.
             LocalProtocolError: the server is closed.
         """
         os, socket = self._os, self._socket
@@ -85,10 +96,10 @@ class Service:
         self.daemon.add_domain(domid)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # Before it has a name, so that there is no moment when others can connect.
+            # Before the socket has a name: else there would be a moment when others can connect.
             os.fchmod(sock.fileno(), 0o600)
             self._bind(sock, path)
-            os.chmod(path, 0o600)  # where fchmod() does not count for sockets
+            os.chmod(path, 0o600)  # for systems where fchmod() does not count for sockets
             sock.listen(_BACKLOG)
             sock.setblocking(False)
         except OSError as error:
@@ -104,14 +115,14 @@ class Service:
         try:
             sock.bind(path)
         except OSError as error:
-            if error.errno is None:  # Python's own: the system is not asked
+            if error.errno is None:  # it is Python's own error: the system was not asked
                 raise InvalidArgument(f"{path!r} is too long for the path of a socket") from error
-            if error.errno == errno.EADDRINUSE:  # somebody was faster
+            if error.errno == errno.EADDRINUSE:  # another daemon was faster
                 raise FileExistsError(errno.EEXIST, "a daemon listens there", path) from error
-            raise OSError(error.errno, error.strerror, path) from error  # which names the path
+            raise OSError(error.errno, error.strerror, path) from error  # bind() names no path
 
     def _remove_stale(self, path: str) -> None:
-        """Remove the socket of a daemon that is gone."""
+        """Remove the socket of a daemon that is gone; raise for anything else at `path`."""
         socket = self._socket
         if "\0" in path or not path:
             raise InvalidArgument(f"the path of a socket cannot be {path!r}")
@@ -129,17 +140,21 @@ class Service:
                 self._os.unlink(path)
                 return
             except BlockingIOError:
-                pass  # its backlog is full: somebody is there
+                pass  # its backlog is full: a daemon is there
         raise FileExistsError(errno.EEXIST, "a daemon listens there", path)
 
     def wake(self) -> None:
-        """Look at the daemon again, after a change from outside."""
+        """Send what the daemon has to say after a change from outside, such as events."""
         self._flush()
 
     # Serving
 
     def step(self, ready: Iterable[tuple[Any, int]]) -> None:
-        """Do what can be done with what the selector said to be ready."""
+        """Serve the sockets that are ready: accept, receive and send what can be without waiting.
+
+        Arguments:
+            ready: what ``selector.select()`` has returned.
+        """
         for key, events in ready:
             what = key.data
             if what.__class__ is _Peer:
@@ -154,9 +169,12 @@ class Service:
         self._flush()
 
     def admit(self, domid: int) -> None:
-        """Take the clients that have connected as domain `domid` and were not looked at yet.
+        """Accept all clients that have connected as a domain so far.
 
-        So that what is done to the domain next is done to them.
+        What is done to the domain next is then done to them, too.
+
+        Arguments:
+            domid: the domain.
         """
         for listener in list(self._listeners.values()):
             if listener[1] == domid and listener not in self.paused:
@@ -164,7 +182,7 @@ class Service:
                     pass
 
     def _accept(self, listener: Any, domid: int) -> bool:
-        """Take some new clients; return whether there may be more."""
+        """Accept some new clients; return whether there may be more."""
         for _ in range(_ACCEPT):
             try:
                 sock, _address = listener.accept()
@@ -172,7 +190,8 @@ class Service:
                 return False
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    # It would be ready at once again: leave it alone for a while.
+                    # The client stays in the backlog, so that the socket would be ready at once
+                    # again: leave it alone for a while.
                     self.selector.unregister(listener)
                     self.paused.append((listener, domid))
                 return False
@@ -183,25 +202,26 @@ class Service:
         return True
 
     def resume(self) -> None:
-        """Look again at listening sockets that were left alone."""
+        """Listen again on the sockets that were left alone; see `paused`."""
         for listener, domid in self.paused:
             self.selector.register(listener, self._read, (listener, domid))
         self.paused.clear()
 
     def _receive(self, peer: _Peer) -> None:
         try:
-            data = peer.sock.recv(_READ_SIZE)
+            data = peer.sock.recv(READ_SIZE)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         if peer.connection in self._peers:
             self.daemon.receive_data(peer.connection, data)
-            self._watch(peer)
+            self._update_interest(peer)
 
     def _flush(self) -> None:
-        """Send what the daemon has to say."""
+        """Send what the daemon has to say, as far as the clients take it now."""
         while batch := self.daemon.data_to_send():
+            self.daemon.serve_waiting()
             for connection, data in batch:
                 peer = self._peers.get(connection)
                 if peer is None:
@@ -219,7 +239,7 @@ class Service:
                 if sent != len(data):
                     peer.rest = memoryview(data)[sent:]
                     self.daemon.block(connection)
-                self._watch(peer)
+                self._update_interest(peer)
 
     def _write_rest(self, peer: _Peer) -> None:
         assert peer.rest is not None
@@ -233,10 +253,10 @@ class Service:
         if not peer.rest:
             peer.rest = None
             self.daemon.unblock(peer.connection)
-            self._watch(peer)
+            self._update_interest(peer)
 
-    def _watch(self, peer: _Peer) -> None:
-        """Wait for what can be done with the peer."""
+    def _update_interest(self, peer: _Peer) -> None:
+        """Have the selector wait for what can be done with a client's socket next."""
         interest = (self._read if peer.connection.wants_data else 0) | (
             self._write if peer.rest is not None else 0
         )
@@ -259,15 +279,17 @@ class Service:
 
     def _hang_up(self, sock: Any) -> None:
         try:
-            sock.shutdown(self._socket.SHUT_RDWR)  # a process forked meanwhile has it open, too
+            # A process that was forked meanwhile has the socket open, too: close() alone would not
+            # end the connection.
+            sock.shutdown(self._socket.SHUT_RDWR)
         except OSError:
-            pass  # the client was first
+            pass  # the client has ended it before
         sock.close()
 
     def end(self) -> None:
         """End all connections and remove the sockets. Idempotent.
 
-        In a forked child it lets go of what is the parent's, whom that does not concern.
+        In a forked child it closes the child's copies only: the parent's server goes on.
         """
         if self.ended:
             return
@@ -282,10 +304,13 @@ class Service:
             sock.close()
         for peer in list(self._peers.values()):
             if not ours:
-                peer.sock.close()  # and no more: what the selector watches is the parent's, too
+                # Not unregistered: the child shares the selector's descriptor with its parent, for
+                # which that would count as well.
+                peer.sock.close()
                 continue
             if peer.interest:
-                # First: one that gevent has patched closes only once nobody waits for it.
+                # Before it is closed: a socket that gevent has patched closes only once nothing
+                # waits for it.
                 self.selector.unregister(peer.sock)
             self._hang_up(peer.sock)
         self._peers.clear()

@@ -1,4 +1,41 @@
-"""A connection's bytes, in steps that never wait, and how a session takes and gives them."""
+"""Move a connection's bytes in steps that never wait, and lose none to an interrupt.
+
+A `Transport` is a connection's bytes. `write_now` and `read_now` move them between a transport and
+a session. Nothing here waits: an adapter calls when the descriptor is ready, and a call that cannot
+go on raises ``BlockingIOError``.
+
+**The recv idiom.** Everywhere in the adapters bytes are received like this::
+
+    inbox += map(recv, (65536,))
+
+and not like this::
+
+    data = recv(65536)
+    inbox.append(data)
+
+Both put what ``recv`` returns at the end of a list. They differ when a signal comes. CPython runs
+the Python code of a signal handler in the main thread, between two of its bytecode instructions,
+and that code may raise: `KeyboardInterrupt` on Ctrl-C, or whatever exception a program has its
+handler raise. In the second form there are instructions between the return of ``recv`` and the end
+of ``append``. An exception there loses the bytes: the kernel has given them out, and no list has
+them. The next packet would then be parsed from its middle, and no later answer could be trusted.
+
+In the first form one instruction does all of it. ``map`` calls the C function ``recv``, and the
+list's own C code appends its result. The interpreter looks for signals before it and after it, and
+never in between. Within ``recv`` it looks for them only where the system call was interrupted; then
+nothing was received. So an interrupt finds the bytes in the kernel or in the list, and a session
+acts on the list when it is used next (`Session.received`, `Session.enter`).
+
+The same holds for what went out. ``written += map(send, (data,))`` adds the number of bytes that
+were sent to a list. If it were lost, those bytes would be sent twice. Several calls can be made in
+one step, as in ``inbox += map(read, fds, sizes)``: where one of them raises, the results of those
+before it stay in the list. Other results that must not be lost are kept the same way: a descriptor
+that was opened, an event that was taken from its queue.
+
+The idiom has two conditions. What is mapped must be a C function, such as the method of a socket
+that no Python code overrides: a function in Python could be interrupted within. And the list must
+outlive the step: it belongs to the caller, or to an object that the clean-up can reach.
+"""
 
 from __future__ import annotations
 
@@ -8,53 +45,65 @@ from typing import Any, Final, Protocol
 from ..clients.session import Session
 from ..errors import ConnectionClosed
 
-__all__ = ["SocketTransport", "Transport", "read_now", "write_now"]
+__all__ = ["READ_SIZE", "SocketTransport", "Transport", "read_now", "write_now"]
 
-_READ_SIZE: Final = (65536,)
+#: The most bytes that one read takes from a connection.
+READ_SIZE: Final = 65536
+
+_READ_SIZES: Final = (READ_SIZE,)
 
 
 class Transport(Protocol):
     """A connection's bytes. No call waits.
 
     Attributes:
-        path: where it leads to.
+        path: the path of the socket or the device, for messages.
     """
 
     path: str
 
     def fileno(self) -> int:
-        """The descriptor that becomes readable, and writable; -1 once closed."""
+        """Return the descriptor to wait for, to read and to write; -1 once it is closed."""
 
     def write(self, data: bytes | memoryview, written: list[int]) -> None:
-        """Write what can be written at once; add how much it was to `written`.
+        """Write as much of `data` as can be written at once.
+
+        Arguments:
+            data: what to write, not empty.
+            written: gets the number of bytes that were written appended, in the step that wrote
+                them.
 
         Raises:
-            BlockingIOError: nothing can be written now.
+            BlockingIOError: nothing can be written now; nothing was appended.
             OSError: the connection is gone.
         """
 
     def read_now(self, inbox: list[bytes]) -> None:
-        """Add the bytes that are there to `inbox`; an empty element is the end of the stream.
+        """Read the bytes that are there.
+
+        Arguments:
+            inbox: gets them appended, in the step that read them, in one element or several. An
+                empty element is the end of the stream.
 
         Raises:
-            BlockingIOError: there is nothing to read.
+            BlockingIOError: there is nothing more to read.
             OSError: the connection is gone.
         """
 
     def close(self) -> None:
-        """Give the descriptor back. Idempotent."""
+        """Close the descriptors. Idempotent."""
 
     def close_after_fork(self) -> None:
-        """As `close`, in a forked child."""
+        """Close the descriptors in a forked child, whose parent goes on with the connection."""
 
 
 class SocketTransport:
-    """A connected, non-blocking socket; see `Transport`.
+    """A connected, non-blocking socket as a `Transport`.
 
     Arguments:
-        sock: the socket, of the adapter's own kind.
-        path: where it leads to.
-        flags: for ``send``.
+        sock: the socket, of the adapter's own kind; it is closed with this.
+        path: the path that it is connected to, for messages.
+        flags: the flags of each ``send``, such as ``MSG_NOSIGNAL``.
     """
 
     def __init__(self, sock: Any, path: str, flags: int) -> None:
@@ -66,25 +115,27 @@ class SocketTransport:
         self._recv = sock.recv
         self._flags = (flags,)
 
-    # In one step each, so that an interrupt, where a loop has any, cannot lose what came of it.
-
     def write(self, data: bytes | memoryview, written: list[int]) -> None:
         """See `Transport`."""
         written += map(self._send, (data,), self._flags)
 
     def read_now(self, inbox: list[bytes]) -> None:
         """See `Transport`."""
-        inbox += map(self._recv, _READ_SIZE)
+        inbox += map(self._recv, _READ_SIZES)
 
 
 def write_now(session: Session, transport: Any) -> bool:
-    """Write what is taken now of that which `session` has to say.
+    """Write what the session has to send, as far as the transport takes it now.
+
+    An error of the transport is not reported here: the call that reads gets it as well, and gets
+    the daemon's last answers first.
 
     Arguments:
-        transport: has `Transport.write`.
+        session: whose requests go out. Nothing else may use it meanwhile.
+        transport: what to write to, with the method `Transport.write`.
 
     Returns:
-        whether there is more, which must wait until there is room.
+        whether more must be written once there is room.
     """
     engine, write = session.engine, transport.write
     while data := engine.outgoing():
@@ -94,17 +145,24 @@ def write_now(session: Session, transport: Any) -> bool:
         except BlockingIOError:
             return True
         except OSError:
-            break  # who reads learns the reason, after the last replies
+            break  # `read_now` will say why, after the last answers
+        # The whole of a `bytes` is all that the window lets out now: asking again would cost a call
+        # for each request. A memoryview is the rest of an earlier batch, and more may follow it.
         if written[-1] == len(data) and data.__class__ is bytes:
             break
     return False
 
 
 def read_now(session: Session, transport: Transport) -> bool:
-    """Have `session` act on what has come; on the end of the connection, too.
+    """Read what is there, and have the session act on it.
+
+    Arguments:
+        session: gets the bytes. An error of the transport ends its connection, with
+            `ConnectionClosed`. Nothing else may use the session meanwhile.
+        transport: what to read from.
 
     Returns:
-        whether anything had come.
+        whether there was anything: bytes, or the end of the connection.
     """
     there = True
     try:

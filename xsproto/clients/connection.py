@@ -13,8 +13,9 @@ from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from typing import Any, Final, Literal, TypeVar
 
-from ..client import TRANSACTION, Exchange, TransactionState
+from ..client import Exchange
 from ..requests import Request, TransactionEnd, TransactionStart
+from ..states import TRANSACTION, TransactionInput, TransactionState
 from .event_queue import EventQueue, WatchEvent
 from .session import Session
 
@@ -77,7 +78,8 @@ class ConnectionBase(ABC):
     def roll_back(self, tx_id: int) -> None:
         """Roll back without waiting for the answer, unless the transaction ends or has ended."""
         transactions = self.session.engine.transactions
-        if (transactions.get(tx_id, TransactionState.ENDED), "rollback") in TRANSACTION:
+        state = transactions.get(tx_id, TransactionState.ENDED)
+        if (state, TransactionInput.ROLLBACK) in TRANSACTION:
             self.post(TransactionEnd(commit=False), tx_id)
 
     def unwatch(self, queue: EventQueue, watches: Sequence[tuple[bytes, bytes]]) -> None:

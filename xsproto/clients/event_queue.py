@@ -1,28 +1,31 @@
-"""Watch events on their way to whoever watches: merged, bounded, never lost silently."""
+"""Hold watch events until they are taken: merged, bounded, never lost silently."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, Final
 
-from attrs import frozen
-
-from .._record import Record
+from .._record import record
 from ..errors import InvalidArgument, InvalidType, XenStoreError
 from ..paths import is_within
 
 __all__ = ["QUEUE_MAX", "EventQueue", "WatchEvent"]
 
-#: Events that a queue holds before it collapses.
+#: The number of events that a queue holds before it collapses.
 QUEUE_MAX: Final = 1024
 
 
-@frozen(eq=False, repr=False)
-class WatchEvent(Record):
+@record(frozen=True)
+class WatchEvent:
     """Something changed at `path`, which is, or is below, the path watched with `token`.
 
-    It carries no data, and the node may be gone: read it again. With `overflow`, more changed
-    than the queue could hold: read everything at and below `path` again.
+    An event carries no data, and the node may be gone: read it again.
+
+    Attributes:
+        path: where something changed.
+        token: the token of the watch.
+        overflow: whether more changed than the queue could hold. Then `path` is the watched path:
+            read everything at and below it again.
     """
 
     path: bytes
@@ -31,18 +34,23 @@ class WatchEvent(Record):
 
 
 class EventQueue:
-    """The events of some watches, which wait to be taken.
+    """The events of some watches that nobody has taken yet.
 
-    Since an event says no more than "look here", one that is waiting already is not added again.
-    Beyond `limit`, all of them collapse to one event a watch, on the watched path, with
-    `overflow`.
+    An event says no more than "look here". So the queue does not add an event that it holds
+    already. When more than `limit` events wait, they all collapse to one event for each watch, on
+    the watched path, with `overflow`.
+
+    Arguments:
+        limit: the number of events that may wait, at least 1.
 
     Raises:
-        InvalidType, InvalidArgument: `limit` is no number of at least 1.
+        InvalidType: `limit` is no whole number.
+        InvalidArgument: `limit` is less than 1.
     """
 
     def __init__(self, limit: int = QUEUE_MAX) -> None:
-        # Found out only at an event, it would hit whichever thread reads then.
+        # Here, and not at the first event: that error would come out of a call of another thread,
+        # the one that leads then.
         if not isinstance(limit, int) or isinstance(limit, bool):
             raise InvalidType(f"limit must be a number of events, not {limit!r}")
         if limit < 1:
@@ -54,19 +62,26 @@ class EventQueue:
         self.watches: set[tuple[bytes, bytes]] = set()
         #: Why no more events will come; None while they may.
         self.ended: XenStoreError | None = None
-        #: The waiters for an event; `Session` keeps them.
+        #: The waiters for an event; `Session` adds and removes them.
         self.waiters: set[Any] = set()
 
     @property
     def ready(self) -> bool:
-        """Whether there is no point in waiting: an event is here, or none will ever come."""
+        """Whether a wait would be over at once: an event is here, or none will ever come."""
         return bool(self._events) or self.ended is not None or not self.watches
 
     def __len__(self) -> int:
         return len(self._events)
 
     def put(self, path: bytes, token: bytes) -> None:
-        """Add an event, merge it, or collapse the queue."""
+        """Add an event, unless an equal one or an overflow of its watch waits already.
+
+        A full queue collapses instead.
+
+        Arguments:
+            path: where something changed.
+            token: the token of the watch.
+        """
         key = (path, token)
         if key in self._events or token in self._collapsed:
             return
@@ -79,23 +94,31 @@ class EventQueue:
         }
 
     def take(self, taken: list[WatchEvent]) -> None:
-        """Move the oldest event to `taken`; the queue must not be empty.
+        """Move the oldest event to the caller's list. The queue must not be empty.
 
-        An interrupt finds the event either here or there; after one, `put_back` it.
+        An exception out of a signal handler finds the event either in the queue or in the list,
+        and never in neither; `xsproto.adapters.transport` tells how. After one, `put_back` it.
+
+        Arguments:
+            taken: gets the event appended.
         """
         key = next(iter(self._events))
-        # Once an overflow is told, later events of its watch count again.
+        # The caller is told of the overflow now, so that later events of its watch count again.
         self._collapsed.discard(key[1])
         taken.extend(map(self._events.pop, (key,)))
 
     def put_back(self, taken: list[WatchEvent]) -> None:
-        """Undo `take`."""
+        """Undo `take`: the events of `taken` are the oldest again. May be called again."""
         events = {(event.path, event.token): event for event in taken}
         self._events = events | self._events | events
         self._collapsed |= {event.token for event in taken if event.overflow}
 
     def drop(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
-        """Forget `watches`, and their events that wait."""
+        """Remove watches, and the waiting events that no other watch covers.
+
+        Arguments:
+            watches: the watches, as (path, token).
+        """
         self.watches.difference_update(watches)
         self._events = {
             (path, token): event

@@ -1,13 +1,14 @@
-"""CONTROL: what a daemon can be told about itself, and asked.
+"""CONTROL: commands for the daemon itself.
 
-The commands of the C xenstored that say something of a store; those about its process (its log,
-its memory, its successor) are not here.
+These are the commands of the C xenstored that are about its store. The others are about its
+process: its log file, its memory, its live update.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from ..wire import OK
 from .store import Domain, Store, StoreError
 from .store.nodes import atoi
 
@@ -21,37 +22,42 @@ print\t<text>
 quota\t[set <name> <number> | <domid>]
 quota-soft\t[set memory <number>]
 \0"""
-_OK: Final = b"OK\0"
 
 
 def control(store: Store, texts: list[bytes]) -> bytes:
-    """The reply to a command and its arguments.
+    """Carry out a command.
+
+    Arguments:
+        texts: the command and its arguments.
+
+    Returns:
+        The payload of the reply.
 
     Raises:
-        Refused: EINVAL where that is no command; ENOENT for a domain that the store does not know.
+        StoreError: EINVAL, there is no such command; ENOENT, the store does not know the domain.
     """
     names = store.profile.control_quotas
     match texts:
         case [b"check"] | [b"print", _] | [b"log", b"on" | b"off"]:
-            return _OK  # it is never inconsistent, and there is no log
-        case [b"log"] if store.profile.log_tells:
+            return OK  # there is nothing to repair, and no log to print to
+        case [b"log"] if store.profile.reports_log:
             return b"There is no log.\n\0"
         case [b"help"]:
             return _HELP
         case [b"quota"]:
-            return _limits({name: store.quota(key, None) for name, key in names.items()})
+            return _quotas({name: store.domains.quota(key, None) for name, key in names.items()})
         case [b"quota-soft"]:
-            return _limits({b"memory": store.quota(b"soft-memory", None)})
+            return _quotas({b"memory": store.domains.quota(b"soft-memory", None)})
         case [b"quota", b"set", name, number] if name in names:
-            return _set(store, names[name], number)
+            return _set_quota(store, names[name], number)
         case [b"quota-soft", b"set", b"memory", number]:
-            return _set(store, b"soft-memory", number)
+            return _set_quota(store, b"soft-memory", number)
         case [b"quota", domid] if domid not in (b"set", b"max"):
-            return _usage(store.require_domain(atoi(domid) & 0xFFFFFFFF))
+            return _usage(store.domains.require_known(atoi(domid) & 0xFFFFFFFF))
     raise StoreError("EINVAL")
 
 
-def _limits(rows: dict[bytes, int]) -> bytes:
+def _quotas(rows: dict[bytes, int]) -> bytes:
     return _table(b"Quota settings", rows)
 
 
@@ -71,9 +77,9 @@ def _table(title: bytes, rows: dict[bytes, int]) -> bytes:
     return b"".join(lines)
 
 
-def _set(store: Store, name: bytes, number: bytes) -> bytes:
+def _set_quota(store: Store, name: bytes, number: bytes) -> bytes:
     value = atoi(number)
     if value < 1:
         raise StoreError("EINVAL")
-    store.set_quota(name, value, None)
-    return _OK
+    store.domains.set_quota(name, value, None)
+    return OK

@@ -1,14 +1,32 @@
 """A XenStore daemon without I/O: one store, many connections.
 
-The interface, for adapters (sockets, memory):
+An adapter moves the bytes, between sockets or in memory:
 
-- `connect` a client that acts as a domain; `receive_data` from it, where none is the end of the
-  stream; then `data_to_send`, for all connections: a list of (connection, bytes), each connection
-  at most once. Empty bytes say that the connection is over: close it, after what came before.
-- `block` a connection that could not take everything, and keep the rest; meanwhile what comes
-  waits here, where identical events merge and bounds hold. `unblock` it when the rest is written.
-- Read from a connection only while it `wants_data`.
-- `add_domain`, `shutdown`, `remove_domain` do what a hypervisor would.
+- `Daemon.connect` makes a connection for a client that acts as a domain.
+- `receive_data` takes the client's bytes, and acts on the requests in them. No bytes are the end
+  of the stream. Read from a client only while its connection `wants_data`.
+- `data_to_send` hands out what is to be sent, for all connections. Empty bytes are the end of a
+  connection: close it, once what came before is sent.
+- `serve_waiting` acts on the requests that had to wait. While more than `max_output` bytes of
+  answers wait for a connection, its further requests are left alone; `data_to_send` makes room.
+  So call it after `data_to_send`, and go on until that hands out nothing.
+- `block` a connection whose client takes no more for now, and keep the rest of what was handed
+  out; `unblock` it when the rest is sent. In between, its answers and events wait here, where equal
+  events merge and the bounds hold.
+- `add_domain`, `shutdown` and `remove_domain` do what a hypervisor does.
+
+A request that fails is answered with an error name (`StoreError`). The order is the C daemon's:
+unknown type, missing privilege, unknown transaction, then the arguments. The arguments are read
+with C's leniencies, which are kept on purpose:
+
+- Numbers are read as by atoi(): blanks before the digits and anything after them are skipped, and
+  no digits are 0. Domain ids are stricter: in permissions they are read as by strtol(), elsewhere,
+  by the newest daemon, as by strtoul(), and are 65535 at most.
+- Where a payload has several strings, what follows the last NUL is not looked at. A payload of one
+  string, on the other hand, must end in its only NUL.
+- WATCH and UNWATCH ignore the transaction.
+- INTRODUCE and SET_TARGET accept more arguments than they need. Nothing looks at those, nor at the
+  frame number of INTRODUCE.
 """
 
 from __future__ import annotations
@@ -17,9 +35,11 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from attrs import define
+
 from ..errors import InvalidArgument
 from ..server import MAX_EVENTS, MAX_OUTPUT, ServerConnection
-from ..wire import NUL, PAYLOAD_MAX, Op
+from ..wire import DOMID_FIRST_RESERVED, DOMID_SELF, NUL, OK, PAYLOAD_MAX, Op
 from .control import control
 from .store import PROFILE_CURRENT, Caller, Profile, Store, StoreError, Transaction
 from .store.nodes import atoi, format_perms
@@ -27,48 +47,55 @@ from .store.profiles import FEATURE_WATCH_DEPTH
 
 __all__ = ["Connection", "Daemon"]
 
-_DOMID_SELF: Final = 0x7FF0
-_OK: Final = b"OK\0"
 _ERROR: Final = Op.ERROR.value
+_WATCH: Final = Op.WATCH.value
 _STRTOUL: Final = re.compile(rb"[ \t-\r]*([+-]?)([0-9]+)")
 
 
+@define(eq=False)
 class Connection:
-    """One client of a `Daemon`. Made by `Daemon.connect`; for adapters opaque but for this."""
+    """A client's connection to a `Daemon`, made by `Daemon.connect`. Adapters only read it.
 
-    def __init__(self, daemon: Daemon, domid: int, server: ServerConnection) -> None:
-        self.domid = domid
-        self.blocked = False
-        self._daemon = daemon
-        self._server = server
-        self._caller = daemon.store.caller(domid, self._fire)
-        self._close_reported = False
+    Attributes:
+        domid: the domain that the client acts as.
+        engine: the state machine that finds requests in bytes and encodes answers.
+        caller: what the store knows of the client.
+        blocked: whether the client takes no more for now.
+        has_waiting: whether requests wait until output was handed out.
+        end_reported: whether `Daemon.data_to_send` has handed out the end.
+    """
 
-    def _fire(self, path: bytes, token: bytes) -> None:
-        self._server.fire(path, token)
-        self._daemon._ready[self] = None
+    domid: int
+    engine: ServerConnection
+    caller: Caller
+    blocked: bool = False
+    has_waiting: bool = False
+    end_reported: bool = False
 
     @property
     def closed(self) -> bool:
         """Whether the connection is over."""
-        return self._server.closed is not None
+        return self.engine.closed is not None
 
     @property
     def wants_data(self) -> bool:
         """Whether it makes sense to read from the client now."""
-        return self._server.wants_data
+        return self.engine.wants_data
 
 
-_Handler = Callable[["Daemon", Connection, "Transaction | None", bytes], "bytes | None"]
+_Handler = Callable[["Daemon", Caller, "Transaction | None", bytes], "bytes | None"]
 
 
 class Daemon:
-    """The store and its connections. Never blocks, knows no clock, is not thread-safe.
+    """A store and its connections. It never blocks, knows no clock, and is not thread-safe.
 
     Arguments:
-        profile: which C xenstored to be.
-        max_output, max_events: bounds in bytes of what may wait for one connection; see
-            `ServerConnection`.
+        profile: the version of C xenstored to be.
+        max_output, max_events: how many bytes of answers and of events may wait for a connection;
+            see `ServerConnection`.
+
+    Attributes:
+        store: the nodes, domains and watches. After a change to it, look at `data_to_send`.
     """
 
     def __init__(
@@ -80,105 +107,139 @@ class Daemon:
     ) -> None:
         self.store = Store(profile)
         self._profile = profile
-        self._bounds = (max_output, max_events)
+        self._max_output = max_output
+        self._max_events = max_events
         self._connections: dict[Connection, None] = {}
+        # Connections that may have output, or an end to report, in the order in which they got it.
         self._ready: dict[Connection, None] = {}
+        # Connections with waiting requests whose output was handed out.
+        self._drained: dict[Connection, None] = {}
 
     # Connections
 
     def connect(self, domid: int = 0) -> Connection:
-        """A new client that acts as domain `domid`, which is made and introduced if need be."""
-        if not self.store.introduced(domid):
+        """Return a new connection that acts as a domain.
+
+        A domain that does not exist is added, and one that is not introduced is introduced.
+
+        Raises:
+            InvalidArgument: `domid` is no domain id.
+        """
+        if not self.store.domains.is_introduced(domid):
             self.add_domain(domid)
             self.store.introduce(domid)
-        max_output, max_events = self._bounds
-        server = ServerConnection(max_output=max_output, max_events=max_events)
-        connection = Connection(self, domid, server)
+        engine = ServerConnection(max_output=self._max_output, max_events=self._max_events)
+
+        def fire(path: bytes, token: bytes) -> None:
+            engine.fire(path, token)
+            self._ready[connection] = None
+            if engine.closed is not None:
+                self._forget(connection)  # more events wait than it may have
+
+        connection = Connection(domid, engine, self.store.caller(domid, fire))
         self._connections[connection] = None
         return connection
 
     def receive_data(self, connection: Connection, data: bytes) -> None:
-        """Take bytes from a client and act on them; none is the end of the stream."""
-        connection._server.receive_data(data)
-        self._run(connection)
+        """Take bytes from a client, and act on the requests; no bytes are the end of the stream."""
+        connection.engine.receive_data(data)
+        self._serve_requests(connection)
 
     def disconnect(self, connection: Connection) -> None:
-        """The client is gone: forget its watches and transactions."""
-        connection._server.close("the client is gone")
+        """End a connection whose client has gone, with its watches and transactions."""
+        connection.engine.close("the client has disconnected")
         self._forget(connection)
 
     def block(self, connection: Connection) -> None:
-        """The client takes no more for now."""
+        """Hand out nothing more for a connection, as its client takes no more for now."""
         connection.blocked = True
 
     def unblock(self, connection: Connection) -> None:
-        """The client takes bytes again."""
+        """Hand out output for a connection again."""
         connection.blocked = False
         self._ready[connection] = None
 
     def data_to_send(self) -> list[tuple[Connection, bytes]]:
-        """What to send now; see the top of this module."""
+        """Hand out what is to be sent now.
+
+        Returns:
+            Connections and their bytes, each connection at most once. Empty bytes are its end.
+        """
         result = []
-        ready = self._ready
-        while ready:
-            connection = next(iter(ready))
-            del ready[connection]
-            if connection._close_reported:
+        ready, self._ready = self._ready, {}
+        for connection in ready:
+            if connection.end_reported:
                 continue
-            server = connection._server
-            if server.closed is not None:
-                self._forget(connection)  # it may have been too slow for its events
-            if connection.blocked and (server.closed is None or server.pending):
+            engine = connection.engine
+            over = engine.closed is not None
+            if connection.blocked and (not over or engine.pending):
                 continue
-            data = server.data_to_send()
+            data = engine.data_to_send()
             if data:
                 result.append((connection, data))
-            elif connection.closed:
-                connection._close_reported = True
+                if connection.has_waiting:
+                    self._drained[connection] = None
+                if over:
+                    self._ready[connection] = None  # the end is reported on its own
+            elif over:
+                connection.end_reported = True
                 result.append((connection, b""))
-        for connection, data in result:
-            if data:
-                # Requests that were held back, and the end, which is told on its own.
-                self._run(connection)
-                if connection.closed:
-                    ready[connection] = None
         return result
 
-    def _run(self, connection: Connection) -> None:
-        server = connection._server
-        while (raw := server.next_raw()) is not None:
+    def serve_waiting(self) -> None:
+        """Act on the requests that had to wait until the last `data_to_send` handed out output."""
+        drained, self._drained = self._drained, {}
+        for connection in drained:
+            self._serve_requests(connection)
+
+    def _serve_requests(self, connection: Connection) -> None:
+        """Act on the requests of a connection, as long as there is room for the answers."""
+        engine = connection.engine
+        while (raw := engine.next_raw()) is not None:
             self._serve(connection, *raw)
             self._ready[connection] = None
-        if server.closed is not None:
+        if engine.closed is not None:
+            connection.has_waiting = False
             self._forget(connection)
+        else:
+            # An open engine that gives no request either needs more data, or has more than
+            # `max_output` bytes of answers. It wants no data in the latter case only.
+            connection.has_waiting = not engine.wants_data
 
     def _forget(self, connection: Connection) -> None:
+        """Release what a connection holds that has ended. Idempotent."""
         if connection in self._connections:
             del self._connections[connection]
-            self.store.reset(connection._caller)
+            self.store.reset(connection.caller)
             self._ready[connection] = None
 
     # Domains
 
     def add_domain(self, domid: int) -> None:
-        """Have a domain exist. It is served once it is introduced.
+        """Add a domain, unless it exists. It is served once it is introduced.
 
         Raises:
-            InvalidArgument: `domid` can be no domain's.
+            InvalidArgument: `domid` is no domain id.
         """
-        if not 0 <= domid < _DOMID_SELF:
-            raise InvalidArgument(f"{domid} is no domain's id")
-        self.store.existing.add(domid)
+        if not 0 <= domid < DOMID_FIRST_RESERVED:
+            raise InvalidArgument(
+                f"{domid} is no domain id: domain ids are 0..{DOMID_FIRST_RESERVED - 1}"
+            )
+        self.store.domains.existing.add(domid)
 
     def shutdown(self, domid: int) -> None:
-        """A domain has shut down or crashed; it still exists. Nobody is told of one not served."""
-        if domid in self.store.existing and self.store.introduced(domid):
+        """Announce that a domain has shut down or crashed; it still exists.
+
+        Nothing is announced of a domain that is not served.
+        """
+        domains = self.store.domains
+        if domid in domains.existing and domains.is_introduced(domid):
             self.store.shutdown(domid)
 
     def remove_domain(self, domid: int) -> None:
-        """A domain is gone: its connections end, its nodes are removed.
+        """Remove a domain: its connections end, and its nodes go. Dom0 stays.
 
-        One that is the target of another (SET_TARGET) is kept as long as that one is.
+        The nodes of a domain that is the target of another (SET_TARGET) stay as long as that one.
         """
         if domid:
             self._end_connections(domid)
@@ -186,7 +247,7 @@ class Daemon:
 
     def _end_connections(self, domid: int) -> None:
         for connection in [each for each in self._connections if each.domid == domid]:
-            connection._server.close(f"domain {domid} is gone")
+            connection.engine.close(f"domain {domid} no longer exists or is released")
             self._forget(connection)
 
     # Requests
@@ -194,8 +255,8 @@ class Daemon:
     def _serve(
         self, connection: Connection, op: int, rq_id: int, tx_id: int, payload: bytes
     ) -> None:
-        answer = connection._server.answer
-        caller = connection._caller
+        answer = connection.engine.answer
+        caller = connection.caller
         handler = _HANDLERS.get(op) if op <= self._profile.newest_op else None
         try:
             if handler is None:
@@ -207,116 +268,108 @@ class Daemon:
                 tx = caller.transactions.get(tx_id)
                 if tx is None:
                     raise StoreError("ENOENT")
-            reply = handler(self, connection, tx, payload)
+            reply = handler(self, caller, tx, payload)
         except StoreError as refused:
             answer(_ERROR, rq_id, tx_id, refused.code.encode("ascii") + NUL)
             return
-        if op == Op.WATCH:
-            answer(op, rq_id, tx_id, _OK)
-            assert reply is not None
-            path, _, token = reply.partition(NUL)
-            connection._server.fire(path, token)
-            return
-        answer(op, rq_id, tx_id, _OK if reply is None else reply)
+        answer(op, rq_id, tx_id, OK if reply is None else reply)
+        if op == _WATCH:
+            # The first event follows the reply, whether or not the client may know of the node.
+            path, token = payload.split(NUL)[:2]
+            connection.engine.fire(path, token)
 
-    # Each handler takes the connection, the transaction and the payload.
+    # Handlers. Each takes the caller, its transaction or None, and the payload, and returns the
+    # payload of the reply; None stands for OK.
 
     def _path(self, caller: Caller, payload: bytes) -> bytes:
         path = payload[: _one_string(payload)]
-        return path if path[:1] == b"/" else self.store.canonical(caller, path)
+        return path if path[:1] == b"/" else caller.canonical(path)
 
-    def _read(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
-        caller = connection._caller
+    def _read(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
         return self.store.node(caller, tx, self._path(caller, payload)).value
 
-    def _directory(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
-        caller = connection._caller
+    def _directory(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
         node = self.store.node(caller, tx, self._path(caller, payload))
-        if node.listed is not None:
+        if node.listing is not None:
             return NUL.join(node.names) + NUL
         return NUL.join(node.children) + NUL if node.children else b""
 
-    def _directory_part(
-        self, connection: Connection, tx: Transaction | None, payload: bytes
-    ) -> bytes:
+    def _directory_part(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
         path, offset = _exactly(payload, 2)
-        caller = connection._caller
-        node = self.store.node(caller, tx, self.store.canonical(caller, path))
+        node = self.store.node(caller, tx, caller.canonical(path))
         head = b"%d\0" % node.generation
-        at = atoi(offset) & 0xFFFFFFFF
-        if at >= node.names_size:
+        start = atoi(offset) & 0xFFFFFFFF
+        if start >= node.names_size:
             return head + NUL
         names = NUL.join(node.names) + NUL
         room = PAYLOAD_MAX - len(head) - 1
-        if len(names) - at <= room:
-            return head + names[at:] + NUL
-        return head + names[at : names.rfind(NUL, at, at + room) + 1]
+        if len(names) - start <= room:
+            return head + names[start:] + NUL  # an empty name marks the end
+        return head + names[start : names.rfind(NUL, start, start + room) + 1]
 
-    def _get_perms(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
-        caller = connection._caller
+    def _get_perms(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
         if payload[:1] == b"@" and self._profile.special_nodes:
             path = payload[: _one_string(payload)]
         else:
             path = self._path(caller, payload)
         return format_perms(self.store.perms(caller, tx, path))
 
-    def _set_perms(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
+    def _set_perms(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
         path, *texts = payload.split(NUL)[:-1] or [b""]
-        caller = connection._caller
-        path = self.store.canonical(caller, path, special=True)
+        path = caller.canonical(path, special=True)
         self.store.set_perms(caller, tx, path, texts)
 
-    def _write(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
+    def _write(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
         path, nul, value = payload.partition(NUL)
         if not nul:
             raise StoreError("EINVAL")
-        caller = connection._caller
-        self.store.write(caller, tx, self.store.canonical(caller, path), value)
+        self.store.write(caller, tx, caller.canonical(path), value)
 
-    def _mkdir(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
-        self.store.mkdir(connection._caller, tx, self._path(connection._caller, payload))
+    def _mkdir(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
+        self.store.mkdir(caller, tx, self._path(caller, payload))
 
-    def _rm(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
-        self.store.rm(connection._caller, tx, self._path(connection._caller, payload))
+    def _rm(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
+        self.store.rm(caller, tx, self._path(caller, payload))
 
-    def _watch(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
+    def _watch(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
         depth = None
         texts = payload.split(NUL)[:-1]
-        if len(texts) == 3 and connection._caller.domain.features & FEATURE_WATCH_DEPTH:
+        if len(texts) == 3 and caller.domain.features & FEATURE_WATCH_DEPTH:
             depth = atoi(texts.pop())
             if depth < 0:
                 raise StoreError("EINVAL")
         if len(texts) != 2:
             raise StoreError("EINVAL")
         path, token = texts
-        return self.store.watch(connection._caller, path, token, depth) + NUL + token
+        self.store.watches.add(caller, path, token, depth)
 
-    def _unwatch(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
+    def _unwatch(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
         path, token = _exactly(payload, 2)
-        self.store.unwatch(connection._caller, path, token)
+        self.store.watches.remove(caller, path, token)
 
-    def _reset(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
-        self.store.reset(connection._caller)
+    def _reset(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
+        self.store.reset(caller)
 
-    def _start(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
+    def _start(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
         if tx is not None:
             raise StoreError("EBUSY")
-        return b"%d\0" % self.store.start(connection._caller)
+        return b"%d\0" % self.store.start(caller)
 
-    def _end(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
+    def _end(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
         if payload not in (b"T\0", b"F\0"):
             raise StoreError("EINVAL")
         if tx is None:
             raise StoreError("ENOENT")
-        self.store.end(connection._caller, tx, commit=payload == b"T\0")
+        self.store.end(caller, tx, commit=payload == b"T\0")
 
     def _domid(self, text: bytes) -> int:
+        """Read a domain id as the profile's daemon does."""
         if not self._profile.strict_domids:
             return atoi(text) & 0xFFFFFFFF
         found = _STRTOUL.fullmatch(text)
-        number = int(found[2]) if found else -1 if text else 0
+        number = int(found[2]) if found else -1 if text else 0  # no text at all is dom0
         if found and found[1] == b"-":
-            number = -number & 0xFFFFFFFFFFFFFFFF
+            number = -number & 0xFFFFFFFFFFFFFFFF  # strtoul() negates within its 64 bits
         if not 0 <= number <= 0xFFFF:
             raise StoreError("EINVAL")
         return number
@@ -324,13 +377,14 @@ class Daemon:
     def _one_domid(self, payload: bytes) -> int:
         return self._domid(payload[: _one_string(payload)])
 
-    def _served_guest(self, payload: bytes) -> int:
+    def _introduced_guest(self, payload: bytes) -> int:
+        """Read the id of a domain that is served, and is not dom0."""
         domid = self._one_domid(payload)
         if domid == 0:
             raise StoreError("EINVAL")
-        return self.store.require_served(domid).domid
+        return self.store.domains.require_introduced(domid).domid
 
-    def _introduce(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
+    def _introduce(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
         texts = payload.split(NUL)[:-1]
         if len(texts) < 3:
             raise StoreError("EINVAL")
@@ -338,80 +392,77 @@ class Daemon:
         port = atoi(texts[2]) & 0xFFFFFFFF
         if port == 0:
             raise StoreError("EINVAL")
+        # There are no event channels. Any port that could be one is taken for the domain's.
         self.store.introduce(domid, reachable=port <= 0xFFFF)
         for other in self._connections:
             if other.domid == domid and domid:
-                self.store.reset(other._caller)
+                self.store.reset(other.caller)
 
-    def _release_request(
-        self, connection: Connection, tx: Transaction | None, payload: bytes
-    ) -> None:
-        domid = self._served_guest(payload)
+    def _release(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
+        domid = self._introduced_guest(payload)
         self._end_connections(domid)
         self.store.release(domid)
 
-    def _resume(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
-        self.store.require_served(self._served_guest(payload)).shutdown = False
+    def _resume(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
+        self.store.domains.require_introduced(self._introduced_guest(payload)).shutdown = False
 
-    def _set_target(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
+    def _set_target(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
         texts = payload.split(NUL)[:-1]
         if len(texts) < 2:
             raise StoreError("EINVAL")
-        self.store.set_target(self._domid(texts[0]), self._domid(texts[1]))
+        self.store.domains.set_target(self._domid(texts[0]), self._domid(texts[1]))
 
-    def _domain_path(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
+    def _domain_path(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
         return b"/local/domain/%d\0" % self._one_domid(payload)
 
-    def _is_introduced(
-        self, connection: Connection, tx: Transaction | None, payload: bytes
-    ) -> bytes:
+    def _is_introduced(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
         domid = self._one_domid(payload)
-        return b"T\0" if domid == _DOMID_SELF or self.store.introduced(domid) else b"F\0"
+        return b"T\0" if domid == DOMID_SELF or self.store.domains.is_introduced(domid) else b"F\0"
 
-    def _get_feature(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
+    def _get_feature(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
         texts = payload.split(NUL)[:-1]
         if not texts:
-            return b"%d\0" % connection._caller.domain.features
-        if not connection._caller.privileged:
+            return b"%d\0" % caller.domain.features
+        if not caller.privileged:
             raise StoreError("EACCES")
         if len(texts) > 1:
             raise StoreError("EINVAL")
-        return b"%d\0" % self.store.require_known(self._domid(texts[0])).features
+        return b"%d\0" % self.store.domains.require_existing(self._domid(texts[0])).features
 
-    def _set_feature(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
+    def _set_feature(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
         domid, bits = _exactly(payload, 2)
-        domain = self.store.require_known(self._domid(domid))
+        domain = self.store.domains.require_existing(self._domid(domid))
         if domain.introduced:
             raise StoreError("EBUSY")
         if atoi(bits) & ~self._profile.features:
             raise StoreError("EINVAL")
         domain.features = atoi(bits)
 
-    def _get_quota(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
+    def _get_quota(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
         texts = payload.split(NUL)[:-1]
         if not texts:
-            return b" ".join(self.store.limits) + NUL
+            return b" ".join(self.store.domains.limits) + NUL
         if len(texts) > 2:
             raise StoreError("EINVAL")
         domid = self._domid(texts[0]) if len(texts) == 2 else None
-        return b"%d\0" % self.store.quota(texts[-1], domid)
+        return b"%d\0" % self.store.domains.quota(texts[-1], domid)
 
-    def _set_quota(self, connection: Connection, tx: Transaction | None, payload: bytes) -> None:
+    def _set_quota(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
         texts = payload.split(NUL)[:-1]
         if len(texts) not in (2, 3):
             raise StoreError("EINVAL")
         domid = self._domid(texts[0]) if len(texts) == 3 else None
         value = atoi(texts[-1]) & 0xFFFFFFFF
-        if value == 0xFFFFFFFF:  # what a quota that is none has in the C daemon
+        if value == 0xFFFFFFFF:  # the C daemon's mark for a quota that does not exist
             raise StoreError("EINVAL")
-        self.store.set_quota(texts[-2], value, domid)
+        self.store.domains.set_quota(texts[-2], value, domid)
 
-    def _control(self, connection: Connection, tx: Transaction | None, payload: bytes) -> bytes:
+    def _control(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
         return control(self.store, payload.split(NUL)[:-1])
 
 
 def _one_string(payload: bytes) -> int:
-    """The length of a payload's only string, which must end in a NUL."""
+    """Return the length of a payload's one string, which must end in the payload's only NUL."""
     size = len(payload) - 1
     if size < 0 or payload.find(NUL) != size:
         raise StoreError("EINVAL")
@@ -419,7 +470,7 @@ def _one_string(payload: bytes) -> int:
 
 
 def _exactly(payload: bytes, count: int) -> list[bytes]:
-    """The strings that end in a NUL; what follows the last one is not looked at."""
+    """Return a payload's strings, `count` of them. What follows the last NUL is not looked at."""
     texts = payload.split(NUL)[:-1]
     if len(texts) != count:
         raise StoreError("EINVAL")
@@ -436,7 +487,7 @@ _HANDLERS: Final[dict[int, _Handler]] = {
     Op.TRANSACTION_START.value: Daemon._start,
     Op.TRANSACTION_END.value: Daemon._end,
     Op.INTRODUCE.value: Daemon._introduce,
-    Op.RELEASE.value: Daemon._release_request,
+    Op.RELEASE.value: Daemon._release,
     Op.GET_DOMAIN_PATH.value: Daemon._domain_path,
     Op.WRITE.value: Daemon._write,
     Op.MKDIR.value: Daemon._mkdir,

@@ -1,13 +1,12 @@
-"""What a scenario of the conformance kit is given: a daemon, clients of it, tasks, domains.
+"""What a scenario of the conformance kit is given: a daemon, its clients, tasks and domains.
 
-`Harness` is what an adapter's tests provide. The other protocols here are the public vocabulary
-of a client, as far as scenarios use it: `xsproto.clients.asynchronous.AsyncClient` has it as it is.
-    A
-blocking client is made to fit by a driver whose methods are coroutines that never suspend: they
-have waited when they return, and a task is a thread.
+The tests of an adapter provide a `Harness`. The other protocols here are the public methods of a
+client that scenarios use. `xsproto.clients.asynchronous.AsyncClient` has them. A blocking client
+needs a driver around it: its methods are coroutines that wait in a plain call and never suspend,
+and its tasks are threads.
 """
 
-# What the methods of a client do is documented where they are implemented.
+# The methods of a client are documented where they are implemented.
 # ruff: noqa: D102
 
 from __future__ import annotations
@@ -39,20 +38,20 @@ T = TypeVar("T")
 D = TypeVar("D")
 T_co = TypeVar("T_co", covariant=True)
 
-#: What a domain can be.
+#: The states of a domain.
 DomainState = Literal["running", "shutdown", "crashed", "dying"]
 
 
 class Cancelled(BaseException):
-    """`Task.result` of a task that was cancelled.
+    """The exception that `Task.result` raises for a task that was cancelled.
 
-    Not an `Exception`, so that a driver may also throw it into the scenario's coroutine, where
-    nothing but the end of a ``with`` should notice.
+    It is no `Exception`. So a driver may also throw it into the coroutine of a scenario, where only
+    the end of a ``with`` should notice it.
     """
 
 
 class Operations(Protocol):
-    """What can be done with nodes, by a client itself or within a transaction."""
+    """The operations on nodes, which a client and a transaction have."""
 
     @overload
     async def read(self, path: bytes) -> bytes: ...
@@ -93,7 +92,7 @@ class Transaction(Operations, Protocol):
 
 
 class Stream(Protocol):
-    """Events of watches, for ``async with`` and ``async for``."""
+    """The events of watches, for ``async with`` and ``async for``."""
 
     async def get(self) -> WatchEvent: ...
     def __aiter__(self) -> AsyncIterator[WatchEvent]: ...
@@ -118,7 +117,7 @@ class Watch(Stream, Protocol):
 
 
 class Monitor(Stream, Protocol):
-    """Any number of watches. To end one does not wait, so it is no coroutine."""
+    """Any number of watches. `unwatch` does not wait, so it is no coroutine."""
 
     async def watch(
         self, path: bytes, token: bytes | None = None, depth: int | None = None
@@ -164,33 +163,33 @@ class Task(Protocol[T_co]):
     """A coroutine that runs beside the scenario."""
 
     def cancel(self) -> None:
-        """Have the wait that the task is in, or comes to next, end by cancellation.
+        """Cancel the wait that the task is in, or the next one that it comes to.
 
-        A blocking facade cannot do this: its waits end by a timeout that is given beforehand. So
-        only a task that was spawned as `cancellable` may be cancelled.
+        Only a task that was spawned as `cancellable` may be cancelled, because the waits of a
+        blocking client can end only by a timeout that was given to them beforehand.
         """
 
     async def result(self) -> T_co:
-        """Wait for the end of the task; return what it returned, or raise what it raised.
+        """Wait for the end of the task. Return what it returned, or raise what it raised.
 
         Raises:
-            Cancelled: it was cancelled.
+            Cancelled: the task was cancelled.
         """
 
 
 class Harness(Protocol):
-    """A daemon that nobody else uses, and the means to make something happen around it.
+    """A daemon that only one scenario uses, its clients and tasks, and control over all of them.
 
-    What it made (clients, tasks, domains, the daemon) ends with it.
+    Everything that a harness makes (clients, tasks, domains, the daemon) ends with it.
 
     Attributes:
-        kind: which daemon: ``c`` (C xenstored), ``oxenstored``, ``embedded`` (that of xsproto,
-            which does as C xenstored does).
-        version: the version of Xen that the daemon is of, or does as, such as ``(4, 17)``.
-        can: what there is beyond clients and tasks: ``guest`` (domains), ``kill``, ``suspend``;
-            ``dom0`` (clients of domain 0 are just that, with its rights and without quotas);
-            ``socket`` or ``device``, which is what clients are on. A scenario that needs more is
-            not run.
+        kind: the kind of daemon: ``c`` (C xenstored), ``oxenstored``, or ``embedded`` (the daemon
+            of xsproto, which behaves as C xenstored).
+        version: the version of Xen that the daemon comes from, or behaves as, such as ``(4, 17)``.
+        can: what the harness has beyond clients and tasks. ``guest``: it makes domains. ``kill``
+            and ``suspend``: it does this to the daemon. ``dom0``: clients of domain 0 have the
+            rights of dom0 and no quotas. ``socket`` or ``device``: what the clients connect
+            through. A scenario that needs more is not run.
     """
 
     @property
@@ -201,45 +200,49 @@ class Harness(Protocol):
     def can(self) -> frozenset[str]: ...
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
-        """Connect a client that acts as a domain, which must have been introduced.
+        """Connect a client that acts as domain `domid`. The domain must have been introduced.
 
         Arguments:
-            options: arguments of the adapter's own.
+            options: further arguments of the adapter's client.
         """
 
     async def close(self, client: Client) -> None:
-        """Close a client. Who waits for something in another task ends with `ConnectionClosed`."""
+        """Close a client. Other tasks that wait for something get `ConnectionClosed`."""
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], *, cancellable: bool = False) -> Task[T]:
         """Run a coroutine beside the scenario.
 
         Arguments:
-            cancellable: `Task.cancel` will be called, unless the task ends before. Each wait
-                in it ends at once or not before it is cancelled: so a driver of a blocking
-                facade may give all of them a short timeout, and wait for `Task.cancel` then.
+            cancellable: the scenario calls `Task.cancel`, unless the task ends before. Each wait in
+                the task either ends at once or lasts until it is cancelled. So the driver of a
+                blocking client may give each of them a short timeout, and wait for `Task.cancel`
+                when the timeout has passed.
         """
 
     async def sleep(self, seconds: float) -> None:
-        """Let others run."""
+        """Let other tasks run for this time."""
 
     async def kill_daemon(self) -> None:
-        """End the daemon without a warning, be it suspended or not."""
+        """End the daemon without a warning, whether it is suspended or not."""
 
     async def suspend_daemon(self) -> None:
-        """Have the daemon do nothing; it keeps its connections."""
+        """Stop the daemon from doing anything. It keeps its connections."""
 
     async def resume_daemon(self) -> None:
         """Undo `suspend_daemon`."""
 
     async def add_domain(self, domid: int, *, introduce: bool = True) -> tuple[int, int]:
-        """Make a domain.
+        """Create a domain and, with `introduce`, introduce it to the daemon.
 
         Returns:
-            the frame number of its ring and its event channel port, to introduce it with.
+            the frame number of its ring page and its event channel port, for INTRODUCE.
         """
 
     async def set_domain_state(self, domid: int, state: DomainState) -> None:
-        """Change what the hypervisor says of a domain, and notify the daemon."""
+        """Set the state that the hypervisor reports for a domain, and notify the daemon."""
 
     async def remove_domain(self, domid: int) -> None:
-        """End a domain and the connections of its clients; wait until the daemon let go of it."""
+        """Destroy a domain and the connections of its clients.
+
+        Returns when the daemon has noticed.
+        """

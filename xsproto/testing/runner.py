@@ -1,8 +1,8 @@
-"""The table of scenarios, how to run one, and how it tells what went wrong.
+"""The table of scenarios, the function that runs one, and the checks that scenarios use.
 
-A scenario is a coroutine over a `Harness`. It says what a user may rely on; where daemons differ,
-it branches on `Harness.kind`, with the reason beside it. "docs/explain/protocol" in such a reason
-is the chapter on how real daemons behave.
+A scenario is a coroutine function that takes a `Harness`. It says what a user may rely on. Where
+daemons differ, it branches on `Harness.kind` and gives the reason. "docs/explain/protocol" in such
+a reason is the chapter on how real daemons behave.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ __all__ = [
 
 @frozen
 class Scenario:
-    """One entry of the table.
+    """An entry of the table.
 
     Attributes:
         name: the name of the coroutine function, which says what holds.
-        run: that function.
-        needs: what the harness must be able to do; see `Harness.can`.
-        not_for: the kinds of daemons that it does not apply to, each with the reason.
+        run: the function.
+        needs: what the harness must have, in the words of `Harness.can`.
+        not_for: the kinds of daemons that the scenario does not apply to, each with the reason.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Scenario:
     not_for: Mapping[str, str]
 
     def why_not(self, harness: Harness) -> str | None:
-        """The reason not to run it with `harness`; None if there is none."""
+        """Return the reason not to run the scenario with `harness`, or None."""
         if lacking := self.needs - harness.can:
             return f"the harness has no {' and no '.join(sorted(lacking))}"
         return self.not_for.get(harness.kind)
@@ -63,7 +63,12 @@ _Function = Callable[[Harness], Awaitable[None]]
 def scenario(
     *, needs: Sequence[str] = (), not_for: Mapping[str, str] | None = None
 ) -> Callable[[_Function], _Function]:
-    """Register a scenario."""
+    """Register a coroutine function as a scenario.
+
+    Arguments:
+        needs: what the harness must have, in the words of `Harness.can`.
+        not_for: the kinds of daemons that it does not apply to, each with the reason.
+    """
 
     def register(function: _Function) -> _Function:
         name = function.__name__
@@ -78,14 +83,14 @@ def scenario(
 
 
 class ScenarioFailed(AssertionError):
-    """A scenario did not go as it should; its message tells which, where and what."""
+    """A scenario does not hold. The message says which, where, and what happened instead."""
 
 
 async def run_scenario(name: str, harness: Harness) -> None:
-    """Run a scenario.
+    """Run the scenario `name` with `harness`.
 
     Raises:
-        ScenarioFailed: it did not go as it should; the cause is the exception behind it.
+        ScenarioFailed: the scenario does not hold. The cause is the exception that it raised.
     """
     entry = SCENARIOS[name]
     try:
@@ -112,7 +117,7 @@ def _explain(entry: Scenario, harness: Harness, error: BaseException) -> str:
     return "\n".join(lines)
 
 
-# What scenarios check with: ``assert`` says too little where nobody rewrites it.
+# The checks of scenarios. A plain ``assert`` says too little, unless pytest rewrites it.
 
 
 def _short(value: Any) -> str:
@@ -124,7 +129,7 @@ def _short(value: Any) -> str:
 
 
 def expect(actual: Any, expected: Any, what: str = "") -> None:
-    """Fail unless `actual` equals `expected`."""
+    """Fail unless `actual` equals `expected`. The message begins with `what`."""
     if actual != expected:
         raise AssertionError(
             f"{what or 'unexpected'}: got {_short(actual)}, not {_short(expected)}"
@@ -132,7 +137,7 @@ def expect(actual: Any, expected: Any, what: str = "") -> None:
 
 
 def expect_that(truth: Any, what: str) -> None:
-    """Fail with `what` unless `truth` is true."""
+    """Fail with the message `what` unless `truth` is true."""
     if not truth:
         raise AssertionError(what)
 
@@ -141,17 +146,22 @@ def expect_that(truth: Any, what: str) -> None:
 def raises(
     kind: type[XenStoreError], code: str | None = None, what: str = ""
 ) -> Iterator[list[XenStoreError]]:
-    """Fail unless an error of `kind` comes, with `code` if given. It is added to the list."""
+    """Fail unless the ``with`` raises an error of class `kind` and, if given, with name `code`.
+
+    The error is added to the list that ``with`` gives.
+    """
     caught: list[XenStoreError] = []
-    told = f"{what}: " if what else ""
-    meant = kind.__name__ + (f" ({code})" if code else "")
+    prefix = f"{what}: " if what else ""
+    wanted = kind.__name__ + (f" ({code})" if code else "")
     try:
         yield caught
     except kind as error:
         if code is not None and error.code != code:
-            raise AssertionError(f"{told}{error.code} came, not {meant}") from error
+            raise AssertionError(f"{prefix}{error.code} came, not {wanted}") from error
         caught.append(error)
     except XenStoreError as error:
-        raise AssertionError(f"{told}{type(error).__name__} came, not {meant}: {error}") from error
+        raise AssertionError(
+            f"{prefix}{type(error).__name__} came, not {wanted}: {error}"
+        ) from error
     else:
-        raise AssertionError(f"{told}no error came, not {meant}")
+        raise AssertionError(f"{prefix}no error came, not {wanted}")

@@ -1,9 +1,9 @@
-"""Hypothesis strategies for all that travels: for property tests, and for fuzzers.
+"""Hypothesis strategies for all messages and their parts, for property tests and fuzzers.
 
-Needs `hypothesis`, which xsproto itself does not: no other module imports this one.
+This module needs `hypothesis`. xsproto itself does not, so no other module imports this one.
 
-All are functions that return a strategy. What they draw is valid, as `Request.payload` or
-`Request.encode_reply` would have it, unless the name says otherwise.
+Each function returns a strategy. It draws valid values, which `Request.payload` or
+`Request.encode_reply` takes, unless its name says otherwise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from ..paths import ABS_PATH_MAX, DOMID_FIRST_RESERVED, REL_PATH_MAX, SPECIAL_PATHS
+from ..paths import ABS_PATH_MAX, REL_PATH_MAX, SPECIAL_PATHS
 from ..perms import Permission
 from ..requests import (
     UINT32_MAX,
@@ -48,7 +48,7 @@ from ..requests import (
     Watch,
     Write,
 )
-from ..wire import HEADER, PAYLOAD_MAX, Op, Packet
+from ..wire import DOMID_FIRST_RESERVED, HEADER, OK, PAYLOAD_MAX, Op, Packet
 
 __all__ = [
     "STRATEGIES",
@@ -77,7 +77,7 @@ _UINT64_MAX: Final = (1 << 64) - 1
 
 
 def uint32s(least: int = 0) -> SearchStrategy[int]:
-    """Numbers of 32 bits, often the least and the greatest."""
+    """Numbers of 32 bits from `least` on, often the least and the greatest."""
     return st.integers(least, UINT32_MAX) | st.sampled_from([least, UINT32_MAX])
 
 
@@ -87,7 +87,7 @@ def domids() -> SearchStrategy[int]:
 
 
 def names() -> SearchStrategy[bytes]:
-    """Names of nodes, as they stand between slashes; none begins with an ``@``."""
+    """Names of nodes, as they stand between slashes. None begins with an ``@``."""
     head = st.text(_LETTERS.replace("@", ""), min_size=1, max_size=1)
     return st.builds(str.__add__, head, st.text(_LETTERS, max_size=8)).map(str.encode)
 
@@ -107,24 +107,22 @@ def special_paths() -> SearchStrategy[bytes]:
 
 
 def watch_paths() -> SearchStrategy[bytes]:
-    """What can be watched and has permissions: paths of nodes and special ones."""
+    """Paths that can be watched and that have permissions: paths of nodes and special paths."""
     return paths() | special_paths()
 
 
 def values(max_size: int = 64) -> SearchStrategy[bytes]:
     """Values of nodes: any bytes, often with NULs where terminators might stand."""
-    return st.binary(max_size=max_size) | st.sampled_from(
-        [b"", b"\0", b"value\0", b"OK\0", b"\0\0"]
-    )
+    return st.binary(max_size=max_size) | st.sampled_from([b"", b"\0", b"value\0", OK, b"\0\0"])
 
 
 def tokens() -> SearchStrategy[bytes]:
-    """Tokens of watches, the empty one among them."""
+    """Tokens of watches, including the empty one."""
     return st.binary(max_size=24).map(lambda token: token.replace(b"\0", b"-"))
 
 
 def permissions() -> SearchStrategy[Permission]:
-    """Permissions that may be set."""
+    """Permissions that can be set."""
     return st.builds(Permission, domids(), st.booleans(), st.booleans())
 
 
@@ -149,7 +147,7 @@ def _unknowns() -> SearchStrategy[Unknown]:
     return st.builds(Unknown, ops, values())
 
 
-#: The strategy of each class of requests.
+#: The class of a request -> a strategy for its requests.
 STRATEGIES: Final[dict[type[Request[Any]], SearchStrategy[Request[Any]]]] = {
     Read: _of_path(Read),
     Write: st.builds(Write, paths(), values()),
@@ -187,7 +185,10 @@ def requests_of(*classes: type[Request[Any]]) -> SearchStrategy[Request[Any]]:
 
 
 def requests(*, changes_state: bool | None = None) -> SearchStrategy[Request[Any]]:
-    """Requests of any class; or of those that begin and end transactions and watches, or not."""
+    """Requests of any class, or only of the classes whose `changes_state` has this value.
+
+    These are the requests that start and end transactions and watches.
+    """
     classes = [cls for cls in STRATEGIES if changes_state in (None, cls.changes_state)]
     return requests_of(*classes)
 
@@ -201,7 +202,7 @@ def _parts() -> SearchStrategy[Part]:
 
 
 def replies(request: Request[Any]) -> SearchStrategy[Any]:
-    """Values that a reply to `request` can have."""
+    """Values that a successful reply to `request` can have."""
     numbers = st.integers(0, _UINT64_MAX)
     match request:
         case Read() | Unknown():
@@ -234,13 +235,13 @@ def reply_payloads(request: Request[Any]) -> SearchStrategy[bytes]:
 
 
 def error_names() -> SearchStrategy[bytes]:
-    """Error names, NUL and all: those of xs_wire.h, oxenstored's own, and unheard ones."""
+    """Error names with their NUL: names of xs_wire.h, one of oxenstored, and unknown names."""
     known = [b"ENOENT", b"EACCES", b"EINVAL", b"EAGAIN", b"E2BIG", b"ENOSYS", b"EQUOTA", b"EIO"]
     return st.sampled_from([*known, b"EWHAT", b"", b"\xff"]).map(lambda name: name + b"\0")
 
 
 def odd_payloads() -> SearchStrategy[bytes]:
-    """Payloads of any bytes, mostly such as nearly mean something."""
+    """Payloads of any bytes. Most of them nearly have a meaning."""
     pieces = [b"\0", b"/", b"/a", b"-", b"0", b"1", b"5", b"OK", b"T", b"F", b"r5", b"EINVAL", b" "]
     pieces += [b"@releaseDomain", b"\xb2", b"+1", b"00000000001", b"0" * 5000, b"9" * 5000]
     return st.binary(max_size=40) | st.lists(st.sampled_from(pieces), max_size=6).map(b"".join)
@@ -253,7 +254,7 @@ def packets() -> SearchStrategy[Packet]:
 
 
 def streams(max_payload: int) -> SearchStrategy[bytes]:
-    """Bytes as a broken or hostile peer would send them: packets, lies about lengths, noise."""
+    """Bytes of a broken or hostile peer: packets, headers with false lengths, noise."""
     whole = packets().map(Packet.encode)
     lying = st.builds(
         lambda op, length, rest: HEADER.pack(op, 0, 0, length) + rest,
@@ -265,10 +266,10 @@ def streams(max_payload: int) -> SearchStrategy[bytes]:
 
 
 def chunkings(data: bytes) -> SearchStrategy[Sequence[bytes]]:
-    """All ways to cut `data` into portions, none of them empty."""
+    """All ways to cut `data` into portions. No portion is empty."""
     single = st.just([data[at : at + 1] for at in range(len(data))])
     cuts = st.sets(st.integers(0, len(data)), max_size=12)
-    # The first bytes of packets are where cuts are most likely to hurt.
+    # A cut in the first bytes, where headers are, is the most likely to find an error.
     near = st.sets(st.integers(0, min(len(data), 40)), max_size=6)
     return (cuts | near).map(partial(_cut, data)) | single
 

@@ -1,3 +1,3 @@
-"""Sockets and the XenBus device, for the greenlets of a hub. Internal."""
+"""Internal: sockets and the XenBus device of the client whose callers are greenlets of a hub."""
 
 __all__: list[str] = []

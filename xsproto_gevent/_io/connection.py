@@ -1,9 +1,16 @@
-"""A connection: one connection that the greenlets of one hub share.
+"""A connection that the greenlets of one hub share.
 
-The hub reads: as long as anybody waits, it calls `_ready` when there is something to read, and
-switches to those whose answers or events it was. Only `_sleep` lets others run; all the rest is one
-step to them, so that nothing needs a lock. Whatever ends a wait, as a `gevent.Timeout` or a kill,
-goes through `_cancel`, which leaves the session whole.
+**The hub leads.** As long as a greenlet waits, the hub watches the connection. When there is
+something to read, it calls ``_ready``, which receives on behalf of all and switches to the
+greenlets whose answers or events have come. While no greenlet waits, the hub does not look.
+
+**No locks.** Only ``_sleep`` lets other greenlets run. All the rest is one step to them.
+
+**The end of a wait.** A ``gevent.Timeout``, a kill, or whatever else ends a wait, goes through
+``_cancel``, which withdraws or abandons the requests and leaves the session whole. An exception out
+of a signal handler may come in the hub as well, in the middle of ``_ready``. gevent then stops the
+watcher that called it. So ``_recover`` is scheduled, which does what may have been left undone and
+starts the watcher again.
 """
 
 from __future__ import annotations
@@ -34,19 +41,23 @@ from .transport import Transport
 
 __all__ = ["Connection"]
 
-# To look a member up in its class costs as much as a call.
+# Looking a member up in its class would cost as much as a call, at each request.
 _DONE: Final = Role.DONE
 
-# Once its time is over, a call takes what is there already. More is what a daemon sends without
-# end: a socket's buffer is a fraction of this many reads.
+# The number of reads that a call makes once its time is over, to take what is there already. A
+# socket's buffer is a fraction of this many reads: more comes only from a daemon that sends without
+# end.
 _LATE_READS: Final = 16
 
-#: Seconds; libuv's loop complains of less.
+# The seconds of the shortest timer. libuv's loop complains of a shorter one.
 _SHORTEST: Final = 0.001
 
 
-class _Guard:
-    """Makes sure that it is the client's own thread that uses the session."""
+class _OwnerGuard:
+    """The `ConnectionBase.guard` of a hub: checks that its own thread uses the session.
+
+    There is nothing to lock.
+    """
 
     def __init__(self, hub: Hub, session: Session, path: str) -> None:
         self._hub = hub
@@ -70,32 +81,32 @@ class _Guard:
 
 
 class Connection(AdapterConnection):
-    """A connection. It belongs to the hub of the thread that makes it.
+    """A connection that greenlets share. It belongs to the hub of the thread that makes it.
 
     Arguments:
-        transport: how its bytes come and go; it is the connection's to close.
+        transport: the connection's bytes; the connection closes it.
         clock: the client's time limits.
-        session: the protocol's side.
+        session: the callers of the connection, and its engine.
     """
 
     def __init__(self, transport: Transport, clock: Clock, session: Session) -> None:
         self.transport = transport
         self.session = session
-        # The hub has the lead, for good: it receives, and whoever waits is woken.
+        # The hub leads for good, so that all greenlets are followers.
         session.leader = Waiter()
         self.deadline_for = clock.deadline_for
         self._hub = get_hub()
-        self.guard = _Guard(self._hub, session, transport.path)
-        self._write_blocked = False  # whether the daemon did not take all that there was to write
+        self.guard = _OwnerGuard(self._hub, session, transport.path)
+        self._write_blocked = False  # whether there is more to write than the daemon has room for
         self._waking = False  # whether `_wake` is at work
-        self._corked = False  # whether it will write, too
+        self._corked = False  # whether `_wake` will write as well, so that nobody else need
         register_for_fork(self)
 
     def check_owner(self) -> None:
         """See `AdapterConnection`."""
         self.guard.__enter__()
 
-    # Those who wait
+    # What greenlets call
 
     def exchange(
         self, tx_id: int, requests: Sequence[Request[Any]], deadline: float | None
@@ -135,7 +146,7 @@ class Connection(AdapterConnection):
                     raise nothing_watched()
                 if self.session.enter(waiter) is not _DONE:
                     self._sleep(waiter, deadline)
-                # Another consumer may have been faster.
+                # Once more from the start: another greenlet may have taken the event first.
             except BaseException as error:
                 queue.put_back(taken)
                 run_despite_interrupt(self._cancel, waiter)
@@ -144,7 +155,11 @@ class Connection(AdapterConnection):
                 raise
 
     def _sleep(self, waiter: Waiter, deadline: float | None) -> None:
-        """Let others run until `waiter` is done; `TimedOut` if it is not by `deadline`."""
+        """Let other greenlets run until `waiter` is done.
+
+        Raises:
+            TimedOut: it is not done by `deadline`.
+        """
         if not self.transport.has_reader:
             self._update_callbacks()
         if deadline is None:
@@ -166,7 +181,11 @@ class Connection(AdapterConnection):
             raise TimedOut("not in time")
 
     def _cancel(self, waiter: Waiter) -> bool:
-        """Make the session whole after an exception; say whether anything was sent."""
+        """Give up a wait after an exception. May be done again after an interrupt.
+
+        Returns:
+            whether the daemon may have seen any of its requests.
+        """
         sent = self.session.cancel(waiter)
         self.session.leave(waiter)
         self.flush()
@@ -174,10 +193,10 @@ class Connection(AdapterConnection):
         return sent
 
     def flush(self) -> None:
-        """Write what the daemon takes now; have the hub wake those who are done."""
+        """Write what the daemon takes now; have the hub wake the greenlets in `Session.to_wake`."""
         session = self.session
         if self._corked:
-            return  # `_wake` will do both
+            return  # `_wake` is at work, and will do both
         if session.to_wake and not self._waking:
             self._hub.loop.run_callback(self._ready)
         write_blocked = write_now(session, self.transport)
@@ -188,42 +207,45 @@ class Connection(AdapterConnection):
     # The hub's part
 
     def _update_callbacks(self) -> None:
-        """Have the hub look at the connection for as long as somebody waits."""
+        """Have the hub watch the connection while any greenlet waits, and not otherwise."""
         if self.session.closed is None:
             reading = self._ready if self.session.waiting else None
             self.transport.set_callbacks(reading, reading if self._write_blocked else None)
 
     def _ready(self) -> None:
-        """There is something to read, or room to write, or somebody to wake."""
+        """Receive, write and wake. The hub calls it when there may be something of that to do."""
         try:
             if self.session.engine.outstanding > 1:
-                # Else each answer would interrupt the daemon in giving the next one.
+                # Offer the CPU: else each answer would interrupt the daemon in giving the next
+                # one, where both share a CPU.
                 os.sched_yield()
             self._receive()
             self._wake()
         except BaseException:
-            # Out of a signal handler. gevent looks no more at what such a call was for.
+            # It came out of a signal handler. gevent has stopped the watcher whose callback raised.
             self._hub.loop.run_callback(self._recover)
             raise
 
     def _recover(self) -> None:
+        """Do what an exception has kept `_ready` from, and start the watchers again."""
         self._receive()
         self._wake()
         self._update_callbacks()
 
     def _receive(self) -> bool:
-        """Act on what is there to read; return whether there was anything."""
+        """Receive what is there; return whether there was anything. Close what is over."""
         found = read_now(self.session, self.transport)
         if self.session.closed is not None:
             self.transport.close()
         return found
 
     def _wake(self) -> None:
-        """Switch to those who are done."""
+        """Switch to the greenlets in `Session.to_wake`, then write what they have asked for."""
         to_wake = self.session.to_wake
         self._waking = True
         while to_wake:
-            # What they ask for next goes out in one piece, with that of the last of them.
+            # What all but the last of them ask for next is held until the last one writes it: it
+            # goes out in one piece.
             self._corked = len(to_wake) > 1
             to_wake[0].handle.switch(None)
             del to_wake[0]
@@ -235,7 +257,7 @@ class Connection(AdapterConnection):
     # The end
 
     def close(self, reason: XenStoreError) -> None:
-        """End the connection: whoever waits for something gets `reason`. Idempotent."""
+        """See `AdapterConnection`."""
         with self.guard:
             self.session.close(reason)
             self.transport.close()
@@ -247,7 +269,7 @@ class Connection(AdapterConnection):
         self.transport.close_after_fork()
         if self.session.to_wake and get_hub() is self._hub:
             self._hub.loop.run_callback(self._ready)
-        else:  # they are of a thread that is not there any more
+        else:  # they belong to a thread that the child does not have
             self.session.to_wake.clear()
 
 

@@ -1,4 +1,4 @@
-"""The XenBus device, for the greenlets of a hub; see `xsproto.adapters.device`."""
+"""The XenBus device, for greenlets; see `xsproto.adapters.device`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from weakref import WeakMethod
 
 from gevent.monkey import get_original
 
-from xsproto.adapters import blocking as waiting
+from xsproto.adapters.blocking import BlockingRequestConnection
 from xsproto.adapters.deadlines import Clock
 from xsproto.adapters.device import DeviceSession
 from xsproto.adapters.device_transport import RequestTransport, SystemModules, WatchTransport
@@ -22,7 +22,7 @@ from .transport import Transport
 
 __all__ = ["RequestConnection", "open_watches"]
 
-# Not what monkey-patching makes of them, which lets no thread be one, and takes epoll away.
+# The originals. Monkey-patching makes greenlets of threads, and takes epoll away.
 _SELECT: Any = select
 if hasattr(select, "EPOLLIN"):
     _SELECT = SimpleNamespace(epoll=get_original("select", "epoll"), EPOLLIN=select.EPOLLIN)
@@ -35,8 +35,17 @@ def _transport(device: RequestTransport) -> Transport:
     return Transport(device, device.wakeup_fds())
 
 
-class RequestConnection(waiting.RequestConnection, Connection):
-    """See `xsproto.adapters.blocking.RequestConnection`."""
+class RequestConnection(BlockingRequestConnection, Connection):
+    """The connection for requests on the device; see `BlockingRequestConnection`.
+
+    Arguments:
+        path: the path of the device.
+        clock: the client's time limits.
+        replace: see `xsproto.adapters.device.RetiringConnection`.
+
+    Raises:
+        ConnectFailed: there is no device at `path`, or it may not be used.
+    """
 
     session: DeviceSession
 
@@ -47,9 +56,19 @@ class RequestConnection(waiting.RequestConnection, Connection):
 
     def wake_all(self) -> None:
         """See `xsproto.adapters.device.RetiringConnection`."""
-        self.flush()  # it is the hub that receives
+        # It has the hub wake them. The leader is the hub itself, which has no need to be woken.
+        self.flush()
 
 
 def open_watches(path: str, clock: Clock) -> Connection:
-    """Make the connection that watches live on."""
+    """Open the device, and make the connection that watches live on.
+
+    Arguments:
+        path: the path of the device.
+        clock: the client's time limits.
+
+    Raises:
+        ConnectFailed: there is no device at `path`, or it may not be used, or no thread can be
+            started.
+    """
     return Connection(_transport(WatchTransport(path, _MODULES)), clock, DeviceSession())

@@ -1,8 +1,8 @@
-"""Unix sockets as the hub likes them: they never wait."""
+"""The Unix socket of a XenStore daemon, for greenlets: no call on it waits."""
 
 from __future__ import annotations
 
-from _socket import socket  # not that of `socket`, which monkey-patching replaces
+from _socket import socket  # monkey-patching replaces the one of the module `socket`
 from socket import AF_UNIX, MSG_NOSIGNAL, SOCK_STREAM
 from time import monotonic
 from typing import Final
@@ -16,15 +16,17 @@ from .transport import Transport
 
 __all__ = ["connect"]
 
-#: Seconds after which a daemon is tried again that has accepted no connection.
+# The seconds between two attempts to connect to a daemon whose backlog is full.
 _PAUSE: Final = 0.01
 
 
 def connect(path: str, timeout: float | None = None) -> Transport:
-    """Connect to the socket at `path`.
+    """Connect to a daemon. Other greenlets run while it waits.
 
     Arguments:
-        timeout: seconds to wait for a daemon that does not accept connections; None for ever.
+        path: the path of the daemon's socket.
+        timeout: the seconds to wait for a daemon that does not accept the connection; None for
+            ever.
 
     Raises:
         ConnectFailed: nobody listens there, or accepts in time, or it may not be used.
@@ -38,7 +40,7 @@ def connect(path: str, timeout: float | None = None) -> Transport:
                 sock.connect(path)
                 return Transport(SocketTransport(sock, path, MSG_NOSIGNAL))
             except BlockingIOError:
-                # Its backlog is full, and nothing tells when there is room again.
+                # The daemon's backlog is full. Nothing tells when there is room again.
                 if ends is not None and monotonic() >= ends:
                     raise
                 gevent.sleep(_PAUSE)

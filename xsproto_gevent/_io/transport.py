@@ -1,4 +1,4 @@
-"""How the hub learns that a connection can go on."""
+"""A connection's bytes, and how a hub watches them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from xsproto.adapters import transport
 
 __all__ = ["READ", "WRITE", "Callback", "Transport"]
 
-#: What the hub calls; None: it need not look.
+#: What the hub calls; None where it need not look.
 Callback = Callable[[], None] | None
 
-#: The events of the loop's ``io``.
+#: The events of the ``io`` watchers of gevent's loop.
 READ: Final = 1
 WRITE: Final = 2
 
 
 class Transport:
-    """A connection's bytes, as `xsproto.adapters.transport.Transport`, which the hub looks at.
+    """A `xsproto.adapters.transport.Transport` that the hub of the current thread can watch.
 
     Arguments:
-        bytes_: those of the connection.
-        wakeup_fds: more descriptors that become readable.
+        bytes_: the transport to watch. It is closed with this.
+        wakeup_fds: more descriptors to watch for being readable.
     """
 
     def __init__(self, bytes_: transport.Transport, wakeup_fds: Sequence[int] = ()) -> None:
@@ -33,13 +33,13 @@ class Transport:
         self.write = bytes_.write
         self.read_now = bytes_.read_now
         self._bytes = bytes_
-        #: As `close`, in a forked child. (The loop's own descriptor is still the parent's: what it
-        #: looks at must not be changed.)
+        #: Closes the descriptors in a forked child. It leaves the watchers alone: the child shares
+        #: the loop's own descriptor with its parent, for which a change would count as well.
         self.close_after_fork = bytes_.close_after_fork
         loop: Any = get_hub().loop
         fileno = self.fileno()
         self._reader = loop.io(fileno, READ)
-        # Each with whether it is for `readable` or `writable`.
+        # Each with the index of its callback among (readable, writable).
         self._watchers = [
             (self._reader, 0),
             (loop.io(fileno, WRITE), 1),
@@ -47,7 +47,12 @@ class Transport:
         ]
 
     def set_callbacks(self, readable: Callback, writable: Callback) -> None:
-        """From now on, have the hub call these while there is something to read, room to write."""
+        """Say what the hub calls from now on.
+
+        Arguments:
+            readable: called while there is something to read; None to call nothing.
+            writable: called while there is room to write; None to call nothing.
+        """
         callbacks = readable, writable
         for watcher, of in self._watchers:
             if (callback := callbacks[of]) is None:
@@ -57,13 +62,13 @@ class Transport:
 
     @property
     def has_reader(self) -> bool:
-        """Whether the hub looks for something to read."""
+        """Whether the hub watches for something to read."""
         active: bool = self._reader.active
         return active
 
     def close(self) -> None:
         """See `xsproto.adapters.transport.Transport`."""
-        # Before it is closed: the loop would look at it otherwise.
+        # Before the descriptor is closed: the loop would watch a closed one otherwise.
         for watcher, _ in self._watchers:
             watcher.close()
         self._bytes.close()

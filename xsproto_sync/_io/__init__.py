@@ -1,3 +1,3 @@
-"""Sockets, the XenBus device, threads and clocks, for the blocking client. Internal."""
+"""Internal: sockets, the XenBus device, threads and clocks of the blocking client."""
 
 __all__: list[str] = []

@@ -1,14 +1,36 @@
-"""A connection: one connection that any number of threads share.
+"""A connection that any number of threads share.
 
-There is no background thread. Of the threads that wait for something, one, the leader, reads for
-all (see `xsproto.clients.session`); the others sleep, each on a lock of its own. `_lock` guards the
-session and is held over nothing that waits; a write is under it, as it never does. But where
-several
-threads are at work, one, the writer, writes for all, outside of the lock: else each would run into
-the lock of the one that is writing.
+**The leader.** There is no background thread. One of the threads that wait, the leader, reads the
+connection on behalf of all; the others sleep, each on a lock of its own, until the leader wakes
+them. `xsproto.clients.session` tells how they take turns.
 
-Every wait is in a ``try`` whose end, `_cancel`, leaves the session whole: an exception may come
-out of a signal handler at any point, even a second time while the first is dealt with.
+**The lock.** ``_lock`` guards the session. It is held over each step of the session and over
+nothing that waits. A write may be made under it, since a write never waits: the socket takes what
+it has room for, and the rest is left for later. The leader reads without it: what it receives goes
+into the session's inbox, to which it may add while another thread acts on what is there.
+
+**The writer.** A thread that is alone writes under the lock, which costs nothing. If several
+threads did so, each would run into the lock that another one holds over its ``send``. So where
+there is a leader already, the first thread that comes becomes the writer. The others only queue
+their requests under the lock, and sleep. The writer writes outside of the lock; it then takes the
+lock and writes once more what the others have queued meanwhile. While it writes, the engine's
+``writing`` is set, and nothing that was handed out can be withdrawn.
+
+**Late answers.** A call whose time is over looks once more before it raises `TimedOut`: what is
+there already counts as in time. A daemon that sends without end must not keep it, so there is a
+bound on those reads.
+
+**Interrupts.** A signal handler may raise an exception between any two lines here, and a second one
+while the first is dealt with. Every wait is in a ``try`` whose end calls ``_cancel``. That
+withdraws or abandons the requests and passes the lead on; if an exception cuts it short, it is done
+once more. What is read and written is added to lists that outlive the call: see
+`xsproto.adapters.transport`. If a call dies of one exception upon another all the same, its waiter
+stays behind, as the leader or the writer. A thread waits once at a time: so when a thread finds a
+waiter of its own in the session, it ends that wait before it begins another one.
+
+**The end.** Any thread may call ``close`` while others wait. It shuts the connection down, which
+wakes the leader. While a leader or a writer uses the descriptor, it is left open, so that its
+number is not given to another file; the last of these closes it.
 """
 
 from __future__ import annotations
@@ -37,32 +59,33 @@ from .transport import Transport
 
 __all__ = ["Connection"]
 
-# To look a member up in its class costs as much as a call.
+# Looking a member up in its class would cost as much as a call, at each request.
 _LEAD: Final = Role.LEAD
 _WAIT: Final = Role.WAIT
 
-# Once its time is over, a call takes what is there already. More is what a daemon sends without
-# end: a socket's buffer is a fraction of this many reads.
+# The number of reads that a call makes once its time is over, to take what is there already. A
+# socket's buffer is a fraction of this many reads: more comes only from a daemon that sends without
+# end.
 _LATE_READS: Final = 16
 
 
 class Connection(AdapterConnection):
-    """A connection.
+    """A connection that threads share. Any number of them may use it at once.
 
     Arguments:
-        transport: how its bytes come and go; it is the connection's to close.
+        transport: the connection's bytes; the connection closes it.
         clock: the client's time limits.
-        session: the protocol's side.
+        session: the callers of the connection, and its engine.
     """
 
     def __init__(self, transport: Transport, clock: Clock, session: Session) -> None:
         self.transport = transport
         self.session = session
         self.deadline_for = clock.deadline_for
-        self._write_blocked = False  # whether the daemon did not take all that there was to write
+        self._write_blocked = False  # whether there is more to write than the daemon has room for
         self._ended = False  # whether `close` was called
         self._lock = self.guard = threading.Lock()
-        self._writer: Waiter | None = None
+        self._writer: Waiter | None = None  # the wait whose thread writes outside of the lock
         self._readiness = Readiness()
         register_for_fork(self)
 
@@ -92,8 +115,8 @@ class Connection(AdapterConnection):
                 self._lead(waiter, deadline)
             return waiter.exchanges
         except BaseException as error:
-            # As `run_despite_interrupt` does, but without a call before the `try`: another
-            # interrupt might hit it, and leave a dead leader.
+            # What `run_despite_interrupt` does, written out: a second interrupt might come at the
+            # begin of that call, before its `try`, and the dead leader would never be replaced.
             try:
                 sent = self._cancel(waiter)
             except BaseException:
@@ -120,22 +143,24 @@ class Connection(AdapterConnection):
                         raise ended.with_traceback(None)
                     if not queue.watches:
                         raise nothing_watched()
-                waiter = Waiter(threading.get_ident(), queue)  # another consumer was faster
+                # Another thread took the event first: wait for the next one.
+                waiter = Waiter(threading.get_ident(), queue)
         except BaseException as error:
             run_despite_interrupt(self._put_back, queue, taken, waiter)
             if isinstance(error, TimedOut):
-                # In a copy: other threads may set watches meanwhile.
+                # A copy: other threads may set watches while the error is made.
                 raise no_event(list(queue.watches)) from None
             raise
 
     def _put_back(self, queue: EventQueue, taken: list[WatchEvent], waiter: Waiter) -> None:
+        """Give back an event that an interrupt kept from being returned. May be done again."""
         with self._lock:
             queue.put_back(taken)
             self.session.fired = True
         self._cancel(waiter)
 
     def _write_for_all(self) -> None:
-        """Write, and then what others have added meanwhile; be the writer no more."""
+        """Write without the lock; then with it what others have queued meanwhile. End as writer."""
         engine = self.session.engine
         with self._lock:
             data = engine.outgoing()
@@ -145,7 +170,7 @@ class Connection(AdapterConnection):
             if data:
                 self.transport.write(data, written)
         except OSError:
-            pass  # as `flush` will find out
+            pass  # the leader gets the error as well, after the daemon's last answers
         with self._lock:
             self._writer = None
             self.flush()
@@ -153,33 +178,35 @@ class Connection(AdapterConnection):
                 self._dispose()
 
     def flush(self) -> None:
-        """Write what the daemon takes now, unless a writer does; `_lock` is held."""
+        """Write what the daemon takes now, unless a writer is at work; ``_lock`` is held."""
         if self._writer is not None:
             if self._writer.caller != threading.get_ident():
                 return
-            # That call of this thread died of interrupts upon interrupts.
+            # An earlier call of this very thread was the writer, and died of one interrupt upon
+            # another.
             self._writer = None
         self.session.engine.writing = False
         self._write_blocked = write_now(self.session, self.transport)
 
     def _wait(self, waiter: Waiter, deadline: float | None) -> None:
-        """Wait until `waiter` is done; `TimedOut` if it is not by `deadline`."""
+        """Wait until `waiter` is done; raise `TimedOut` if it is not by `deadline`."""
         with self._lock:
             role = self._enter(waiter)
         if role is _LEAD or (role is _WAIT and self._follow(waiter, deadline)):
             self._lead(waiter, deadline)
 
     def _enter(self, waiter: Waiter) -> Role:
-        """Begin to wait; `_lock` is held."""
+        """Begin to wait; say what must be done; ``_lock`` is held."""
         session = self.session
         if session.leader is not None:
-            # If this very thread waits, and yet is here, that call died of interrupts upon
-            # interrupts, before it could pass the lead on.
+            # A thread waits once at a time. So a waiter of this very thread is left from a call
+            # that died of one interrupt upon another before it could pass the lead on.
             for dead in session.waiters_of(waiter.caller):
                 session.cancel(dead)
                 session.leave(dead)
         role = session.enter(waiter)
         if role is _WAIT:
+            # The thread sleeps by taking this lock again. `_wake` releases it.
             gate = threading.Lock()
             gate.acquire()
             waiter.handle = gate
@@ -188,12 +215,18 @@ class Connection(AdapterConnection):
         return role
 
     def _follow(self, waiter: Waiter, deadline: float | None) -> bool:
-        """Sleep until `waiter` is done, or must lead: then True."""
+        """Sleep until `waiter` is done or leads; return whether it leads.
+
+        Raises:
+            TimedOut: it is neither by `deadline`.
+        """
         while True:
             left = -1 if deadline is None else max(0, deadline - monotonic())
             waiter.handle.acquire(timeout=left)
             if waiter.done and waiter.queue is None and not self.session.leads(waiter):
-                return False  # whoever woke it has seen to the rest
+                # The thread that woke it has taken it off the session: nothing is left to do under
+                # the lock, which other threads want now.
+                return False
             with self._lock:
                 if waiter.done:
                     self._leave(waiter)
@@ -204,14 +237,19 @@ class Connection(AdapterConnection):
                 raise TimedOut("not in time")
 
     def _lead(self, waiter: Waiter, deadline: float | None) -> None:
-        """Receive for all until `waiter` is done."""
+        """Receive on behalf of all until `waiter` is done; then leave.
+
+        Raises:
+            TimedOut: it is not done by `deadline`.
+        """
         session, transport = self.session, self.transport
         engine = session.engine
         late = 0
         while True:
             try:
                 if engine.outstanding > 1:
-                    # Else each answer would interrupt the daemon in giving the next one.
+                    # Offer the CPU: else each answer would interrupt the daemon in giving the next
+                    # one, where both share a CPU.
                     os.sched_yield()
                 if deadline is None and not self._write_blocked:
                     in_time = True
@@ -248,7 +286,7 @@ class Connection(AdapterConnection):
                 raise TimedOut("not in time")
 
     def _wake(self) -> None:
-        """Wake those who are done, and the new leader; `_lock` is held."""
+        """Wake the threads in `Session.to_wake`; ``_lock`` is held."""
         to_wake = self.session.to_wake
         while to_wake:
             gate = to_wake[-1].handle
@@ -257,7 +295,11 @@ class Connection(AdapterConnection):
             to_wake.pop()
 
     def _cancel(self, waiter: Waiter) -> bool:
-        """Make the session whole after an exception; say whether anything was sent."""
+        """Give up a wait after an exception. May be done again after an interrupt.
+
+        Returns:
+            whether the daemon may have seen any of its requests.
+        """
         session = self.session
         with self._lock:
             if self._writer is waiter:
@@ -269,7 +311,7 @@ class Connection(AdapterConnection):
         return sent
 
     def _leave(self, waiter: Waiter) -> None:
-        """Wait no more; `_lock` is held."""
+        """End a wait, and wake the next leader; ``_lock`` is held."""
         session = self.session
         session.leave(waiter)
         self._wake()
@@ -296,7 +338,7 @@ class Connection(AdapterConnection):
                 raise
 
     def read_for_all(self) -> None:
-        """Read until the end: what a reader thread does."""
+        """Receive whenever no other caller does, until the connection ends: a reader thread."""
         waiter = Waiter(threading.get_ident())
         while self.session.closed is None:
             try:
@@ -308,7 +350,7 @@ class Connection(AdapterConnection):
     # The end
 
     def close(self, reason: XenStoreError) -> None:
-        """End the connection: whoever waits for something gets `reason`. Idempotent."""
+        """See `AdapterConnection`."""
         with self._lock:
             self._ended = True
             self.session.close(reason)
@@ -317,9 +359,13 @@ class Connection(AdapterConnection):
             self._dispose()
 
     def _dispose(self) -> None:
-        """Close the descriptor once nobody uses it; `_lock` is held."""
+        """Close the descriptors of a connection that is over, once no thread uses them.
+
+        ``_lock`` is held.
+        """
         if self.session.leader is None and self._writer is None:
-            # A foreign loop that polls it would not be told of its own descriptor's end.
+            # Only after `close`: where the daemon has ended the connection, a foreign loop that
+            # polls `fileno` must see that, and would not be told that its descriptor is gone.
             if self._ended:
                 self._readiness.close()
             self.transport.close()

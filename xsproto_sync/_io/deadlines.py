@@ -1,4 +1,4 @@
-"""The time limits of a client's calls, each thread's own."""
+"""The time limits of a client's calls, with a deadline for each thread."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ __all__ = ["Clock"]
 
 
 class _Deadline(threading.local):
-    """See `xsproto.adapters.deadlines.Deadline`."""
+    """The deadline of each thread; see `xsproto.adapters.deadlines.Deadline`."""
 
     time: float | None = None
 
 
 class Clock(xsproto.adapters.deadlines.Clock):
-    """See `xsproto.adapters.deadlines.Clock`; its time is that of `time.monotonic`."""
+    """A clock whose time is ``time.monotonic``; see `xsproto.adapters.deadlines.Clock`.
+
+    Arguments:
+        timeout: the seconds that a call may take if it has no time limit of its own; None for ever.
+    """
 
     def __init__(self, timeout: float | None) -> None:
         super().__init__(timeout, monotonic, _Deadline())

@@ -1,11 +1,11 @@
-"""The connection of a device that requests go to; see `xsproto.adapters.device`."""
+"""The connection for requests on the device, for threads; see `xsproto.adapters.device`."""
 
 from __future__ import annotations
 
 from typing import Any
 from weakref import WeakMethod
 
-from xsproto.adapters import blocking as waiting
+from xsproto.adapters.blocking import BlockingRequestConnection
 from xsproto.adapters.deadlines import Clock
 from xsproto.adapters.device import DeviceSession
 
@@ -15,8 +15,17 @@ from .device_transport import XenBusTransport
 __all__ = ["RequestConnection"]
 
 
-class RequestConnection(waiting.RequestConnection, Connection):
-    """See `xsproto.adapters.blocking.RequestConnection`."""
+class RequestConnection(BlockingRequestConnection, Connection):
+    """The connection for requests on the device; see `BlockingRequestConnection`.
+
+    Arguments:
+        path: the path of the device.
+        clock: the client's time limits.
+        replace: see `xsproto.adapters.device.RetiringConnection`.
+
+    Raises:
+        ConnectFailed: there is no device at `path`, or it may not be used.
+    """
 
     transport: XenBusTransport
     session: DeviceSession
@@ -28,4 +37,4 @@ class RequestConnection(waiting.RequestConnection, Connection):
     def wake_all(self) -> None:
         """See `xsproto.adapters.device.RetiringConnection`."""
         self._wake()
-        self.transport.wake()
+        self.transport.wake()  # the leader: it waits for the device

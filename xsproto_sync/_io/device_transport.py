@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from xsproto.adapters import device_transport as xenbus
+from xsproto.adapters import device_transport
 from xsproto.adapters.device_transport import SystemModules
 
 from .transport import Transport
@@ -20,9 +20,16 @@ __all__ = ["WatchTransport", "XenBusTransport"]
 
 
 def start_thread(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-    """Start a thread of the operating system, where threads have been patched to be greenlets.
+    """Start a thread of the operating system, also where gevent or eventlet have patched threads.
 
-    One that has to wait in the kernel would have all of them wait.
+    A greenlet that waits in the kernel would keep all the others waiting.
+
+    Arguments:
+        function: what the thread calls.
+        arguments: what it calls that with.
+
+    Raises:
+        RuntimeError: there can be no more threads.
     """
     start = _thread.start_new_thread
     if (gevent := sys.modules.get("gevent.monkey")) is not None:
@@ -32,21 +39,21 @@ def start_thread(function: Callable[..., object], arguments: tuple[Any, ...]) ->
     start(function, arguments)
 
 
-# `posix` and `_socket`: not those which monkey-patching replaces.
-#: The operating system, as `xsproto.adapters.device_transport` is to use it.
+#: The operating system, for `xsproto.adapters.device_transport`. Monkey-patching replaces ``os``
+#: and ``socket``, but not ``posix`` and ``_socket``.
 MODULES: Final = SystemModules(io, posix, select, _socket, start_thread)
 
 
-class XenBusTransport(xenbus.RequestTransport, Transport):
-    """An opened device, for requests."""
+class XenBusTransport(device_transport.RequestTransport, Transport):
+    """The device, opened for requests, for threads that wait."""
 
     def __init__(self, path: str, modules: SystemModules = MODULES) -> None:
-        """See `xsproto.adapters.device_transport.RequestTransport`."""
+        """Open the device; see `xsproto.adapters.device_transport.RequestTransport`."""
         Transport.__init__(self, path)
-        xenbus.RequestTransport.__init__(self, path, modules)
+        device_transport.RequestTransport.__init__(self, path, modules)
 
     def wait(self, timeout: float | None, write: bool) -> bool:
-        """See `Transport`; the device is never ready to be written to."""
+        """See `Transport`. `write` is not used: the device is never ready to be written to."""
         if self._epoll is None or self.patched():
             return super().wait(timeout, False)
         return bool(self._epoll.poll(timeout, 1))
@@ -57,9 +64,9 @@ class XenBusTransport(xenbus.RequestTransport, Transport):
         self.read_now(inbox)
 
 
-class WatchTransport(xenbus.WatchTransport, XenBusTransport):
-    """An opened device, for watches."""
+class WatchTransport(device_transport.WatchTransport, XenBusTransport):
+    """The device, opened for watches, for threads that wait."""
 
     def __init__(self, path: str, modules: SystemModules = MODULES) -> None:
-        """See `xsproto.adapters.device_transport.WatchTransport`."""
+        """Open the device; see `xsproto.adapters.device_transport.WatchTransport`."""
         super().__init__(path, modules)

@@ -1,4 +1,4 @@
-"""One descriptor that tells a foreign loop that a client has something for it."""
+"""One descriptor that tells a foreign event loop when a client has something for it."""
 
 import os
 import select
@@ -11,18 +11,27 @@ __all__ = ["Readiness"]
 
 
 class Readiness:
-    """Readable while the connection is, or has ended, or an event waits in a queue.
+    """A descriptor that is readable while the connection is, or has ended, or an event waits.
 
-    Made of an eventfd and the connection, in an epoll, and only once it is asked for. All calls
-    are under the client's lock.
+    It is an epoll of the connection and of an eventfd, which stands for the queues and for the end.
+    Both are made only once a program asks for the descriptor. Every call is made under the lock of
+    the connection.
     """
 
     def __init__(self) -> None:
         self._epoll: select.epoll | None = None
-        self._eventfd: list[FileIO] = []  # filled in C: an interrupt cannot lose it
+        # A list of one: an interrupt cannot lose the descriptor; see `xsproto.adapters.transport`.
+        self._eventfd: list[FileIO] = []
 
     def fileno(self, session: Session, connection: int) -> int:
-        """The descriptor; -1 if there is none, and the `connection`'s is closed.
+        """Return the descriptor, and make it at the first call.
+
+        Arguments:
+            session: whose queues count.
+            connection: the connection's own descriptor; -1 if it is closed.
+
+        Returns:
+            the descriptor; -1 if it was not made before the connection was closed.
 
         Raises:
             NotSupported: this system has no epoll.
@@ -43,7 +52,11 @@ class Readiness:
         return self._epoll.fileno()
 
     def update(self, session: Session) -> None:
-        """Look at the queues again."""
+        """Have the descriptor follow the queues and the end of the connection.
+
+        Arguments:
+            session: whose queues count; its `Session.fired` is set to False.
+        """
         if self._eventfd:
             if session.events_waiting or session.closed is not None:
                 os.eventfd_write(self._eventfd[0].fileno(), 1)
@@ -52,11 +65,11 @@ class Readiness:
                     os.eventfd_read(self._eventfd[0].fileno())
                 except BlockingIOError:
                     pass
-        # Last: after an interrupt it is done again.
+        # Last: after an interrupt the next thread that sees it set does all of this again.
         session.fired = False
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors. Idempotent."""
         if self._epoll is not None:
             self._epoll.close()
             self._epoll = None

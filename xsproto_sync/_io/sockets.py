@@ -1,6 +1,6 @@
-"""The Unix socket of a XenStore daemon."""
+"""The Unix socket of a XenStore daemon, for threads that wait."""
 
-from _socket import socket  # not that of `socket`, which monkey-patching replaces
+from _socket import socket  # monkey-patching replaces the one of the module `socket`
 from socket import (
     AF_UNIX,
     MSG_DONTWAIT,
@@ -13,6 +13,7 @@ from socket import (
 from struct import Struct
 from typing import Final
 
+from xsproto.adapters.transport import READ_SIZE
 from xsproto.errors import connect_failed
 
 from .transport import Transport
@@ -21,19 +22,21 @@ __all__ = ["UnixTransport"]
 
 _TIMEVAL: Final = Struct("@ll")
 
-_READ_SIZE: Final = (65536,)
+_READ_SIZES: Final = (READ_SIZE,)
 _SEND_FLAGS: Final = (MSG_DONTWAIT | MSG_NOSIGNAL,)
 _RECV_NOW: Final = (MSG_DONTWAIT,)
 
 
 class UnixTransport(Transport):
-    """A connected Unix socket; see `Transport`."""
+    """A connected Unix socket."""
 
     def __init__(self, path: str, timeout: float | None = None) -> None:
-        """Connect to the socket at `path`.
+        """Connect to a daemon.
 
         Arguments:
-            timeout: seconds to wait for a daemon that does not accept connections; None for ever.
+            path: the path of the daemon's socket.
+            timeout: the seconds to wait for a daemon that does not accept the connection; None for
+                ever.
 
         Raises:
             ConnectFailed: nobody listens there, or accepts in time, or it may not be used.
@@ -46,12 +49,13 @@ class UnixTransport(Transport):
         sock.setblocking(True)  # whatever `socket.setdefaulttimeout` says
         try:
             if timeout is not None:
-                # Of a Unix socket, this alone limits `connect` (0 would be for ever). All that is
-                # written later has `MSG_DONTWAIT`.
+                # Nothing else limits the `connect` of a Unix socket. 0 would be for ever. Later
+                # writes do not wait for this: they have MSG_DONTWAIT.
                 seconds, rest = divmod(max(1, round(timeout * 1_000_000)), 1_000_000)
                 sock.setsockopt(SOL_SOCKET, SO_SNDTIMEO, _TIMEVAL.pack(seconds, rest))
             sock.connect(path)
-            # A signal while the backlog is full: Python takes the wait for over, though it is not.
+            # If a signal comes while the backlog is full, Python returns from `connect` as if it
+            # had connected. This raises unless it has.
             sock.getpeername()
         except OSError as error:
             sock.close()
@@ -75,19 +79,19 @@ class UnixTransport(Transport):
         """See `Transport`."""
         if self.patched():
             self.wait(None, False)
-        inbox += map(self._recv, _READ_SIZE)
+        inbox += map(self._recv, _READ_SIZES)
 
     def read_now(self, inbox: list[bytes]) -> None:
         """See `Transport`."""
-        inbox += map(self._recv, _READ_SIZE, _RECV_NOW)
+        inbox += map(self._recv, _READ_SIZES, _RECV_NOW)
 
     def shutdown(self) -> None:
         """See `Transport`."""
         try:
             self._sock.shutdown(SHUT_RDWR)
         except OSError:
-            pass  # the daemon was first
+            pass  # the daemon has ended it before
 
     def close(self) -> None:
-        """See `Transport`; nothing more than that: a forked child closes only its copy."""
+        """See `Transport`. It must not shut the connection down: a forked child calls it, too."""
         self._sock.close()

@@ -1,4 +1,4 @@
-"""A connection's bytes, and how to wait for them."""
+"""A connection's bytes, and how a thread waits for them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from typing import Any, Final
 
 __all__ = ["Transport"]
 
-# What waits for the whole thread, if it is not patched already.
+# The function that waits as a thread of the system does; None if it was patched before this module
+# was imported.
 _native_select: Final = select.select if isinstance(select.select, BuiltinFunctionType) else None
 
 
 class Transport(ABC):
-    """What a connection reads from and writes to.
+    """What a connection reads from and writes to, with calls that wait and calls that do not.
 
-    What `read` got, and how much `write` wrote, is added to the caller's list in the very call that
-    did it, so that an exception out of a signal handler cannot come in between (with
-    ``data = sock.recv(n)`` it can: the bytes are lost).
+    What a call read, or how much it wrote, it adds to the caller's list, and no interrupt can lose
+    it: `xsproto.adapters.transport` tells how.
+
+    Arguments:
+        path: the path of the socket or the device.
     """
 
     def __init__(self, path: str) -> None:
-        #: Where it leads to.
+        #: The path of the socket or the device, for messages.
         self.path = path
         self._poll: Any = None
         self._poll_read: Any = None
@@ -39,11 +42,15 @@ class Transport(ABC):
 
     @abstractmethod
     def read(self, inbox: list[bytes]) -> None:
-        """Wait for bytes and add them to `inbox`; an empty element is the end of the stream.
+        """Wait for bytes, without a time limit, and read them.
 
-        May return with nothing, as after `shutdown`, which ends it.
+        It may return with nothing. After `shutdown` it returns or raises at once.
+
+        Arguments:
+            inbox: gets the bytes appended; an empty element is the end of the stream.
 
         Raises:
+            BlockingIOError: there was nothing to read after all.
             OSError: the connection is gone.
         """
 
@@ -52,16 +59,18 @@ class Transport(ABC):
         """See `xsproto.adapters.transport.Transport`."""
 
     def wait(self, timeout: float | None, write: bool) -> bool:
-        """Wait until there is something to read or, with `write`, room to write.
+        """Wait until there is something to read or to write.
 
         Arguments:
-            timeout: seconds, at most `WAIT_MAX`; None for ever.
+            timeout: the seconds to wait, at most `xsproto.adapters.deadlines.WAIT_MAX`; None for
+                ever.
+            write: whether to wait for room to write as well.
 
         Returns:
-            whether there is.
+            whether there is something to read, or with `write` room to write.
         """
         try:
-            # Looked up at each call: gevent patches it, eventlet takes it away.
+            # Looked up at each call: gevent may patch it later, and eventlet take it away.
             poll = select.poll
         except AttributeError:
             writing = [self.fileno()] if write else []
@@ -70,9 +79,10 @@ class Transport(ABC):
         if poll is not self._poll:
             self._poll_read = self._poller(select.POLLIN)
             self._poll_both = self._poller(select.POLLIN | select.POLLOUT)
-            self._poll = poll  # last, since an interrupt may come in between
+            # Last: after an interrupt in between the next call makes both again.
+            self._poll = poll
         wait = self._poll_both if write else self._poll_read
-        # Milliseconds, which it rounds up.
+        # In milliseconds. `poll` rounds up, so it never returns too early.
         return bool(wait(timeout if timeout is None else timeout * 1000))
 
     def _poller(self, events: int) -> Callable[[float | None], Any]:
@@ -83,22 +93,22 @@ class Transport(ABC):
         return poller.poll
 
     def wakeup_fds(self) -> tuple[int, ...]:
-        """More descriptors, whose becoming readable ends a wait."""
+        """Return more descriptors that end a wait when they become readable."""
         return ()
 
     @staticmethod
     def patched() -> bool:
-        """Whether threads may be greenlets, so that only `wait` lets the others run."""
+        """Return whether threads may be greenlets, so that only `wait` lets the others run."""
         return select.select is not _native_select
 
     @abstractmethod
     def shutdown(self) -> None:
-        """End the connection for both sides, from any thread. Idempotent."""
+        """End the connection for both sides, and every wait for it. From any thread; idempotent."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptors. Idempotent."""
 
     def close_after_fork(self) -> None:
-        """Give it back in a forked child, whose parent goes on with the connection."""
+        """Close the descriptors in a forked child, whose parent goes on with the connection."""
         self.close()

@@ -1,9 +1,9 @@
-"""What the functions of libxenstore do, with their errnos, on this library's client.
+"""The functions of libxenstore, with their errnos, on the client of xsproto.
 
-For what was written against libxenstore, and for what must behave as if it were:
-`xsproto_sync.compat.lowlevel` and `xsproto_sync.compat.xenstore_utils` are made of it. New programs
-have more of `xsproto_sync.Client`. Nothing is checked here that libxenstore does not check: the
-daemon judges.
+This is for programs that were written for libxenstore, or that must behave like it:
+`xsproto_sync.compat.lowlevel` and `xsproto_sync.compat.xenstore_utils` are built on it. New
+programs should use `xsproto_sync.Client`, which does more. Arguments that libxenstore does not
+check are not checked here either: the daemon judges them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from errno import E2BIG, EAGAIN, EBADF, EEXIST, EINVAL, EIO, ENOENT, ENOSYS, ETIMEDOUT
 from typing import Any, ClassVar, Final, NamedTuple
-
-from attrs import define
 
 from xsproto.clients.connection import DEFAULT, Timeout
 from xsproto.clients.event_queue import EventQueue, WatchEvent
@@ -30,52 +28,51 @@ from xsproto.errors import (
     TimedOut,
     XenStoreError,
 )
+from xsproto.perms import PERM_LETTERS
 from xsproto.requests import Request, TransactionEnd, TransactionStart, Unknown
-from xsproto.wire import NUL, Op
+from xsproto.wire import DOMID_ANY, NUL, Op
 
 from ..client import Client
 
 __all__ = ["EVENTS_MAX", "Handle", "Perms", "path_is_subpath", "suspend_evtchn_port"]
 
-#: Watch events that may wait. Beyond it those that say the same are merged, and if that does not
-#: help, they collapse to one for each watch, of the watched path.
+#: The most watch events that may wait. Beyond it, equal events are merged. If too many are left,
+#: they become one event for each watch, with the watched path.
 EVENTS_MAX: Final = 65536
-
-# C xenstored of Xen 4.21 and 4.22 ends over this domain id in SET_PERMS.
-_DOMID_ANY: Final = 0x7FF5
 
 _READ: Final = Op.READ.value
 _WRITE: Final = Op.WRITE.value
 
 
 class Perms(NamedTuple):
-    """As ``struct xs_permissions``: a domain, and 1 for reading plus 2 for writing."""
+    """``struct xs_permissions``: a domain id, and the bits 1 for reading and 2 for writing."""
 
     domid: int
     bits: int
 
 
-_LETTERS: Final = "nrwb"
-
-
 def path_is_subpath(parent: bytes, child: bytes) -> bool:
-    """``xs_path_is_subpath``; of ``/`` only itself is one. See also `xsproto.paths.is_within`."""
+    """``xs_path_is_subpath``: whether `child` is `parent` or below it.
+
+    As in libxenstore, nothing is below ``/`` but ``/`` itself. `xsproto.paths.is_within` differs.
+    """
     return child == parent or child.startswith(parent + b"/")
 
 
 def suspend_evtchn_port(client: Client, domid: int) -> int | None:
-    """The event channel port by which a guest wants to be told to suspend; None if there is none.
+    """Return the event channel port on which a guest expects requests to suspend, or None.
 
-    (``xs_suspend_evtchn_port`` opens a connection of its own, and returns -1.)
+    (``xs_suspend_evtchn_port`` opens a connection of its own, and returns -1 for none.)
     """
     path = b"/local/domain/%d/device/suspend/event-channel" % domid
     value = client.read(path, b"")
     return int(value) if value.isdigit() else None
 
 
-@define(eq=False, repr=False)
-class _Raw(Unknown):
-    """A request of any type, which may be part of a transaction, with whatever payload."""
+class _RawRequest(Unknown):
+    """A request of any type and with any payload. It may be part of a transaction."""
+
+    __slots__ = ()
 
     transactional: ClassVar[bool] = True
 
@@ -84,7 +81,7 @@ class _Raw(Unknown):
 
 
 class _HandleClient(Client):
-    """What a handle uses of a client."""
+    """A client with the calls that a `Handle` makes, which take requests as they are."""
 
     def ask(self, tx_id: int, request: Request[Any]) -> Any:
         connection = self._connection
@@ -99,7 +96,7 @@ class _HandleClient(Client):
         with connection.guard:
             connection.session.listen_to_rest(queue)
 
-    def purge(self, queue: _Queue, path: bytes, token: bytes) -> None:
+    def purge(self, queue: _FullQueue, path: bytes, token: bytes) -> None:
         with self._watch_connection().guard:
             queue.purge(path, token)
 
@@ -108,8 +105,11 @@ class _HandleClient(Client):
         return connection.take_event(queue, connection.deadline_for(timeout))
 
 
-class _Queue(EventQueue):
-    """All events of a connection, in order, each of them: programs may count them."""
+class _FullQueue(EventQueue):
+    """A queue of all events of a connection, in order.
+
+    Equal events are not merged below `EVENTS_MAX`, because programs may count them.
+    """
 
     def __init__(self, watched: Callable[[], Sequence[tuple[bytes, bytes]]]) -> None:
         super().__init__()
@@ -148,14 +148,14 @@ class _Queue(EventQueue):
 
 
 class Handle:
-    """``struct xs_handle``. Paths, tokens and values are bytes; strings without a NUL.
+    """``struct xs_handle``. Paths, tokens and values are bytes, without the NUL of a C string.
 
-    Every method does what the function of its name does (``Handle.read`` is ``xs_read``), and
-    raises `OSError` with the errno that it leaves. Any number of threads may use one.
+    Every method does what the function with its name does: ``Handle.read`` is ``xs_read``. It
+    raises `OSError` with the errno of that function. Any number of threads may use a handle.
 
     Arguments:
-        unix_socket_path, xen_bus_path: see `Client`.
-        unwatch_filter: as ``XS_UNWATCH_FILTER``: `unwatch` drops the watch's events that wait.
+        unix_socket_path, xen_bus_path: see `xsproto_sync.Client`.
+        unwatch_filter: ``XS_UNWATCH_FILTER``: `unwatch` drops the events of the watch that wait.
     """
 
     def __init__(
@@ -170,39 +170,40 @@ class Handle:
         except XenStoreError as error:
             raise _os_error(error) from error
         self._unwatch_filter = unwatch_filter
-        self._queue: _Queue | None = None
+        self._queue: _FullQueue | None = None
         self._watches: dict[tuple[bytes, bytes], None] = {}
 
     def close(self) -> None:
-        """``xs_close``. Who waits for an event gets EINVAL."""
+        """``xs_close``. A thread that waits for an event gets EINVAL."""
         self._client.close()
 
     def __del__(self) -> None:
-        if (connection := getattr(self, "_connection", None)) is not None:
-            connection.close()
+        client: Client | None = getattr(self, "_client", None)  # None if `__init__` has failed
+        if client is not None:
+            client.close()
 
     # Nodes
 
     def read(self, tx_id: int, path: bytes) -> bytes:
         """``xs_read``."""
-        return self._talk(_READ, path + NUL, tx_id)
+        return self._ask_raw(_READ, path + NUL, tx_id)
 
     def write(self, tx_id: int, path: bytes, value: bytes) -> None:
         """``xs_write``."""
-        self._talk(_WRITE, path + NUL + value, tx_id)
+        self._ask_raw(_WRITE, path + NUL + value, tx_id)
 
     def mkdir(self, tx_id: int, path: bytes) -> None:
         """``xs_mkdir``."""
-        self._talk(Op.MKDIR.value, path + NUL, tx_id)
+        self._ask_raw(Op.MKDIR.value, path + NUL, tx_id)
 
     def rm(self, tx_id: int, path: bytes) -> None:
         """``xs_rm``."""
-        self._talk(Op.RM.value, path + NUL, tx_id)
+        self._ask_raw(Op.RM.value, path + NUL, tx_id)
 
     def directory(self, tx_id: int, path: bytes) -> list[bytes]:
         """``xs_directory``."""
         try:
-            return _strings(self._talk(Op.DIRECTORY.value, path + NUL, tx_id))
+            return _strings(self._ask_raw(Op.DIRECTORY.value, path + NUL, tx_id))
         except OSError as error:
             if error.errno != E2BIG:
                 raise
@@ -225,8 +226,8 @@ class Handle:
     def get_permissions(self, tx_id: int, path: bytes) -> list[Perms]:
         """``xs_get_permissions``."""
         found = []
-        for text in _strings(self._talk(Op.GET_PERMS.value, path + NUL, tx_id)):
-            letter = _LETTERS.find(text[:1].decode("latin-1"))
+        for text in _strings(self._ask_raw(Op.GET_PERMS.value, path + NUL, tx_id)):
+            letter = PERM_LETTERS.find(text[:1])
             try:
                 found.append(Perms(int(text[1:]), letter))
             except ValueError:
@@ -236,11 +237,11 @@ class Handle:
         return found
 
     def set_permissions(self, tx_id: int, path: bytes, perms: Sequence[Perms]) -> None:
-        """``xs_set_permissions``. DOMID_ANY is EINVAL: C xenstored ends over it."""
-        if any(perm.domid == _DOMID_ANY for perm in perms):
+        """``xs_set_permissions``. DOMID_ANY is EINVAL, because C xenstored crashes on it."""
+        if any(perm.domid == DOMID_ANY for perm in perms):
             raise OSError(EINVAL, os.strerror(EINVAL))
-        texts = b"".join(b"%c%d\0" % (ord(_LETTERS[bits]), domid) for domid, bits in perms)
-        self._talk(Op.SET_PERMS.value, path + NUL + texts, tx_id)
+        texts = b"".join(b"%c%d\0" % (PERM_LETTERS[bits], domid) for domid, bits in perms)
+        self._ask_raw(Op.SET_PERMS.value, path + NUL + texts, tx_id)
 
     # Watches
 
@@ -252,7 +253,7 @@ class Handle:
             payload += b"%d\0" % depth
         self._watches[path, token] = None
         try:
-            self._talk_of_watch(Op.WATCH.value, payload)
+            self._ask_raw_for_watch(Op.WATCH.value, payload)
         except OSError as error:
             if error.errno != EEXIST:
                 self._watches.pop((path, token), None)
@@ -262,24 +263,27 @@ class Handle:
         """``xs_unwatch``."""
         self._watches.pop((path, token), None)
         try:
-            self._talk_of_watch(Op.UNWATCH.value, path + NUL + token + NUL)
+            self._ask_raw_for_watch(Op.UNWATCH.value, path + NUL + token + NUL)
         finally:
             if self._unwatch_filter and self._queue is not None:
                 self._client.purge(self._queue, path, token)
 
     def read_watch(self) -> tuple[bytes, bytes]:
-        """``xs_read_watch``: wait for an event, as path and token; EINVAL if none will come."""
+        """``xs_read_watch``: wait for an event and return path and token.
+
+        EINVAL says that the connection has ended, so that no event will come.
+        """
         return self._event(None)
 
     def check_watch(self) -> tuple[bytes, bytes]:
-        """``xs_check_watch``: an event that is there, or EAGAIN."""
+        """``xs_check_watch``: return an event without waiting; EAGAIN if there is none."""
         return self._event(0)
 
     def fileno(self) -> int:
-        """``xs_fileno``: a descriptor to poll for events; `check_watch` must follow.
+        """``xs_fileno``: a descriptor to poll for events.
 
-        It becomes readable also for what turns out to be no event, and stays so once the
-        connection has ended.
+        When it is readable, call `check_watch`, which may find no event. It stays readable after
+        the connection has ended.
         """
         self._listen()
         try:
@@ -287,12 +291,12 @@ class Handle:
         except XenStoreError as error:
             raise _os_error(error) from error
 
-    def _listen(self) -> _Queue:
+    def _listen(self) -> _FullQueue:
         if self._queue is None:
             try:
-                with _listening:
+                with _listen_lock:
                     if self._queue is None:
-                        queue = _Queue(lambda: list(self._watches))
+                        queue = _FullQueue(lambda: list(self._watches))
                         self._client.listen(queue)
                         self._queue = queue
             except XenStoreError as error:
@@ -316,44 +320,44 @@ class Handle:
         return self._ask(0, TransactionStart())  # type: ignore[no-any-return]
 
     def transaction_end(self, tx_id: int, abort: bool) -> None:
-        """``xs_transaction_end``; EAGAIN: try again."""
+        """``xs_transaction_end``. EAGAIN says that the commit lost against another change."""
         self._ask(tx_id, TransactionEnd(not abort))
 
-    # Domains; all numbers are taken for unsigned ones of 32 bits
+    # Domains. As in C, all numbers are reduced to unsigned ones of 32 bits.
 
     def introduce_domain(self, domid: int, mfn: int, eventchn: int) -> None:
-        """``xs_introduce_domain``; `mfn` is of 64 bits."""
+        """``xs_introduce_domain``. `mfn` has 64 bits."""
         payload = b"%d\0%d\0%d\0" % (_unsigned(domid), mfn % 2**64, _unsigned(eventchn))
-        self._talk(Op.INTRODUCE.value, payload)
+        self._ask_raw(Op.INTRODUCE.value, payload)
 
     def set_target(self, domid: int, target: int) -> None:
         """``xs_set_target``."""
-        self._talk(Op.SET_TARGET.value, b"%d\0%d\0" % (_unsigned(domid), _unsigned(target)))
+        self._ask_raw(Op.SET_TARGET.value, b"%d\0%d\0" % (_unsigned(domid), _unsigned(target)))
 
     def resume_domain(self, domid: int) -> None:
         """``xs_resume_domain``."""
-        self._talk(Op.RESUME.value, b"%d\0" % _unsigned(domid))
+        self._ask_raw(Op.RESUME.value, b"%d\0" % _unsigned(domid))
 
     def release_domain(self, domid: int) -> None:
         """``xs_release_domain``."""
-        self._talk(Op.RELEASE.value, b"%d\0" % _unsigned(domid))
+        self._ask_raw(Op.RELEASE.value, b"%d\0" % _unsigned(domid))
 
     def get_domain_path(self, domid: int) -> bytes:
         """``xs_get_domain_path``."""
         payload = b"%d\0" % _unsigned(domid)
-        return self._talk(Op.GET_DOMAIN_PATH.value, payload).partition(NUL)[0]
+        return self._ask_raw(Op.GET_DOMAIN_PATH.value, payload).partition(NUL)[0]
 
-    # What all of them share
+    # Sending requests
 
-    def _talk(self, op: int, payload: bytes, tx_id: int = 0) -> bytes:
+    def _ask_raw(self, op: int, payload: bytes, tx_id: int = 0) -> bytes:
         try:
-            return self._client.ask(tx_id, _Raw(op, payload))  # type: ignore[no-any-return]
+            return self._client.ask(tx_id, _RawRequest(op, payload))  # type: ignore[no-any-return]
         except XenStoreError as error:
             raise _os_error(error) from error
 
-    def _talk_of_watch(self, op: int, payload: bytes) -> None:
+    def _ask_raw_for_watch(self, op: int, payload: bytes) -> None:
         try:
-            self._client.ask_for_watch(_Raw(op, payload))
+            self._client.ask_for_watch(_RawRequest(op, payload))
         except XenStoreError as error:
             raise _os_error(error) from error
 
@@ -364,7 +368,8 @@ class Handle:
             raise _os_error(error) from error
 
 
-_listening = threading.Lock()
+# Without it, two threads could make a queue for the same handle.
+_listen_lock = threading.Lock()
 
 
 def _unsigned(number: int) -> int:
@@ -378,14 +383,15 @@ def _strings(payload: bytes) -> list[bytes]:
     return strings
 
 
-# What an error that no daemon named is to libxenstore. The first that fits.
+# The errno of libxenstore for errors that have none from the daemon. The first class that fits
+# counts.
 _ERRNOS: Final[Sequence[tuple[type[XenStoreError], int]]] = (
     (ConnectFailed, ENOENT),
     (ConnectionClosed, EBADF),
     (Forked, EBADF),
     (TimedOut, ETIMEDOUT),
-    (InvalidArgument, E2BIG),  # all that is checked here: the payload's length
-    (LocalProtocolError, ENOENT),  # a transaction that is none
+    (InvalidArgument, E2BIG),  # only the length of the payload is checked here
+    (LocalProtocolError, ENOENT),  # a transaction that this handle did not start
     (NotSupported, ENOSYS),
     (XenStoreError, EIO),
 )

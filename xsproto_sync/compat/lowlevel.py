@@ -1,9 +1,9 @@
-"""`xen.lowlevel.xs`, for programs that were written for it: the same calls, results and errors.
+"""A drop-in for `xen.lowlevel.xs`: the same calls, results and errors.
 
-``from xsproto_sync.compat import lowlevel as xs`` is all that changes in a program, or nothing,
-where `install` runs before it. Nodes' paths, tokens and transactions are as there: text, any
-objects, and numbers in hexadecimal. ``docs/howto/migrating.md`` says what differs, and what to use
-in new code.
+A program changes its import to ``from xsproto_sync.compat import lowlevel as xs``. If `install`
+runs before the program, it changes nothing. As in `xen.lowlevel.xs`, paths are text, tokens are
+any objects, and transactions are numbers in hexadecimal. ``docs/howto/migrating.md`` says what
+differs, and what new code should use.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ __all__ = ["Error", "install", "xs"]
 
 T = TypeVar("T")
 
-# Of two threads in `watch`, neither takes the other's place for its token. (A signal handler may
-# be there as well.)
-_keeping: Final = threading.RLock()
+# Without it, two threads in `watch` could store their tokens in the same place. It is reentrant,
+# because a signal handler may call `watch` in the thread that holds it.
+_tokens_lock: Final = threading.RLock()
 
 _INT: Final = 2**31
 _LONG: Final = 2**63
@@ -35,27 +35,27 @@ _NUMBER: Final = re.compile(r"[ \t-\r]*([+-]?)(?:0[xX](?=[0-9A-Fa-f]))?([0-9A-Fa
 
 
 class Error(RuntimeError):
-    """What the daemon, or the system, answered: ``args`` are an errno and its text."""
+    """An error of the daemon or of the system. ``args`` are an errno and its text."""
 
 
-class xs:  # noqa: N801  # the name that it has there
+class xs:  # noqa: N801  # the name that it has in `xen.lowlevel.xs`
     """A connection to XenStore. Any number of threads may use it at once.
 
-    A transaction is a string from `transaction_start`; "0" is none.
+    The argument `transaction` is a string from `transaction_start`, or "0" for no transaction.
+    Every method may raise `Error`; after `close` every method does so, with EINVAL.
 
     Arguments:
         readonly: not used.
 
     Raises:
-        Error: there is no XenStore, or it may not be used. So from every method, and after
-            `close` with EINVAL.
+        Error: there is no XenStore, or it may not be used.
     """
 
     __slots__ = ("__weakref__", "_handle", "_tokens")
 
     def __init__(self, readonly: int = 0) -> None:
         _int(readonly)
-        # One entry a call of `watch`, None where there was one.
+        # An entry for each call of `watch`; None where a watch has ended.
         self._tokens: list[Any] = []
         self._handle: Handle | None = None
         self._handle = _call(Handle)
@@ -68,7 +68,7 @@ class xs:  # noqa: N801  # the name that it has there
     # Nodes
 
     def read(self, transaction: str, path: str, /) -> bytes | None:
-        """The value of a node; None if there is none."""
+        """Return the value of a node, or None if the node does not exist."""
         read = self._open().read
         tx_id = _transaction(transaction)
         try:
@@ -78,12 +78,12 @@ class xs:  # noqa: N801  # the name that it has there
             return None
 
     def write(self, transaction: str, path: str, data: str | bytes, /) -> None:
-        """Set the value of a node; text is encoded as UTF-8."""
+        """Set the value of a node. Text is encoded as UTF-8."""
         handle = self._open()
         _call(handle.write, _transaction(transaction), _text(path, 2), _data(data, 3))
 
     def ls(self, transaction: str, path: str, /) -> list[str] | None:
-        """The names of a node's children; None if there is no node."""
+        """Return the names of a node's children, or None if the node does not exist."""
         directory = self._open().directory
         tx_id = _transaction(transaction)
         try:
@@ -93,11 +93,11 @@ class xs:  # noqa: N801  # the name that it has there
             return None
 
     def mkdir(self, transaction: str, path: str, /) -> None:
-        """Make a node, unless it exists."""
+        """Create a node, unless it exists."""
         _call(self._open().mkdir, _transaction(transaction), _text(path, 2))
 
     def rm(self, transaction: str, path: str, /) -> None:
-        """Remove a node and all below it, if it exists."""
+        """Remove a node and everything below it, if it exists."""
         rm = self._open().rm
         tx_id = _transaction(transaction)
         try:
@@ -106,9 +106,9 @@ class xs:  # noqa: N801  # the name that it has there
             _none_if_missing(error)
 
     def get_permissions(self, transaction: str, path: str, /) -> list[dict[str, int]]:
-        """The permissions of a node, the owner's first.
+        """Return the permissions of a node, the owner's first.
 
-        Each is a dict of ``dom``, ``read`` (0 or 1) and ``write`` (0 or 2).
+        Each permission is a dict of ``dom``, ``read`` (0 or 1) and ``write`` (0 or 2).
         """
         get = self._open().get_permissions
         found = _call(get, _transaction(transaction), _text(path, 2))
@@ -120,8 +120,9 @@ class xs:  # noqa: N801  # the name that it has there
         """Set the permissions of a node.
 
         Arguments:
-            permissions: dicts as `get_permissions` returns; ``read`` and ``write`` may be missing.
-                Where the first gives a domain but dom0 a right, dom0 is put before it, as owner.
+            permissions: dicts as `get_permissions` returns them; ``read`` and ``write`` may be
+                missing. If the first gives a right to a domain other than dom0, a permission that
+                makes dom0 the owner is put before it.
         """
         handle = self._open()
         tx_id, wire_path = _transaction(transaction), _text(path, 2)
@@ -135,15 +136,15 @@ class xs:  # noqa: N801  # the name that it has there
     # Watches
 
     def watch(self, path: str, token: Any, /) -> None:
-        """Watch a node and all below it.
+        """Watch a node and everything below it.
 
         Arguments:
-            token: any object. The same, not an equal one, comes with each event.
+            token: any object. Each event has the same object, not an equal one.
         """
         handle = self._open()
         wire_path = _text(path, 1)
-        # Before the first event can come.
-        with _keeping:
+        # The token is stored before the request is sent, because an event may come at once.
+        with _tokens_lock:
             for at, other in enumerate(self._tokens):
                 if other is None:
                     self._tokens[at] = token
@@ -153,22 +154,22 @@ class xs:  # noqa: N801  # the name that it has there
         try:
             _call(handle.watch, wire_path, b"%d" % id(token))
         except BaseException:
-            self._forget(token)
+            self._drop_token(token)
             raise
 
     def read_watch(self) -> tuple[str, Any]:
-        """Wait for an event; return its path and token."""
+        """Wait for an event and return its path and token."""
         handle = self._open()
         while True:
             path, token = _call(handle.read_watch)
-            if (at := self._find(token)) is not None:
+            if (at := self._token_index(token)) is not None:
                 return path.decode(), self._tokens[at]
 
     def check_watch(self) -> tuple[str, Any] | None:
-        """An event that is there, as `read_watch`; None if there is none.
+        """Return path and token of an event without waiting, or None if there is no event.
 
         Raises:
-            Error: EAGAIN: there was one, of a watch that is no more.
+            Error: with EAGAIN: the event was from a watch that has ended.
         """
         handle = self._open()
         try:
@@ -177,34 +178,34 @@ class xs:  # noqa: N801  # the name that it has there
             if error.errno == EAGAIN:
                 return None
             raise _error(error.errno) from error
-        if (at := self._find(token)) is None:
+        if (at := self._token_index(token)) is None:
             raise _error(EAGAIN)
         return path.decode(), self._tokens[at]
 
     def unwatch(self, path: str, token: Any, /) -> None:
-        """Watch a node no more."""
+        """End a watch."""
         handle = self._open()
         try:
             _call(handle.unwatch, _text(path, 1), b"%d" % id(token))
         except Error:
-            self._forget(token)
+            self._drop_token(token)
             raise
-        self._forget(token)
+        self._drop_token(token)
 
     def fileno(self) -> int:
-        """A descriptor to poll, readable while there are events; `check_watch` must follow.
+        """Return a descriptor to poll, which is readable while there are events.
 
-        It may be readable when there is none.
+        When it is readable, call `check_watch`, which may find no event.
         """
         return _call(self._open().fileno)
 
-    def _find(self, token: bytes) -> int | None:
+    def _token_index(self, token: bytes) -> int | None:
         for at, other in enumerate(self._tokens):
             if b"%d" % id(other) == token:
                 return at
         return None
 
-    def _forget(self, token: Any) -> None:
+    def _drop_token(self, token: Any) -> None:
         for at, other in enumerate(self._tokens):
             if other is token:
                 self._tokens[at] = None
@@ -213,14 +214,15 @@ class xs:  # noqa: N801  # the name that it has there
     # Transactions
 
     def transaction_start(self) -> str:
-        """Start a transaction; return its handle."""
+        """Start a transaction and return its handle."""
         return f"{_call(self._open().transaction_start):X}"
 
     def transaction_end(self, transaction: str, abort: int = 0) -> bool:
-        """Commit a transaction, or drop it.
+        """Commit a transaction or, with `abort`, roll it back.
 
         Returns:
-            False if it lost against another change: do it again, from the start.
+            False if the commit lost against another change. Then do everything again, from
+            `transaction_start` on.
         """
         handle = self._open()
         tx_id = _transaction(transaction)
@@ -235,7 +237,7 @@ class xs:  # noqa: N801  # the name that it has there
     # Domains
 
     def introduce_domain(self, dom: int, page: int, port: int, /) -> None:
-        """Have the daemon serve a domain, by its ring page and its event channel port."""
+        """Tell the daemon to serve a domain, by its ring page and its event channel port."""
         _call(self._open().introduce_domain, _int(dom), _int(page, _LONG), _int(port))
 
     def set_target(self, dom: int, target: int, /) -> None:
@@ -243,15 +245,15 @@ class xs:  # noqa: N801  # the name that it has there
         _call(self._open().set_target, _int(dom), _int(target))
 
     def resume_domain(self, dom: int, /) -> None:
-        """Have the domain's next shutdown told again."""
+        """Make ``@releaseDomain`` fire again at the next shutdown of a domain."""
         _call(self._open().resume_domain, _int(dom))
 
     def release_domain(self, dom: int, /) -> None:
-        """Have the daemon serve a domain no more."""
+        """Tell the daemon to stop serving a domain."""
         _call(self._open().release_domain, _int(dom))
 
     def get_domain_path(self, domid: int, /) -> str | None:
-        """The path of a domain, whether or not it exists."""
+        """Return the path of a domain. The domain need not exist."""
         get = self._open().get_domain_path
         try:
             return get(_int(domid)).decode()
@@ -268,12 +270,12 @@ class xs:  # noqa: N801  # the name that it has there
 
 
 def install() -> ModuleType:
-    """Have ``from xen.lowlevel import xs`` find this, where Xen's own module is not to be had.
+    """Make ``from xen.lowlevel import xs`` find this module, unless Xen's own can be imported.
 
-    To be called before the program's own imports.
+    Call it before the program's own imports.
 
     Returns:
-        what ``xen.lowlevel.xs`` is now: Xen's, or a module of this `xs` and `Error`.
+        the module ``xen.lowlevel.xs``: Xen's own, or one with the `xs` and `Error` of this module.
     """
     name = "xen.lowlevel.xs"
     try:
@@ -307,12 +309,12 @@ def _module(name: str) -> ModuleType:
 
 
 def _transaction(transaction: str) -> int:
-    """What ``strtoul(transaction, NULL, 16)`` makes of it, as the 32 bits that a request has."""
-    if transaction == "0":  # as it nearly always is
+    """Return ``strtoul(transaction, NULL, 16)``, reduced to the 32 bits of an id in a request."""
+    if transaction == "0":  # the usual case, without the regular expression
         return 0
     _text(transaction, 1)
     found = _NUMBER.match(transaction)
-    assert found is not None, "it matches nothing, too"
+    assert found is not None, "the expression matches the empty string, too"
     number = min(int(found[2] or "0", 16), 2**64 - 1)
     return (-number if found[1] == "-" else number) % 2**32
 
@@ -382,6 +384,6 @@ def _call(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def _none_if_missing(error: OSError) -> None:
-    """Let pass that there is no such node."""
+    """Return if `error` says that there is no such node; else raise it as `Error`."""
     if error.errno != ENOENT:
         raise _error(error.errno) from error

@@ -3,9 +3,9 @@
 They are ``xenstore-read``, ``-write``, ``-ls``, ``-list``, ``-exists``, ``-rm``, ``-chmod`` and
 ``-watch``, and ``xenstore`` with any of these as its first argument.
 
-For scripts that parse them. People have more of the command ``xsproto``. Run as
-``xsproto-xenstore read /path``, or through a link to it that is named ``xenstore-read``: installed
-under these names it would hide Xen's own.
+They are for scripts that parse the output. People should use the command ``xsproto``, which does
+more. Run ``xsproto-xenstore read /path``, or make a link to ``xsproto-xenstore`` with the name
+``xenstore-read``. The commands are not installed under these names, because they would hide Xen's.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from typing import BinaryIO, Final, NoReturn, TextIO
 
 from attrs import define
 
+from xsproto.perms import PERM_LETTERS
+
 from .libxenstore import Handle, Perms
 
 __all__ = ["main", "run"]
 
-# xenstore_client.c: what a path is cut to in chmod -r, and in ls.
+# The bytes that xenstore_client.c cuts a path to, in chmod -r and in ls.
 _CHMOD_PATH_MAX: Final = 255
 _LS_PATH_MAX: Final = 4095
 
@@ -33,7 +35,7 @@ _WIDTH: Final = 80
 _PERMS_COLUMN: Final = 60
 _NO_WIDTH: Final = (2**31 - 1) // 2
 
-#: The commands: their own options, and the rest of their usage.
+#: The commands -> the letters of their own options, and their usage.
 _MODES: Final[dict[bytes, tuple[bytes, bytes]]] = {
     b"read": (b"pR", b"[-h] [-p] [-s] [-R] key [...]"),
     b"write": (b"R", b"[-h] [-s] [-R] key value [...]"),
@@ -64,8 +66,8 @@ class _Exit(Exception):
 
 
 def main() -> NoReturn:
-    """Run the command that the program's name, or its first argument, says."""
-    # As programs in C: no traceback, and the status of a signal.
+    """Run the command that the program's name, or its first argument, names."""
+    # Signals end the process as they end a program in C: no traceback, and the signal's status.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     out, err = _output(sys.stdout), _output(sys.stderr)
@@ -77,16 +79,16 @@ def main() -> NoReturn:
     try:
         status = run(argv, out, err, columns=columns)
         out.flush()
-    except OSError as error:  # of `out`: all others are told already
+    except OSError as error:  # from writing to `out`; other errors have been printed already
         why = os.fsencode(error.strerror or "")
         err.write(b"%b: write error: %b\n" % (os.path.basename(argv[0]), why))
         err.flush()
-        os._exit(1)  # without another try to write it
+        os._exit(1)  # `sys.exit` would try to write the rest of `out` again
     sys.exit(status)
 
 
 def _output(stream: TextIO | None) -> BinaryIO:
-    """Where to write; what is closed takes everything, and loses it."""
+    """Return the binary file of `stream`; /dev/null if the caller has closed its descriptor."""
     return open(os.devnull, "wb") if stream is None else stream.buffer
 
 
@@ -102,10 +104,13 @@ def run(
 
     Arguments:
         argv: the program's name, which may be a path, and its arguments.
-        columns: how wide the terminal is that `out` is; None if it is none.
+        out: standard output.
+        err: standard error.
+        connect: opens a connection.
+        columns: the width of the terminal that `out` is; None if it is no terminal.
 
     Returns:
-        its exit status: 0, or 1 for any failure.
+        the exit status: 0, or 1 for any failure.
     """
     command = _Command(os.path.basename(argv[0]), out, err, connect, columns)
     try:
@@ -129,7 +134,7 @@ class _Options:
 
 
 class _Command:
-    """One call."""
+    """One run of a command."""
 
     def __init__(
         self,
@@ -146,11 +151,11 @@ class _Command:
         self._mode = b""
         self._mode_is_argument = False
         self._options = _Options()
-        self._result: list[bytes] = []  # what is printed once the transaction has ended well
+        self._result: list[bytes] = []  # printed after the transaction has ended with success
         self._columns = columns
         self._max_width = _WIDTH
 
-    # What it says
+    # Messages
 
     def _warn(self, message: bytes, error: OSError | None = None) -> None:
         text = b"" if error is None else b": " + os.fsencode(error.strerror or "")
@@ -166,7 +171,7 @@ class _Command:
         mode = self._mode + b" " if self._mode_is_argument else b""
         self._fail(b"Usage: %b %b%b" % (self._name, mode, _MODES[self._mode][1]))
 
-    # What it is asked
+    # Arguments
 
     def run(self, words: list[bytes]) -> int:
         name = self._name
@@ -213,7 +218,7 @@ class _Command:
             case b"n":
                 options.number = _atoi(value)
 
-    # What it does
+    # Actions
 
     def _perform(self, arguments: list[bytes], transaction: bool) -> int:
         try:
@@ -303,7 +308,7 @@ class _Command:
         return True
 
     def _rm(self, handle: Handle, tx_id: int, path: bytes) -> bool:
-        """Remove a node and, if it is to be tidy, then the parents that hold nothing more."""
+        """Remove a node. With -t, remove also the parents that have no value and no children."""
         while True:
             try:
                 handle.rm(tx_id, path)
@@ -322,7 +327,7 @@ class _Command:
     def _chmod(self, handle: Handle, tx_id: int, path: bytes, modes: list[bytes]) -> None:
         perms = []
         for mode in modes:
-            bits = b"nrwb".find(mode[:1]) if mode else -1
+            bits = PERM_LETTERS.find(mode[:1]) if mode else -1
             if bits < 0:
                 letter = mode[:1] or b"\0"
                 self._fail(b"Invalid permission specification: '%b'" % letter)
@@ -370,7 +375,7 @@ class _Command:
             try:
                 path, _ = handle.read_watch()
             except OSError as error:
-                self._fail(b"xs_read_watch", error)  # where Xen's own begins to spin
+                self._fail(b"xs_read_watch", error)  # Xen's command would loop for ever
             self._out.write(path + b"\n")
             self._out.flush()
 
@@ -379,7 +384,7 @@ class _Command:
             names = handle.directory(0, path)
         except OSError as error:
             if depth and error.errno == ENOENT:
-                return  # it vanished meanwhile
+                return  # another client has removed it
             self._fail(b"xs_directory (%b)" % path, error)
         put = self._out.write
         width = self._max_width
@@ -418,22 +423,22 @@ class _Command:
         except OSError as error:
             self._warn(b"\ncould not access permissions for " + name, error)
             return
-        texts = [b"%c%d" % (b"nrwb"[bits], domid) for domid, bits in perms]
+        texts = [b"%c%d" % (PERM_LETTERS[bits], domid) for domid, bits in perms]
         self._out.write(b"  (%b)" % b",".join(texts))
 
 
-# What getopt_long of the GNU C library makes of words
+# Options, as getopt_long of the GNU C library parses them
 
 
 def _getopt(
     name: bytes, words: list[bytes], arguments: list[bytes], err: BinaryIO
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Each option's letter and value. The other words are added to `arguments`.
+    """Yield the letter and the value of each option; add the other words to `arguments`.
 
-    What is wrong is told, and skipped.
+    A wrong option is reported on `err` and skipped.
     """
 
-    def tell(message: bytes) -> None:
+    def report(message: bytes) -> None:
         err.write(name + b": " + message + b"\n")
 
     rest = iter(words)
@@ -451,29 +456,29 @@ def _getopt(
             if len(found) != 1:
                 if found:
                     what = b"".join(b" '--%b'" % each for each in found)
-                    tell(b"option '%b' is ambiguous; possibilities:%b" % (word, what))
+                    report(b"option '%b' is ambiguous; possibilities:%b" % (word, what))
                 else:
-                    tell(b"unrecognized option '%b'" % word)
+                    report(b"unrecognized option '%b'" % word)
             elif _LONG[found[0]] not in _WITH_ARGUMENT:
                 if equals:
-                    tell(b"option '--%b' doesn't allow an argument" % found[0])
+                    report(b"option '--%b' doesn't allow an argument" % found[0])
                 else:
                     yield _LONG[found[0]], b""
             else:
                 following = value if equals else next(rest, None)
                 if following is None:
-                    tell(b"option '--%b' requires an argument" % found[0])
+                    report(b"option '--%b' requires an argument" % found[0])
                 else:
                     yield _LONG[found[0]], following
         elif word.startswith(b"-") and word != b"-":
             for at in range(1, len(word)):
                 letter = word[at : at + 1]
                 if letter not in _LETTERS:
-                    tell(b"invalid option -- '%b'" % letter)
+                    report(b"invalid option -- '%b'" % letter)
                 elif letter in _WITH_ARGUMENT:
                     following = word[at + 1 :] or next(rest, None)
                     if following is None:
-                        tell(b"option requires an argument -- '%b'" % letter)
+                        report(b"option requires an argument -- '%b'" % letter)
                     else:
                         yield letter, following
                     break
@@ -494,7 +499,7 @@ def _atoi(text: bytes) -> int:
 
 
 def _cut(text: bytes, length: int) -> bytes:
-    """``%.*s``, to which a negative length is none."""
+    """Return ``%.*s``: the first `length` bytes of `text`; all of it if `length` is negative."""
     return text if length < 0 else text[:length]
 
 
@@ -514,7 +519,7 @@ def _escaped(value: bytes) -> bytes:
     return b"".join([_ESCAPES[byte] for byte in value])
 
 
-# A backslash and what belongs to it. After an x, that is what scanf takes for %2x.
+# A backslash with the characters of its escape. After an x they are what scanf takes for %2x.
 _ESCAPED: Final = re.compile(
     rb"\\(?:x(?P<hex>[ \t-\r]*(?:[+-][0-9A-Fa-f]|0[xX]|[0-9A-Fa-f]{1,2}))"
     rb"|(?P<octal>[0-7]{1,3})|(?P<other>.|\Z))",
@@ -523,10 +528,10 @@ _ESCAPED: Final = re.compile(
 
 
 def _unescaped(text: bytes) -> bytes:
-    return _ESCAPED.sub(_meant, text)
+    return _ESCAPED.sub(_byte_of_escape, text)
 
 
-def _meant(found: re.Match[bytes]) -> bytes:
+def _byte_of_escape(found: re.Match[bytes]) -> bytes:
     if (digits := found["hex"]) is not None:
         return bytes([int(digits, 16) & 0xFF if digits[-1:] not in b"xX" else 0])
     if (digits := found["octal"]) is not None:

@@ -1,4 +1,4 @@
-"""The engine alone, on a plain socket: see docs/howto/writing-an-adapter.md."""
+"""The engine alone, on a plain socket. See docs/howto/writing-an-adapter.md."""
 
 import os
 import socket

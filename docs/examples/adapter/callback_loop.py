@@ -1,4 +1,7 @@
-"""An event loop of bare `selectors` callbacks, with coroutines on top: selectors_adapter.py's."""
+"""An event loop made of `selectors` and callbacks, with coroutines on top.
+
+It is the loop of selectors_adapter.py.
+"""
 
 from __future__ import annotations
 
@@ -16,32 +19,35 @@ T = TypeVar("T")
 
 
 class Loop:
-    """Calls back what is to be done soon, at some time, or when a descriptor is ready."""
+    """Calls functions back: soon, at some time, or when a descriptor is ready."""
 
     def __init__(self) -> None:
-        self.thread = 0  # that it runs in
-        self.current: Task[Any] | None = None
+        self.thread = 0  # the identifier of the thread that it runs in; 0 while it does not run
+        self.current: Task[Any] | None = None  # the task that runs
         self._selector = selectors.DefaultSelector()
         self._soon: deque[Callable[[], object]] = deque()
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = count()
 
     def call_soon(self, callback: Callable[[], object]) -> None:
+        """Call back once, in the next round."""
         self._soon.append(callback)
 
     def call_at(self, moment: float, callback: Callable[[], object]) -> None:
+        """Call back once, at a time of ``time.monotonic``, in seconds."""
         heappush(self._timers, (moment, next(self._numbers), callback))
 
     def call_when_ready(self, fd: int, callback: Callable[[], object]) -> None:
-        """Call back whenever there is something to read, until `remove_reader`."""
+        """Call back whenever there is something to read at `fd`, until `remove_reader`."""
         self._selector.register(fd, selectors.EVENT_READ, callback)
 
     def call_when_writable(self, fd: int, wanted: bool) -> None:
-        """Whether to call back when there is room to write, too."""
+        """Say whether to call back when there is room to write as well."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
         self._selector.modify(fd, events, self._selector.get_key(fd).data)
 
     def remove_reader(self, fd: int) -> None:
+        """Call back no more for `fd`."""
         self._selector.unregister(fd)
 
     def run(self, main: Coroutine[Any, Any, T]) -> T:
@@ -60,6 +66,7 @@ class Loop:
         return task.outcome()
 
     async def sleep(self, seconds: float) -> None:
+        """Let other tasks run for at least so many seconds."""
         assert self.current is not None
         end = monotonic() + seconds
         self.call_at(end, self.current.wake)
@@ -69,11 +76,14 @@ class Loop:
 
 
 class Cancelled(BaseException):
-    """What a cancelled task ends with."""
+    """The exception that a cancelled task ends with."""
 
 
 class Task(Generic[T]):
-    """A coroutine in steps, each a callback. It may be woken for nothing, and must look again."""
+    """A coroutine that runs in steps, from one suspension to the next. Each step is a callback.
+
+    A task may be woken for nothing. So a coroutine must look again whether its wait is over.
+    """
 
     def __init__(self, loop: Loop, coroutine: Coroutine[Any, Any, T]) -> None:
         self._loop = loop
@@ -91,7 +101,7 @@ class Task(Generic[T]):
         self._loop.call_soon(self._step)
 
     def cancel(self) -> None:
-        """Have `Cancelled` come out of whatever it waits for, from now on."""
+        """Have every wait of the task raise `Cancelled` from now on."""
         self._cancelled = True
         self.wake()
 
@@ -110,7 +120,7 @@ class Task(Generic[T]):
                 task.wake()
 
     def outcome(self) -> T:
-        """What it returned; or raises what it raised."""
+        """Return what the coroutine returned, or raise what it raised."""
         assert self._end is not None
         if isinstance(self._end, StopIteration):
             result: T = self._end.value
@@ -118,7 +128,7 @@ class Task(Generic[T]):
         raise self._end
 
     async def result(self) -> T:
-        """Wait for its end; then as `outcome`."""
+        """Wait until the task is done; return its `outcome`."""
         assert self._loop.current is not None
         self._awaited_by.append(self._loop.current)
         while not self.done:

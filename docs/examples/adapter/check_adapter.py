@@ -1,6 +1,6 @@
-"""The conformance kit on selectors_adapter.py: see docs/howto/writing-an-adapter.md.
+"""Run the conformance kit on selectors_adapter.py: python check_adapter.py [SCENARIO ...]
 
-python check_adapter.py [SCENARIO ...]
+See docs/howto/writing-an-adapter.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Task(callback_loop.Task[T], Generic[T]):
-    """The loop's, with the exception that the kit knows."""
+    """A task of the loop that raises the kit's `Cancelled` in place of the loop's own."""
 
     async def result(self) -> T:
         try:
@@ -32,7 +32,7 @@ class Task(callback_loop.Task[T], Generic[T]):
 
 
 class Harness(DaemonHarness):
-    """A daemon, and clients and tasks on the loop."""
+    """A daemon under test, with clients and tasks on a loop."""
 
     def __init__(self, daemon: DaemonUnderTest) -> None:
         super().__init__(daemon)

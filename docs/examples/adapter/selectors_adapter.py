@@ -1,5 +1,4 @@
-"""XenStore on the loop of callback_loop.py: the worked adapter of
-docs/howto/writing-an-adapter.md."""
+"""A XenStore client on the loop of callback_loop.py: see docs/howto/writing-an-adapter.md."""
 
 from __future__ import annotations
 
@@ -17,9 +16,9 @@ from functools import partial
 
 from callback_loop import Loop, suspend
 
-from xsproto.adapters import asynchronous as loops
 from xsproto.adapters.asynchronous import (
     AsyncClientBase,
+    AsyncRequestConnection,
     Backend,
     EventLoopConnection,
     open_connections,
@@ -33,12 +32,12 @@ from xsproto_sync import EmbeddedXenStore
 
 
 class Connection(EventLoopConnection):
-    """One connection, shared by any number of tasks."""
+    """A connection that any number of tasks share."""
 
     def __init__(self, loop: Loop, transport: Transport, session: Session) -> None:
         super().__init__(transport, session)
         self._loop = loop
-        session.enter(Waiter())  # the loop itself leads: it receives, and tasks only sleep
+        session.enter(Waiter())  # the loop leads for good: it receives, and tasks only sleep
         loop.call_when_ready(transport.fileno(), self.receive)
 
     def check_owner(self) -> None:
@@ -60,8 +59,8 @@ class Connection(EventLoopConnection):
         self._loop.remove_reader(self.transport.fileno())
 
 
-class RequestConnection(loops.RequestConnection, Connection):
-    """On the XenBus device, the connection for requests; there, `Connection` is that of watches."""
+class RequestConnection(AsyncRequestConnection, Connection):
+    """The connection for requests on the XenBus device, where watches live on a `Connection`."""
 
 
 os.register_at_fork(after_in_child=close_all_after_fork)
@@ -73,7 +72,7 @@ MODULES = SystemModules(io, posix, select, _socket, _thread.start_new_thread)
 async def open_client(
     loop: Loop, unix_socket_path: str | None = None, xen_bus_path: str | None = None
 ) -> AsyncIterator[AsyncClientBase]:
-    """Connect to XenStore, for ``async with``, at whose end the client is closed."""
+    """Connect to XenStore; for ``async with``, which closes the client at its end."""
     location = locate(unix_socket_path, xen_bus_path, os)
     backend = Backend(
         partial(Connection, loop), loop.sleep, socket, partial(RequestConnection, loop), MODULES
@@ -86,7 +85,7 @@ async def open_client(
 
 
 async def main(loop: Loop, path: str) -> None:
-    """Something to try it with."""
+    """Watch a node, write it, and read it."""
     async with open_client(loop, path) as client, client.watch(b"/tool/example") as watch:
         await client.write(b"/tool/example", b"hello")
         print((await watch.get()).path, await client.read(b"/tool/example"))

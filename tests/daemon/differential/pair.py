@@ -239,7 +239,7 @@ class Pair:
         return any(self._owns_what_must_stay(each) or self._is_counted_on(each) for each in ends)
 
     def _owns_what_must_stay(self, domid: int) -> bool:
-        nodes = self.embedded.daemon.store._nodes
+        nodes = self.embedded.daemon.store.nodes
         paths = [b"/", b"@introduceDomain", b"@releaseDomain"]
         stay = paths if self.profile.special_nodes else paths[:1]
         return any(nodes[path].perms[0][0] == domid for path in stay)
@@ -249,7 +249,7 @@ class Pair:
 
         The newest daemon counts wrong then, and says so in its log.
         """
-        callers = [client._caller for client in self.embedded.clients.values()]
+        callers = [client.caller for client in self.embedded.clients.values()]
         open_ones = [tx for caller in callers for tx in caller.transactions.values()]
         return self.profile is PROFILE_CURRENT and any(
             domid in tx.owned
@@ -258,7 +258,7 @@ class Pair:
         )
 
     def _known(self, domid: int) -> bool:
-        return self.embedded.daemon.store.introduced(domid)
+        return self.embedded.daemon.store.domains.is_introduced(domid)
 
     def _forget(self, client: int) -> None:
         self.ids = {step: of for step, of in self.ids.items() if of[0] != client}

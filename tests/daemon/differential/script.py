@@ -181,7 +181,7 @@ class Script:
         client = self._client()
         if not self._guest(client):
             return
-        domain = self._pair.embedded.clients[client]._caller.domain
+        domain = self._pair.embedded.clients[client].caller.domain
         name = self._choose((b"nodes", b"transaction-nodes"))
         few = domain.nodes + 2 if name == b"nodes" else self._choose((2, 3))
         yield self._set_quota(name, few, client)
@@ -199,7 +199,7 @@ class Script:
 
     def _contradiction(self) -> Iterator[Step]:
         """A transaction that saw a parent with a child, which then was gone, or the other way."""
-        nodes = self._pair.embedded.daemon.store._nodes
+        nodes = self._pair.embedded.daemon.store.nodes
         parents = [path for path, node in nodes.items() if node.children and path != b"/"]
         if not parents:
             return
@@ -312,7 +312,7 @@ class Script:
         return path + b"\0" + b"\0".join(texts) + end
 
     def _watch(self, client: int, op: int, path: bytes) -> bytes:
-        known = sorted(self._pair.embedded.clients[client]._caller.watches)
+        known = sorted(self._pair.embedded.clients[client].caller.watches)
         special = (b"@releaseDomain", b"@introduceDomain", b"@releaseDomain/5", b"/")
         path = path if self._chance(0.7) else self._choose(special)
         token = self._choose((b"1", b"2", b"")) if self._chance(0.98) else b"t" * 1500
@@ -327,7 +327,7 @@ class Script:
         return body
 
     def _part(self, path: bytes) -> bytes:
-        node = self._pair.embedded.daemon.store._nodes.get(path)
+        node = self._pair.embedded.daemon.store.nodes.get(path)
         offsets = [0]
         for name in (node and node.children) or ():
             offsets.append(offsets[-1] + len(name) + 1)
@@ -399,7 +399,7 @@ class Script:
             return self._choose(ODD_PATHS)
         if roll < 0.03:
             return self._choose((b"/", b"/local/domain/5/", b"")) + b"x" * self._choose(LENGTHS)
-        nodes = self._pair.embedded.daemon.store._nodes
+        nodes = self._pair.embedded.daemon.store.nodes
         own = [path for path, node in nodes.items() if node.perms[0][0] == domid]
         there = own if own and domid and roll < 0.8 else list(nodes)
         path = self._choose(there)

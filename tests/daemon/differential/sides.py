@@ -106,7 +106,7 @@ class Embedded:
         self._readers[connection] = PacketReader()
 
     def reset(self, client: int, port: int) -> None:
-        self.daemon.store.reset(self.clients[client]._caller)
+        self.daemon.store.reset(self.clients[client].caller)
 
     def disconnect(self, client: int) -> Got:
         connection = self.clients.pop(client)
@@ -137,6 +137,7 @@ class Embedded:
         got: Got = {client: [] for client in self.clients}
         numbers = {connection: client for client, connection in self.clients.items()}
         while batch := self.daemon.data_to_send():
+            self.daemon.serve_waiting()
             for connection, data in batch:
                 if connection not in numbers:
                     continue

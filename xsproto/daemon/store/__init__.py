@@ -1,4 +1,4 @@
-"""The store that the C xenstored keeps, without its wire: nodes, transactions, watches, domains."""
+"""The store of the daemon, without its wire: nodes, transactions, watches and domains."""
 
 from .nodes import Caller, Domain, Node, StoreError, Transaction
 from .profiles import PROFILE_4_17, PROFILE_CURRENT, PROFILES, Profile

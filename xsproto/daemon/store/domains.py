@@ -1,10 +1,22 @@
-"""The domains that the store knows of, and what each may have."""
+"""The domains that the store knows, the rights that permissions give them, and their quotas."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from .nodes import DOMID_ANY, IGNORE, OWNER, READ, WRITE, Caller, Domain, Node, Perms, StoreError
+from ...wire import DOMID_ANY
+from .nodes import (
+    IGNORE,
+    OWNER,
+    READ,
+    WRITE,
+    Caller,
+    Domain,
+    GenerationCounter,
+    Node,
+    Perms,
+    StoreError,
+)
 from .profiles import FEATURE_DOMID_ANY, Profile
 
 __all__ = ["Domains"]
@@ -14,75 +26,105 @@ _NO_LIMIT: Final = 1 << 64
 
 
 class Domains:
-    """Domains under the rules of one profile, and the count that orders all changes."""
+    """The domains that the store knows, under the rules of one profile.
 
-    def __init__(self, profile: Profile) -> None:
+    A domain exists as long as the hypervisor has it. The store knows an existing domain from the
+    first request that names it, and serves it from its introduction on.
+
+    Attributes:
+        existing: the ids of the domains that exist, known to the store or not.
+        by_id: the domains that the store knows.
+        limits: what a new domain may have, by the names of GET_QUOTA; with ``common_limits`` of
+            the profile, what every domain may have.
+    """
+
+    def __init__(self, profile: Profile, generations: GenerationCounter) -> None:
         self.profile = profile
-        self._generation = 0
-        #: The domains that there are, known to the store or not.
         self.existing: set[int] = {0}
-        #: What new domains may have (with `common_limits` all), by the names of GET_QUOTA.
+        self.by_id: dict[int, Domain] = {}
         self.limits = dict(profile.limits)
-        self._domains: dict[int, Domain] = {}
-        self._new_domain(0).introduced = True
+        self._generations = generations
+        self._create(0).introduced = True
 
-    def _next(self) -> int:
-        self._generation += 1
-        return self._generation
-
-    def _new_domain(self, domid: int) -> Domain:
+    def _create(self, domid: int) -> Domain:
         limits = self.limits if self.profile.common_limits else dict(self.limits)
-        domain = Domain(domid, self._generation, limits, self.profile.features)
-        self._domains[domid] = domain
+        domain = Domain(domid, self._generations.current, limits, self.profile.features)
+        self.by_id[domid] = domain
         return domain
 
-    def introduced(self, domid: int) -> bool:
+    def is_introduced(self, domid: int) -> bool:
         """Whether a domain is served."""
-        domain = self._domains.get(domid)
+        domain = self.by_id.get(domid)
         return domain is not None and domain.introduced
 
-    def require_domain(self, domid: int) -> Domain:
-        """A domain that the store knows; else refused."""
-        domain = self._domains.get(domid)
+    def get_or_create(self, domid: int) -> Domain | None:
+        """Return a domain, which the store knows from now on; None if it does not exist."""
+        domain = self.by_id.get(domid)
+        if domain is None and domid in self.existing:
+            domain = self._create(domid)
+        return domain
+
+    def require_known(self, domid: int) -> Domain:
+        """Return a domain that the store knows.
+
+        Raises:
+            StoreError: ENOENT.
+        """
+        domain = self.by_id.get(domid)
         if domain is None:
             raise StoreError("ENOENT")
         return domain
 
-    def get_or_create(self, domid: int) -> Domain | None:
-        """A domain that is known; one that exists is from now on."""
-        domain = self._domains.get(domid)
-        if domain is None and domid in self.existing:
-            domain = self._new_domain(domid)
-        return domain
+    def require_existing(self, domid: int) -> Domain:
+        """Return a domain, which the store knows from now on.
 
-    def require_known(self, domid: int) -> Domain:
-        """A domain that exists, served or not; else refused."""
+        Raises:
+            StoreError: ENOENT, it does not exist.
+        """
         domain = self.get_or_create(domid)
         if domain is None:
             raise StoreError("ENOENT")
         return domain
 
-    def require_served(self, domid: int) -> Domain:
-        """A domain that is served; else refused."""
-        domain = self._domains.get(domid)
+    def require_introduced(self, domid: int) -> Domain:
+        """Return a domain that is served.
+
+        Raises:
+            StoreError: ENOENT, it is not served; EINVAL, it no longer exists, and is kept as a
+                target.
+        """
+        domain = self.by_id.get(domid)
         if domain is None or not domain.introduced:
             raise StoreError("ENOENT")
-        if domain.gone:
+        if domain.destroyed:
             raise StoreError("EINVAL")
         return domain
 
     def set_target(self, domid: int, target: int) -> None:
-        """Give a domain the rights of another, which the store then keeps as long as the first."""
-        domain = self.require_served(domid)
-        domain.target = self.require_served(target).domid
+        """Give a domain the rights of its target, which is then kept as long as that domain is.
+
+        Raises:
+            StoreError: as `require_introduced`, for either.
+        """
+        domain = self.require_introduced(domid)
+        domain.target = self.require_introduced(target).domid
         domain.targets.add(target)
 
-    def _held(self, domid: int) -> bool:
-        return any(domid in domain.targets for domain in self._domains.values())
+    def is_target(self, domid: int) -> bool:
+        """Whether a domain must be kept since it is, or was, the target of another."""
+        return any(domid in domain.targets for domain in self.by_id.values())
 
     # Permissions
 
-    def _rights(self, caller: Caller, perms: Perms, generation: int) -> int:
+    def rights(self, caller: Caller, perms: Perms, generation: int) -> int:
+        """Return the rights of a caller: `READ`, `WRITE` and `OWNER`, or some of them.
+
+        The first entry for the caller's domain, its target or every domain decides. An entry
+        written before its domain was known is about an older domain with that id, and skipped.
+
+        Arguments:
+            generation: when the permissions were written.
+        """
         owner, default = perms[0]
         domain = caller.domain
         if caller.privileged or owner in (domain.domid, domain.target):
@@ -91,27 +133,34 @@ class Domains:
             if bits & IGNORE:
                 continue
             if domid in (domain.domid, domain.target):
-                entry_domain = self._domains.get(domid)
+                entry_domain = self.by_id.get(domid)
                 if entry_domain is not None and entry_domain.generation <= generation:
                     return bits
             elif domid == DOMID_ANY and self.profile.domid_any:
                 return bits
         return default
 
-    def _pruned_perms(self, node: Node) -> Perms:
-        """Permissions to be stored anew: entries that do not count by now never will."""
+    def pruned_perms(self, node: Node) -> Perms:
+        """Return a node's permissions with `IGNORE` in all entries that give no rights now.
+
+        A node that is written gets a new generation, which would let entries about older domains
+        count again.
+        """
         if len(node.perms) == 1:
             return node.perms
-        settled = [node.perms[0]]
+        pruned = [node.perms[0]]
         for domid, bits in node.perms[1:]:
-            domain = self._domains.get(domid)
+            domain = self.by_id.get(domid)
             counts = domain is not None and domain.generation <= node.generation
             any_domain = domid == DOMID_ANY and self.profile.domid_any
-            settled.append((domid, bits if counts or any_domain else bits | IGNORE))
-        return tuple(settled)
+            pruned.append((domid, bits if counts or any_domain else bits | IGNORE))
+        return tuple(pruned)
 
-    def _stored_entry(self, caller: Caller, domid: int, bits: int) -> tuple[int, int]:
-        """An entry as it is stored: what is said of a domain that there is not counts for none."""
+    def stored_entry(self, caller: Caller, domid: int, bits: int) -> tuple[int, int]:
+        """Return an entry of SET_PERMS as it is stored: with `IGNORE` if its domain is none.
+
+        The store knows the domain from now on. An entry for every domain needs the feature.
+        """
         if domid == DOMID_ANY and self.profile.domid_any:
             counts = bool(caller.domain.features & FEATURE_DOMID_ANY)
         else:
@@ -121,16 +170,23 @@ class Domains:
     # Quotas
 
     def quota(self, name: bytes, domid: int | None) -> int:
-        """A domain's quota, or that of new domains; 0 is no limit."""
-        limits = self.limits if domid is None else self.require_known(domid).limits
+        """Return a quota as GET_QUOTA and CONTROL report it; 0 is no limit.
+
+        Arguments:
+            domid: whose; None for that of new domains.
+
+        Raises:
+            StoreError: EINVAL, there is no such quota; ENOENT, there is no such domain.
+        """
+        limits = self.limits if domid is None else self.require_existing(domid).limits
         if name not in limits:
             raise StoreError("EINVAL")
         limit = limits[name]
-        return 0 if limit == _NO_LIMIT else limit + self.profile.spare.get(name, 0)
+        return 0 if limit == _NO_LIMIT else limit + self.profile.quota_offsets.get(name, 0)
 
     def set_quota(self, name: bytes, value: int, domid: int | None) -> None:
-        """Set a domain's quota, or that of new domains."""
-        limits = self.limits if domid is None else self.require_known(domid).limits
+        """Set a quota. Arguments and errors are those of `quota`."""
+        limits = self.limits if domid is None else self.require_existing(domid).limits
         if name not in limits:
             raise StoreError("EINVAL")
-        limits[name] = value - self.profile.spare.get(name, 0) if value else _NO_LIMIT
+        limits[name] = value - self.profile.quota_offsets.get(name, 0) if value else _NO_LIMIT

@@ -1,4 +1,4 @@
-"""What the store is made of, and permissions as the C daemon reads them."""
+"""What the store is made of, and paths, permissions and numbers as the C daemon reads them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Final
 
 from attrs import define, field
 
+from ...perms import PERM_LETTERS
+from .profiles import Profile
+
 __all__ = [
-    "DOMID_ANY",
     "IGNORE",
     "OWNER",
     "READ",
@@ -17,57 +19,107 @@ __all__ = [
     "Access",
     "Caller",
     "Domain",
+    "GenerationCounter",
     "Node",
     "Perms",
     "StoreError",
     "Transaction",
-    "Watched",
+    "Watch",
     "atoi",
+    "check_path",
     "format_perms",
+    "node_size",
+    "parent",
     "parse_perms",
 ]
 
+#: Bits of a permission. `OWNER` is only asked for, never stored.
 READ: Final = 1
 WRITE: Final = 2
-OWNER: Final = 4  # what only a check asks for
-IGNORE: Final = 8  # an entry whose domain was gone, or not there yet
+OWNER: Final = 4
+#: Marks a stored entry whose domain did not exist, or no longer did. It gives no rights.
+IGNORE: Final = 8
 
-#: In an entry: every domain (newest C xenstored).
-DOMID_ANY: Final = 32757
-
-#: (domain id, bits) each; the first is the owner's and the default.
+#: Pairs of a domain id and bits. The first names the owner, with the bits of all domains that have
+#: no entry; each of the others is one domain's entry.
 Perms = tuple[tuple[int, int], ...]
 
-_LETTERS: Final = b"nrwb"
 _ATOI: Final = re.compile(rb"[ \t-\r]*([+-]?[0-9]+)")
 _NUMBER: Final = re.compile(rb"[ \t-\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
+_PATH: Final = re.compile(rb"/|(?:/[-A-Za-z0-9_@]+)+")
+_SPECIAL_PATH: Final = re.compile(rb"@[-A-Za-z0-9_@]*(?:/[-A-Za-z0-9_@]+)*")
+#: The C daemon scans a domain id of at most five characters, of which a sign is one.
+_HOME: Final = re.compile(rb"/local/domain/(?:[0-9]{1,5}|-[0-9]{1,4})/")
 
 
 class StoreError(Exception):
-    """The daemon's answer is this error name."""
+    """A request is refused.
+
+    Attributes:
+        code: the name of the error on the wire, such as ``"ENOENT"``.
+    """
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
 
 
+# Numbers
+
+
 def atoi(text: bytes) -> int:
-    """The number at the begin of a text, 0 if there is none; as C's, what fits into 32 bits."""
+    """Return the number at the start of `text`, as C does on a 64-bit machine.
+
+    The number is clamped to 64 bits and then cut to a signed 32-bit one. Without digits it is 0.
+    """
     found = _ATOI.match(text)
     number = max(-1 << 63, min(int(found[1]), (1 << 63) - 1)) if found else 0
     return ((number + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
 
 
-def parse_perms(texts: list[bytes]) -> Perms:
-    """Read permissions as the daemon does: numbers as strtol() takes them, 32 bits of them.
+# Paths
+
+
+def parent(path: bytes) -> bytes:
+    """Return the path above `path`. The root is above itself and above the special paths."""
+    end = path.rfind(b"/", 1)
+    return path[:end] if end > 0 else b"/"
+
+
+def check_path(path: bytes, caller: Caller, profile: Profile) -> None:
+    """Check the syntax and the length of an absolute or special path.
+
+    The caller's ``path-max`` counts what follows ``/local/domain/<domid>/``.
 
     Raises:
-        Refused: EINVAL.
+        StoreError: EINVAL.
+    """
+    valid = _SPECIAL_PATH if path[:1] == b"@" else _PATH
+    if valid.fullmatch(path) is None:
+        raise StoreError("EINVAL")
+    longest = caller.domain.limits[b"path-max"]
+    if len(path) > longest and (profile.limits_privileged_paths or not caller.privileged):
+        home = _HOME.match(path)
+        if len(path) > longest + (home.end() if home else 0):
+            raise StoreError("EINVAL")
+
+
+# Permissions
+
+
+def parse_perms(texts: list[bytes]) -> Perms:
+    """Parse permissions such as ``b"r5"``.
+
+    The domain id is read as by strtol() with base 0: octal and hexadecimal ones, signs and leading
+    blanks are accepted, and 32 bits of the result count.
+
+    Raises:
+        StoreError: EINVAL.
     """
     perms = []
     for text in texts:
         found = _NUMBER.fullmatch(text, 1)
-        bits = _LETTERS.find(text[:1])
+        bits = PERM_LETTERS.find(text[:1])
         if not text or bits < 0 or found is None:
             raise StoreError("EINVAL")
         digits = found[2]
@@ -80,10 +132,28 @@ def parse_perms(texts: list[bytes]) -> Perms:
 
 
 def format_perms(perms: Perms) -> bytes:
-    """The payload of a GET_PERMS reply."""
-    # C's buffer has room for ten characters.
-    texts = [(_LETTERS[bits & 3], (b"%d" % domid)[:10]) for domid, bits in perms]
+    """Return the payload of a GET_PERMS reply."""
+    # The C daemon prints each id into a buffer with room for ten characters.
+    texts = [(PERM_LETTERS[bits & 3], (b"%d" % domid)[:10]) for domid, bits in perms]
     return b"".join([b"%c%b\0" % text for text in texts])
+
+
+# Records
+
+
+@define
+class GenerationCounter:
+    """The generation of the store: a number that grows with every change.
+
+    The store alone advances it. A domain takes the current one when the store first knows it.
+    """
+
+    current: int = 0
+
+    def advance(self) -> int:
+        """Count a change; return the generation that it has."""
+        self.current += 1
+        return self.current
 
 
 @define(eq=False)
@@ -91,12 +161,14 @@ class Node:
     """A node.
 
     Attributes:
-        generation: which change of the store it was last changed by.
-        children: names in the order of creation; None stands for none.
-        listed: the names as they are told, where one of them is told twice: in a transaction that
-            will fail, as it had seen the parent of a child that was gone when it made that child.
-        names_size: the bytes that the names told take, each with its NUL.
-        shared: whether a transaction looks at this object, so that a change needs another.
+        generation: that of the last change of the node.
+        children: their names in the order of creation; None if there are none, as most nodes are
+            leaves.
+        names_size: the bytes of all names that are reported, each with its NUL.
+        shared: whether a transaction holds this object. A change must then be made to a copy.
+        listing: the names as DIRECTORY reports them, where one is reported twice; else None. A
+            transaction gets there by creating a child that its view of the parent has already,
+            while its view of the child itself is that there is none. Its commit will fail.
     """
 
     value: bytes
@@ -105,88 +177,112 @@ class Node:
     children: dict[bytes, None] | None = None
     names_size: int = 0
     shared: bool = False
-    listed: list[bytes] | None = None
+    listing: list[bytes] | None = None
 
     def copy(self) -> Node:
-        """The same, to be changed on its own."""
+        """Return a copy that no transaction shares."""
         children = None if self.children is None else dict(self.children)
-        listed = None if self.listed is None else list(self.listed)
+        listing = None if self.listing is None else list(self.listing)
         size = self.names_size
-        return Node(self.value, self.perms, self.generation, children, size, listed=listed)
+        return Node(self.value, self.perms, self.generation, children, size, listing=listing)
 
     @property
     def names(self) -> list[bytes]:
-        """The children's names as they are told."""
-        return list((self.children or ()) if self.listed is None else self.listed)
+        """The children's names as DIRECTORY reports them."""
+        return list((self.children or ()) if self.listing is None else self.listing)
 
     def add(self, name: bytes) -> None:
         """Append a child's name."""
         if self.children is None:
             self.children = {}
-        if name in self.children and self.listed is None:
-            self.listed = list(self.children)
-        if self.listed is not None:
-            self.listed.append(name)
+        if name in self.children and self.listing is None:
+            self.listing = list(self.children)
+        if self.listing is not None:
+            self.listing.append(name)
         self.children[name] = None
         self.names_size += len(name) + 1
 
     def remove(self, name: bytes) -> None:
-        """Drop a child's name, where it is listed first."""
+        """Remove a child's name, the first where there are two."""
         assert self.children is not None
-        if self.listed is not None:
-            self.listed.remove(name)
-        if self.listed is None or name not in self.listed:
+        if self.listing is not None:
+            self.listing.remove(name)
+        if self.listing is None or name not in self.listing:
             del self.children[name]
         self.names_size -= len(name) + 1
 
     @property
     def size(self) -> int:
-        """What the C daemon counts against the quota."""
+        """The bytes that count against ``node-size``, but for the header."""
         return node_size(len(self.perms), len(self.value), self.names_size)
 
 
 def node_size(perms: int, value: int, names: int) -> int:
-    """Bytes of a node's record in the C daemon's database, but for its header."""
+    """Return the size of the C daemon's record of a node, without its header.
+
+    Arguments:
+        perms: the number of permissions, of 8 bytes each.
+        value, names: bytes.
+    """
     return 8 * perms + value + names
 
 
 @define(eq=False)
 class Access:
-    """What a transaction knows of a node since it touched it first.
+    """A transaction's view of one node, since it first accessed it.
 
     Attributes:
-        generation: as first seen; None if the node was missing.
-        perms: the same of its permissions.
-        node: as the transaction sees it.
-        fire: the watch event to fire at commit: None for none, else whether for this path alone.
+        generation: the node's at the first access; None if there was no node.
+        perms: the node's at the first access, pruned; None if there was no node.
+        node: the node in the transaction's view; None if there is none.
+        modified: whether the transaction has changed, created or removed the node.
+        fire_watches: whether the commit fires watch events for the path.
+        exact: whether only watches on this very path get that event, not those above it.
     """
 
     generation: int | None
     perms: Perms | None
     node: Node | None
     modified: bool = False
-    fire: bool | None = None
+    fire_watches: bool = False
+    exact: bool = True
 
 
 @define(eq=False)
 class Transaction:
-    """An overlay over the store, by path, in the order of the first touch."""
+    """An overlay over the store.
+
+    Attributes:
+        number: the transaction id.
+        accessed: the nodes that the transaction has accessed, by path, in the order of the first
+            access.
+        owned: by how much the commit changes the number of a domain's nodes, by domain id.
+        created: whether the transaction has created a node.
+        failed: whether a quota was exceeded so that the commit must fail.
+    """
 
     number: int
     accessed: dict[bytes, Access] = field(factory=dict)
-    owned: dict[int, int] = field(factory=dict)  # domain id -> by how much its nodes change
+    owned: dict[int, int] = field(factory=dict)
     created: bool = False
     failed: bool = False
 
 
 @define(eq=False)
 class Domain:
-    """A domain that the store knows; `introduced` ones are served.
+    """A domain that the store knows. It is served once it is introduced.
 
     Attributes:
-        limits: how much of what it may have, by the names of GET_QUOTA.
-        gone: whether it exists no more, and is kept as another domain's target.
-        targets: the domains that are kept as long as this one is; the last is `target`.
+        generation: the store's when it first knew the domain. Entries in permissions count if the
+            node was changed since then.
+        limits: what the domain may have, by the names of GET_QUOTA.
+        features: the bits of GET_FEATURE.
+        introduced: whether the domain is served.
+        shutdown: whether its shutdown was announced, and no RESUME came since.
+        nodes, watches, transactions: how many the domain has.
+        target: the domain whose rights it has as well (SET_TARGET).
+        targets: all that were ever its `target`. They are kept as long as this domain is.
+        destroyed: whether the domain no longer exists, and is kept as another's target.
     """
 
     domid: int
@@ -200,27 +296,40 @@ class Domain:
     transactions: int = 0
     target: int | None = None
     targets: set[int] = field(factory=set)
-    gone: bool = False
+    destroyed: bool = False
 
 
 @define(eq=False)
-class Watched:
-    """A watch."""
+class Watch:
+    """A watch.
+
+    Attributes:
+        path: the absolute or special path.
+        prefix_size: the bytes that an event's path leaves out: those of the caller's prefix if
+            the watch was set by a relative path, else 0.
+        depth: how many levels below `path` events are wanted from; None for all.
+        serial: grows with each watch. Events are sent in this order.
+    """
 
     caller: Caller
     path: bytes
     token: bytes
-    cut: int  # how many bytes of the path the event leaves out
+    prefix_size: int
     depth: int | None
     serial: int
 
 
 @define(eq=False)
 class Caller:
-    """One connection's identity and what it holds.
+    """The party that asks: the identity of one connection, and what it holds.
 
     Attributes:
-        fire: takes (path, token) of an event.
+        fire: called with the path and the token of each event for the caller's watches.
+        prefix: the path that relative paths start from, ``/local/domain/<domid>``.
+        privileged: whether it is dom0, which permissions and quotas do not bind.
+        transactions: the open ones by their id.
+        next_id: the id to try first for the next transaction.
+        watches: by their absolute or special path and their token.
     """
 
     domain: Domain
@@ -229,4 +338,22 @@ class Caller:
     privileged: bool
     transactions: dict[int, Transaction] = field(factory=dict)
     next_id: int = 1
-    watches: dict[tuple[bytes, bytes], Watched] = field(factory=dict)
+    watches: dict[tuple[bytes, bytes], Watch] = field(factory=dict)
+
+    def canonical(self, path: bytes, *, special: bool = False) -> bytes:
+        """Return the absolute form of a path, whose syntax is not checked here.
+
+        Arguments:
+            special: whether a path that starts with ``@`` is accepted.
+
+        Raises:
+            StoreError: EINVAL.
+        """
+        first = path[:1]
+        if first == b"/":
+            return path
+        if first == b"@":
+            if not special:
+                raise StoreError("EINVAL")
+            return path
+        return self.prefix + b"/" + path

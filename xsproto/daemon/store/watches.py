@@ -1,131 +1,153 @@
-"""Who watches what, and who hears of a change."""
+"""The watches, and the events that a change sends.
+
+Clients depend on the order in which the C daemon sends events, though the specification promises
+little of it. It is kept here, rule by rule. (docs/explain/protocol.md, rows 44 to 51, has the
+measurements.)
+
+1. The events of a change come before the reply to the request that made it, even for the client
+   that asked. The store fires them while it acts on the request; the daemon replies afterwards.
+   WATCH is the exception: its first event follows its reply. That event is sent whatever the path
+   is, and whether the caller may read it or not. The daemon sends it, so it is not fired here.
+2. A change of a node fires the watches on its path and on every path above. They get their events
+   in the order in which the watches were set, not from the leaf to the root: hence `Watch.serial`.
+   One change of one node is one event a watch. Of the nodes that a WRITE or MKDIR creates on the
+   way, only the one that was asked for fires.
+3. RM fires for each removed node, children before their parent. An event for a node below the one
+   that was named is `exact`: only watches on that very path get it. The named node comes last,
+   and fires the watches above as well.
+4. A transaction fires nothing until it commits. Then each node that it has changed fires once, in
+   the order in which the transaction first accessed the nodes, whatever it did to them in the
+   meantime. A node that was created and removed in between fires nothing.
+5. A watch is skipped if its caller may not read the node. Permissions from before the change count
+   as well as those from after it, so that the loss of the right to read is itself announced; and
+   a caller that may read the parent may know of the child. With neither a node nor old permissions
+   there is nothing to check, and nobody gets the event.
+6. Special events: a watch without a depth gets the plain path, ``@introduceDomain`` or
+   ``@releaseDomain``. Where the profile has ``special_nodes``, a watch with a depth of at least 1
+   gets the path with the domain id appended, as does a watch on that longer path; a depth of 0
+   gets neither. An introduction and the end of a domain fire the plain path first, a shutdown
+   fires the longer one first.
+
+Two more rules belong to the connection (`xsproto.server`): an event equal to one that still waits
+is not sent again, except for special paths; and an event too long for a packet is dropped.
+"""
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from .domains import Domains
-from .nodes import READ, Caller, Node, Perms, StoreError, Transaction, Watched
+from .nodes import (
+    READ,
+    Caller,
+    GenerationCounter,
+    Node,
+    Perms,
+    StoreError,
+    Watch,
+    check_path,
+    parent,
+)
 
-__all__ = ["Watching", "parent"]
+__all__ = ["Watches"]
 
-_VALID: Final = re.compile(rb"/|(?:/[-A-Za-z0-9_@]+)+")
-_VALID_SPECIAL: Final = re.compile(rb"@[-A-Za-z0-9_@]*(?:/[-A-Za-z0-9_@]+)*")
-_HOME: Final = re.compile(rb"/local/domain/(?:[0-9]{1,5}|-[0-9]{1,4})/")
-#: What a special path may be long in the profiles that look at nothing else in it.
-_SPECIAL_MAX: Final = 2048
+#: The longest special path, in the profiles that check nothing else of it.
+_SPECIAL_PATH_MAX: Final = 2048
 
 
-def parent(path: bytes) -> bytes:
-    """The path above; special paths are right below the root."""
-    end = path.rfind(b"/", 1)
-    return path[:end] if end > 0 else b"/"
+class Watches:
+    """The watches of all callers.
 
+    Arguments:
+        nodes: those of the store, whose permissions decide about events. They are only read.
+        domains: what the permissions are checked against.
+        generations: the store's counter. It is only read.
 
-class Watching(Domains):
-    """Nodes as far as watches need them: paths, permissions, events."""
+    Attributes:
+        by_path: the watches on a path; no path without watches.
+    """
 
-    _nodes: dict[bytes, Node]
-    _watches: dict[bytes, dict[Watched, None]]
-    _serial = 0
+    def __init__(
+        self, nodes: dict[bytes, Node], domains: Domains, generations: GenerationCounter
+    ) -> None:
+        self.by_path: dict[bytes, dict[Watch, None]] = {}
+        self._nodes = nodes
+        self._domains = domains
+        self._generations = generations
+        self._profile = domains.profile
+        self._serial = 0
 
-    # Paths
+    # Setting and removing
 
-    def canonical(self, caller: Caller, path: bytes, *, special: bool = False) -> bytes:
-        """The absolute form of a path, not judged, but that ``@`` is for `special` ones."""
-        first = path[:1]
-        if first == b"/":
-            return path
-        if first == b"@":
-            if not special:
-                raise StoreError("EINVAL")
-            return path
-        return caller.prefix + b"/" + path
+    def add(self, caller: Caller, path: bytes, token: bytes, depth: int | None = None) -> None:
+        """Set a watch. Its first event is left to the daemon.
 
-    def _check(self, caller: Caller, path: bytes) -> None:
-        valid = _VALID_SPECIAL if path[:1] == b"@" else _VALID
-        if valid.fullmatch(path) is None:
+        Raises:
+            StoreError: EINVAL, the path; EEXIST; ENOSPC or E2BIG, as the profile says, the quota.
+        """
+        full = caller.canonical(path, special=True)
+        if full[:1] != b"@" or self._profile.special_nodes:
+            check_path(full, caller, self._profile)
+        elif len(full) > _SPECIAL_PATH_MAX:
             raise StoreError("EINVAL")
-        longest = caller.domain.limits[b"path-max"]
-        if len(path) > longest and (self.profile.limits_privileged_paths or not caller.privileged):
-            home = _HOME.match(path)
-            if len(path) > longest + (home.end() if home else 0):
-                raise StoreError("EINVAL")
-
-    def _check_watched(self, caller: Caller, path: bytes) -> None:
-        if path[:1] != b"@" or self.profile.special_nodes:
-            self._check(caller, path)
-        elif len(path) > _SPECIAL_MAX:
-            raise StoreError("EINVAL")
-
-    # Watches
-
-    def watch(self, caller: Caller, path: bytes, token: bytes, depth: int | None = None) -> bytes:
-        """Set a watch; return the path of its first event."""
-        full = self.canonical(caller, path, special=True)
-        self._check_watched(caller, full)
         if (full, token) in caller.watches:
             raise StoreError("EEXIST")
         domain = caller.domain
         if not caller.privileged and domain.watches >= domain.limits[b"watches"]:
-            raise StoreError(self.profile.watch_quota_code)
+            raise StoreError(self._profile.watch_quota_code)
         self._serial += 1
-        cut = len(full) - len(path)
-        watch = Watched(caller, full, token, cut, depth, self._serial)
+        watch = Watch(caller, full, token, len(full) - len(path), depth, self._serial)
         caller.watches[full, token] = watch
-        caller.domain.watches += 1
-        self._watches.setdefault(full, {})[watch] = None
-        return path
+        domain.watches += 1
+        self.by_path.setdefault(full, {})[watch] = None
 
-    def unwatch(self, caller: Caller, path: bytes, token: bytes) -> None:
-        """End a watch."""
-        full = self.canonical(caller, path, special=True)
-        if self.profile.checks_unwatched:
-            self._check(caller, full)
+    def remove(self, caller: Caller, path: bytes, token: bytes) -> None:
+        """Remove a watch.
+
+        Raises:
+            StoreError: ENOENT, there is none; EINVAL, the path.
+        """
+        full = caller.canonical(path, special=True)
+        if self._profile.checks_unwatch_path:
+            check_path(full, caller, self._profile)
         watch = caller.watches.pop((full, token), None)
         if watch is None:
             raise StoreError("ENOENT")
-        self._forget(watch)
+        self._remove(watch)
 
-    def _forget(self, watch: Watched) -> None:
-        watch.caller.domain.watches -= 1
-        there = self._watches[watch.path]
-        del there[watch]
-        if not there:
-            del self._watches[watch.path]
-
-    def reset(self, caller: Caller) -> None:
-        """End all watches and transactions of a caller."""
+    def remove_all(self, caller: Caller) -> None:
+        """Remove all watches of a caller."""
         for watch in caller.watches.values():
-            self._forget(watch)
+            self._remove(watch)
         caller.watches.clear()
-        caller.domain.transactions -= len(caller.transactions)
-        caller.transactions.clear()
+
+    def _remove(self, watch: Watch) -> None:
+        watch.caller.domain.watches -= 1
+        same_path = self.by_path[watch.path]
+        del same_path[watch]
+        if not same_path:
+            del self.by_path[watch.path]
 
     # Events
 
-    def _fire(
-        self,
-        tx: Transaction | None,
-        path: bytes,
-        node: Node | None,
-        *,
-        exact: bool,
-        old: Perms | None = None,
+    def fire(
+        self, path: bytes, node: Node | None, *, exact: bool, old_perms: Perms | None = None
     ) -> None:
-        if tx is not None:
-            access = tx.accessed[path]
-            access.fire = exact and access.fire is not False
-            return
-        index = self._watches
-        found = list(index.get(path, ()))
+        """Send the events of a change to the callers that may know of it.
+
+        Arguments:
+            node: the node that was changed or removed; None to take the one that is there now.
+            exact: whether watches above `path` get none.
+            old_perms: the permissions from before the change, pruned, if they may differ.
+        """
+        by_path = self.by_path
+        found = list(by_path.get(path, ()))
         if not exact and path[:1] == b"/":
-            up = path
-            while up != b"/":
-                up = parent(up)
-                if up in index:
-                    found += index[up]
+            above = path
+            while above != b"/":
+                above = parent(above)
+                if above in by_path:
+                    found += by_path[above]
         if not found:
             return
         found.sort(key=lambda watch: watch.serial)
@@ -135,46 +157,49 @@ class Watching(Domains):
             caller = watch.caller
             may = allowed.get(id(caller))
             if may is None:
-                may = allowed[id(caller)] = self._may_hear(caller, path, node, old)
+                may = allowed[id(caller)] = self._may_know(caller, path, node, old_perms)
             if not may:
                 continue
             if watch.depth is not None:
                 below = path[len(watch.path) :] if watch.path != b"/" else path.rstrip(b"/")
                 if below.count(b"/") > watch.depth:
                     continue
-            caller.fire(path[watch.cut :], watch.token)
+            caller.fire(path[watch.prefix_size :], watch.token)
 
-    def _may_hear(self, caller: Caller, path: bytes, node: Node | None, old: Perms | None) -> bool:
-        if old is not None and self._rights(caller, old, self._generation) & READ:
+    def _may_know(
+        self, caller: Caller, path: bytes, node: Node | None, old_perms: Perms | None
+    ) -> bool:
+        rights = self._domains.rights
+        # Pruning has marked the entries that do not count. The current generation is not older
+        # than any domain, so `rights` skips no other entry.
+        if old_perms is not None and rights(caller, old_perms, self._generations.current) & READ:
             return True
         if node is None:
             return False
-        if self._rights(caller, node.perms, node.generation) & READ:
+        if rights(caller, node.perms, node.generation) & READ:
             return True
         above = self._nodes.get(parent(path))
-        return above is not None and bool(
-            self._rights(caller, above.perms, above.generation) & READ
-        )
+        return above is not None and bool(rights(caller, above.perms, above.generation) & READ)
 
-    def _fire_special(self, name: bytes) -> None:
-        """Tell of some domain; those who have asked for a depth want to know which."""
-        for watch in list(self._watches.get(name, ())):
-            if watch.depth is None and self._may_hear_special(watch.caller, name):
+    def fire_special(self, name: bytes) -> None:
+        """Send the event that some domain was introduced or has ended, by its plain path."""
+        for watch in list(self.by_path.get(name, ())):
+            if watch.depth is None and self._may_know_special(watch.caller, name):
                 watch.caller.fire(name, watch.token)
 
-    def _fire_special_of(self, name: bytes, domid: int) -> None:
-        """Tell of a domain those who want to know which, where the profile has that."""
-        if not self.profile.special_nodes:
+    def fire_special_with_domid(self, name: bytes, domid: int) -> None:
+        """Send the event that a certain domain was introduced or has ended, if the profile can."""
+        if not self._profile.special_nodes:
             return
-        numbered = b"%b/%d" % (name, domid)
-        found = [watch for watch in self._watches.get(name, ()) if watch.depth]
-        found += self._watches.get(numbered, ())
+        path = b"%b/%d" % (name, domid)
+        found = [watch for watch in self.by_path.get(name, ()) if watch.depth]
+        found += self.by_path.get(path, ())
         for watch in sorted(found, key=lambda watch: watch.serial):
-            if self._may_hear_special(watch.caller, name):
-                watch.caller.fire(numbered, watch.token)
+            if self._may_know_special(watch.caller, name):
+                watch.caller.fire(path, watch.token)
 
-    def _may_hear_special(self, caller: Caller, name: bytes) -> bool:
+    def _may_know_special(self, caller: Caller, name: bytes) -> bool:
         node = self._nodes[name]
-        if self.profile.special_nodes:
-            return self._may_hear(caller, name, node, None)
-        return bool(self._rights(caller, node.perms, node.generation) & READ)
+        if self._profile.special_nodes:
+            return self._may_know(caller, name, node, None)
+        return bool(self._domains.rights(caller, node.perms, node.generation) & READ)

@@ -1,4 +1,18 @@
-"""The scenarios of the conformance kit, by subject. Importing the package registers them all."""
+"""The scenarios of the conformance kit, by subject.
+
+================  ================================================================================
+`arguments`       permissions and paths; arguments that the client refuses
+`connection`      many tasks on one client; waits that are given up; the end of a connection
+`domains`         what a guest may do, and how much; what dom0 does about domains
+`nodes`           values, children, walks through a tree
+`storms`          tasks cancelled at any moment, a daemon that dies, floods of events
+`transactions`    isolation, conflicts, commit and rollback, `transact`
+`watches`         which changes fire a watch, when its events come, and when they end
+================  ================================================================================
+
+Importing the package registers all of them in `xsproto.testing.SCENARIOS`. The name of a scenario's
+function says what holds.
+"""
 
 from . import arguments, connection, domains, nodes, storms, transactions, watches
 

@@ -1,4 +1,4 @@
-"""Scenarios of permissions and paths, and of arguments that are refused."""
+"""Scenarios of permissions and paths, and of arguments that the client refuses."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from ..runner import expect, expect_that, raises, scenario
 
 @scenario(needs=["dom0"])
 async def sets_and_gets_permissions(h: Harness) -> None:
-    """Permissions are kept in their order, given as `Permission` or as text."""
+    """Permissions keep their order. They may be given as `Permission` or as text."""
     client = await h.open()
     await client.write(b"/a", b"")
-    # A new node has its parent's.
+    # A new node has the permissions of its parent.
     expect(await client.get_perms(b"/a"), await client.get_perms(b"/"))
     letters = [
         Permission(0),
@@ -43,7 +43,7 @@ async def sets_and_gets_permissions(h: Harness) -> None:
     await client.set_perms(b"/a", (Permission(0, read=True), b"w4"))
     expect([str(permission) for permission in await client.get_perms(b"/a")], ["r0", "w4"])
     await client.write(b"/a", b"value")
-    expect(len(await client.get_perms(b"/a")), 2, "a write changed them")
+    expect(len(await client.get_perms(b"/a")), 2, "permissions after a write")
     for path in (b"/missing", b"/missing/too"):
         with raises(NotFound, "ENOENT"):
             await client.get_perms(path)
@@ -53,7 +53,7 @@ async def sets_and_gets_permissions(h: Harness) -> None:
 
 @scenario(needs=["guest"])
 async def gives_a_node_to_another_domain(h: Harness) -> None:
-    """The first permission names the owner, which may be a domain."""
+    """The first permission names the owner, which may be a guest."""
     client = await h.open()
     await h.add_domain(5)
     await client.write(b"/a", b"")
@@ -65,14 +65,14 @@ async def gives_a_node_to_another_domain(h: Harness) -> None:
 
 @scenario(needs=["dom0"])
 async def sets_permissions_of_special_paths(h: Harness) -> None:
-    """Who may watch for domains is said by the permissions of two special paths."""
+    """The permissions of two special paths say which domains may watch for domains."""
     client = await h.open()
     for path in (b"@introduceDomain", b"@releaseDomain"):
         if h.kind == "oxenstored" or h.version > (4, 17):
             first = await client.get_perms(path)
             expect(first[0], Permission(0))
         else:
-            # C xenstored 4.17 has none before some are set (docs/explain/protocol).
+            # In C xenstored 4.17 they have none until some are set (docs/explain/protocol).
             with raises(InvalidRequest, "EINVAL"):
                 await client.get_perms(path)
         await client.set_perms(path, [b"n0", b"r3"])
@@ -101,15 +101,15 @@ async def relative_paths_are_the_domains_own(h: Harness) -> None:
 
 @scenario(needs=["dom0"])
 async def takes_paths_as_long_as_they_may_be(h: Harness) -> None:
-    """A path may be as long as the specification says, if the daemon agrees."""
+    """A path may be as long as the specification allows, unless the daemon has a lower limit."""
     client = await h.open()
-    # Newer C xenstored has no limit of its own for dom0. The others want at most as much below
-    # /local/domain/<domid> as a relative path may have, and no more elsewhere
-    # (docs/explain/protocol).
+    # Newer C xenstored has no limit of its own for dom0. The other daemons allow a path as many
+    # bytes as a relative path may have. In a path below /local/domain/<domid>, they count only the
+    # bytes behind that (docs/explain/protocol).
     limited = h.kind == "oxenstored" or h.version == (4, 17)
     most = REL_PATH_MAX
     if h.kind == "oxenstored":
-        # Its setting quota-path-max: 2048 by itself, 1024 in the configuration of its packages.
+        # Its setting quota-path-max is 2048 by default, and 1024 in the configuration of packages.
         try:
             await client.write(_long_path(b"", most), b"")
         except InvalidRequest:
@@ -144,12 +144,12 @@ def _long_path(start: bytes, size: int) -> bytes:
     return (start + (b"/" + b"a" * 50) * 61)[: size - 1].rstrip(b"/").ljust(size, b"b")
 
 
-# What is refused
+# Arguments that the client refuses
 
 
 _Call = Callable[[Client], Awaitable[Any]]
 
-#: What is wrong, in words, the call, and the error.
+#: A call with a wrong argument, the class of its error, and a part of the error's message.
 WRONG: Final[Sequence[tuple[_Call, type[LocalProtocolError], str]]] = (
     (lambda c: c.read("/a"), InvalidType, "b'/a'"),  # type: ignore[call-overload]
     (lambda c: c.read(None), InvalidType, "None"),  # type: ignore[call-overload]
@@ -179,7 +179,7 @@ WRONG: Final[Sequence[tuple[_Call, type[LocalProtocolError], str]]] = (
     (lambda c: c.set_perms(b"/a", [b"r"]), InvalidArgument, "b'r'"),
     (lambda c: c.set_perms(b"/a", [b"r0x5"]), InvalidArgument, "b'r0x5'"),
     (lambda c: c.set_perms(b"/a", [b"r-1"]), InvalidArgument, "r-1"),
-    # C xenstored would end over this one (docs/explain/protocol).
+    # C xenstored would crash on this one (docs/explain/protocol).
     (lambda c: c.set_perms(b"/a", [b"r0", b"r32757"]), InvalidArgument, "r32757"),
     (lambda c: c.set_perms(b"/a", ["r0"]), LocalProtocolError, "'r0'"),  # type: ignore[list-item]
     (lambda c: c.get_domain_path(-1), InvalidArgument, "-1"),
@@ -209,10 +209,10 @@ WRONG: Final[Sequence[tuple[_Call, type[LocalProtocolError], str]]] = (
 
 @scenario(needs=["suspend"])
 async def refuses_wrong_arguments_itself(h: Harness) -> None:
-    """A wrong argument is named in an error, nothing is sent, and the client stays usable."""
+    """The error names the wrong argument, nothing is sent, and the client stays usable."""
     client = await h.open()
     await client.write(b"/a", b"value")
-    await h.suspend_daemon()  # so that whatever is sent is never answered
+    await h.suspend_daemon()  # so that a request that is sent would get no answer
     for call, kind, named in WRONG:
         with raises(kind, what=named) as caught:
             await call(client)
@@ -225,9 +225,9 @@ async def refuses_wrong_arguments_itself(h: Harness) -> None:
 
 @scenario()
 async def features_and_quotas_need_a_newer_daemon(h: Harness) -> None:
-    """Requests of Xen 4.21 and 4.22 are `NotSupported` by a daemon that is older.
+    """Requests of Xen 4.21 and 4.22 are `NotSupported` with an older daemon.
 
-    Asking for the daemon's own, which takes an empty payload, does not hang on oxenstored.
+    To ask for the daemon's own features, with an empty payload, does not hang on oxenstored.
     """
     client = await h.open()
     features = h.kind != "oxenstored" and h.version >= (4, 21)

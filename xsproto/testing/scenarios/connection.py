@@ -1,4 +1,4 @@
-"""Scenarios of a connection: many tasks at once, waits that are given up, the end."""
+"""Scenarios of a connection: many tasks at once, waits that are given up, the connection's end."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from ...errors import ConnectFailed, ConnectionClosed, TransactionEnded, XenStor
 from ..harness import Cancelled, Client, Harness, Stream, Task, Transaction
 from ..runner import expect, expect_that, raises, scenario
 
-#: Seconds that a task is given to send a request that a suspended daemon leaves unanswered.
+#: Seconds in which a task sends its request, which a suspended daemon leaves unanswered.
 SOON = 0.05
 
 
 async def give_up(h: Harness, *coroutines: Coroutine[Any, Any, Any]) -> None:
-    """Begin what cannot end, and cancel it."""
+    """Start coroutines that cannot end, and cancel them."""
     tasks = [h.spawn(coroutine, cancellable=True) for coroutine in coroutines]
     await h.sleep(SOON)
     await cancel(*tasks)
 
 
 async def cancel(*tasks: Task[Any]) -> None:
-    """Cancel what cannot end."""
+    """Cancel tasks that cannot end by themselves."""
     for task in tasks:
         task.cancel()
     for task in tasks:
@@ -33,13 +33,13 @@ async def cancel(*tasks: Task[Any]) -> None:
 
 
 async def enter(context: Any) -> None:
-    """Enter what is for ``async with``."""
+    """Enter an asynchronous context manager."""
     await context.__aenter__()
 
 
 @scenario()
 async def twenty_tasks_on_one_client(h: Harness) -> None:
-    """20 tasks that use one client at once never get each other's answers."""
+    """When 20 tasks use one client at once, no task gets the answer of another."""
     client = await h.open()
 
     async def work(number: int) -> None:
@@ -102,7 +102,7 @@ async def tasks_of_all_kinds_on_one_client(h: Harness) -> None:
 
 @scenario()
 async def clients_are_apart(h: Harness) -> None:
-    """Several clients of one process do not disturb each other; closing one ends it alone."""
+    """Several clients in one process do not disturb each other. Closing one ends only that one."""
     one, two = await h.open(), await h.open()
     async with one.watch(b"/a", token=b"t") as first, two.watch(b"/a", token=b"t") as second:
         await first.get()
@@ -114,12 +114,12 @@ async def clients_are_apart(h: Harness) -> None:
             await first.get()
         await two.write(b"/a", b"")
         expect((await second.get()).path, b"/a")
-    await h.close(one)  # again
+    await h.close(one)  # closing it again is no error
 
 
 @scenario()
 async def clients_come_and_go(h: Harness) -> None:
-    """A client that was closed leaves nothing that is in the way of the next, as its descriptor."""
+    """A closed client leaves nothing behind that disturbs the next, such as its descriptor."""
     for number in range(20):
         client = await h.open()
         async with client.watch(b"/a") as watch:
@@ -133,7 +133,7 @@ async def clients_come_and_go(h: Harness) -> None:
 
 
 async def wait_for_event(client: Client) -> None:
-    """Wait for an event that never comes."""
+    """Wait for a second event, which never comes."""
     async with client.watch(b"/none") as watch:
         await watch.get()
         await watch.get()
@@ -144,7 +144,7 @@ async def wait_for_event(client: Client) -> None:
 
 @scenario(needs=["suspend"])
 async def a_wait_that_is_given_up_leaves_the_client_usable(h: Harness) -> None:
-    """After a wait was given up the client works on; the late answer goes to nobody."""
+    """After a wait was given up, the client stays usable. No task gets the late answer."""
     client = await h.open()
     for at in range(5):
         await client.write(b"/conf/%d" % at, b"value %d" % at)
@@ -165,7 +165,7 @@ async def a_wait_that_is_given_up_leaves_the_client_usable(h: Harness) -> None:
 
 @scenario(needs=["suspend"])
 async def a_write_that_is_given_up_may_take_place(h: Harness) -> None:
-    """A write that was sent takes place, though nobody waits for the answer."""
+    """A write that was sent takes place, although no task waits for its answer."""
     client, other = await h.open(), await h.open()
     await client.write(b"/a", b"old")
     await h.suspend_daemon()
@@ -177,7 +177,10 @@ async def a_write_that_is_given_up_may_take_place(h: Harness) -> None:
 
 @scenario(needs=["suspend"])
 async def those_who_wait_on_do_so_when_others_give_up(h: Harness) -> None:
-    """Giving up waits, of whoever reads for all too, does not disturb the others."""
+    """Tasks that give up their waits do not disturb the others, even if one of them is the leader.
+
+    The leader is the task that reads the socket on behalf of all.
+    """
     client = await h.open()
     for at in range(12):
         await client.write(b"/conf/%d" % at, b"value %d" % at)
@@ -185,7 +188,7 @@ async def those_who_wait_on_do_so_when_others_give_up(h: Harness) -> None:
     await h.suspend_daemon()
     given_up: list[Task[Any]] = []
     staying: list[tuple[int, Task[Any]]] = []
-    # The first is the one that reads for all.
+    # The first task is the leader.
     for at in range(12):
         if at % 3 == 2:
             staying.append((at, h.spawn(client.read(b"/conf/%d" % at))))
@@ -202,7 +205,7 @@ async def those_who_wait_on_do_so_when_others_give_up(h: Harness) -> None:
 
 @scenario()
 async def a_wait_for_an_event_may_be_given_up(h: Harness) -> None:
-    """A wait for an event that is given up loses no event."""
+    """Giving up a wait for an event loses no event."""
     client, other = await h.open(), await h.open()
     async with client.watch(b"/a") as watch:
         await watch.get()
@@ -215,18 +218,18 @@ async def a_wait_for_an_event_may_be_given_up(h: Harness) -> None:
 
 @scenario(needs=["suspend"])
 async def a_watch_that_is_given_up_is_undone(h: Harness) -> None:
-    """A watch whose setting was given up is not there, and may be set anew."""
+    """If the wait of setting a watch is given up, the watch is not set, and may be set again."""
     client, other = await h.open(), await h.open()
     await h.suspend_daemon()
     await give_up(h, enter(client.watch(b"/a", token=b"t")))
     await h.resume_daemon()
-    await client.read(b"/")  # whatever is late comes before this
+    await client.read(b"/")  # late answers come before the answer to this
     async with client.watch(b"/a", token=b"t") as watch:
         expect((await watch.get()).path, b"/a")
         await other.write(b"/a/b", b"")
         event = await watch.get()
         if "device" in h.can and event.path == b"/a":
-            event = await watch.get()  # that was the first event of the earlier one
+            event = await watch.get()  # the one before was the first event of the earlier watch
         expect(event.path, b"/a/b")
     await other.write(b"/a", b"")
     expect(await client.read(b"/a"), b"")
@@ -234,15 +237,18 @@ async def a_watch_that_is_given_up_is_undone(h: Harness) -> None:
 
 @scenario(needs=["suspend", "guest"])
 async def a_transaction_that_is_given_up_is_undone(h: Harness) -> None:
-    """A transaction whose start was given up is ended; or a guest's few would soon be used up."""
+    """If the wait for a transaction's start is given up, the client ends the transaction.
+
+    Else the few transactions that a guest may have would soon be used up.
+    """
     await h.add_domain(5)
     client = await h.open(5)
     for _ in range(2):
         await h.suspend_daemon()
         await give_up(h, *(enter(client.transaction()) for _ in range(6)))
         await h.resume_daemon()
-        await client.get_domain_path(5)  # whatever is late comes before this
-        await client.get_domain_path(5)
+        await client.get_domain_path(5)  # late answers come before the answer to this,
+        await client.get_domain_path(5)  # and the rollbacks that they cause before this
     for _ in range(20):
         async with client.transaction() as tx:
             await tx.rollback()
@@ -255,7 +261,10 @@ async def a_transaction_that_is_given_up_is_undone(h: Harness) -> None:
 
 @scenario(needs=["suspend"])
 async def a_wait_in_a_transaction_that_is_given_up_dooms_it(h: Harness) -> None:
-    """Nobody knows what a transaction holds whose request was given up: it is rolled back."""
+    """If a request of a transaction is given up, the transaction can only be rolled back.
+
+    The caller cannot know what the transaction holds.
+    """
     client = await h.open()
     transaction = client.transaction()
     await transaction.__aenter__()
@@ -274,7 +283,7 @@ async def a_wait_in_a_transaction_that_is_given_up_dooms_it(h: Harness) -> None:
         async with client.transaction() as tx:
             await tx.write(b"/c", b"")
             entered.append(True)
-            await h.sleep(SOON)  # till the daemon is suspended
+            await h.sleep(SOON)  # until the daemon is suspended
             await tx.write(b"/d", b"")
 
     entered: list[bool] = []
@@ -293,7 +302,7 @@ async def a_wait_in_a_transaction_that_is_given_up_dooms_it(h: Harness) -> None:
 
 @scenario(needs=["suspend"])
 async def a_commit_that_is_given_up_is_done_or_not(h: Harness) -> None:
-    """After a commit was given up, all of the transaction took place, or nothing."""
+    """After a commit was given up, either all of the transaction has taken place, or nothing."""
     client = await h.open()
     transaction = client.transaction()
     await transaction.__aenter__()
@@ -306,7 +315,7 @@ async def a_commit_that_is_given_up_is_done_or_not(h: Harness) -> None:
     with raises(TransactionEnded):
         await transaction.read(b"/a")
     found = await client.read_many([b"/a", b"/b"], None)
-    expect_that(found in ([b"", b""], [None, None]), f"a part of it took place: {found}")
+    expect_that(found in ([b"", b""], [None, None]), f"only a part has taken place: {found}")
     async with client.transaction() as tx:
         await tx.write(b"/c", b"")
     expect(await client.read(b"/c"), b"")
@@ -314,7 +323,7 @@ async def a_commit_that_is_given_up_is_done_or_not(h: Harness) -> None:
 
 @scenario(needs=["suspend", "guest"])
 async def a_rollback_that_is_given_up_takes_place(h: Harness) -> None:
-    """A transaction whose rollback was given up is ended, be it that nothing was sent yet."""
+    """If a rollback is given up, even before it is sent, the transaction ends all the same."""
     await h.add_domain(5)
     client = await h.open(5)
     for _ in range(2):
@@ -322,7 +331,7 @@ async def a_rollback_that_is_given_up_takes_place(h: Harness) -> None:
         for tx in transactions:
             await tx.__aenter__()
         await h.suspend_daemon()
-        # More than may be unanswered at once, so that what comes after is not even sent.
+        # More requests than the window, so that the rollbacks after them are not even sent.
         begun: list[Transaction] = []
         waits: list[Coroutine[Any, Any, Any]] = [client.read_many([b"/"] * 200)]
         waits += [leave(h, tx, begun) for tx in transactions]
@@ -337,7 +346,7 @@ async def a_rollback_that_is_given_up_takes_place(h: Harness) -> None:
 
 
 async def leave(h: Harness, transaction: Transaction, begun: list[Transaction]) -> None:
-    """Roll back, in a moment."""
+    """Roll back after a moment."""
     await h.sleep(0.01)
     begun.append(transaction)
     await transaction.rollback()
@@ -345,7 +354,7 @@ async def leave(h: Harness, transaction: Transaction, begun: list[Transaction]) 
 
 @scenario(needs=["suspend"])
 async def a_daemon_that_takes_nothing_more_holds_nobody_up(h: Harness) -> None:
-    """Megabytes for a daemon that does not read are given up, and leave the client usable."""
+    """Giving up many writes to a daemon that does not read leaves the client usable."""
     client, other = await h.open(), await h.open()
     value = bytes(2000)
     await client.write(b"/a", b"")
@@ -362,13 +371,13 @@ async def a_daemon_that_takes_nothing_more_holds_nobody_up(h: Harness) -> None:
     expect(await other.read_many([b"/conf/%d" % at for at in range(150, 300)]), [value] * 150)
 
 
-# The end
+# The end of a connection
 
 
-async def ends(waits: Any, sent: bool | None, what: str) -> None:
-    """Have `waits` end with `ConnectionClosed`, which says whether something was sent."""
+async def ends(call: Any, sent: bool | None, what: str) -> None:
+    """Expect `call` to raise `ConnectionClosed`, with this `sent` unless that is None."""
     with raises(ConnectionClosed, what=what) as caught:
-        await waits
+        await call
     error = caught[0]
     assert isinstance(error, ConnectionClosed)
     expect_that(isinstance(error, ConnectionError), "it is no ConnectionError")
@@ -378,7 +387,7 @@ async def ends(waits: Any, sent: bool | None, what: str) -> None:
 
 @scenario(needs=["suspend", "kill"])
 async def the_daemons_death_ends_every_wait(h: Harness) -> None:
-    """When the daemon dies, everybody who waits, for answers and events, is told."""
+    """When the daemon dies, all tasks that wait for an answer or an event get an error."""
     client = await h.open()
     async with client.watch(b"/a") as watch, client.monitor() as monitor:
         await monitor.watch(b"/b")
@@ -416,21 +425,20 @@ async def the_daemons_death_ends_every_wait(h: Harness) -> None:
 
 @scenario(needs=["kill"])
 async def the_daemons_death_ends_with_blocks(h: Harness) -> None:
-    """A ``with`` that the daemon's death ends lets the error out, once."""
+    """If the daemon dies during a ``with``, the ``with`` raises one error."""
     client = await h.open()
     with raises(ConnectionClosed):
         async with client.transaction() as tx:
             await tx.write(b"/a", b"")
             await h.kill_daemon()
-    client_of_none = client
     with raises(ConnectionClosed):
-        async with client_of_none.watch(b"/a"):
+        async with client.watch(b"/a"):
             pass
 
 
 @scenario(needs=["kill"])
 async def events_that_came_before_the_end_are_given(h: Harness) -> None:
-    """What had come of a watch when the daemon died can still be taken; then it ends."""
+    """Events that came before the daemon died can still be taken. Then the watch ends."""
     client = await h.open()
     async with client.watch(b"/a") as watch:
         for at in range(3):
@@ -447,7 +455,7 @@ async def events_that_came_before_the_end_are_given(h: Harness) -> None:
 
 @scenario(needs=["suspend"])
 async def closing_a_client_wakes_all_who_wait(h: Harness) -> None:
-    """A client that is closed ends the waits of all tasks."""
+    """Closing a client ends the waits of all tasks."""
     client = await h.open()
 
     async def iterate(watch: Stream) -> None:

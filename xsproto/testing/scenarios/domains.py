@@ -1,4 +1,4 @@
-"""Scenarios of domains: what a guest may do and how much, and what dom0 does about domains."""
+"""Scenarios of domains: what a guest may do, and how much; what dom0 does about domains."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ HOME = b"/local/domain/5"
 
 
 async def furnish(h: Harness, domid: int = 5) -> tuple[Client, Client]:
-    """Make a domain with a home that it may read, and below it data of its own."""
+    """Create a domain, a home that it may read, and below that a node ``data`` that it owns.
+
+    Returns:
+        a client of dom0 and a client of the domain.
+    """
     client = await h.open()
     await h.add_domain(domid)
     home = await client.get_domain_path(domid)
@@ -36,7 +40,7 @@ async def furnish(h: Harness, domid: int = 5) -> tuple[Client, Client]:
 
 @scenario(needs=["guest"])
 async def a_guest_may_what_it_is_allowed(h: Harness) -> None:
-    """A guest reads and writes what is its own, and reads what it is given."""
+    """A guest reads and writes the nodes that it owns, and reads those that it may read."""
     client, guest = await furnish(h)
     await client.write(HOME + b"/name", b"guest")
     expect(await guest.read(b"name"), b"guest")
@@ -59,7 +63,7 @@ async def a_guest_may_what_it_is_allowed(h: Harness) -> None:
 
 @scenario(needs=["guest"])
 async def a_guest_is_denied_the_rest(h: Harness) -> None:
-    """What a guest may not do is `AccessDenied`, which is a `PermissionError`."""
+    """A request that a guest may not make is `AccessDenied`, which is a `PermissionError`."""
     client, guest = await furnish(h)
     await client.write(HOME + b"/name", b"guest")
     asks = {
@@ -69,8 +73,8 @@ async def a_guest_is_denied_the_rest(h: Harness) -> None:
         "get_perms": guest.get_perms(b"/secret"),
         "write": guest.write(b"/secret", b""),
         "write below": guest.write(b"/secret/below", b""),
-        "write what is to be read": guest.write(b"name", b""),
-        "write beside it": guest.write(b"more", b""),
+        "write a node that may be read": guest.write(b"name", b""),
+        "write a new node beside it": guest.write(b"more", b""),
         "mkdir": guest.mkdir(b"/mine"),
         "delete": guest.delete(b"/secret"),
         "set_perms": guest.set_perms(b"name", [b"b5"]),
@@ -79,7 +83,8 @@ async def a_guest_is_denied_the_rest(h: Harness) -> None:
         with raises(AccessDenied, "EACCES", what) as caught:
             await ask
         expect_that(isinstance(caught[0], PermissionError), "it is no PermissionError")
-    # A missing node is not told from a forbidden one, but in oxenstored (docs/explain/protocol).
+    # Only oxenstored answers differently for a missing and a forbidden node
+    # (docs/explain/protocol).
     missing: type[XenStoreError] = NotFound if h.kind == "oxenstored" else AccessDenied
     with raises(missing):
         await guest.read(b"/secret/missing")
@@ -108,19 +113,19 @@ async def a_walk_passes_what_it_may_not_read(h: Harness) -> None:
 
 @scenario(needs=["guest"])
 async def who_owns_what_a_guest_makes(h: Harness) -> None:
-    """A node that a guest makes is its own; in oxenstored, it is its parent's owner's."""
+    """A guest owns the nodes that it creates; in oxenstored, the owner of the parent owns them."""
     client, guest = await furnish(h)
     await client.write(HOME + b"/shared", b"")
     await client.set_perms(HOME + b"/shared", [b"n0", b"b5"])
     await guest.write(b"shared/new", b"")
     perms = [str(permission) for permission in await client.get_perms(HOME + b"/shared/new")]
-    # The other entries are the parent's (docs/explain/protocol).
+    # The other entries are those of the parent (docs/explain/protocol).
     expect(perms, ["n0", "b5"] if h.kind == "oxenstored" else ["n5", "b5"])
 
 
 @scenario(needs=["guest"])
 async def a_guest_may_not_what_is_dom0s(h: Harness) -> None:
-    """Requests about domains are dom0's alone."""
+    """Only dom0 may make requests about domains."""
     await h.add_domain(6)
     _, guest = await furnish(h)
     asks: dict[str, Any] = {
@@ -143,13 +148,13 @@ async def a_guest_may_not_what_is_dom0s(h: Harness) -> None:
 
 @scenario(needs=["guest"])
 async def a_guest_may_have_so_many_nodes(h: Harness) -> None:
-    """Beyond its quota of nodes a guest gets `QuotaExceeded`; what it has stays usable."""
+    """Beyond its quota of nodes a guest gets `QuotaExceeded`. The nodes that it has stay usable."""
     client, guest = await furnish(h)
-    # In several directories, since in C xenstored the names of a node's children count, too, in
-    # what the node may hold (docs/explain/protocol).
+    # In several directories, because C xenstored limits the size of a node, and counts the names
+    # of its children (docs/explain/protocol).
     for top in range(10):
         await guest.mkdir(b"data/%d" % top)
-    made = 11  # with data itself
+    made = 11  # these ten, and ``data``
     code = "EQUOTA" if h.kind == "oxenstored" else "ENOSPC"
     with raises(QuotaExceeded, code):
         while made < 1100:
@@ -168,16 +173,16 @@ async def a_guest_may_have_so_many_nodes(h: Harness) -> None:
 
 @scenario(needs=["guest"])
 async def a_guest_may_have_so_many_watches(h: Harness) -> None:
-    """Beyond its quota of watches a guest gets an error, whose name differs."""
+    """Beyond its quota of watches a guest gets an error. Daemons have different names for it."""
     _, guest = await furnish(h)
     kind: type[XenStoreError] = QuotaExceeded
     code, least, most = "ENOSPC", 120, 128
     if h.kind == "oxenstored":
         code, least, most = "EQUOTA", 100, 101
         if "device" in h.can:
-            kind, code = InvalidRequest, "EINVAL"  # Linux has no number for that name
+            kind, code = InvalidRequest, "EINVAL"  # Linux has no number for EQUOTA
     elif h.version == (4, 17):
-        # C xenstored 4.17 has another name for it (docs/explain/protocol).
+        # C xenstored 4.17 calls this error E2BIG (docs/explain/protocol).
         kind, code, least, most = TooBig, "E2BIG", 128, 129
     async with guest.monitor() as monitor:
         made = 0
@@ -217,7 +222,7 @@ async def a_guest_may_have_so_many_transactions(h: Harness) -> None:
 
 @scenario(needs=["guest"])
 async def a_guest_may_write_so_much(h: Harness) -> None:
-    """A guest's values are limited; C xenstored counts all that a node holds."""
+    """The size of a guest's values is limited. C xenstored counts everything that a node holds."""
     _, guest = await furnish(h)
     await guest.write(b"data/a", bytes(1900))
     expect(await guest.read(b"data/a"), bytes(1900))
@@ -234,7 +239,7 @@ async def a_guest_may_write_so_much(h: Harness) -> None:
 
 @scenario(needs=["guest"])
 async def a_guest_may_set_so_many_permissions(h: Harness) -> None:
-    """C xenstored limits the entries of a guest's node, oxenstored does not."""
+    """C xenstored limits the number of permissions of a guest's node; oxenstored does not."""
     _, guest = await furnish(h)
     await guest.set_perms(b"data", [b"n5", b"r0", b"r1"])
     many = [b"n5", *(b"r%d" % domid for domid in range(1, 20))]
@@ -251,9 +256,10 @@ async def a_guest_may_set_so_many_permissions(h: Harness) -> None:
 
 @scenario(needs=["guest"])
 async def a_refused_write_may_spoil_a_transaction(h: Harness) -> None:
-    """After a write that the quota refused, C xenstored refuses the commit, for good.
+    """If the quota refuses a write in a transaction, C xenstored refuses the commit as well.
 
-    oxenstored commits the rest. Neither is a conflict: trying again would not help.
+    oxenstored commits the rest. Neither is a conflict, so running the transaction again would not
+    help.
     """
     client, guest = await furnish(h)
     tx = guest.transaction()
@@ -280,7 +286,7 @@ async def a_refused_write_may_spoil_a_transaction(h: Harness) -> None:
     expect(len(calls), 1, "calls")
 
 
-# What dom0 does
+# Requests of dom0
 
 
 @scenario(needs=["guest"])
@@ -295,21 +301,21 @@ async def introduces_and_releases_domains(h: Harness) -> None:
     expect(await client.is_domain_introduced(5), True)
     guest = await h.open(5)
     expect(await guest.get_domain_path(5), HOME)
-    await client.introduce_domain(5, gfn, port)  # again
+    await client.introduce_domain(5, gfn, port)  # introducing it again is no error
     if h.kind == "oxenstored":
-        # It takes no other frame for one that it knows (docs/explain/protocol).
+        # It refuses another frame for a domain that it serves (docs/explain/protocol).
         with raises(InvalidRequest, "EINVAL"):
             await client.introduce_domain(5, gfn + 1, port)
     await client.release_domain(5)
     expect(await client.is_domain_introduced(5), False)
-    # One that is not served (docs/explain/protocol).
+    # Releasing a domain that is not served is an error (docs/explain/protocol).
     with raises(*((InvalidRequest, "EINVAL") if h.kind == "oxenstored" else (NotFound, "ENOENT"))):
         await client.release_domain(5)
 
 
 @scenario()
 async def tells_the_path_of_a_domain(h: Harness) -> None:
-    """Every domain has a path, whether there is such a domain or not."""
+    """Every domain id has a path, whether or not the domain exists."""
     client = await h.open()
     for domid in (0, 1, 999, 32751):
         expect(await client.get_domain_path(domid), b"/local/domain/%d" % domid)
@@ -317,7 +323,7 @@ async def tells_the_path_of_a_domain(h: Harness) -> None:
 
 @scenario(needs=["guest"])
 async def resumes_domains(h: Harness) -> None:
-    """After `resume_domain`, the next shutdown of a domain is told again."""
+    """After `resume_domain`, ``@releaseDomain`` fires again at the next shutdown of a domain."""
     client = await h.open()
     await h.add_domain(5)
     async with client.watch(b"@releaseDomain") as watch:
@@ -331,14 +337,15 @@ async def resumes_domains(h: Harness) -> None:
         unknown = domid == 999 and h.kind != "oxenstored"
         if domid == 0 and h.kind == "oxenstored":
             continue
-        # docs/explain/protocol: C says ENOENT of an unknown domain and EINVAL of dom0.
+        # C xenstored answers ENOENT for an unknown domain, and EINVAL for dom0
+        # (docs/explain/protocol).
         with raises(NotFound if unknown else InvalidRequest, what=f"domain {domid}"):
             await client.resume_domain(domid)
 
 
 @scenario(needs=["guest"])
 async def gives_a_domain_the_rights_of_another(h: Harness) -> None:
-    """With `set_target` a domain may what its target may, as a device model must."""
+    """After `set_target`, a domain has the rights of its target, as a device model needs them."""
     client, _ = await furnish(h, 5)
     await client.write(HOME + b"/data/a", b"value")
     await h.add_domain(6)
@@ -355,7 +362,7 @@ async def gives_a_domain_the_rights_of_another(h: Harness) -> None:
 
 @scenario(needs=["guest"])
 async def what_a_domain_owned_goes_with_it(h: Harness) -> None:
-    """The nodes of a domain that ended are gone; C xenstored tells of it, oxenstored not."""
+    """The nodes of a domain go with it. Only C xenstored fires watches for this."""
     client, guest = await furnish(h)
     await guest.write(b"data/a/b", b"")
     await client.write(HOME + b"/name", b"guest")
@@ -364,18 +371,19 @@ async def what_a_domain_owned_goes_with_it(h: Harness) -> None:
         await h.remove_domain(5)
         expect(await client.list(HOME), [b"name"])
         await client.write(HOME + b"/name", b"")
-        told = (await watch.get()).path
-        expect(told == HOME + b"/name", h.kind == "oxenstored", f"the event was {told!r}")
-    if "socket" in h.can:  # a device is gone with its domain, and there is nobody to ask it
+        fired = (await watch.get()).path
+        expect(fired == HOME + b"/name", h.kind == "oxenstored", f"the event was {fired!r}")
+    if "socket" in h.can:  # a device goes with its domain: no client is left to ask
         with raises(XenStoreError):
             await guest.read(b"name")
 
 
 @scenario(needs=["guest"])
 async def permissions_may_name_absent_domains(h: Harness) -> None:
-    """Permissions for a domain that does not exist are kept, and are for a later one or not.
+    """Permissions may name a domain that does not exist, and are kept.
 
-    C xenstored ignores entries that are older than the domain (docs/explain/protocol).
+    If a domain with this id is created later, they count for it in oxenstored. C xenstored ignores
+    permissions that are older than the domain (docs/explain/protocol).
     """
     client = await h.open()
     await client.write(b"/a", b"value")
@@ -384,7 +392,7 @@ async def permissions_may_name_absent_domains(h: Harness) -> None:
     if h.kind == "oxenstored":
         await client.set_perms(b"/a", [b"n6"])
     else:
-        # Nor does it let an absent domain own anything.
+        # C xenstored does not let an absent domain own anything.
         with raises(NotFound, "ENOENT"):
             await client.set_perms(b"/a", [b"n6"])
     await client.set_perms(b"/a", [b"n0", b"r5"])
@@ -401,7 +409,7 @@ async def permissions_may_name_absent_domains(h: Harness) -> None:
 
 @scenario(needs=["guest"])
 async def features_of_an_introduced_domain_stay(h: Harness) -> None:
-    """The features of a domain are set before it is introduced; later, the daemon is `Busy`."""
+    """The features of a domain can be set until it is introduced. Then the daemon is `Busy`."""
     client = await h.open()
     await h.add_domain(5)
     known = h.kind != "oxenstored" and h.version >= (4, 21)
@@ -411,11 +419,11 @@ async def features_of_an_introduced_domain_stay(h: Harness) -> None:
 
 @scenario(needs=["dom0"])
 async def controls_the_daemon(h: Harness) -> None:
-    """`control` gives the daemon's answer; which commands there are is the daemon's own."""
+    """`control` returns the daemon's answer. Each daemon has commands of its own."""
     client = await h.open()
     answer = await client.control(b"help")
     if h.kind == "oxenstored":
-        # It says OK to everything that it does not know (docs/explain/protocol).
+        # It answers OK to commands that it does not know (docs/explain/protocol).
         expect(await client.control(b"no-such-command", b"argument"), b"OK")
         return
     expect_that(b"help" in answer, f"the commands are {answer!r}")

@@ -16,7 +16,7 @@ from ...wire import PAYLOAD_MAX
 from ..harness import Client, Harness
 from ..runner import expect, expect_that, raises, scenario
 
-#: oxenstored takes no longer value, whoever writes it (docs/explain/protocol: quota-maxsize).
+#: The longest value that oxenstored takes from any domain (docs/explain/protocol: quota-maxsize).
 OXENSTORED_VALUE_MAX: Final = 2048
 
 
@@ -25,7 +25,7 @@ OXENSTORED_VALUE_MAX: Final = 2048
 
 @scenario()
 async def reads_what_was_written(h: Harness) -> None:
-    """A value is read as it was written, by its writer and by another client."""
+    """The client that wrote a value, and another client, read it as it was written."""
     client, other = await h.open(), await h.open()
     await client.write(b"/conf/name", b"value")
     expect(await client.read(b"/conf/name"), b"value")
@@ -49,7 +49,7 @@ async def keeps_every_byte_of_a_value(h: Harness) -> None:
 
 @scenario()
 async def keeps_trailing_nuls_of_a_value(h: Harness) -> None:
-    """NULs are bytes like others, at the end of a value as well."""
+    """A NUL is a byte like any other, at the end of a value as well."""
     client = await h.open()
     for value in (b"\0", b"\0\0\0", b"text\0", b"a\0b\0\0", b"\0text"):
         await client.write(b"/conf/value", value)
@@ -60,7 +60,7 @@ async def keeps_trailing_nuls_of_a_value(h: Harness) -> None:
 
 @scenario(needs=["dom0"])
 async def keeps_values_of_every_boundary_size(h: Harness) -> None:
-    """A value may be empty, or as long as a packet takes beside its path, if the daemon does."""
+    """A value may be empty, or fill the packet beside its path, unless the daemon has a limit."""
     client = await h.open()
     path = b"/conf/value"
     most = (DEVICE_PAYLOAD_MAX if "device" in h.can else PAYLOAD_MAX) - len(path + b"\0")
@@ -77,7 +77,7 @@ async def keeps_values_of_every_boundary_size(h: Harness) -> None:
 
 @scenario(needs=["suspend"])
 async def refuses_too_long_a_value_itself(h: Harness) -> None:
-    """One byte more than fits a packet is refused by the client: a hung daemon is not asked."""
+    """The client refuses a value of one byte more than fits a packet, and sends nothing."""
     client = await h.open()
     await client.write(b"/conf/value", b"before")
     await h.suspend_daemon()
@@ -92,7 +92,7 @@ async def refuses_too_long_a_value_itself(h: Harness) -> None:
 
 @scenario()
 async def reads_of_missing_nodes_raise_or_give_the_default(h: Harness) -> None:
-    """`read` raises `NotFound`, which is a `FileNotFoundError`, or gives its default."""
+    """`read` raises `NotFound`, which is a `FileNotFoundError`, or returns its default."""
     client = await h.open()
     with raises(NotFound, "ENOENT") as caught:
         await client.read(b"/no/such/node")
@@ -102,12 +102,12 @@ async def reads_of_missing_nodes_raise_or_give_the_default(h: Harness) -> None:
     for default in (None, b"", b"default", 5):
         expect(await client.read(b"/no/such/node", default), default)
     await client.write(b"/conf", b"")
-    expect(await client.read(b"/conf", b"default"), b"", "of a node that exists")
+    expect(await client.read(b"/conf", b"default"), b"", "the value of a node that exists")
 
 
 @scenario()
 async def reads_many_values_at_once(h: Harness) -> None:
-    """`read_many` keeps the order, and a missing node does not hide the others."""
+    """`read_many` keeps the order. A missing node does not hide the others."""
     client = await h.open()
     expect(await client.read_many([]), [])
     for number in range(0, 300, 2):
@@ -125,7 +125,7 @@ async def reads_many_values_at_once(h: Harness) -> None:
 
 @scenario(needs=["dom0"])
 async def reads_more_at_once_than_any_buffer_holds(h: Harness) -> None:
-    """`read_many` of megabytes neither stops nor mixes anything up."""
+    """`read_many` of megabytes comes to its end, and gives each path its own value."""
     client = await h.open()
     size = OXENSTORED_VALUE_MAX
     paths = [b"/conf/%d" % number for number in range(16)]
@@ -141,7 +141,7 @@ async def reads_more_at_once_than_any_buffer_holds(h: Harness) -> None:
 
 @scenario()
 async def makes_parents(h: Harness) -> None:
-    """`write` and `mkdir` make the nodes above theirs, with empty values."""
+    """`write` and `mkdir` create missing parents, with empty values."""
     client = await h.open()
     await client.write(b"/a/b/c", b"value")
     expect(await client.read_many([b"/a", b"/a/b", b"/a/b/c"]), [b"", b"", b"value"])
@@ -154,7 +154,7 @@ async def makes_parents(h: Harness) -> None:
 
 @scenario(needs=["dom0"])
 async def parents_have_the_permissions_of_the_nearest_ancestor(h: Harness) -> None:
-    """A node that dom0 makes, on the way to another too, has its parent's permissions."""
+    """A node that dom0 creates, even as a missing parent, gets the permissions of its parent."""
     client = await h.open()
     await client.mkdir(b"/top")
     await client.set_perms(b"/top", [b"n0", b"r1", b"b2"])
@@ -167,7 +167,7 @@ async def parents_have_the_permissions_of_the_nearest_ancestor(h: Harness) -> No
 
 @scenario(needs=["dom0"])
 async def mkdir_leaves_what_exists(h: Harness) -> None:
-    """`mkdir` of a node that exists changes nothing, and is no error."""
+    """`mkdir` of an existing node changes nothing, and is no error."""
     client = await h.open()
     await client.write(b"/a/b", b"value")
     await client.set_perms(b"/a", [b"n0", b"r3"])
@@ -181,7 +181,7 @@ async def mkdir_leaves_what_exists(h: Harness) -> None:
 
 @scenario()
 async def deletes_a_node_and_all_below_it(h: Harness) -> None:
-    """`delete` takes the whole tree below; the parent stays."""
+    """`delete` removes a node and everything below it. The parent stays."""
     client = await h.open()
     for path in (b"/a/b", b"/a/b/c", b"/a/b/c/d", b"/a/e"):
         await client.write(path, b"value")
@@ -190,12 +190,12 @@ async def deletes_a_node_and_all_below_it(h: Harness) -> None:
     expect(gone, [None, None, None])
     expect(await client.list(b"/a"), [b"e"])
     await client.write(b"/a/b/c", b"new")
-    expect(await client.list(b"/a/b/c"), [], "the children of a node that was made again")
+    expect(await client.list(b"/a/b/c"), [], "the children of a node that was created again")
 
 
 @scenario()
 async def deletes_of_missing_nodes(h: Harness) -> None:
-    """`delete` of a missing node is no error if its parent exists, else `NotFound`."""
+    """`delete` of a missing node is no error if its parent exists; else it is `NotFound`."""
     client = await h.open()
     await client.mkdir(b"/a")
     await client.delete(b"/a/missing")
@@ -207,7 +207,7 @@ async def deletes_of_missing_nodes(h: Harness) -> None:
 
 @scenario()
 async def delete_of_the_root(h: Harness) -> None:
-    """The root cannot be deleted, but in oxenstored it can be emptied."""
+    """The root cannot be deleted. In oxenstored, `delete` of the root removes its children."""
     client = await h.open()
     await client.write(b"/a/b", b"")
     if h.kind == "oxenstored":
@@ -226,7 +226,8 @@ async def the_root_is_a_node(h: Harness) -> None:
     """The root has a value and children."""
     client = await h.open()
     expect(await client.read(b"/"), b"")
-    # What a daemon starts with (docs/explain/protocol): oxenstored keeps special paths as nodes.
+    # The nodes that a daemon starts with. oxenstored keeps special paths as nodes
+    # (docs/explain/protocol).
     first = {b"@introduceDomain", b"@releaseDomain", b"local", b"tool"}
     found = set(await client.list(b"/"))
     expect_that((first if h.kind == "oxenstored" else {b"tool"}) <= found, f"there is {found}")
@@ -238,7 +239,7 @@ async def the_root_is_a_node(h: Harness) -> None:
 
 @scenario()
 async def tells_whether_a_node_exists(h: Harness) -> None:
-    """`exists` is about nodes, not about values."""
+    """`exists` says whether there is a node, whatever its value."""
     client = await h.open()
     await client.write(b"/a/b", b"")
     for path, there in ((b"/", True), (b"/a", True), (b"/a/b", True), (b"/a/c", False)):
@@ -248,7 +249,7 @@ async def tells_whether_a_node_exists(h: Harness) -> None:
 
 @scenario()
 async def lists_children(h: Harness) -> None:
-    """`list` gives the names of children, in the daemon's order, and not of those below."""
+    """`list` returns the names of the children only, in the daemon's order."""
     client = await h.open()
     await client.mkdir(b"/top")
     expect(await client.list(b"/top"), [])
@@ -267,7 +268,7 @@ async def lists_children(h: Harness) -> None:
 
 
 async def make_children(client: Client, top: bytes, number: int) -> list[bytes]:
-    """Make many children at once; return their names, sorted."""
+    """Create many children in one transaction; return their names, sorted."""
     names = [b"child-%05d" % at for at in range(number)]
     async with client.transaction() as tx:
         for name in names:
@@ -276,7 +277,10 @@ async def make_children(client: Client, top: bytes, number: int) -> list[bytes]:
 
 
 def oversized_are_refused(h: Harness) -> bool:
-    """Whether names that do not fit a packet cannot be had: a ring has no room for such a one."""
+    """Return whether `list` fails when the names do not fit one packet.
+
+    oxenstored sends them in one packet that is too long, and the ring of a guest cannot carry it.
+    """
     return h.kind == "oxenstored" and "device" in h.can
 
 
@@ -284,8 +288,8 @@ def oversized_are_refused(h: Harness) -> bool:
 async def lists_a_big_directory(h: Harness) -> None:
     """2,000 children are listed, though their names do not fit a packet.
 
-    C xenstored gives them in parts (DIRECTORY_PART), oxenstored in one packet longer than the
-    specification allows.
+    C xenstored sends them in parts (DIRECTORY_PART), oxenstored in one packet that is longer than
+    the specification allows.
     """
     client = await h.open()
     names = await make_children(client, b"/top", 2000)
@@ -308,9 +312,9 @@ async def lists_a_big_directory(h: Harness) -> None:
 
 @scenario(needs=["dom0"])
 async def lists_a_big_directory_that_changes(h: Harness) -> None:
-    """Children that stay are listed once each, whatever else comes and goes meanwhile."""
+    """`list` returns each child that stays once, whatever other children come and go meanwhile."""
     client, other = await h.open(), await h.open()
-    # As many as fit where more cannot be had.
+    # 250 fit one packet, for daemons that cannot send more.
     names = await make_children(client, b"/top", 250 if oversized_are_refused(h) else 800)
 
     async def change() -> None:
@@ -325,7 +329,7 @@ async def lists_a_big_directory_that_changes(h: Harness) -> None:
         found = await client.list(b"/top")
         stayed = sorted(name for name in found if name in set(names[30:]))
         expect(stayed, names[30:])
-        expect(len(set(found)), len(found), "children, each once")
+        expect(len(set(found)), len(found), "different names of children")
     await task.result()
     expect(len(await client.list(b"/top")), len(names) + 30)
 
@@ -334,7 +338,7 @@ async def lists_a_big_directory_that_changes(h: Harness) -> None:
 
 
 async def plant(client: Client) -> list[bytes]:
-    """Make a tree; return its paths."""
+    """Create a tree and return its paths."""
     paths = [b"/tree"]
     for one in (b"a", b"b", b"c"):
         paths.append(b"/tree/" + one)
@@ -348,7 +352,7 @@ async def plant(client: Client) -> list[bytes]:
 
 @scenario()
 async def walks_a_tree(h: Harness) -> None:
-    """A walk comes by each node once, parents first or last, with value and children."""
+    """A walk yields each node once, parents first or last, with value and children."""
     client = await h.open()
     paths = await plant(client)
     down = [node async for node in client.walk(b"/tree")]
@@ -374,7 +378,7 @@ async def walks_a_tree(h: Harness) -> None:
 
 @scenario()
 async def walks_what_the_user_leaves_in(h: Harness) -> None:
-    """Names that are removed from ``children`` are not walked; their order may be changed."""
+    """A walk leaves out names that the user removes from ``children``, and keeps a new order."""
     client = await h.open()
     await plant(client)
     order = []
@@ -392,7 +396,7 @@ async def walks_what_the_user_leaves_in(h: Harness) -> None:
 
 @scenario()
 async def walks_over_what_vanishes(h: Harness) -> None:
-    """What vanishes during a walk is left out, and a missing top is `NotFound`."""
+    """A walk leaves out nodes that vanish meanwhile. A missing top is `NotFound`."""
     client, other = await h.open(), await h.open()
     paths = await plant(client)
     walked = []
@@ -410,7 +414,7 @@ async def walks_over_what_vanishes(h: Harness) -> None:
 
 @scenario(needs=["dom0"])
 async def walks_a_big_tree(h: Harness) -> None:
-    """A walk copes with a directory too big for a packet, and from the root."""
+    """A walk may start at the root, and come to a directory that is too big for a packet."""
     client = await h.open()
     names = await make_children(client, b"/top/big", 1000)
     if oversized_are_refused(h):

@@ -1,4 +1,4 @@
-"""Scenarios of storms: tasks cancelled anywhere, a daemon that dies amid them, floods of events."""
+"""Scenarios of storms: tasks cancelled at any moment, a daemon that dies, floods of events."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ TASKS = 8
 class Storm:
     """Tasks that use clients in every way, each with nodes of its own below `top`.
 
-    What a task is answered must be about its own nodes. A task that is cancelled is followed by
-    another one with the same number and nodes.
+    The answers that a task gets must be about its own nodes. After a task is cancelled, a new task
+    with the same number uses the same nodes.
     """
 
     def __init__(self, h: Harness, top: bytes, seed: int) -> None:
@@ -29,18 +29,18 @@ class Storm:
         self._values = 0
 
     async def prepare(self, client: Client) -> None:
-        """Make the nodes."""
+        """Create the nodes."""
         for number in range(TASKS):
             for name in (b"", b"/child-%d" % number):
                 await client.write(b"%b/%d%b" % (self.top, number, name), self.value(number))
 
     def value(self, number: int) -> bytes:
-        """A value that says whose it is."""
+        """Return a new value that names its task."""
         self._values += 1
         return b"%d:%d" % (number, self._values)
 
     def spawn(self, client: Client, number: int, *, cancellable: bool = True) -> Task[None]:
-        """Begin a task."""
+        """Start a task."""
         return self.h.spawn(self._work(client, number), cancellable=cancellable)
 
     async def _work(self, client: Client, number: int) -> None:
@@ -78,7 +78,7 @@ class Storm:
                     event = await watch.get()
                     expect((event.path, event.token), (own, watch.token))
                     await client.write(own + b"/w", self.value(number))
-                    # Writes of tasks before may come late, and fire, too.
+                    # Late writes of a cancelled task with this number fire the watch, too.
                     while event.path != own + b"/w":
                         event = await watch.get()
                         expect(event.token, watch.token)
@@ -92,9 +92,9 @@ class Storm:
                 if self.random.randrange(2):
                     await tx.rollback()
         except ConflictError:
-            pass  # with a write of a task before
+            pass  # with a late write of a cancelled task
         except QuotaExceeded:
-            pass  # a guest has few, and those that are given up end a little later
+            pass  # a guest may have few transactions, and those given up end a little later
 
     def _check(self, number: int, value: Any) -> None:
         expect_that(
@@ -103,7 +103,7 @@ class Storm:
         )
 
     async def blow(self, client: Client, rounds: int, *, suspend: bool) -> None:
-        """Cancel tasks at random, and have others follow; in the end cancel all."""
+        """Cancel tasks at random and start new ones in their place; in the end cancel all."""
         tasks = {number: self.spawn(client, number) for number in range(TASKS)}
         for turn in range(rounds):
             await self.h.sleep(self.random.choice((0, 0, 0.0005, 0.002)))
@@ -116,7 +116,7 @@ class Storm:
                 await self.h.resume_daemon()
             for number in victims:
                 tasks[number] = self.spawn(client, number)
-        while self.done < rounds:  # so that they did something
+        while self.done < rounds:  # so that the tasks have done something
             await self.h.sleep(0.001)
         await gone(*tasks.values())
         expect(self.ended, self.began, "tasks that ended")
@@ -125,7 +125,7 @@ class Storm:
 
 
 async def gone(*tasks: Task[None]) -> None:
-    """Cancel tasks that would go on for ever."""
+    """Cancel tasks that would go on for ever, and wait for their end."""
     for task in tasks:
         task.cancel()
     for task in tasks:
@@ -133,12 +133,12 @@ async def gone(*tasks: Task[None]) -> None:
             await task.result()
         except Cancelled:
             continue
-        raise AssertionError("a task that is cancelled ended as if it were not")
+        raise AssertionError("a cancelled task ended as if it had not been cancelled")
 
 
 @scenario(needs=["suspend"])
 async def a_storm_of_cancellations_mixes_no_answers(h: Harness) -> None:
-    """Cancelled at any moment, tasks take no answer that is another's, and harm nobody."""
+    """Tasks that are cancelled at any moment get no answer of another task, and harm none."""
     client = await h.open()
     storm = Storm(h, b"/storm", 1)
     await storm.prepare(client)
@@ -152,7 +152,10 @@ async def a_storm_of_cancellations_mixes_no_answers(h: Harness) -> None:
 
 @scenario(needs=["guest"])
 async def a_storm_of_cancellations_leaves_nothing_behind(h: Harness) -> None:
-    """What cancelled tasks had begun is ended: a guest's few transactions and watches are free."""
+    """The client ends what cancelled tasks had started.
+
+    So the few transactions and watches that a guest may have are free again.
+    """
     dom0 = await h.open()
     await h.add_domain(5)
     await dom0.mkdir(b"/local/domain/5")
@@ -161,7 +164,8 @@ async def a_storm_of_cancellations_leaves_nothing_behind(h: Harness) -> None:
     storm = Storm(h, b"/local/domain/5", 2)
     await storm.prepare(client)
     await storm.blow(client, 30, suspend=False)
-    for _ in range(2):  # whatever is late, and what it brings about, comes before these
+    # Late answers come before the first answer, and the requests that they cause before the second.
+    for _ in range(2):
         await client.get_domain_path(5)
     many = [client.transaction() for _ in range(9)]
     for tx in many:
@@ -169,14 +173,14 @@ async def a_storm_of_cancellations_leaves_nothing_behind(h: Harness) -> None:
     for tx in many:
         await tx.rollback()
     async with client.monitor() as monitor:
-        # Nearly as many as it may have.
+        # Nearly as many watches as a guest may have.
         for at in range(100 if h.kind == "oxenstored" else 126):
             await monitor.watch(b"watched/%d" % at)
 
 
 @scenario(needs=["kill"])
 async def a_storm_ends_with_the_daemon(h: Harness) -> None:
-    """When the daemon dies amid it, every task of every client is told, once, with an error."""
+    """When the daemon dies in a storm, every task of every client ends with one error."""
     storm = Storm(h, b"/storm", 3)
     clients = [await h.open() for _ in range(4)]
     await storm.prepare(clients[0])
@@ -220,7 +224,7 @@ async def a_storm_ends_with_the_daemon(h: Harness) -> None:
 
 @scenario()
 async def a_slow_consumer_of_events_delays_nobody(h: Harness) -> None:
-    """A watch whose events nobody takes holds up no call and no other watch, and stays small."""
+    """A watch whose events no task takes delays no call and no other watch, and stays small."""
     client, other = await h.open(), await h.open()
     count, limit = 400, 50  # a guest may have 1,000 nodes in all
     async with (

@@ -1,4 +1,4 @@
-"""Scenarios of transactions: isolation, conflicts, their life."""
+"""Scenarios of transactions: isolation, conflicts, start and end, `transact`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Oops(Exception):
 
 @scenario(needs=["dom0"])
 async def commits_all_at_once(h: Harness) -> None:
-    """Nobody sees a part of a transaction, and all see all of it once it is committed."""
+    """Before the commit no client sees any of a transaction; after it, all see all of it."""
     client, other = await h.open(), await h.open()
     await client.write(b"/conf/old", b"1")
     async with client.transaction() as tx:
@@ -52,7 +52,7 @@ async def commits_all_at_once(h: Harness) -> None:
 
 @scenario()
 async def an_exception_rolls_back(h: Harness) -> None:
-    """An exception that leaves ``with`` comes out as it is, and nothing took place."""
+    """An exception that leaves the ``with`` is raised unchanged, and nothing has taken place."""
     client = await h.open()
     try:
         async with client.transaction() as tx:
@@ -82,7 +82,7 @@ async def rolls_back_and_commits_when_told(h: Harness) -> None:
 
 @scenario()
 async def an_ended_transaction_is_refused(h: Harness) -> None:
-    """Using a transaction before its start or after its end is an error, and is not sent."""
+    """To use a transaction before its start or after its end is an error. Nothing is sent."""
     client = await h.open()
     async with client.transaction() as tx:
         await tx.write(b"/a", b"in")
@@ -103,7 +103,7 @@ async def an_ended_transaction_is_refused(h: Harness) -> None:
 
 @scenario()
 async def errors_do_not_end_a_transaction(h: Harness) -> None:
-    """A request that is refused leaves the transaction as it was."""
+    """A request that is refused leaves the transaction open and unchanged."""
     client = await h.open()
     async with client.transaction() as tx:
         await tx.write(b"/a", b"1")
@@ -119,14 +119,14 @@ async def errors_do_not_end_a_transaction(h: Harness) -> None:
 
 @scenario(needs=["dom0"])
 async def transactions_may_be_nested_and_many(h: Harness) -> None:
-    """A client may have many transactions at once; each is its own."""
+    """A client may have many transactions at once, which do not see each other."""
     client = await h.open()
     await client.mkdir(b"/conf")
     async with client.transaction() as outer:
         await outer.write(b"/outer", b"1")
         async with client.transaction() as inner:
             expect_that(inner.id != outer.id, "both transactions have the same id")
-            expect(await inner.exists(b"/outer"), False, "the outer one's node")
+            expect(await inner.exists(b"/outer"), False, "the node of the outer transaction")
             expect(await inner.read(b"/conf"), b"")
         expect(await outer.read(b"/outer"), b"1")
     many = [client.transaction() for _ in range(30)]
@@ -144,10 +144,10 @@ async def transactions_may_be_nested_and_many(h: Harness) -> None:
 
 @scenario()
 async def reads_in_a_transaction_after_an_outside_write(h: Harness) -> None:
-    """The first read in a transaction sees what was written outside since its start, or not.
+    """Whether a transaction sees a write from outside since its start depends on the daemon.
 
-    C xenstored takes a node into the transaction when it is first used, oxenstored all at the
-    start (docs/explain/protocol).
+    C xenstored copies a node into the transaction when it is first used; oxenstored copies all
+    nodes at the start (docs/explain/protocol).
     """
     client, other = await h.open(), await h.open()
     await client.write(b"/a", b"old")
@@ -167,9 +167,15 @@ _IN, _OUT = True, False
 
 @frozen
 class Race:
-    """Steps in a transaction and outside of it, and whether the commit then fails.
+    """Steps in a transaction and outside of it, and whether the commit fails after them.
 
-    Before them /a and /b exist, with the value "old", and /d with a child.
+    Before the steps, /a and /b exist with the value "old", and /d with a child.
+
+    Attributes:
+        name: what happens, in words.
+        steps: in a transaction or not, the name of a method, its arguments.
+        c: whether the commit fails in C xenstored.
+        oxenstored: whether the commit fails in oxenstored.
     """
 
     name: str
@@ -178,9 +184,10 @@ class Race:
     oxenstored: bool
 
 
-#: C xenstored lets a commit fail if any node that the transaction used, be it to read, was changed
-#: outside since. oxenstored does what was written over again, and fails if the answers then
-#: differ from those given before; one that only read never fails (docs/explain/protocol).
+#: In C xenstored a commit fails if a node that the transaction has used, even only read, was
+#: changed outside since. oxenstored runs the requests of the transaction again, and the commit
+#: fails if their answers differ from those that it gave before. The commit of a transaction that
+#: only read never fails there (docs/explain/protocol).
 RACES: Final = (
     Race(
         "untouched",
@@ -259,7 +266,7 @@ RACES: Final = (
 
 @scenario(needs=["dom0"])
 async def a_commit_fails_where_the_daemon_sees_a_conflict(h: Harness) -> None:
-    """A commit that loses is `ConflictError` (EAGAIN), and nothing of it took place."""
+    """A commit that loses is `ConflictError` (EAGAIN), and nothing of it has taken place."""
     client, other = await h.open(), await h.open()
     for race in RACES:
         for path in (b"/a", b"/b", b"/d/first"):
@@ -284,7 +291,7 @@ async def a_commit_fails_where_the_daemon_sees_a_conflict(h: Harness) -> None:
 
 @scenario()
 async def transact_tries_again(h: Harness) -> None:
-    """`transact` calls the function again when the commit lost, and gives what it returned."""
+    """`transact` calls the function again after a conflict, and returns what it returned."""
     client, other = await h.open(), await h.open()
     await client.write(b"/counter", b"5")
     calls: list[int] = []
@@ -304,7 +311,7 @@ async def transact_tries_again(h: Harness) -> None:
 
 @scenario()
 async def transact_gives_up(h: Harness) -> None:
-    """`transact` tries as often as it is told, then raises `RetriesExhausted`."""
+    """`transact` makes the number of attempts that it is told, then raises `RetriesExhausted`."""
     client, other = await h.open(), await h.open()
     await client.write(b"/a", b"")
     calls: list[int] = []
@@ -313,7 +320,8 @@ async def transact_gives_up(h: Harness) -> None:
         calls.append(tx.id)
         value = await tx.read(b"/a")
         await tx.write(b"/b", b"")
-        await other.write(b"/a", value + b".")  # another value, or oxenstored sees no conflict
+        # Another value each time: oxenstored sees no conflict in the same value.
+        await other.write(b"/a", value + b".")
 
     for attempts in (1, 5):
         calls.clear()
@@ -330,19 +338,19 @@ async def transact_gives_up(h: Harness) -> None:
 
 @scenario()
 async def transact_does_not_retry_what_the_function_raises(h: Harness) -> None:
-    """What the function raises comes out at once, be it a `ConflictError` of its own."""
+    """An exception of the function is raised at once, even if it is a `ConflictError`."""
     client = await h.open()
     calls: list[int] = []
 
     async def fail(tx: Transaction) -> None:
         calls.append(tx.id)
         await tx.write(b"/a", b"")
-        raise ConflictError("of the function's own")
+        raise ConflictError("raised by the function")
 
     try:
         await client.transact(fail)
     except ConflictError as error:
-        expect(str(error), "of the function's own")
+        expect(str(error), "raised by the function")
     else:
         raise AssertionError("no error came")
     expect(len(calls), 1, "calls")
@@ -359,7 +367,7 @@ async def transact_does_not_retry_what_the_function_raises(h: Harness) -> None:
 
 @scenario()
 async def counts_right_from_several_clients(h: Harness) -> None:
-    """Increments of one counter by several clients, and tasks of one, are all counted."""
+    """When several clients, and several tasks of one, increment a counter, no increment is lost."""
     clients = [await h.open() for _ in range(2)]
     await clients[0].write(b"/counter", b"0")
 
@@ -379,7 +387,7 @@ async def counts_right_from_several_clients(h: Harness) -> None:
 
 @scenario(needs=["socket"])
 async def reset_watches_ends_transactions(h: Harness) -> None:
-    """RESET_WATCHES drops transactions as well, which the client knows."""
+    """RESET_WATCHES ends transactions as well, and the client knows this."""
     client = await h.open()
     async with client.transaction() as tx:
         await tx.write(b"/a", b"")
@@ -396,7 +404,7 @@ async def reset_watches_ends_transactions(h: Harness) -> None:
 
 @scenario()
 async def what_comes_and_goes_in_a_transaction_leaves_nothing(h: Harness) -> None:
-    """A node that was made and deleted in one transaction never was."""
+    """Nodes that are created and deleted in the same transaction do not exist after it."""
     client = await h.open()
     await client.mkdir(b"/top")
     async with client.transaction() as tx:

@@ -1,7 +1,7 @@
-"""Scenarios of watches: what fires, when it is told, and when no more.
+"""Scenarios of watches: which changes fire a watch, when its events come, and when they end.
 
-That an event does *not* come is not waited for: another one, of a node that is changed last, is
-what must come next (`until`).
+A scenario does not wait for some time to see that an event does *not* come. It changes another
+node last, and the event of that node must be the next one (`until`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FENCE = b"/fence"
 
 
 async def until(stream: Stream, path: bytes) -> list[WatchEvent]:
-    """The events before that of `path`."""
+    """Take events up to that of `path`, and return those before it."""
     events = []
     while (event := await stream.get()).path != path:
         events.append(event)
@@ -34,13 +34,13 @@ async def until(stream: Stream, path: bytes) -> list[WatchEvent]:
 
 
 async def fenced(stream: Stream, client: Client, fence: bytes = FENCE) -> list[bytes]:
-    """The paths of all events that are still to come of what has been done."""
+    """Return the paths of all events that changes until now have caused and that are not taken."""
     await client.write(fence, b"")
     return [event.path for event in await until(stream, fence)]
 
 
 async def finite(h: Harness, coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run what should end at once; `Cancelled` if it does not."""
+    """Run a coroutine that should end at once; raise `Cancelled` if it does not."""
     task = h.spawn(coroutine, cancellable=True)
     await h.sleep(0.05)
     task.cancel()
@@ -48,14 +48,14 @@ async def finite(h: Harness, coroutine: Coroutine[Any, Any, None]) -> None:
 
 
 async def watch_fence(monitor: Monitor) -> None:
-    """Have `monitor` watch the fence, and take the first event."""
+    """Watch the fence with `monitor`, and take the events up to the first of the fence."""
     await monitor.watch(FENCE)
     await until(monitor, FENCE)
 
 
 @scenario()
 async def a_watch_begins_with_an_event(h: Harness) -> None:
-    """The first event of a watch says that it is set, whether there is a node or not."""
+    """The first event of a watch says that it is set, whether or not the node exists."""
     client = await h.open()
     await client.write(b"/a", b"")
     for path in (b"/a", b"/missing", b"/", b"relative/path", b"@introduceDomain"):
@@ -88,7 +88,7 @@ async def a_watch_tells_of_changes_at_and_below_its_path(h: Harness) -> None:
                 await change
                 event = await watch.get()
                 expect((event.path, event.token), (path, watch.token))
-            # What changes nothing, or something else.
+            # These change nothing, or another node.
             await actor.mkdir(b"/top/a")
             await actor.read(b"/top/a")
             await actor.delete(b"/top/missing")
@@ -99,7 +99,7 @@ async def a_watch_tells_of_changes_at_and_below_its_path(h: Harness) -> None:
 
 @scenario()
 async def a_watch_tells_of_a_write_of_the_same_value(h: Harness) -> None:
-    """Events are about writes, not about values."""
+    """Every write fires, even if it does not change the value."""
     client = await h.open()
     await client.write(b"/a", b"same")
     async with client.watch(b"/a") as watch:
@@ -111,10 +111,10 @@ async def a_watch_tells_of_a_write_of_the_same_value(h: Harness) -> None:
 
 @scenario()
 async def events_come_before_or_after_the_answer(h: Harness) -> None:
-    """Whichever comes first, the event of one's own change is there once the call is over.
+    """The event of a client's own change can be taken after the call, in the order of changes.
 
-    C xenstored sends the events, then the answer; oxenstored the answer first
-    (docs/explain/protocol). Both are in the order of changes.
+    C xenstored sends the events before the answer, and oxenstored sends the answer first
+    (docs/explain/protocol).
     """
     client = await h.open()
     async with client.watch(b"/top") as watch:
@@ -127,7 +127,7 @@ async def events_come_before_or_after_the_answer(h: Harness) -> None:
 
 @scenario()
 async def events_that_wait_merge(h: Harness) -> None:
-    """Events say "look here" and no more, so that one that waits is not added again."""
+    """An event only says that something changed, so an event that already waits is not added."""
     client = await h.open()
     async with client.watch(b"/top") as watch:
         await watch.get()
@@ -141,7 +141,7 @@ async def events_that_wait_merge(h: Harness) -> None:
 
 @scenario()
 async def too_many_events_collapse(h: Harness) -> None:
-    """Beyond its limit, a queue becomes one event with ``overflow``; later ones come again."""
+    """Beyond its limit, a queue collapses to one event with ``overflow``. Later events come."""
     client = await h.open()
     async with client.watch(b"/top", limit=5) as watch:
         await watch.get()
@@ -171,10 +171,10 @@ async def too_many_events_collapse(h: Harness) -> None:
 
 @scenario()
 async def removal_of_a_tree_fires_for_what_is_below(h: Harness) -> None:
-    """A watch on a node fires when the node goes with a tree above it.
+    """A watch on a node fires when a node above it is removed.
 
-    C xenstored fires only for nodes that were there, oxenstored also for absent ones whose
-    parent was; each in an order of its own (docs/explain/protocol).
+    C xenstored fires only for nodes that existed, oxenstored also for missing nodes whose parent
+    existed. The order of the events differs (docs/explain/protocol).
     """
     client = await h.open()
     await client.write(b"/top/a/b/c", b"")
@@ -185,18 +185,18 @@ async def removal_of_a_tree_fires_for_what_is_below(h: Harness) -> None:
         await watch_fence(monitor)
         await client.delete(b"/top/a")
         # The watches above fire for the node that was deleted.
-        told = set(await fenced(monitor, client))
-        expect_that({b"/top/a", b"/top/a/b", b"/top/a/b/c"} <= told, f"only {told} fired")
-        expect_that(b"/other" not in told, "/other fired")
+        fired = set(await fenced(monitor, client))
+        expect_that({b"/top/a", b"/top/a/b", b"/top/a/b/c"} <= fired, f"only {fired} fired")
+        expect_that(b"/other" not in fired, "/other fired")
         await client.delete(b"/top")
-        told = set(await fenced(monitor, client))
+        fired = set(await fenced(monitor, client))
         absent = {b"/top/a", b"/top/missing"} if h.kind == "oxenstored" else set()
-        expect(told, {b"/top"} | absent)
+        expect(fired, {b"/top"} | absent)
 
 
 @scenario(needs=["dom0"])
 async def relative_watches_fire_with_relative_paths(h: Harness) -> None:
-    """The events of a relative watch bear relative paths."""
+    """The events of a watch on a relative path have relative paths."""
     client = await h.open()
     async with client.watch(b"device") as watch:
         expect((await watch.get()).path, b"device")
@@ -208,9 +208,9 @@ async def relative_watches_fire_with_relative_paths(h: Harness) -> None:
 
 @scenario()
 async def changes_of_a_transaction_fire_at_its_commit(h: Harness) -> None:
-    """Nothing is told of a transaction before its commit, and nothing of one rolled back."""
+    """The changes of a transaction fire at its commit. After a rollback none fires."""
     client = await h.open()
-    for path in (b"/top", FENCE):  # to make them meanwhile would change the root: a conflict
+    for path in (b"/top", FENCE):  # created later, they would change the root: a conflict
         await client.mkdir(path)
     async with client.monitor() as monitor:
         await monitor.watch(b"/top")
@@ -228,7 +228,7 @@ async def changes_of_a_transaction_fire_at_its_commit(h: Harness) -> None:
 
 @scenario()
 async def several_watches_of_one_path(h: Harness) -> None:
-    """Watches of one path with different tokens are told of each change, each for itself."""
+    """Each of several watches on one path, with different tokens, gets an event of each change."""
     client = await h.open()
     async with client.watch(b"/a", token=b"one") as one, client.watch(b"/a", token=b"two") as two:
         for watch in (one, two):
@@ -263,9 +263,9 @@ async def one_token_for_several_paths(h: Harness) -> None:
             await client.write(path, b"")
         expect([(await monitor.get()).path for _ in range(2)], [b"/a/1", b"/b/1"])
         expect((await watch.get()).path, b"/c/1")
-        await client.write(b"/a/2", b"")  # is here, and waits
+        await client.write(b"/a/2", b"")  # its event has come after the read, and waits
         await client.read(b"/")
-        await other.write(b"/a/3", b"")  # is on its way
+        await other.write(b"/a/3", b"")  # its event is on its way
         monitor.unwatch(b"/a", b"t")
         await other.write(b"/a/4", b"")
         await other.write(b"/b/2", b"")
@@ -282,7 +282,7 @@ async def one_token_for_several_paths(h: Harness) -> None:
 
 @scenario()
 async def a_watch_may_be_set_once(h: Harness) -> None:
-    """The same path and token again is `AlreadyExists`; the first watch goes on."""
+    """To set a watch with the same path and token again is `AlreadyExists`. The first goes on."""
     client, other = await h.open(), await h.open()
     async with client.watch(b"/a", token=b"token") as watch:
         await watch.get()
@@ -294,13 +294,13 @@ async def a_watch_may_be_set_once(h: Harness) -> None:
             with raises(AlreadyExists, "EEXIST"):
                 await monitor.watch(b"/a", b"token")
             expect(monitor.watched, frozenset())
-        # Another client's is another.
+        # The same watch of another client is another watch.
         async with other.watch(b"/a", token=b"token") as same:
             await same.get()
         await client.write(b"/a", b"")
         expect((await watch.get()).path, b"/a")
     async with client.watch(b"/a", token=b"token") as watch:
-        expect((await watch.get()).path, b"/a", "after the first was taken back")
+        expect((await watch.get()).path, b"/a", "after the first was ended")
 
 
 @scenario()
@@ -318,14 +318,14 @@ async def tokens_may_be_odd(h: Harness) -> None:
 
 @scenario()
 async def an_ended_watch_tells_nothing(h: Harness) -> None:
-    """After ``with``, or `unwatch`, no event comes, not even one that waited."""
+    """After the ``with`` or `unwatch` no event comes, not even one that waited."""
     client, other = await h.open(), await h.open()
     async with client.monitor() as monitor:
         await monitor.watch(b"/a")
         await monitor.watch(b"/b")
         await watch_fence(monitor)
         await other.write(b"/a/1", b"")
-        await client.read(b"/")  # so that the event is here, and waits
+        await client.read(b"/")  # after this the event has come, and waits
         monitor.unwatch(b"/a")
         expect({path for path, _ in monitor.watched}, {b"/b", FENCE})
         await other.write(b"/a/2", b"")
@@ -342,7 +342,7 @@ async def an_ended_watch_tells_nothing(h: Harness) -> None:
         await other.write(b"/a/3", b"")
         expect(await fenced(monitor, other), [b"/a/3"])
     expect(monitor.watched, frozenset())
-    # The daemon, too, has forgotten them.
+    # The daemon has ended them, too.
     for path in (b"/a", b"/b"):
         await other.write(path, b"")
     expect(await client.read(b"/a"), b"")
@@ -350,7 +350,7 @@ async def an_ended_watch_tells_nothing(h: Harness) -> None:
 
 @scenario()
 async def watches_come_and_go_often(h: Harness) -> None:
-    """Watches that are set and ended without an event being taken leave nothing behind."""
+    """Watches that are set and ended leave nothing behind, even if no event was taken."""
     client = await h.open()
     for _ in range(200):
         async with client.watch(b"/a", token=b"same"):
@@ -358,7 +358,7 @@ async def watches_come_and_go_often(h: Harness) -> None:
     async with client.watch(b"/a", token=b"same") as watch:
         expect((await watch.get()).path, b"/a")
         await client.write(b"/a/b", b"")
-        # A late event of the watch before, with the same token, may look like one of this.
+        # A late event of an earlier watch, with the same token, may look like one of this watch.
         expect_that(
             {event.path for event in await until(watch, b"/a/b")} <= {b"/a"}, "others fired"
         )
@@ -366,7 +366,7 @@ async def watches_come_and_go_often(h: Harness) -> None:
 
 @scenario(needs=["dom0"])
 async def a_thousand_watches_on_one_client(h: Harness) -> None:
-    """1,000 watches of a client are all set, all told, and each of what it watches."""
+    """Each of 1,000 watches of a client gets the events of its own path."""
     client, other = await h.open(), await h.open()
     async with client.monitor(limit=5000) as monitor:
         tokens = {b"/top/%d" % at: await monitor.watch(b"/top/%d" % at) for at in range(1000)}
@@ -387,7 +387,7 @@ async def a_thousand_watches_on_one_client(h: Harness) -> None:
 
 @scenario()
 async def waits_for_an_event(h: Harness) -> None:
-    """A task that waits for an event gets it, while the client is used for other things."""
+    """A task that waits for an event gets it while the client makes requests."""
     client = await h.open()
 
     async def collect(watch: Stream, number: int) -> list[bytes]:
@@ -412,7 +412,7 @@ async def waits_for_an_event(h: Harness) -> None:
 
 @scenario()
 async def several_tasks_share_a_watch(h: Harness) -> None:
-    """Of several that wait on one stream, each event goes to one."""
+    """When several tasks wait for events of one watch, each event goes to one of them."""
     client, other = await h.open(), await h.open()
 
     async def take(watch: Stream) -> list[bytes]:
@@ -429,7 +429,7 @@ async def several_tasks_share_a_watch(h: Harness) -> None:
 
 @scenario()
 async def a_watch_that_is_not_set_is_refused(h: Harness) -> None:
-    """To wait for events of what watches nothing is an error: none would ever come."""
+    """To wait for an event of a watch that is not set is an error, because none would ever come."""
     client = await h.open()
 
     async def get(stream: Stream) -> None:
@@ -448,12 +448,12 @@ async def a_watch_that_is_not_set_is_refused(h: Harness) -> None:
         try:
             await finite(h, get(stream))
         except Cancelled:
-            raise AssertionError(f"it waits for ever: {what}") from None
+            raise AssertionError(f"the wait does not end: {what}") from None
 
 
 @scenario()
 async def ending_a_watch_ends_the_waits_for_it(h: Harness) -> None:
-    """Who waits for an event of a watch that another task ends is told."""
+    """A task that waits for an event of a watch gets an error when another task ends the watch."""
     client = await h.open()
 
     async def get(stream: Stream) -> None:
@@ -472,12 +472,12 @@ async def ending_a_watch_ends_the_waits_for_it(h: Harness) -> None:
         try:
             await task.result()
         except Cancelled:
-            raise AssertionError("it waits on, for ever") from None
+            raise AssertionError("the wait does not end") from None
 
 
 @scenario(needs=["socket"])
 async def reset_watches_ends_watches(h: Harness) -> None:
-    """RESET_WATCHES ends every watch: who waits is told, and new ones may be set."""
+    """RESET_WATCHES ends every watch. Tasks that wait get an error, and new watches may be set."""
     client, other = await h.open(), await h.open()
 
     async def wait(watch: Stream) -> None:
@@ -495,7 +495,7 @@ async def reset_watches_ends_watches(h: Harness) -> None:
         for stream in (watch, monitor):
             with raises(ConnectionClosed) as caught:
                 await stream.get()
-            expect_that("RESET_WATCHES" in str(caught[0]), f"it says no why: {caught[0]}")
+            expect_that("RESET_WATCHES" in str(caught[0]), f"the cause is missing: {caught[0]}")
         async with client.watch(b"/a", token=b"t") as again:
             expect((await again.get()).path, b"/a")
             await other.write(b"/a/b", b"")
@@ -506,7 +506,10 @@ async def reset_watches_ends_watches(h: Harness) -> None:
 
 @scenario(needs=["device"])
 async def the_device_refuses_what_its_kernel_would_do_wrongly(h: Harness) -> None:
-    """RESET_WATCHES would end the kernel's own watches, and a depth would be ignored."""
+    """The client refuses RESET_WATCHES, which would end the kernel's watches, and a depth.
+
+    The kernel would ignore the depth.
+    """
     client = await h.open()
     with raises(NotSupported, what="RESET_WATCHES"):
         await client.reset_watches()
@@ -519,7 +522,7 @@ async def the_device_refuses_what_its_kernel_would_do_wrongly(h: Harness) -> Non
 
 @scenario(needs=["socket"])
 async def a_watch_with_depth_needs_a_newer_daemon(h: Harness) -> None:
-    """WATCH with a depth, of Xen 4.22, is refused by a daemon that is older, and leaves nothing."""
+    """A daemon that is older than Xen 4.22 refuses a watch with a depth, and sets none."""
     client = await h.open()
     if h.kind != "oxenstored" and h.version >= (4, 22):
         async with client.watch(b"/top", depth=1) as watch:
@@ -562,7 +565,7 @@ async def special_watches_tell_of_domains(h: Harness) -> None:
 
 @scenario(needs=["guest"])
 async def a_guest_watches(h: Harness) -> None:
-    """A guest is told of nodes that it may read, or whose parent it may, and of no others."""
+    """A guest gets events of nodes that it may read, or whose parent it may read, and no others."""
     client = await h.open()
     await h.add_domain(5)
     for path, perms in (

@@ -1,7 +1,7 @@
 """A drop-in for pyxs 0.4: ``import xsproto_sync.compat.pyxs as pyxs``.
 
-Its names, arguments and behaviour are those of pyxs; where they are not, and why, is in the
-documentation.
+Names, arguments and behaviour are those of pyxs. "Migrating" in the documentation lists what
+differs, and why.
 """
 
 from collections.abc import Iterator
@@ -37,6 +37,6 @@ __all__ = [
 
 @contextmanager
 def monitor(*args: Any, **kwargs: Any) -> Iterator[Monitor]:
-    """A `Monitor` with a `Client` of its own, which the arguments are for."""
+    """A `Monitor` with a `Client` of its own; the arguments are those of `Client`."""
     with Client(*args, **kwargs) as client, client.monitor() as opened:
         yield opened

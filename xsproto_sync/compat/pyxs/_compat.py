@@ -1,6 +1,6 @@
-"""What pyxs offers to programs for ``xen.lowlevel.xs``: its methods, on bytes.
+"""The class `xs` of pyxs: the methods of ``xen.lowlevel.xs``, with bytes as results.
 
-`xsproto_sync.compat.lowlevel` is that module exactly, with its strings and exceptions.
+`xsproto_sync.compat.lowlevel` is ``xen.lowlevel.xs`` exactly, with its strings and exceptions.
 """
 
 from __future__ import annotations
@@ -30,53 +30,55 @@ Error = PyXSError
 T = TypeVar("T")
 
 
-class _SignallingEvents(Events):
-    """A queue beside which a descriptor is readable while `get` has something to do."""
+class _PollableEvents(Events):
+    """A queue with a socket that is readable while `get` would not wait."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.signal, self._wakeup_sender = socket.socketpair()
-        self._signalled = False
+        self.poll_socket, self._sender = socket.socketpair()
+        self._readable = False
 
-    def _update_signal(self) -> None:
-        there = bool(self._events) or self._failure is not None
-        if there != self._signalled and self.signal.fileno() >= 0:
-            self._signalled = there
-            if there:
-                self._wakeup_sender.send(b"\0")
+    def _on_change(self) -> None:
+        readable = bool(self._events) or self._failure is not None
+        if readable != self._readable and self.poll_socket.fileno() >= 0:
+            self._readable = readable
+            if readable:
+                self._sender.send(b"\0")
             else:
-                self.signal.recv(1)
+                self.poll_socket.recv(1)
 
     def forked(self, why: str) -> None:
-        if self.signal.fileno() >= 0:
-            self.signal.close()  # the parent goes on with it
-            self._wakeup_sender.close()
-            self.signal, self._wakeup_sender = socket.socketpair()
-            self._signalled = False
+        if self.poll_socket.fileno() >= 0:
+            # The parent still uses this pair: a byte from the child would wake the parent.
+            self.poll_socket.close()
+            self._sender.close()
+            self.poll_socket, self._sender = socket.socketpair()
+            self._readable = False
         super().forked(why)
 
     def close(self) -> None:
         with self._changed:
-            self.signal.close()
-            self._wakeup_sender.close()
+            self.poll_socket.close()
+            self._sender.close()
 
 
 class _Monitor(Monitor):
-    events: _SignallingEvents
+    events: _PollableEvents
 
-    def _make_queue(self) -> _SignallingEvents:
-        return _SignallingEvents()
+    def _make_queue(self) -> _PollableEvents:
+        return _PollableEvents()
 
 
 class xs:  # noqa: N801
     """A connection to XenStore, with the methods of ``xen.lowlevel.xs.xs``.
 
-    Paths and values may be strings; what is returned is bytes. A transaction is what
-    `transaction_start` gave; none is ``0``, ``"0"``, ``""`` or None. It uses a daemon's socket or,
-    in a guest, the device. All errors are `Error`, with the arguments of an `OSError`.
+    Paths and values may be strings; results are bytes. The argument `tx_id` is a transaction that
+    `transaction_start` returned; ``0``, ``"0"``, ``""`` and None stand for no transaction. The
+    connection uses a daemon's socket or, in a guest, the device. All errors are `Error`, with the
+    arguments of an `OSError`.
 
     Arguments:
-        readonly: ignored, as there.
+        readonly: ignored, as in ``xen.lowlevel.xs``.
     """
 
     def __init__(self, readonly: int = 0) -> None:
@@ -90,7 +92,8 @@ class xs:  # noqa: N801
             self.client = Client(xen_bus_path=found.path)
         self.client.connect()
         self.monitor = _Monitor(copy.copy(self.client))
-        # What stands for a token on the wire: the token, and how many watches have it.
+        # The bytes that are sent as a token -> the token. The bytes are made of its `id`; an entry
+        # keeps the token alive, so that no other object can get the same.
         self.token_aliases: dict[bytes, Any] = {}
 
     def close(self) -> None:
@@ -99,17 +102,17 @@ class xs:  # noqa: N801
         self.monitor.events.close()
 
     def fileno(self) -> int:
-        """A descriptor that is readable while `check_watch` has something."""
-        return self.monitor.events.signal.fileno()
+        """Return a descriptor that is readable while `check_watch` has an event or an error."""
+        return self.monitor.events.poll_socket.fileno()
 
-    def _in(self, tx_id: Any) -> Client:
+    def _client_in(self, tx_id: Any) -> Client:
         client: Client = copy.copy(self.client)
         client.tx_id = int(tx_id or 0)
         return client
 
     def get_permissions(self, tx_id: Any, path: bytes | str) -> list[dict[str, int]]:
-        """A node's permissions, as ``{"dom": 5, "read": 1, "write": 0}``."""
-        texts = self._in(tx_id).get_perms(_bytes(path))
+        """Return a node's permissions, each as ``{"dom": 5, "read": 1, "write": 0}``."""
+        texts = self._client_in(tx_id).get_perms(_bytes(path))
         permissions = [Permission.parse(text) for text in texts]
         return [{"dom": p.domid, "read": int(p.read), "write": int(p.write)} for p in permissions]
 
@@ -123,27 +126,27 @@ class xs:  # noqa: N801
             else Permission(perm["dom"], bool(perm.get("read")), bool(perm.get("write"))).encode()
             for perm in perms
         ]
-        self._in(tx_id).set_perms(_bytes(path), texts)
+        self._client_in(tx_id).set_perms(_bytes(path), texts)
 
     def ls(self, tx_id: Any, path: bytes | str) -> list[bytes] | None:
-        """The names of a node's children; None where there is no such node."""
-        return _unless_missing(self._in(tx_id).list, _bytes(path))
+        """Return the names of a node's children, or None if the node does not exist."""
+        return _unless_missing(self._client_in(tx_id).list, _bytes(path))
 
     def mkdir(self, tx_id: Any, path: bytes | str) -> None:
-        """Make a node, unless it exists."""
-        self._in(tx_id).mkdir(_bytes(path))
+        """Create a node, unless it exists."""
+        self._client_in(tx_id).mkdir(_bytes(path))
 
     def rm(self, tx_id: Any, path: bytes | str) -> None:
-        """Remove a node and all below it, if it exists."""
-        _unless_missing(self._in(tx_id).delete, _bytes(path))
+        """Remove a node and everything below it, if it exists."""
+        _unless_missing(self._client_in(tx_id).delete, _bytes(path))
 
     def read(self, tx_id: Any, path: bytes | str) -> bytes | None:
-        """The value of a node; None where there is no such node."""
-        return _unless_missing(self._in(tx_id).read, _bytes(path))
+        """Return the value of a node, or None if the node does not exist."""
+        return _unless_missing(self._client_in(tx_id).read, _bytes(path))
 
     def write(self, tx_id: Any, path: bytes | str, value: bytes | str) -> None:
         """Set the value of a node."""
-        self._in(tx_id).write(_bytes(path), _bytes(value))
+        self._client_in(tx_id).write(_bytes(path), _bytes(value))
 
     def get_domain_path(self, domid: int) -> bytes:
         """See `Client`."""
@@ -166,64 +169,63 @@ class xs:  # noqa: N801
         self.client.set_target(domid, target)
 
     def transaction_start(self) -> bytes:
-        """Begin a transaction; any number of them may be open."""
+        """Start a transaction and return its handle. Any number of transactions may be open."""
         client: Client = copy.copy(self.client)
         return str(client.transaction()).encode()
 
     def transaction_end(
         self, tx_id: Any = None, abort: int = 0, *, transaction: Any = None
     ) -> bool:
-        """Commit a transaction or, with `abort`, drop it.
+        """Commit a transaction or, with `abort`, roll it back.
 
         Arguments:
-            transaction: is `tx_id` as ``xen.lowlevel.xs`` calls it.
+            transaction: the name of `tx_id` in ``xen.lowlevel.xs``.
 
         Returns:
-            False if it lost against another change: nothing of it took place.
+            False if the commit lost against another change. Then nothing of it took place.
         """
-        client = self._in(tx_id or transaction)
+        client = self._client_in(tx_id or transaction)
         if abort:
             client.rollback()
             return True
         return client.commit()
 
     def watch(self, path: bytes | str, token: Any) -> None:
-        """Be told of changes at a path and below; the token may be anything.
+        """Watch a path and everything below it. The token may be any object.
 
-        It is known by its identity, as in ``xen.lowlevel.xs``.
+        The token is known by its identity, as in ``xen.lowlevel.xs``.
         """
         alias = str(id(token)).encode()
-        # First, as an event may come before this returns; and kept, so that no other object gets
-        # its identity.
+        # Before the request, because an event may come before the answer.
         known = self.token_aliases.setdefault(alias, token)
         assert known is token
         try:
             self.monitor.watch(_bytes(path), alias)
         except BaseException:
-            self._forget_alias(alias)
+            self._drop_unused_alias(alias)
             raise
 
     def unwatch(self, path: bytes | str, token: Any) -> None:
-        """Take back a `watch`."""
+        """End a `watch`."""
         alias = str(id(token)).encode()
         try:
             self.monitor.unwatch(_bytes(path), alias)
         finally:
-            self._forget_alias(alias)
+            self._drop_unused_alias(alias)
 
-    def _forget_alias(self, alias: bytes) -> None:
+    def _drop_unused_alias(self, alias: bytes) -> None:
         if not any(each == alias for _, each in tuple(self.monitor.unwatch_queue)):
             self.token_aliases.pop(alias, None)
 
     def read_watch(self) -> Any:
-        """Wait for an event: ``(path, token)``."""
+        """Wait for an event; return ``(path, token)``."""
         return self._event(next(iter(self.monitor.wait())))
 
     def check_watch(self) -> Any:
-        """An event, if one has come; else None.
+        """Return an event that has come, or None.
 
         Raises:
-            Error: with ``EAGAIN``: what has come is of a watch that was taken back.
+            Error: with ``EAGAIN``: the event that has come is from a watch that was ended.
         """
         try:
             event = self.monitor.events.get_nowait()

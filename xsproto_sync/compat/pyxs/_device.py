@@ -1,9 +1,16 @@
-"""The XenBus device as a stream of packets. Its rules: `xsproto.adapters.device`.
+"""The XenBus device as a stream of packets.
 
-What sends may have any number of requests under way, and what receives waits for one descriptor.
-So the rules are kept between them: each of two descriptors, one for requests and one for watches,
-has one request outstanding, and the others wait in a queue. What the kernel would not answer, or
-otherwise than a daemon on a socket, is answered here.
+`xsproto.adapters.device` lists the rules of the device. Elsewhere the engine keeps them, but it
+takes requests, and users of pyxs send packets: with ids of their own, and any number before the
+first answer. A router waits on one descriptor for whatever comes back. So this module keeps the
+rules for packets, between the two:
+
+- The device is opened twice, once for requests and once for watches. Each of these connections has
+  at most one request outstanding. The next requests wait in its queue.
+- Some requests the kernel does not answer, or answers unlike a daemon on a socket. They are not
+  sent. Their answer, an error packet, is put into the buffer of received bytes.
+- An epoll descriptor stands for all of it. It is readable while the buffer has bytes, or the
+  transport of either connection has something to read.
 """
 
 from __future__ import annotations
@@ -36,7 +43,7 @@ _RESET_WATCHES: Final = Op.RESET_WATCHES.value
 
 
 class _DeviceConnection:
-    """A descriptor with one request outstanding."""
+    """A transport of the device with at most one request outstanding, and a queue of others."""
 
     def __init__(self, transport: XenBusTransport) -> None:
         self.transport = transport
@@ -54,11 +61,11 @@ class _DeviceConnection:
     def send_next(self) -> None:
         if self.outstanding is None and self.waiting:
             self.outstanding = self.waiting.popleft()
-            # A refusal is not raised: it comes as an answer.
+            # A refusal by the kernel does not raise here: it is read as an answer.
             self.transport.write(self.outstanding, [])
 
     def receive(self) -> list[Packet]:
-        """What is there."""
+        """Return the packets that can be read without waiting."""
         inbox: list[bytes] = []
         try:
             self.transport.read_now(inbox)
@@ -68,10 +75,11 @@ class _DeviceConnection:
             raise OSError(errno.ECONNRESET, "the device has ended")
         return list(self.reader.receive_data(b"".join(inbox)))
 
-    def answers(self, packet: Packet) -> bytes | None:
-        """The request that `packet` answers, which is outstanding no more, or None.
+    def take_answered(self, packet: Packet) -> bytes | None:
+        """Return the request that `packet` answers, and send the next one; None for no answer.
 
-        Whatever its id is: old kernels send a wrong one.
+        The id of the packet does not count, because old kernels send a wrong one. It is set to that
+        of the request.
         """
         request = self.outstanding
         if request is None or packet.op not in (HEADER.unpack_from(request)[0], _ERROR):
@@ -83,6 +91,15 @@ class _DeviceConnection:
 
 
 class _XenBusTransport:
+    """The device as the transport of a `XenBusConnection`.
+
+    Arguments:
+        path: of the device.
+
+    Raises:
+        ConnectionError: the device cannot be opened, or this system has no epoll.
+    """
+
     def __init__(self, path: str) -> None:
         self._path = path
         self._lock = threading.Lock()
@@ -91,14 +108,14 @@ class _XenBusTransport:
         self._watched: set[bytes] = set()
         self._requests: _DeviceConnection | None = None
         self._watches: _DeviceConnection | None = None
-        # It waits for nothing here, so that it may be the real one under monkey-patching.
+        # No call here waits on this epoll, so it may be the real one under monkey-patching.
         epoll = native("select", "epoll")
         if epoll is None:
             raise ConnectionError(f"{path!r} needs epoll, which this system does not have")
         self._epoll = epoll()
-        # Readable while the buffer has something.
-        self._more = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._more, _EPOLLIN)
+        # Readable while the buffer has bytes, and for good after the end.
+        self._buffered = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._buffered, _EPOLLIN)
         try:
             self._requests = self._open(XenBusTransport)
         except BaseException:
@@ -112,7 +129,7 @@ class _XenBusTransport:
             connection = _DeviceConnection(opened)
             for descriptor in connection.descriptors():
                 self._epoll.register(descriptor, _EPOLLIN)
-        except (ConnectFailed, OSError) as wrong:  # the latter for what is no device
+        except (ConnectFailed, OSError) as wrong:  # the latter by `register`, for what is no device
             if opened is not None:
                 opened.close()
             raise ConnectionError(f"error while opening {self._path!r}: {wrong}") from wrong
@@ -122,20 +139,20 @@ class _XenBusTransport:
         return int(self._epoll.fileno())
 
     def send(self, data: bytes) -> None:
-        """Send a whole message, or put it into the queue."""
+        """Send a whole message, or add it to the queue of its connection."""
         with self._lock:
             op, _, tx_id, _ = HEADER.unpack_from(data)
             if op in (_WATCH, _UNWATCH):
                 code = self._refuse_watch(op, data[HEADER_SIZE:])
             elif op == _TRANSACTION_END and not tx_id:
-                code = errno.ENOENT  # the kernel would not answer
+                code = errno.ENOENT  # the kernel does not answer this
             elif op == _RESET_WATCHES:
-                code = errno.ENOSYS  # those of the kernel itself would end
+                code = errno.ENOSYS  # this would end the watches of the kernel itself
             else:
                 code = 0
             if code:
                 self._buffer += refusal(data, code)
-                self._update_signal()
+                self._update_buffered()
             elif op in (_WATCH, _UNWATCH):
                 if self._watches is None:
                     self._watches = self._open(WatchTransport)
@@ -147,21 +164,21 @@ class _XenBusTransport:
                 self._requests.send(data)
 
     def _refuse_watch(self, op: int, names: bytes) -> int:
-        """What is wrong with a watch, as a daemon on a socket would see it; 0 if nothing is."""
+        """Return the errno with which a daemon on a socket refuses this watch; 0 for none."""
         if names.count(NUL) != 2 or names[-1:] != NUL:
-            return errno.EINVAL  # such as a depth, which would be ignored
+            return errno.EINVAL  # for example a depth, which the kernel would ignore
         if op == _WATCH:
-            return errno.EEXIST if names in self._watched else 0  # the kernel would have two
+            return errno.EEXIST if names in self._watched else 0  # the kernel would set it twice
         return 0 if names in self._watched else errno.ENOENT
 
     def recv(self, size: int) -> bytes:
-        """Wait for `size` bytes; there are less once it has ended."""
+        """Wait for `size` bytes and return them; less after `shutdown`."""
         while len(self._buffer) < size and not self._ended:
             self._receive()
         return self._take(size)
 
     def read(self) -> bytes:
-        """Wait for bytes, and take all that are there; there are none once it has ended."""
+        """Wait for bytes and return all that are there; none after `shutdown`."""
         while not self._buffer and not self._ended:
             self._receive()
         return self._take(len(self._buffer))
@@ -170,15 +187,15 @@ class _XenBusTransport:
         with self._lock:
             data = bytes(self._buffer[:size])
             del self._buffer[:size]
-            self._update_signal()
+            self._update_buffered()
         return data
 
-    def _update_signal(self) -> None:
+    def _update_buffered(self) -> None:
         if self._buffer or self._ended:
-            os.eventfd_write(self._more, 1)
+            os.eventfd_write(self._buffered, 1)
         else:
             try:
-                os.eventfd_read(self._more)
+                os.eventfd_read(self._buffered)
             except BlockingIOError:
                 pass
 
@@ -189,38 +206,42 @@ class _XenBusTransport:
                 if connection is not None:
                     for packet in connection.receive():
                         self._receive_packet(connection, packet)
-            self._update_signal()
+            self._update_buffered()
 
     def _receive_packet(self, connection: _DeviceConnection, packet: Packet) -> None:
         if packet.op != _WATCH_EVENT:
-            request = connection.answers(packet)
+            request = connection.take_answered(packet)
             if request is not None and connection is self._watches:
                 is_watch = HEADER.unpack_from(request)[0] == _WATCH
-                if is_watch == (packet.op == _ERROR):  # a refused WATCH, or an UNWATCH
+                if is_watch == (packet.op == _ERROR):  # a WATCH failed, or an UNWATCH succeeded
                     self._watched.discard(request[HEADER_SIZE:])
         self._buffer += packet.encode()
 
     def shutdown(self) -> None:
-        """Have whoever receives find the end."""
+        """Wake the caller that receives. From now on `recv` and `read` do not wait."""
         self._ended = True
         with self._lock:
-            if self._more >= 0:
-                os.eventfd_write(self._more, 1)
+            if self._buffered >= 0:
+                os.eventfd_write(self._buffered, 1)
 
     def close(self) -> None:
-        """Give everything back, the second device when the kernel lets go of its thread."""
+        """Close everything. The kernel may hold the descriptor for watches, and its thread, longer.
+
+        `xsproto.adapters.device_transport.WatchTransport` says why.
+        """
         self._end("close")
 
     def close_after_fork(self) -> None:
-        self._lock = threading.Lock()  # a thread may have held it that is not in this process
+        """Close everything in a forked child."""
+        self._lock = threading.Lock()  # a thread of the parent may have held the old one
         self._end("close_after_fork")
 
     def _end(self, how: str) -> None:
         with self._lock:
             self._epoll.close()
-            if self._more >= 0:
-                os.close(self._more)
-                self._more = -1
+            if self._buffered >= 0:
+                os.close(self._buffered)
+                self._buffered = -1
             for connection in (self._requests, self._watches):
                 if connection is not None:
                     connection.transport.shutdown()

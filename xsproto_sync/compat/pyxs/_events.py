@@ -14,10 +14,10 @@ __all__ = ["Events"]
 
 
 class Events:
-    """A queue as those of `queue`, without a bound, that can also fail.
+    """A queue with the methods of `queue.Queue` and without a bound, which can also fail.
 
-    Once it has failed, whoever finds it empty gets a `ConnectionError`. (It is none of `queue`'s,
-    since eventlet replaces those by others.)
+    After `fail`, `get` still returns the events that are there; then it raises `ConnectionError`.
+    (It is no subclass of `queue.Queue`, because eventlet replaces that class.)
     """
 
     def __init__(self) -> None:
@@ -26,27 +26,27 @@ class Events:
         self._changed = threading.Condition()
 
     def fail(self, why: str) -> None:
-        """Have everyone who waits, or will wait, get a `ConnectionError`."""
+        """Have all callers that wait, now or later, get a `ConnectionError` that says `why`."""
         with self._changed:
             self._failure = why
-            self._update_signal()
+            self._on_change()
             self._changed.notify_all()
 
     def check(self) -> None:
-        """Raise that `ConnectionError` if it has failed."""
+        """Raise a `ConnectionError` if the queue has failed."""
         if self._failure is not None:
             raise ConnectionError(self._failure)
 
     def forked(self, why: str) -> None:
-        """As `fail`, in a forked child: another thread may have been in here."""
+        """Fail in a forked child, where a thread of the parent may have held the lock."""
         self._changed = threading.Condition()
         self.fail(why)
 
     def put(self, event: Event, block: bool = True, timeout: float | None = None) -> None:
-        """Add an event. It never waits."""
+        """Add an event. The other arguments have no effect: this never waits."""
         with self._changed:
             self._events.append(event)
-            self._update_signal()
+            self._on_change()
             self._changed.notify()
 
     def put_nowait(self, event: Event) -> None:
@@ -54,42 +54,42 @@ class Events:
         self.put(event)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Event:
-        """Take an event; with `block`, wait for it.
+        """Remove an event and return it; with `block`, wait for one.
 
         Arguments:
-            timeout: seconds; None for ever.
+            timeout: seconds; None waits for ever.
 
         Raises:
-            queue.Empty: there is none, or there was none in time.
-            ConnectionError: there is none, and there will be none.
+            queue.Empty: there is no event, or none came in time.
+            ConnectionError: there is no event, and the queue has failed.
         """
-        ends = None if timeout is None else monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         with self._changed:
             while not self._events:
                 self.check()
-                left = None if ends is None else ends - monotonic()
+                left = None if deadline is None else deadline - monotonic()
                 if not block or (left is not None and left <= 0):
                     raise queue.Empty
                 self._changed.wait(left)
             event = self._events.popleft()
-            self._update_signal()
+            self._on_change()
             return event
 
     def get_nowait(self) -> Event:
-        """Take an event that is there."""
+        """The same as ``get(block=False)``."""
         return self.get(block=False)
 
     def empty(self) -> bool:
-        """Whether there is no event."""
+        """Return whether there is no event."""
         return not self._events
 
     def full(self) -> bool:
-        """Never."""
+        """Return False: the queue has no bound."""
         return False
 
     def qsize(self) -> int:
-        """How many events there are."""
+        """Return the number of events."""
         return len(self._events)
 
-    def _update_signal(self) -> None:
-        """What else is to be told, under the lock, of each change."""
+    def _on_change(self) -> None:
+        """Called under the lock after each change. A subclass may do something here."""

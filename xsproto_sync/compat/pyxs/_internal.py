@@ -1,4 +1,4 @@
-"""Packets as tuples, which users of pyxs make and take apart themselves."""
+"""Packets as tuples. Users of pyxs make them and take them apart themselves."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Operations(NamedTuple):
     IS_DOMAIN_INTRODUCED: int = wire.Op.IS_DOMAIN_INTRODUCED.value
     RESUME: int = wire.Op.RESUME.value
     SET_TARGET: int = wire.Op.SET_TARGET.value
-    RESTRICT: int = 128  # XenServer's; no daemon of today knows it
+    RESTRICT: int = 128  # of XenServer; no daemon of today knows it
     RESET_WATCHES: int = wire.Op.RESET_WATCHES.value
     DIRECTORY_PART: int = wire.Op.DIRECTORY_PART.value
     GET_FEATURE: int = wire.Op.GET_FEATURE.value
@@ -43,15 +43,15 @@ class _Operations(NamedTuple):
     SET_QUOTA: int = wire.Op.SET_QUOTA.value
 
 
-_Operations.__name__ = "Operations"  # which its repr begins with
+_Operations.__name__ = "Operations"  # as in the repr that pyxs has
 
-#: The message types, as attributes; also a tuple of all of them.
+#: The message types, as attributes and as a tuple.
 Operations = Op = _Operations()
 _TYPES: Final = frozenset(Op)
 
 
 class Event(NamedTuple):
-    """A watch's event: the path that was changed, and the token of the watch."""
+    """An event of a watch: the path that changed, and the token of the watch."""
 
     path: bytes
     token: bytes
@@ -66,19 +66,20 @@ class _Packet(NamedTuple):
 
 
 class Packet(_Packet):
-    """A message, of either direction.
+    """A message, to the daemon or from it.
 
     Arguments:
-        op: its type, one of `Op`.
+        op: the message type, one of `Op`.
         payload: at most 4,096 bytes.
-        rq_id: the request's id, which the answer repeats: a number of 32 bits.
-        tx_id: the transaction's id; none is 0.
+        rq_id: the id of the request, a number of 32 bits. The answer repeats it.
+        tx_id: the id of the transaction; 0 or None for none.
 
     Raises:
-        InvalidPayload: it is longer.
+        InvalidPayload: `payload` is longer.
         InvalidOperation: there is no such type.
 
-    What is received is made with `_make`: a peer's mistakes are no errors here.
+    Received packets are made with `_make`, which checks nothing: a wrong packet of a daemon is
+    dropped or reported later, and must not raise in the thread that receives.
     """
 
     __slots__ = ()
@@ -97,5 +98,6 @@ _counter = count()
 
 
 def next_rq_id() -> int:
-    """A request id that was not given out in the last 2**32 calls."""
-    return next(_counter) & 0xFFFFFFFF  # one call in C, which no other thread gets into
+    """Return a request id that was not returned in the last 2**32 calls."""
+    # `next` on a `count` is one call in C, so no two threads get the same number.
+    return next(_counter) & 0xFFFFFFFF

@@ -1,4 +1,4 @@
-"""How to wait for descriptors, whatever has been made of threads and of `select`."""
+"""Waiting for descriptors, whether or not gevent or eventlet has patched threads and `select`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["native", "waiter"]
 
 
 def waiter(*descriptors: int) -> Callable[[], Collection[int]]:
-    """A function that waits until some of `descriptors` are readable, and returns those."""
+    """Return a function that waits until some of `descriptors` are readable and returns those."""
     try:
-        # Looked up at each call: gevent patches it, eventlet takes it away.
+        # Looked up at each call, because gevent replaces `poll` and eventlet removes it.
         poller = select.poll()
     except AttributeError:
         return lambda: select.select(descriptors, [], [])[0]
@@ -23,7 +23,7 @@ def waiter(*descriptors: int) -> Callable[[], Collection[int]]:
 
 
 def native(module: str, name: str) -> Any:
-    """What `module` has under `name`, also where monkey-patching took it away; else None."""
+    """Return `name` of `module` as it is without monkey-patching, or None if there is none."""
     if (gevent := sys.modules.get("gevent.monkey")) is not None:
         try:
             return gevent.get_original(module, name)

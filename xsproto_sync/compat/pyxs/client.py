@@ -1,10 +1,11 @@
-"""The client, and the monitor for watches. `Router` and `RVar` are here, too."""
+"""The client, and its monitor for watches. `Router` and `RVar` can be imported from here, too."""
 
 from __future__ import annotations
 
 import builtins
 import copy
 import errno
+import os
 import posixpath
 import queue
 import re
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Final, TypeVar
 
+from xsproto.adapters.discovery import is_dom0
 from xsproto.clients.operations import Operation, exists, list_children, resume
 from xsproto.errors import LocalProtocolError, RemoteProtocolError, XenStoreError, error_from_code
 from xsproto.paths import is_within
@@ -27,26 +29,18 @@ from .router import Router, RVar
 __all__ = ["Client", "Monitor", "RVar", "Router"]
 
 T = TypeVar("T")
-# In the class, `list` is a method.
+# Inside the class, `list` is a method.
 _List = builtins.list
 
 _TEXT: Final = re.compile(rb"[\x00\x20-\x7f]*")
-# What follows the path is any bytes.
+# Requests in which any bytes may follow the path.
 _WITH_DATA: Final = frozenset((Op.WRITE, Op.WATCH, Op.UNWATCH))
-# Replies whose last NUL, if they have one, is no terminator.
+# Requests whose reply has no terminator: a NUL at its end is data.
 _UNTERMINATED: Final = frozenset((Op.READ, Op.DIRECTORY_PART))
 
 
-def _is_control_domain() -> bool:
-    try:
-        with open("/proc/xen/capabilities", "rb") as file:
-            return b"control_d" in file.read(1000)
-    except OSError:
-        return False
-
-
-def _joined(op: int, args: tuple[Any, ...]) -> bytes:
-    """The payload, of arguments that are checked."""
+def _payload(op: int, args: tuple[Any, ...]) -> bytes:
+    """Check the arguments of a request and return its payload."""
     try:
         payload = b"".join(args)
     except TypeError:
@@ -59,21 +53,22 @@ def _joined(op: int, args: tuple[Any, ...]) -> bytes:
 
 
 class Client:
-    """A client of XenStore, for any number of threads; a transaction is all threads'.
+    """A client of XenStore, for any number of threads. All threads share its transaction.
+
+    It is a context manager, which connects the client and closes it. To leave the ``with`` while a
+    transaction is open is a `PyXSError`.
 
     Arguments:
-        unix_socket_path: a daemon's socket. It comes first, and is also what a client without
-            arguments uses: see `UnixSocketConnection` for its default.
+        unix_socket_path: a daemon's socket. It takes precedence over `xen_bus_path`. A client
+            without arguments uses a socket, too: see `UnixSocketConnection` for the default.
         xen_bus_path: the device of a guest.
-        router: shares its connection with other clients. The last of them to be closed ends it.
-
-    It is a context manager, which connects and closes it. Leaving that with a transaction open is
-    a `PyXSError`.
+        router: a router whose connection several clients share. The client that is closed last ends
+            the connection.
     """
 
-    #: Whether this is the control domain, dom0. Requests that need it are not kept from the daemon
-    #: elsewhere.
-    SU = _is_control_domain()
+    #: Whether this is the control domain, dom0. In other domains, requests that need dom0 are sent
+    #: all the same, and the daemon refuses them.
+    SU = is_dom0(os)
 
     def __init__(
         self,
@@ -106,40 +101,39 @@ class Client:
         if uncommitted and not any(exc_info):
             raise PyXSError("uncommitted transaction")
 
-    # What all requests go through
+    # Requests
 
     def execute_command(self, op: int, *args: bytes, **kwargs: Any) -> bytes:
         """Send a request, and wait for the answer.
 
         Arguments:
             op: one of `Op`.
-            args: what the payload is made of, with all its NULs.
-            kwargs: not used; pyxs has them, and has its own way with each.
+            args: the parts of the payload, with all NULs.
+            kwargs: ignored. pyxs has them in the signature.
 
         Returns:
-            The answer's payload, without the NUL that terminates it. A value has none.
+            The payload of the answer, without the NUL that terminates it. Values have no such NUL.
 
         Raises:
-            PyXSError: the daemon refuses it: see `helpers.error`.
+            PyXSError: the daemon refuses the request: see `helpers.error`.
             ConnectionError: there is no connection, or it has ended.
-            UnexpectedPacket: that is no answer to it.
-            ValueError: an argument has control characters, or others than ASCII's, where the
-                protocol has no data.
+            UnexpectedPacket: the packet with this request's id is no answer to it.
+            ValueError: a part other than data has control characters, or characters beyond ASCII.
         """
-        payload = _joined(op, args)
-        # As it is now: another thread may begin a transaction before the answer is there.
+        payload = _payload(op, args)
+        # Read once, because another thread may start a transaction before the answer comes.
         tx_id = self.tx_id
         packet: Packet = self.router.send(Packet(op, payload, next_rq_id(), tx_id)).get()
         payload = packet.payload
         if packet.op == Op.ERROR:
             raise error(payload.removesuffix(NUL))
-        # To requests that are no part of transactions, oxenstored answers with 0.
+        # oxenstored answers with id 0 to requests that cannot be part of a transaction.
         if packet.op != op or packet.tx_id not in (tx_id, 0):
             raise UnexpectedPacket(packet)
         return payload if op in _UNTERMINATED else payload.removesuffix(NUL)
 
     def ack(self, *args: Any) -> None:
-        """Send a request whose answer is ``OK``: see `execute_command`."""
+        """Send a request whose answer must be ``OK``: see `execute_command`."""
         payload = self.execute_command(*args)
         if payload != b"OK":
             raise PyXSError(payload)
@@ -173,24 +167,24 @@ class Client:
                     raise
                 outcome = error_from_code(errno.errorcode[refused.args[0]])
 
-    # What users do
+    # Connecting
 
     def connect(self) -> None:
-        """Connect to XenStore. `close` is to follow; better use the context manager.
+        """Connect to XenStore. The caller must call `close`; the context manager does both.
 
         Raises:
-            ConnectionError: there is no connection to be had.
+            ConnectionError: the connection cannot be opened.
         """
-        # A router that is no `Router` has less.
+        # A router of the user's own class may lack `attach` and `detach`.
         if (attach := getattr(self.router, "attach", None)) is not None:
             attach(self)
         else:
             self.router.start()
 
     def close(self) -> None:
-        """End the connection, unless another client has connected with the same router.
+        """End the connection, unless another client is connected through the same router.
 
-        An open transaction is dropped.
+        An open transaction is rolled back.
         """
         if (detach := getattr(self.router, "detach", None)) is None:
             self.router.terminate()
@@ -198,11 +192,17 @@ class Client:
             try:
                 self.rollback()
             except PyXSError:
-                pass  # then it is gone
+                pass  # the daemon has dropped it
         self.tx_id = 0
 
+    # Nodes
+
     def read(self, path: bytes, default: bytes | None = None) -> bytes:
-        """The value of a node; `default`, unless that is None, where there is no such node."""
+        """Return the value of a node.
+
+        Arguments:
+            default: is returned if the node does not exist. With None, this is a `PyXSError`.
+        """
         check_path(path)
         try:
             return self.execute_command(Op.READ, path + NUL)
@@ -214,58 +214,61 @@ class Client:
     __getitem__ = read
 
     def write(self, path: bytes, value: bytes) -> None:
-        """Set the value of a node; make it, and its parents, where missing."""
+        """Set the value of a node. The node and its parents are created if they are missing."""
         check_path(path)
         self.ack(Op.WRITE, path + NUL, value)
 
     __setitem__ = write
 
     def mkdir(self, path: bytes) -> None:
-        """Make a node, and its parents, unless they exist."""
+        """Create a node and its parents, unless they exist."""
         check_path(path)
         self.ack(Op.MKDIR, path + NUL)
 
     def delete(self, path: bytes) -> None:
-        """Remove a node and all below it. A missing node whose parent exists is no error."""
+        """Remove a node and everything below it.
+
+        A missing node is no error if its parent exists.
+        """
         check_path(path)
         self.ack(Op.RM, path + NUL)
 
     __delitem__ = delete
 
     def list(self, path: bytes) -> _List[bytes]:
-        """The names of a node's children, however many."""
+        """Return the names of a node's children, even if they do not fit one packet."""
         check_path(path)
         try:
             payload = self.execute_command(Op.DIRECTORY, path + NUL)
         except PyXSError as refused:
             if refused.args[0] != errno.E2BIG:
                 raise
-            return self._run(list_children(path))  # in parts
+            return self._run(list_children(path))  # which asks for the names in parts
         return payload.split(NUL) if payload else []
 
     def exists(self, path: bytes) -> bool:
-        """Whether there is such a node."""
+        """Return whether a node exists."""
         return self._run(exists(check_path(path)))
 
     def get_perms(self, path: bytes) -> _List[bytes]:
-        """The permissions of a node, as ``b"r5"``: the owner's first, then the others'."""
+        """Return the permissions of a node, each as ``b"r5"``, the owner's first."""
         check_path(path)
         return self.execute_command(Op.GET_PERMS, path + NUL).split(NUL)
 
     def set_perms(self, path: bytes, perms: _List[bytes]) -> None:
-        """Set the permissions of a node; see `get_perms`."""
+        """Set the permissions of a node, in the form that `get_perms` returns."""
         check_path(path)
         check_perms(perms)
         self.ack(Op.SET_PERMS, path + NUL, *[perm + NUL for perm in perms])
 
     def walk(self, top: bytes, topdown: bool = True) -> Iterator[tuple[bytes, bytes, _List[bytes]]]:
-        """Each node from `top` on: path, value, and the names of its children.
+        """Yield path, value and names of the children of each node at and below `top`.
 
-        The value is empty where it may not be read. Nodes that vanish meanwhile are left out.
+        The value is empty if it may not be read. Nodes that vanish during the walk are left out.
 
         Arguments:
-            topdown: parents come before their children. Taking names out of the list leaves those
-                out.
+            topdown: yield parents before their children. Then the walk leaves out the children
+                whose names the caller removes from the list.
         """
         visits = [self._visit(top)]
         if topdown:
@@ -302,11 +305,11 @@ class Client:
         return path, value, names
 
     def get_domain_path(self, domid: int) -> bytes:
-        """The path that a domain's relative paths start from. The domain need not exist."""
+        """Return the path that a domain's relative paths start from. The domain need not exist."""
         return self.execute_command(Op.GET_DOMAIN_PATH, _number(domid))
 
     def is_domain_introduced(self, domid: int) -> bool:
-        """Whether the daemon serves a domain."""
+        """Return whether the daemon serves a domain."""
         payload = self.execute_command(Op.IS_DOMAIN_INTRODUCED, _number(domid))
         try:
             return IsDomainIntroduced(domid).parse_reply(payload + NUL)
@@ -317,31 +320,33 @@ class Client:
         """Tell the daemon to serve a domain.
 
         Arguments:
-            domid: not 0, which xenstore.txt forbids.
-            mfn: the frame of its ring page.
-            eventchn: an unbound event channel of it.
+            domid: the domain. It must not be 0, which xenstore.txt forbids.
+            mfn: the frame number of its ring page.
+            eventchn: the port of an unbound event channel in it.
         """
         if not domid:
             raise ValueError("domain 0 cannot be introduced")
         self.ack(Op.INTRODUCE, _number(domid), _number(mfn), _number(eventchn))
 
     def release_domain(self, domid: int) -> None:
-        """Tell the daemon to serve a domain no more."""
+        """Tell the daemon to stop serving a domain."""
         self.ack(Op.RELEASE, _number(domid))
 
     def resume_domain(self, domid: int) -> None:
-        """Have a domain's next shutdown told through ``@releaseDomain`` again."""
+        """Make ``@releaseDomain`` fire again at the next shutdown of a domain."""
         self.ack(Op.RESUME, _number(domid))
 
     def set_target(self, domid: int, target: int) -> None:
         """Give domain `domid` the rights of domain `target`."""
         self.ack(Op.SET_TARGET, _number(domid), _number(target))
 
+    # Transactions
+
     def transaction(self) -> int:
-        """Begin a transaction, which all that follows is part of; return its id.
+        """Start a transaction and return its id. All requests that follow are part of it.
 
         Raises:
-            PyXSError: with ``EALREADY``: one is open.
+            PyXSError: with ``EALREADY``: a transaction is open.
         """
         if self.tx_id:
             raise error(errno.EALREADY)
@@ -349,18 +354,18 @@ class Client:
         return self.tx_id
 
     def rollback(self) -> None:
-        """Drop the transaction. In any case none is open then."""
+        """Roll the transaction back. Whatever the daemon answers, no transaction is open then."""
         try:
             self.ack(Op.TRANSACTION_END, b"F" + NUL)
         finally:
             self.tx_id = 0
 
     def commit(self) -> bool:
-        """Commit the transaction. In any case none is open then.
+        """Commit the transaction. Whatever the daemon answers, no transaction is open then.
 
         Returns:
-            False if it lost against another change: nothing of it took place. Begin another one,
-            and do it all again.
+            False if the commit lost against another change. Then nothing of it took place: start
+            another transaction, and do everything again.
         """
         try:
             self.ack(Op.TRANSACTION_END, b"T" + NUL)
@@ -373,7 +378,7 @@ class Client:
         return True
 
     def monitor(self) -> Monitor:
-        """A new `Monitor` on the same connection, which ends with this client's."""
+        """Return a new `Monitor` on this client's connection. It ends with the connection."""
         return Monitor(copy.copy(self))
 
 
@@ -382,18 +387,19 @@ def _number(number: int) -> bytes:
 
 
 class Monitor:
-    """Watches, and their events. It ends with its client's connection, for good.
+    """A set of watches, and the queue of their events.
 
-    It is a context manager, which takes its watches back in the end.
+    It ends, for good, with the connection of its client. It is a context manager, which ends the
+    watches.
 
     Arguments:
-        client: whose connection it uses.
+        client: the client whose connection it uses.
     """
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        #: Events that have come, without a bound. Getting one raises `ConnectionError` once there
-        #: are no more and the connection has ended.
+        #: The events that have come, in any number. Once it is empty and the connection has ended,
+        #: its `get` raises `ConnectionError`.
         self.events = self._make_queue()
         #: The watches, as (path, token).
         self.unwatch_queue: set[tuple[bytes, bytes]] = set()
@@ -405,7 +411,7 @@ class Monitor:
         return Events()
 
     def forked(self, why: str) -> None:
-        """Be the child's after a fork: the watches are the parent's."""
+        """Drop the watches, in a forked child: they are the parent's."""
         self._lock = threading.Lock()
         self.unwatch_queue.clear()
         self.events.forked(why)
@@ -418,14 +424,14 @@ class Monitor:
 
     @property
     def watched(self) -> set[bytes]:
-        """The paths that are watched."""
+        """The watched paths."""
         return {wpath for wpath, _ in tuple(self.unwatch_queue)}
 
     def close(self) -> None:
-        """Take all watches back. Where the connection has ended, they are gone.
+        """End all watches. If the connection has ended, they have ended with it.
 
         Raises:
-            PyXSError: one could not be taken back. The others were.
+            PyXSError: a watch could not be ended. The others were.
         """
         failure: PyXSError | None = None
         for wpath, token in tuple(self.unwatch_queue):
@@ -439,38 +445,39 @@ class Monitor:
             raise failure
 
     def watch(self, wpath: bytes, token: bytes) -> None:
-        """Be told of each change at a path and below; of one at once, whatever is there.
+        """Watch a path and everything below it. A first event comes at once.
 
         Arguments:
-            wpath: a node's path, whether it exists or not, or a special one:
+            wpath: the path of a node, which need not exist, or a special path:
                 ``@introduceDomain`` or ``@releaseDomain``.
-            token: what its events will bear.
+            token: bytes that each event of the watch has.
 
         Raises:
-            ConnectionError: also if the connection has ended once, and is another one now.
+            ConnectionError: there is no connection, or the monitor's connection has ended, even if
+                the client has connected again.
         """
         check_watch_path(wpath)
         check_token(wpath, token)
         self.events.check()
         watch = (wpath, token)
         with self._lock:
-            # Before the daemon knows of it, since an event may come before the answer.
+            # Before the request is sent, because an event may come before the answer.
             known = watch in self.unwatch_queue
             if not known:
                 self.unwatch_queue.add(watch)
-                # Once for all watches with this token: each event is wanted once.
+                # Once for all watches with this token, else each event would come several times.
                 if self._count(token) == 1:
                     self.client.router.subscribe(token, self)
         try:
             self.client.ack(Op.WATCH, wpath + NUL, token + NUL)
         except PyXSError:
-            # (After an interrupt, the daemon may have it: `close` takes it back.)
+            # Not after an interrupt: the daemon may have set the watch, and `close` must end it.
             if not known:
                 self._forget(watch)
             raise
 
     def unwatch(self, wpath: bytes, token: bytes) -> None:
-        """Take back a `watch`; events of it that are in the queue are dropped by `wait`."""
+        """End a `watch`. Its events that are still in the queue are dropped by `wait`."""
         check_watch_path(wpath)
         check_token(wpath, token)
         try:
@@ -492,11 +499,11 @@ class Monitor:
         return sum(each == token for _, each in self.unwatch_queue)
 
     def wait(self, unwatched: bool = False, timeout: float | None = None) -> Iterator[Event]:
-        """The events as they come, as pairs ``(path, token)``: which path has changed.
+        """Yield events as they come: pairs of the path that changed and the watch's token.
 
         Arguments:
-            unwatched: also those of paths that are watched no more.
-            timeout: seconds without an event, after which it ends; None for never.
+            unwatched: yield also the events of watches that have ended.
+            timeout: end after this many seconds without an event; None never ends.
 
         Raises:
             ConnectionError: the connection has ended, and there are no more events.

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
-from xsproto.adapters.discovery import DEVICE_PATHS, SOCKET_PATHS
+from xsproto.adapters.discovery import DEVICE_PATHS, SOCKET_PATHS, named_by_environment
 from xsproto.wire import HEADER, HEADER_SIZE, REPLY_MAX, split_packets
 
 from ._device import _XenBusTransport
@@ -19,15 +19,16 @@ from .exceptions import ConnectionError
 
 __all__ = ["UnixSocketConnection", "XenBusConnection"]
 
-# (To make a buffer of 64 KiB for each answer takes a noticeable time.)
+# Bytes of one read. A buffer of 64 KiB for each answer would take a noticeable time to make.
 _READ_SIZE: Final = 16384
 
 
 class _Transport(Protocol):
-    """What carries a connection's bytes.
+    """The bytes of a connection.
 
-    It may also have `read`, which waits for bytes and returns all that are there, `shutdown`, which
-    ends what waits, and `close_after_fork`, which closes it in a forked child.
+    A transport may also have `read`, which waits for bytes and returns all that are there;
+    `shutdown`, which wakes the callers that wait in it; and `close_after_fork`, which closes it in
+    a forked child.
     """
 
     def fileno(self) -> int: ...
@@ -37,7 +38,7 @@ class _Transport(Protocol):
 
 
 class PacketConnection:
-    """What both connections have. A subclass has a `path`, and makes its own transport."""
+    """The base of both connections. A subclass sets `path` and makes its own transport."""
 
     path: Any = None
     transport: Any = None
@@ -47,11 +48,11 @@ class PacketConnection:
 
     @property
     def is_connected(self) -> bool:
-        """Whether it has been opened, and not closed since."""
+        """Whether the connection is open."""
         return self.transport is not None
 
     def create_transport(self) -> _Transport:
-        """Open what carries the bytes.
+        """Open the transport.
 
         Raises:
             ConnectionError: it cannot be opened.
@@ -59,11 +60,11 @@ class PacketConnection:
         raise NotImplementedError
 
     def fileno(self) -> int:
-        """A descriptor that is readable while `recv` has something to do."""
+        """Return a descriptor that is readable when `recv` should be called."""
         return int(self._transport().fileno())
 
     def connect(self) -> None:
-        """Open it, unless it is open.
+        """Open the connection, unless it is open.
 
         Raises:
             ConnectionError: it cannot be opened.
@@ -72,13 +73,13 @@ class PacketConnection:
             self.transport = self.create_transport()
 
     def close(self, silent: bool = True) -> None:
-        """Close it, unless it is closed.
+        """Close the connection, unless it is closed.
 
         Arguments:
-            silent: raise nothing.
+            silent: raise no error.
 
         Raises:
-            ConnectionError: closing failed. It is closed all the same.
+            ConnectionError: closing failed. The connection is closed all the same.
         """
         transport, self.transport = self.transport, None
         if transport is None:
@@ -90,18 +91,19 @@ class PacketConnection:
                 raise ConnectionError(wrong.args) from wrong
 
     def close_after_fork(self) -> None:
-        """Close it in a forked child, without the parent's noticing."""
+        """Close the connection in a forked child. The parent's stays open."""
         transport, self.transport = self.transport, None
         if transport is not None:
             getattr(transport, "close_after_fork", transport.close)()
 
     def send(self, packet: Packet) -> None:
-        """Send a packet, which is not checked. Of several threads one at a time may.
+        """Send a packet without checking it. Only one thread at a time may call this.
 
         Raises:
-            ConnectionError: it could not be sent whole. Then nothing more can be: the connection
-                ends, of which whoever receives is told.
-            ValueError: a number of its header has more than 32 bits. Nothing was sent.
+            ConnectionError: the packet could not be sent as a whole. The connection is shut down,
+                because what followed would be taken for the rest of the packet; the thread that
+                receives finds its end.
+            ValueError: a number in the header has more than 32 bits. Nothing was sent.
         """
         transport = self._transport()
         try:
@@ -115,17 +117,19 @@ class PacketConnection:
             raise self._failed("writing to", wrong) from wrong
 
     def recv(self) -> Packet:
-        """Wait for a packet. Nothing behind it is read, so that `select` tells of the next one.
+        """Wait for a packet and return it.
+
+        No bytes beyond the packet are read, so that `select` reports the next one.
 
         Raises:
-            ConnectionError: the connection has ended, and is closed.
+            ConnectionError: the connection has ended, and is closed now.
         """
         transport = self._transport()
         try:
             op, rq_id, tx_id, size = HEADER.unpack(_exactly(transport, HEADER_SIZE))
             if size > REPLY_MAX:
                 raise _too_long(size)
-            # Never 0 bytes of the device.
+            # Never read 0 bytes, with which the kernel of a device would loop for ever.
             payload = _exactly(transport, size) if size else b""
         except OSError as wrong:
             self.close()
@@ -133,12 +137,12 @@ class PacketConnection:
         return Packet._make((op, rq_id, tx_id, size, payload))
 
     def packets(self) -> Iterator[Packet]:
-        """Wait for packets, and yield them: what `recv` does again and again, but many at a time.
+        """Wait for packets and yield them. This is faster than `recv`, since it reads many at once.
 
-        It needs a transport with `read`.
+        The transport must have `read`.
 
         Raises:
-            ConnectionError: the connection has ended, and is closed.
+            ConnectionError: the connection has ended, and is closed now.
         """
         transport = self._transport()
         rest = b""
@@ -157,9 +161,9 @@ class PacketConnection:
             raise self._failed("reading from", wrong) from wrong
 
     def shutdown(self) -> None:
-        """End what others do with it; `close` is to follow.
+        """Wake other threads that send or receive: their calls fail. `close` must follow.
 
-        (Where the transport has no `shutdown`, nothing ends.)
+        This does nothing if the transport has no `shutdown`.
         """
         getattr(self.transport, "shutdown", _nothing)()
 
@@ -194,10 +198,10 @@ def _too_long(size: int) -> OSError:
 
 class _UnixSocketTransport:
     def __init__(self, path: str) -> None:
-        # Of `socket` as it is now: monkey-patching replaces it.
+        # Looked up in `socket` at each call, because monkey-patching replaces it.
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self.sock.settimeout(None)  # whatever `socket.setdefaulttimeout` says
+            self.sock.settimeout(None)  # else `socket.setdefaulttimeout` would count
             self.sock.connect(path)
         except OSError as wrong:
             self.sock.close()
@@ -219,7 +223,7 @@ class _UnixSocketTransport:
         return self.sock.recv(_READ_SIZE)
 
     def send(self, data: bytes) -> None:
-        # Added to by the very call that sends, so that no interrupt comes in between.
+        # The call that sends also adds to the list. So no interrupt can come between the two.
         sent: list[int] = []
         rest = data
         try:
@@ -228,17 +232,17 @@ class _UnixSocketTransport:
                 rest = data[sum(sent) :]
         except BaseException:
             if 0 < sum(sent) < len(data):
-                self.shutdown()  # what comes next would be taken for the rest
+                self.shutdown()  # the next message would be taken for the rest of this one
             raise
 
     def shutdown(self) -> None:
         try:
             self.sock.shutdown(socket.SHUT_RDWR)
         except OSError:
-            pass  # the daemon was first
+            pass  # the daemon has closed the connection
 
     def close(self) -> None:
-        self.shutdown()  # wakes whoever is in `send`
+        self.shutdown()  # wakes a thread in `send`, which `close` does not
         self.sock.close()
 
     def close_after_fork(self) -> None:
@@ -249,8 +253,8 @@ class UnixSocketConnection(PacketConnection):
     """A connection to a daemon's Unix socket.
 
     Arguments:
-        path: the socket's; by default ``XENSTORED_PATH`` of the environment, else ``socket`` in its
-            ``XENSTORED_RUNDIR``, else ``/var/run/xenstored/socket``.
+        path: of the socket. The default is ``XENSTORED_PATH`` of the environment, else ``socket``
+            in the directory ``XENSTORED_RUNDIR``, else ``/var/run/xenstored/socket``.
     """
 
     def __init__(self, path: str | None = None) -> None:
@@ -262,19 +266,18 @@ class UnixSocketConnection(PacketConnection):
 
 
 def _get_unix_socket_path() -> str:
-    rundir = os.getenv("XENSTORED_RUNDIR")
-    default = os.path.join(rundir, "socket") if rundir else SOCKET_PATHS[0]
-    return os.getenv("XENSTORED_PATH") or default
+    named = named_by_environment(os)
+    return SOCKET_PATHS[0] if named is None else named.path
 
 
 class XenBusConnection(PacketConnection):
-    """A connection through the device of a guest's kernel; its rules: `xsproto.adapters.device`.
+    """A connection through the XenBus device of a guest.
 
-    It is two: watches have a descriptor of their own. A request waits until the one before it is
-    answered.
+    Watches have a descriptor of their own. On each descriptor a request waits until the one before
+    it is answered. `xsproto.adapters.device` has the rules that ask for this.
 
     Arguments:
-        path: the device's; by default the system's.
+        path: of the device. The default is the system's.
     """
 
     def __init__(self, path: str | None = None) -> None:

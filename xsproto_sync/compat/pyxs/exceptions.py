@@ -1,4 +1,4 @@
-"""What the drop-in raises: pyxs' exceptions, with pyxs' bases."""
+"""The exceptions of the drop-in: pyxs' names, with pyxs' bases."""
 
 __all__ = [
     "ConnectionError",
@@ -12,35 +12,35 @@ __all__ = [
 
 
 class PyXSError(Exception):
-    """The base of all others, and what the daemon refuses a request with.
+    """The base of all other exceptions here, and the error of a request that the daemon refuses.
 
-    The latter has two arguments, as `OSError` has: a number of `errno`, and what it means. (The
-    number is None for an error name that this machine does not know.)
+    The error of a request has two arguments, as `OSError` has: a number of `errno` and its text.
+    The number is None if this machine does not know the daemon's error name.
     """
 
 
 class InvalidOperation(ValueError, PyXSError):
-    """A packet of a type that is not in `Op`; the argument is that number."""
+    """The type of a packet is not in `Op`. The argument is its number."""
 
 
 class InvalidPayload(ValueError, PyXSError):
-    """A packet with a payload of more than 4,096 bytes; the argument is that payload."""
+    """The payload of a packet has more than 4,096 bytes. The argument is the payload."""
 
 
 class InvalidPath(ValueError, PyXSError):
-    """A path that the protocol does not allow (see `xsproto.paths`); the argument is that path."""
+    """The protocol does not allow a path (see `xsproto.paths`). The argument is the path."""
 
 
 class InvalidPermission(ValueError, PyXSError):
-    """A permission that is not one of ``n``, ``r``, ``w``, ``b`` and a domain id, as in ``b"r5"``.
+    """A permission is not one of ``n``, ``r``, ``w``, ``b`` and a domain id, as in ``b"r5"``.
 
-    The argument is that permission.
+    The argument is the permission.
     """
 
 
-class ConnectionError(PyXSError):  # pyxs' name for it
-    """There is no connection, or there is none any more."""
+class ConnectionError(PyXSError):  # the name that pyxs gives it hides the builtin one
+    """There is no connection, or it has ended."""
 
 
 class UnexpectedPacket(ConnectionError):
-    """The answer to a request is of another type, or another transaction's."""
+    """The answer to a request has another type, or belongs to another transaction."""

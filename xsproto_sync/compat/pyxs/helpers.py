@@ -1,4 +1,4 @@
-"""Checks of arguments, and errors by their name on the wire."""
+"""Checks of arguments, and the exceptions for the daemon's error names."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from collections.abc import Iterable
 from typing import Final, TypeVar
 
 from xsproto import errors, paths
+from xsproto.perms import PERM_LETTERS
 from xsproto.requests import Watch
-from xsproto.wire import NUL
+from xsproto.wire import DOMID_FIRST_RESERVED, NUL
 
 from .exceptions import InvalidPath, InvalidPermission, PyXSError
 
 __all__ = ["check_path", "check_perms", "check_token", "check_watch_path", "error"]
 
+# As bytes of one letter. (In `PERM_LETTERS` itself the empty string is found, too.)
+_LETTERS: Final = tuple(b"%c" % letter for letter in PERM_LETTERS)
 _NUMBERS: Final = {name: number for number, name in errno.errorcode.items()}
 
 _Perms = TypeVar("_Perms", bound=Iterable[bytes])
 
 
 def error(smth: int | bytes) -> PyXSError:
-    """The error of a number of `errno`, or of a name on the wire such as ``b"EINVAL"``.
+    """Return the exception for a number of `errno`, or for an error name such as ``b"EINVAL"``.
 
-    Of a name that this machine does not know, the first argument is None.
+    Its first argument is None if this machine does not know the name.
     """
     if isinstance(smth, int):
         return PyXSError(smth, os.strerror(smth))
@@ -33,14 +36,14 @@ def error(smth: int | bytes) -> PyXSError:
 
 
 def check_path(path: bytes) -> bytes:
-    """Return `path` if it may be sent. Of a path that begins with ``@`` the daemon judges.
+    """Return `path` if it may be sent. A path that begins with ``@`` is left to the daemon.
 
     Raises:
-        InvalidPath: it breaks the rules of `xsproto.paths`.
-        TypeError: it is no `bytes`.
+        InvalidPath: `path` breaks the rules of `xsproto.paths`.
+        TypeError: `path` is not `bytes`.
     """
     try:
-        # Permissions may be those of a special path; which there are is the daemon's to say.
+        # Special paths have permissions, and the daemon alone knows which special paths exist.
         special = isinstance(path, bytes) and path.startswith(b"@")
         paths.check_node_path(path[1:] if special and path[1:2] != b"/" else path)
     except errors.InvalidPath:
@@ -51,11 +54,11 @@ def check_path(path: bytes) -> bytes:
 
 
 def check_watch_path(wpath: bytes) -> bytes:
-    """Return `wpath` if it may be watched: a node's path, or a special one.
+    """Return `wpath` if it may be watched: the path of a node, or a special path.
 
     Raises:
-        InvalidPath: it is neither.
-        TypeError: it is no `bytes`.
+        InvalidPath: `wpath` is neither.
+        TypeError: `wpath` is not `bytes`.
     """
     try:
         return paths.check_path(wpath)
@@ -66,11 +69,11 @@ def check_watch_path(wpath: bytes) -> bytes:
 
 
 def check_token(wpath: bytes, token: bytes) -> bytes:
-    """Return `token` if the events on `wpath` and below can bear it.
+    """Return `token` if the events for `wpath` and the paths below can carry it.
 
     Raises:
-        ValueError: it has a NUL, or is too long for a packet with a path.
-        TypeError: it is no `bytes`.
+        ValueError: `token` has a NUL, or is too long for a packet with a path.
+        TypeError: `token` is not `bytes`.
     """
     try:
         Watch(wpath, token).payload()
@@ -82,18 +85,18 @@ def check_token(wpath: bytes, token: bytes) -> bytes:
 
 
 def check_perms(perms: _Perms) -> _Perms:
-    """Return `perms` if each is a letter and a domain id, as ``b"r5"``.
+    """Return `perms` if each is a letter and a domain id, such as ``b"r5"``.
 
-    Ids of more than 16 bits are passed on to the daemon. Those that Xen reserves are not: C
-    xenstored ends over 32757.
+    Ids of more than 16 bits are passed on to the daemon. The ids that Xen reserves are refused,
+    because C xenstored crashes on 32757.
 
     Raises:
-        InvalidPermission: one is not.
+        InvalidPermission: a permission has another form, or a reserved id.
     """
     for perm in perms:
         digits = perm[1:]
-        if perm[:1] not in (b"n", b"r", b"w", b"b") or not digits.isdigit() or len(digits) > 10:
+        if perm[:1] not in _LETTERS or not digits.isdigit() or len(digits) > 10:
             raise InvalidPermission(perm)
-        if paths.DOMID_FIRST_RESERVED <= int(digits) <= 0x7FFF or NUL in perm:
+        if DOMID_FIRST_RESERVED <= int(digits) <= 0x7FFF or NUL in perm:
             raise InvalidPermission(perm)
     return perms

@@ -1,4 +1,4 @@
-"""Who receives what comes over a connection, for all its clients and monitors."""
+"""The router: one thread receives the packets of a connection for all its clients and monitors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WATCH_EVENT: Final = Op.WATCH_EVENT
 
 
 class RVar:
-    """A place for an answer, which is set once and can be got by any thread."""
+    """A place for an answer. It is set once, and any thread can get it."""
 
     __slots__ = ("_error", "_is_set", "_lock", "target")
 
@@ -41,14 +41,14 @@ class RVar:
         return f"RVar({self.target})"
 
     def get(self, timeout: float | None = None) -> Packet:
-        """Wait for the answer.
+        """Wait for the answer and return it.
 
         Arguments:
-            timeout: seconds; None for ever.
+            timeout: seconds; None waits for ever.
 
         Raises:
-            ConnectionError: there will be none: the connection has ended.
-            TimeoutError: there was none in time.
+            ConnectionError: the connection has ended, so no answer will come.
+            TimeoutError: no answer came in time.
         """
         if not self._is_set:
             if not (self._lock.acquire() if timeout is None else self._lock.acquire(True, timeout)):
@@ -59,12 +59,12 @@ class RVar:
         return self.target
 
     def set(self, target: Packet) -> None:
-        """Give the answer to whoever waits for it."""
+        """Give the answer to the threads that wait for it."""
         self.target = target
         self._wake()
 
     def fail(self, why: str) -> None:
-        """Have all who wait get a `ConnectionError`."""
+        """Let the threads that wait get a `ConnectionError` that says `why`."""
         self._error = why
         self._wake()
 
@@ -75,18 +75,19 @@ class RVar:
 
 
 class Router:
-    """Shares a connection among clients and monitors: its thread receives for all of them.
+    """A thread that receives packets for all clients and monitors that share a connection.
 
-    The connection is open while the router runs. However the router ends, each who waits for an
-    answer or an event gets a `ConnectionError`; then it may be started again.
+    The connection is open while the router runs. When the router ends, for whatever reason, all
+    callers that wait for an answer or an event get a `ConnectionError`. Then the router may be
+    started again.
 
-    A subclass may have a `__call__` of its own: what the thread does, until `r_terminator` is
-    readable. It receives packets, gives answers to ``rvars`` (by request id), and events to
-    the ``events`` of ``monitors`` (by token).
+    A subclass may replace `__call__`, which the thread runs until `r_terminator` is readable. It
+    must receive packets, give each answer to the entry of ``rvars`` with its request id, and put
+    each event into the ``events`` of the ``monitors`` with its token.
 
     Arguments:
-        connection: a `UnixSocketConnection`, a `XenBusConnection`, or the like. It is the router's
-            own.
+        connection: a `UnixSocketConnection`, a `XenBusConnection`, or an object like them. Only
+            this router may use it.
     """
 
     r_terminator: socket.socket
@@ -96,7 +97,7 @@ class Router:
         self.connection = connection
         self.send_lock = threading.Lock()
         self.rvars: dict[int, RVar] = {}
-        # A list is replaced, never changed, so that the thread can go through it.
+        # A list here is replaced, never changed, because the thread may be iterating over it.
         self.monitors: defaultdict[bytes, list[Any]] = defaultdict(list)
         self._clients: WeakSet[Any] = WeakSet()
         self._ended: str | None = None
@@ -111,7 +112,7 @@ class Router:
 
     def __getattr__(self, name: str) -> Any:
         if name in ("r_terminator", "w_terminator"):
-            # Once the router is started: one that never is has none to be closed.
+            # Made on first use, so that a router that is never started leaves no open sockets.
             self.r_terminator, self.w_terminator = socket.socketpair()
             return self.__dict__[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -120,12 +121,12 @@ class Router:
         return threading.Thread(target=self._run, name="xenstore-router", daemon=True)
 
     def _run(self) -> None:
-        """Do what `__call__` does, a subclass' one too, and tell everyone that it is over."""
+        """Run `__call__`, which may be a subclass's. In the end, fail all callers that wait."""
         why = "the router has ended"
         try:
             self()
         except (PyXSError, OSError) as wrong:
-            why = str(wrong)  # for those who wait
+            why = str(wrong)  # the callers that wait get it
         except BaseException as wrong:
             why = f"the router has failed: {wrong!r}"
             raise
@@ -133,7 +134,7 @@ class Router:
             self._end(why)
 
     def __call__(self) -> None:
-        """Receive packets, and hand them out, until the router is terminated."""
+        """Receive packets and distribute them until the router is terminated."""
         why = "the router was terminated"
         rvars = self.rvars
         try:
@@ -153,14 +154,14 @@ class Router:
         connection = self.connection
         is_own = getattr(connection.recv, "__func__", None) is PacketConnection.recv
         if is_own and hasattr(connection.transport, "read"):
-            yield from connection.packets()  # which `terminate` ends
+            yield from connection.packets()  # `terminate` ends it by `shutdown`
         terminator = self.r_terminator.fileno()
         wait = waiter(connection.fileno(), terminator)
         while terminator not in wait():
             yield connection.recv()
 
     def _deliver(self, packet: Packet) -> None:
-        # Some daemon may say more than these two.
+        # Parts after these two are ignored: a later daemon may add some.
         path, *rest = packet.payload.split(NUL)
         if len(rest) < 2:
             _log.warning("a watch event without path and token: %r", packet)
@@ -178,7 +179,7 @@ class Router:
             try:
                 _, rvar = self.rvars.popitem()
             except KeyError:
-                break  # its sender was first
+                break  # the thread that sent the request has removed it
             rvar.fail(self._ended)
         with self._lock:
             listeners = list(self._listeners)
@@ -196,23 +197,23 @@ class Router:
         return bool(self.connection.is_connected)
 
     def listen(self, monitor: Any) -> None:
-        """Have ``monitor.events.fail(why)`` called when the router ends.
+        """Call ``monitor.events.fail(why)`` when the router ends.
 
-        In a forked child it is ``monitor.forked(why)``.
+        In a forked child, ``monitor.forked(why)`` is called instead.
         """
         with self._lock:
             self._listeners.add(monitor)
 
     def subscribe(self, token: bytes, monitor: Any) -> None:
-        """Have the events that bear `token` put into ``monitor.events``."""
+        """Put the events with `token` into ``monitor.events``."""
         with self._lock:
             self.monitors[token] = [*self.monitors.get(token, ()), monitor]
 
     def unsubscribe(self, token: bytes, monitor: Any) -> None:
-        """Take back a `subscribe`.
+        """Undo one `subscribe`.
 
         Raises:
-            ValueError: there is none.
+            ValueError: `monitor` has not subscribed to `token`.
         """
         with self._lock:
             rest = list(self.monitors.get(token, ()))
@@ -223,17 +224,18 @@ class Router:
                 del self.monitors[token]
 
     def send(self, packet: Packet) -> RVar:
-        """Send a request; the answer will be in what is returned.
+        """Send a request and return an `RVar` for its answer.
 
         Raises:
-            ConnectionError: it could not be sent.
-            ValueError: its id is that of a request which is not answered yet, or it cannot be sent.
+            ConnectionError: the request could not be sent.
+            ValueError: a request with this id is not answered yet, or a number in the header has
+                more than 32 bits.
         """
         rq_id = packet.rq_id
         with self.send_lock:
             if rq_id in self.rvars:
                 raise ValueError(f"request {rq_id} is not answered yet: {op_name(packet.op)}")
-            # First, since the answer may come before `send` returns.
+            # Before the request is sent, because the answer may come before `send` returns.
             rvar = self.rvars[rq_id] = RVar()
             try:
                 if self._ended is not None:
@@ -245,7 +247,7 @@ class Router:
         return rvar
 
     def start(self) -> None:
-        """Open the connection and start the thread, unless it runs.
+        """Open the connection and start the thread, unless it runs already.
 
         Raises:
             ConnectionError: the connection cannot be opened.
@@ -258,7 +260,7 @@ class Router:
             self.connection.connect()
             try:
                 self._ended = None
-                _ = self.r_terminator  # made by one thread alone
+                _ = self.r_terminator  # made here, before other threads can ask for it
                 if self.thread.ident is not None:
                     self.thread = self._new_thread()
                 self.thread.start()
@@ -267,31 +269,31 @@ class Router:
                 raise
 
     def terminate(self) -> None:
-        """End the thread and close the connection, unless that is done.
+        """End the thread and close the connection, unless this has been done.
 
-        Everyone who waits for an answer or an event gets a `ConnectionError`.
+        All callers that wait for an answer or an event get a `ConnectionError`.
         """
         with self._starting:
             if self.thread.is_alive() and self._ended is None:
                 self._ended = "the router was terminated"
-                # Not to be made here: it is gone if the thread has just ended.
+                # Not made on demand here: it is gone if the thread has just ended.
                 if (wakeup_sender := self.__dict__.get("w_terminator")) is not None:
                     try:
                         wakeup_sender.sendall(NUL)
                     except OSError:
                         pass  # it is ending already
-                # For what is not asked for the terminator, or in the middle of a packet.
+                # For a thread that does not poll the terminator, or is in the middle of a packet.
                 getattr(self.connection, "shutdown", _nothing)()
             self._join()
 
     def attach(self, client: Any) -> None:
-        """`start`, on behalf of a client that will be detached."""
+        """Call `start` for a client, which must call `detach` later."""
         with self._starting:
             self.start()
             self._clients.add(client)
 
     def detach(self, client: Any) -> bool:
-        """`terminate`, unless other clients are attached; return whether it did."""
+        """Call `terminate`, unless other clients are attached. Return whether it was called."""
         with self._starting:
             self._clients.discard(client)
             if not self._clients:
@@ -303,7 +305,7 @@ class Router:
             self.thread.join()
 
     def _forked(self) -> None:
-        """Let go of what is the parent's, in a child; it may start the router for itself."""
+        """Give up what belongs to the parent, in a forked child. The child may call `start`."""
         self.send_lock = threading.Lock()
         self._lock = threading.Lock()
         self._starting = threading.RLock()
