@@ -18,8 +18,20 @@ import xsproto_sync
 from tests.support.daemons import Daemon
 from xsproto.wire import Op
 
-from .measure import Contestant, Plan, compete
-from .roundtrip import PATHS, VALUE, Report, Row, bare_loop, bare_socket, command, load_xs, packet
+from .measure import (
+    PATHS,
+    VALUE,
+    Contestant,
+    Plan,
+    Report,
+    Row,
+    bare_loop,
+    bare_socket,
+    command,
+    compete,
+    load_xs,
+    packet,
+)
 from .styles import STYLES, Idling, SyncStyle, SyncStyleWithReader, Watching, opened
 
 READERS = 100
@@ -33,7 +45,7 @@ WATCHING: list[type[Watching]] = [SyncStyle, *STYLES]
 
 
 def rows() -> dict[str, Row]:
-    """The table of the issue that asks for it."""
+    """What is compared, with the figure that it must reach and the one that it aims at."""
     found = {}
     for style in STYLES:
         name = style.name

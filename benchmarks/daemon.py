@@ -23,8 +23,16 @@ from typing import Any
 from tests.support.daemons import Daemon, missing
 from xsproto.wire import HEADER, Op
 
-from .measure import Contestant, compete
-from .roundtrip import PATHS, VALUE, bare_loop, bare_socket, machine, packet
+from .measure import (
+    PATHS,
+    VALUE,
+    Contestant,
+    bare_loop,
+    bare_socket,
+    compete,
+    machine,
+    packet,
+)
 
 __all__ = ["main"]
 
@@ -53,8 +61,8 @@ def embedded(*arguments: str) -> Iterator[tuple[str, int]]:
             process.stderr.close()
 
 
-class Peer:
-    """A client's socket, which keeps replies and events apart."""
+class Connection:
+    """A client's socket, with the replies and the events that it receives."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -97,28 +105,28 @@ class Peer:
 
 
 @contextlib.contextmanager
-def peer_of(path: str) -> Iterator[Peer]:
+def connected_to(path: str) -> Iterator[Connection]:
     with bare_socket(path) as sock:
-        yield Peer(sock)
+        yield Connection(sock)
 
 
-def start(peer: Peer) -> int:
-    return int(peer.ask(packet(Op.TRANSACTION_START, b"\0"))[:-1])
+def start(connection: Connection) -> int:
+    return int(connection.ask(packet(Op.TRANSACTION_START, b"\0"))[:-1])
 
 
-def end(peer: Peer, tx_id: int) -> None:
-    peer.ask(packet(Op.TRANSACTION_END, b"T\0", tx_id))
+def end(connection: Connection, tx_id: int) -> None:
+    connection.ask(packet(Op.TRANSACTION_END, b"T\0", tx_id))
 
 
 def fill(path: str, nodes: int) -> None:
     """Have nodes that are looked at, and so many others."""
-    with peer_of(path) as peer:
+    with connected_to(path) as connection:
         for node in PATHS:
-            peer.ask(packet(Op.WRITE, node + b"\0" + VALUE))
+            connection.ask(packet(Op.WRITE, node + b"\0" + VALUE))
         for first in range(0, nodes, WINDOW):
             numbers = range(first, min(first + WINDOW, nodes))
             writes = [b"/n/%d/%d\0" % (number // 500, number) + VALUE for number in numbers]
-            peer.ask(b"".join([packet(Op.WRITE, payload) for payload in writes]))
+            connection.ask(b"".join([packet(Op.WRITE, payload) for payload in writes]))
 
 
 def compare(
@@ -133,7 +141,7 @@ def compare(
 
 
 def requests(ours: str, theirs: str, rounds: int) -> Iterator[str]:
-    with peer_of(ours) as one, peer_of(theirs) as other:
+    with connected_to(ours) as one, connected_to(theirs) as other:
         for name, packets in (
             ("READ", [packet(Op.READ, node + b"\0") for node in PATHS]),
             ("WRITE", [packet(Op.WRITE, node + b"\0" + VALUE) for node in PATHS]),
@@ -152,9 +160,9 @@ def requests(ours: str, theirs: str, rounds: int) -> Iterator[str]:
         reads = [packet(Op.READ, node + b"\0") for node in PATHS]
         batches = [b"".join(reads[at : at + WINDOW]) for at in range(0, len(reads), WINDOW)]
 
-        def pipelined(peer: Peer) -> None:
+        def pipelined(connection: Connection) -> None:
             for batch in batches:
-                peer.ask(batch)
+                connection.ask(batch)
 
         yield compare(
             f"READ, {WINDOW} at once",
@@ -166,18 +174,18 @@ def requests(ours: str, theirs: str, rounds: int) -> Iterator[str]:
 
 
 def transactions(small: str, big: str, theirs: str, rounds: int) -> Iterator[str]:
-    def empty(peer: Peer) -> None:
+    def empty(connection: Connection) -> None:
         for _ in range(200):
-            end(peer, start(peer))
+            end(connection, start(connection))
 
-    def touching(peer: Peer) -> None:
+    def touching(connection: Connection) -> None:
         for _ in range(50):
-            tx_id = start(peer)
+            tx_id = start(connection)
             for node in PATHS[:10]:
-                peer.ask(packet(Op.WRITE, node + b"\0" + VALUE, tx_id))
-            end(peer, tx_id)
+                connection.ask(packet(Op.WRITE, node + b"\0" + VALUE, tx_id))
+            end(connection, tx_id)
 
-    with peer_of(small) as one, peer_of(big) as other, peer_of(theirs) as c:
+    with connected_to(small) as one, connected_to(big) as other, connected_to(theirs) as c:
         yield compare(
             "empty transaction, big store against small (rate)",
             ">= 0.83",
@@ -199,17 +207,17 @@ def watches(ours: str, theirs: str, rounds: int) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
 
         def watching(path: str, connections: int, each: int) -> Callable[[], None]:
-            writer = stack.enter_context(peer_of(path))
-            peers = [stack.enter_context(peer_of(path)) for _ in range(connections)]
-            for peer in peers:
+            writer = stack.enter_context(connected_to(path))
+            connected = [stack.enter_context(connected_to(path)) for _ in range(connections)]
+            for connection in connected:
                 for number in range(each):
-                    peer.ask(packet(Op.WATCH, b"/watched\0%d\0" % number))
-                peer.take(each)  # the first ones, at once
+                    connection.ask(packet(Op.WATCH, b"/watched\0%d\0" % number))
+                connection.take(each)  # the first ones, at once
 
             def run() -> None:
                 writer.ask(write)
-                for peer in peers:
-                    peer.take(each)
+                for connection in connected:
+                    connection.take(each)
 
             return run
 
@@ -234,7 +242,7 @@ def unwatched(rounds: int) -> Iterator[str]:
     with embedded() as (without, pid), embedded() as (with_them, other_pid):
         for each in pid, other_pid:
             os.sched_setaffinity(each, os.sched_getaffinity(0))
-        with peer_of(without) as one, peer_of(with_them) as other:
+        with connected_to(without) as one, connected_to(with_them) as other:
             for number in range(ELSEWHERE):
                 other.ask(packet(Op.WATCH, b"/elsewhere/%d\0t\0" % number))
             other.ask(packet(Op.READ, b"/tool\0"))

@@ -17,8 +17,20 @@ import xsproto_sync.compat.pyxs
 from tests.support.daemons import Daemon
 from xsproto_sync.compat import lowlevel
 
-from .measure import Contestant, Plan, compete
-from .roundtrip import PARENTS, PATHS, VALUE, Report, Row, command, fill, load_pyxs, load_xs
+from .measure import (
+    PARENTS,
+    PATHS,
+    VALUE,
+    Contestant,
+    Plan,
+    Report,
+    Row,
+    command,
+    compete,
+    fill,
+    load_pyxs,
+    load_xs,
+)
 
 __all__ = ["run"]
 

@@ -23,7 +23,7 @@ import xsproto_trio
 from xsproto.errors import ConnectionClosed
 from xsproto.wire import HEADER
 
-from .roundtrip import PATHS, bare_loop
+from .measure import PATHS, bare_loop
 
 __all__ = ["STYLES", "Idling", "Style", "SyncStyle", "SyncStyleWithReader", "Watching", "opened"]
 

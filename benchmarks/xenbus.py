@@ -21,8 +21,7 @@ from tests.support.fake_device import LIBRARY, Preload, device_of
 from xsproto.requests import Read
 from xsproto.wire import HEADER, Packet
 
-from .measure import Contestant, Result, compete
-from .roundtrip import machine
+from .measure import Contestant, Result, compete, machine
 
 __all__ = ["main"]
 

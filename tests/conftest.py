@@ -1,23 +1,27 @@
-"""What all tests share: how thoroughly hypothesis looks, real daemons, the table at the end."""
+"""What all tests share: how thoroughly hypothesis looks, real daemons, and what saves time."""
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
+import shutil
+import signal
+import sys
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from .support import daemons
-from .support import subprocesses as environment
-from .support.background import background, begin_all  # noqa: F401  # a fixture
 from .support.daemons import Daemon
-from .support.kit_table import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401  # hooks
-from .support.subprocesses import (  # noqa: F401  # hooks, which pytest finds here
-    pytest_collection_modifyitems,
-    pytest_runtest_protocol,
-    pytest_unconfigure,
-)
+
+pytest_plugins = [
+    "tests.support.background",
+    "tests.support.kit_table",
+    "tests.support.subprocesses",
+]
 
 # The same examples every time, so that neither a verdict nor the coverage depends on luck.
 settings.register_profile(
@@ -35,16 +39,24 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    environment.pytest_configure(config)
-    config.addinivalue_line("markers", "background(call, *names): see tests.support.background")
+def pytest_configure() -> None:
+    # A shell ignores SIGINT in what it runs in the background, and so would every process that
+    # the tests start, which could not be ended by Ctrl-C then.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Without bytecode each of the hundreds of Python processes would compile what it imports.
+    if sys.dont_write_bytecode and "PYTHONPYCACHEPREFIX" not in os.environ:
+        directory = tempfile.mkdtemp(prefix="xsproto-")
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        os.environ["PYTHONPYCACHEPREFIX"] = directory
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    environment.pytest_collection_finish(session)
-    # On a real device nothing else may go on.
-    if not session.config.getoption("--xenbus", default=None):
-        begin_all(session)
+def pytest_collection_finish() -> None:
+    # All modules and tests stay until the end. The collector need not look at them time and again:
+    # that would be a quarter of the time, and most of it where a test collects in a loop.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=daemons.KINDS)

@@ -25,7 +25,7 @@ from xsproto.errors import (
 )
 from xsproto.wire import HEADER, Op
 
-from ..support.background import descriptors
+from ..support.descriptors import open_descriptors
 from ..support.event_loops import LOOPS, Loop, TrioLoop
 
 
@@ -105,7 +105,7 @@ def test_its_end_cuts_every_connection_and_nobody_listens(loop: Loop, tmp_path: 
     path = tmp_path / "socket"
 
     async def main() -> None:
-        before = descriptors()
+        before = open_descriptors()
         async with served(loop, {path: 0}) as server:
             assert path.stat().st_mode & 0o777 == 0o600
             client = await loop.open_path(path)
@@ -121,7 +121,7 @@ def test_its_end_cuts_every_connection_and_nobody_listens(loop: Loop, tmp_path: 
         if isinstance(server, xsproto_asyncio.Server):
             server.close()
         client.close()
-        assert descriptors() == before
+        assert open_descriptors() == before
 
     loop.run(main())
 

@@ -26,8 +26,8 @@ from xsproto.errors import InvalidArgument, LocalProtocolError
 from xsproto.wire import HEADER, Op
 from xsproto_gevent import Client
 
-from ..support.background import descriptors
 from ..support.daemons import Daemon, require
+from ..support.descriptors import open_descriptors
 
 pytestmark = pytest.mark.environment("gevent")
 
@@ -381,11 +381,11 @@ def test_a_dropped_client_is_freed_at_once(daemon: Daemon) -> None:
     try:
         client = Client(daemon.socket_path)
         client.read(b"/")
-        before = descriptors()
+        before = open_descriptors()
         client.close()
         del client
         assert gc.collect() == 0
-        assert descriptors() == before - 1
+        assert open_descriptors() == before - 1
     finally:
         gc.enable()
 

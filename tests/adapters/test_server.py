@@ -16,7 +16,7 @@ import pytest
 from xsproto.adapters.server import Service
 from xsproto.wire import HEADER, Op
 
-from ..support.background import descriptors
+from ..support.descriptors import open_descriptors
 
 READ = HEADER.pack(Op.READ, 1, 0, 6) + b"/tool\0"
 ANSWER = HEADER.pack(Op.READ, 1, 0, 0)
@@ -161,10 +161,10 @@ def test_a_socket_that_somebody_has_removed_is_no_matter(tmp_path: Path, scene: 
 
 
 def test_where_the_name_cannot_be_made_nothing_is_left(tmp_path: Path, scene: Scene) -> None:
-    before = descriptors()
+    before = open_descriptors()
     with pytest.raises(FileNotFoundError):
         scene.service.listen(tmp_path / "no" / "directory")
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 def test_clients_that_have_connected_are_taken_before_anything_is_done_to_their_domain(

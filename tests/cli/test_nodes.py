@@ -182,17 +182,20 @@ def test_wait_for_a_value(run: Run, client: Client) -> None:
 
 
 def test_ctrl_c_ends_a_watch(store: EmbeddedXenStore) -> None:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*COMMAND, "watch", "--socket", store.socket_path(), "/a"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "/a\n"
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=20) == ("", "")
-    assert process.returncode == 130
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "/a\n"
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=20) == ("", "")
+            assert process.returncode == 130
+        finally:
+            process.kill()  # or the process and its pipes would be left to another test's collector
 
 
 # Errors, and help

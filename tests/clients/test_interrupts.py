@@ -36,8 +36,8 @@ from xsproto.clients.blocking import Transaction
 from xsproto.clients.session import Session
 from xsproto_sync import Client
 
-from ..support.background import descriptors
 from ..support.daemons import Connection, Daemon, Op, require
+from ..support.descriptors import open_descriptors
 
 pytestmark = [
     pytest.mark.skipif(sys.implementation.name != "cpython", reason="it is about CPython"),
@@ -338,14 +338,14 @@ def test_an_interrupt_while_it_opens_or_closes_leaves_no_descriptor(daemon: Daem
             client.fileno()
 
     problems = Problems()
-    before = descriptors()
+    before = open_descriptors()
     for nth in count(1):
         injector = Injector(nth)
         interrupted = injector.run(open_and_close)
         gc.collect()
-        if descriptors() != before:
+        if open_descriptors() != before:
             problems.add(injector, AssertionError("descriptors were left behind"))
-            before = descriptors()
+            before = open_descriptors()
         if not interrupted:
             break
     assert nth > 10
@@ -376,7 +376,7 @@ def test_an_interrupt_while_it_opens_leaves_no_reader(daemon: Daemon) -> None:
 def test_an_interrupted_close_can_be_done_again(daemon: Daemon, waiters: int) -> None:
     problems = Problems()
     for nth in count(1):
-        before = descriptors()
+        before = open_descriptors()
         client = Client(daemon.socket_path)
         client.fileno()
         ended: list[BaseException] = []
@@ -396,7 +396,7 @@ def test_an_interrupted_close_can_be_done_again(daemon: Daemon, waiters: int) ->
             assert client.fileno() == -1
             with pytest.raises(ConnectionClosed):
                 client.read(b"/known/1", timeout=2)
-            assert descriptors() == before, "descriptors were left behind"
+            assert open_descriptors() == before, "descriptors were left behind"
         except BaseException as error:
             problems.add(injector, error)
         if not interrupted:

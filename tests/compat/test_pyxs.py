@@ -29,8 +29,8 @@ from xsproto_sync.compat.pyxs.exceptions import (
 from xsproto_sync.testing import EmbeddedDaemon
 
 from ..support import daemons
+from ..support.callers import PATIENCE
 from ..support.daemons import Daemon
-from ..support.threads import PATIENCE
 
 
 class Store(Protocol):

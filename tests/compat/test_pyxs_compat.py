@@ -16,8 +16,8 @@ import pytest
 from xsproto_sync.compat.pyxs import ConnectionError, Error, xs
 from xsproto_sync.compat.pyxs._compat import xs as from_module
 
-from ..support.background import descriptors
-from ..support.threads import Caller, in_child
+from ..support.callers import Caller, in_child
+from ..support.descriptors import open_descriptors
 from .test_pyxs import Store, refusal, store  # noqa: F401  # fixtures
 
 
@@ -154,7 +154,7 @@ def test_a_forked_child_does_not_touch_the_parents_descriptor(handle: Any) -> No
 def test_nothing_is_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     monkeypatch.setenv("XENSTORED_PATH", store.socket_path)
     gc.collect()
-    before = descriptors()
+    before = open_descriptors()
     handle = xs()
     handle.close()
     handle.close()
@@ -166,7 +166,7 @@ def test_nothing_is_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     del handle
     gc.collect()
     # Of the embedded store, the daemon's end of the connection may still be open.
-    assert descriptors() <= before + 1
+    assert open_descriptors() <= before + 1
 
 
 def test_what_it_connects_to(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,31 +30,32 @@ from xsproto_sync.compat.pyxs.connection import (
 from xsproto_sync.compat.pyxs.exceptions import ConnectionError
 from xsproto_sync.compat.pyxs.helpers import check_path, check_perms, check_watch_path, error
 
-from ..support.background import descriptors
-from ..support.threads import PATIENCE, Caller, ScriptedDaemon, in_child
+from ..support.callers import PATIENCE, Caller, in_child
+from ..support.descriptors import open_descriptors
+from ..support.scripted_daemon import ScriptedDaemon
 from .test_pyxs import Store, refusal, store  # noqa: F401  # fixtures
 
 
 @pytest.fixture
-def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedDaemon]:
-    with ScriptedDaemon(str(tmp_path_factory.mktemp("p"))) as peer:
-        yield peer
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedDaemon]:
+    with ScriptedDaemon(str(tmp_path_factory.mktemp("p"))) as scripted:
+        yield scripted
 
 
 @pytest.fixture
-def client(peer: ScriptedDaemon) -> Iterator[Any]:
-    with pyxs.Client(peer.path) as client:
-        peer.accept()
+def client(scripted: ScriptedDaemon) -> Iterator[Any]:
+    with pyxs.Client(scripted.path) as client:
+        scripted.accept()
         yield client
 
 
 # The router's own life
 
 
-def test_terminating_frees_those_who_wait(peer: ScriptedDaemon, client: Any) -> None:
+def test_terminating_frees_those_who_wait(scripted: ScriptedDaemon, client: Any) -> None:
     # 3
     reading = Caller(client.read, b"/a")
-    peer.request()
+    scripted.request()
     waiting = Caller(next, client.monitor().wait())
     client.router.terminate()
     for caller in (reading, waiting):
@@ -63,22 +64,22 @@ def test_terminating_frees_those_who_wait(peer: ScriptedDaemon, client: Any) -> 
     client.router.terminate()
 
 
-def test_terminating_frees_a_router_in_the_middle_of_a_packet(peer: ScriptedDaemon) -> None:
+def test_terminating_frees_a_router_in_the_middle_of_a_packet(scripted: ScriptedDaemon) -> None:
     # 3
     for kind in (pyxs.Router, AgentsRouter):
-        client = pyxs.Client(router=kind(UnixSocketConnection(peer.path)))
+        client = pyxs.Client(router=kind(UnixSocketConnection(scripted.path)))
         client.connect()
-        peer.accept()
+        scripted.accept()
         reading = Caller(client.read, b"/a")
-        op, rq_id, _, _ = peer.request()
-        peer.connection.sendall(HEADER.pack(op, rq_id, 0, 9) + b"part")
+        op, rq_id, _, _ = scripted.request()
+        scripted.connection.sendall(HEADER.pack(op, rq_id, 0, 9) + b"part")
         Caller(client.close).result()
         with pytest.raises(ConnectionError, match="terminated"):
             reading.result()
-        peer.connection.close()
+        scripted.connection.close()
 
 
-def test_terminating_frees_who_sends(peer: ScriptedDaemon, client: Any) -> None:
+def test_terminating_frees_who_sends(scripted: ScriptedDaemon, client: Any) -> None:
     # 6: the daemon reads nothing
     def send() -> None:
         while True:
@@ -114,24 +115,24 @@ def test_a_router_can_be_started_again(store: Store) -> None:  # noqa: F811
 
 
 def test_a_router_can_be_started_again_after_the_daemons_death(
-    peer: ScriptedDaemon, client: Any
+    scripted: ScriptedDaemon, client: Any
 ) -> None:
-    peer.connection.close()
+    scripted.connection.close()
     client.router.thread.join(PATIENCE)
     client.connect()
-    peer.accept()
+    scripted.accept()
     reading = Caller(client.read, b"/a")
-    peer.answer(b"value")
+    scripted.answer(b"value")
     assert reading.result() == b"value"
 
 
-def test_a_monitor_ends_with_its_connection_for_good(peer: ScriptedDaemon, client: Any) -> None:
+def test_a_monitor_ends_with_its_connection_for_good(scripted: ScriptedDaemon, client: Any) -> None:
     # Else it would wait for events of watches that the new connection does not have.
     monitor = client.monitor()
     client.close()
     client.connect()
-    peer.connection.close()
-    peer.accept()
+    scripted.connection.close()
+    scripted.accept()
     with pytest.raises(ConnectionError, match="terminated"):
         monitor.watch(b"/m", b"token")
     with pytest.raises(ConnectionError, match="terminated"):
@@ -139,44 +140,46 @@ def test_a_monitor_ends_with_its_connection_for_good(peer: ScriptedDaemon, clien
     assert monitor.watched == set()
 
 
-def test_a_router_is_started_and_ended_at_once_any_number_of_times(peer: ScriptedDaemon) -> None:
+def test_a_router_is_started_and_ended_at_once_any_number_of_times(
+    scripted: ScriptedDaemon,
+) -> None:
     # The thread may be anywhere between its begin and its end.
-    client = pyxs.Client(peer.path)
+    client = pyxs.Client(scripted.path)
     for _ in range(100):
         client.connect()
         client.close()
-        peer.accept()
-        peer.connection.close()
+        scripted.accept()
+        scripted.connection.close()
         assert not client.router.thread.is_alive()
 
 
 def test_no_descriptor_is_left(
-    peer: ScriptedDaemon, tmp_path_factory: pytest.TempPathFactory
+    scripted: ScriptedDaemon, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     # 8, 34
     gc.collect()
-    before = descriptors()
-    client = pyxs.Client(peer.path)
-    assert descriptors() == before
+    before = open_descriptors()
+    client = pyxs.Client(scripted.path)
+    assert open_descriptors() == before
     for _ in range(3):
         client.connect()
-        peer.accept()
-        peer.connection.close()
+        scripted.accept()
+        scripted.connection.close()
         client.close()
     for _ in range(3):
         client.connect()
         client.close()
-        peer.accept()
-        peer.connection.close()
+        scripted.accept()
+        scripted.connection.close()
     nowhere = str(tmp_path_factory.mktemp("q") / "missing")
     with pytest.raises(ConnectionError, match="missing"):
         pyxs.Client(nowhere).connect()
     with pytest.raises(ConnectionError, match="missing"):
         _UnixSocketTransport(nowhere)
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
-def test_an_unsent_request_leaves_nothing_behind(peer: ScriptedDaemon, client: Any) -> None:
+def test_an_unsent_request_leaves_nothing_behind(scripted: ScriptedDaemon, client: Any) -> None:
     # 6, 30
     with pytest.raises(ValueError, match="cannot be sent"):
         client.router.send(Packet(Op.READ, b"/a\0", 1 << 32))
@@ -187,7 +190,7 @@ def test_an_unsent_request_leaves_nothing_behind(peer: ScriptedDaemon, client: A
     assert client.router.rvars == {}
 
 
-def test_part_of_a_message_is_the_end_of_the_connection(peer: ScriptedDaemon) -> None:
+def test_part_of_a_message_is_the_end_of_the_connection(scripted: ScriptedDaemon) -> None:
     # 32
     sent: list[bytes] = []
 
@@ -207,10 +210,10 @@ def test_part_of_a_message_is_the_end_of_the_connection(peer: ScriptedDaemon) ->
         def create_transport(self) -> Any:
             return Interrupted(self.path)
 
-    with pyxs.Client(router=pyxs.Router(Connection(peer.path))) as client:
-        peer.accept()
+    with pyxs.Client(router=pyxs.Router(Connection(scripted.path))) as client:
+        scripted.accept()
         waiting = Caller(client.read, b"/a")
-        peer.request()
+        scripted.request()
         with pytest.raises(KeyboardInterrupt):
             client.read(b"/b")
         with pytest.raises(ConnectionError):
@@ -277,12 +280,12 @@ def test_a_client_asks_no_more_of_a_router_than_pyxs_does() -> None:
     assert called == ["start", "terminate"]
 
 
-def test_an_answer_can_be_waited_for_with_a_limit(peer: ScriptedDaemon, client: Any) -> None:
+def test_an_answer_can_be_waited_for_with_a_limit(scripted: ScriptedDaemon, client: Any) -> None:
     # 9
     rvar = client.router.send(Packet(Op.READ, b"/a\0", 5))
     with pytest.raises(TimeoutError):
         rvar.get(timeout=0.01)
-    peer.answer(b"late")
+    scripted.answer(b"late")
     packet = rvar.get(PATIENCE)
     assert packet == rvar.get() == (Op.READ, 5, 0, 4, b"late")
     assert rvar.target is packet
@@ -295,18 +298,22 @@ def test_an_answer_can_be_waited_for_with_a_limit(peer: ScriptedDaemon, client: 
     assert repr(empty) == f"RVar({packet})"
 
 
-def test_ids_are_the_callers_and_no_two_are_outstanding(peer: ScriptedDaemon, client: Any) -> None:
+def test_ids_are_the_callers_and_no_two_are_outstanding(
+    scripted: ScriptedDaemon, client: Any
+) -> None:
     rvar = client.router.send(Packet(Op.READ, b"/a\0", 7))
     with pytest.raises(ValueError, match="7 is not answered yet"):
         client.router.send(Packet(Op.READ, b"/b\0", 7))
-    peer.answer(b"value")
+    scripted.answer(b"value")
     assert rvar.get().rq_id == 7
 
 
-def test_a_forked_child_lets_the_parents_connection_be(peer: ScriptedDaemon, client: Any) -> None:
+def test_a_forked_child_lets_the_parents_connection_be(
+    scripted: ScriptedDaemon, client: Any
+) -> None:
     monitor = client.monitor()
     watching = Caller(monitor.watch, b"/m", b"token")
-    peer.answer(b"OK\0")
+    scripted.answer(b"OK\0")
     watching.result()
     with client.router.send_lock, client.router._lock, monitor.events._changed:
 
@@ -320,9 +327,9 @@ def test_a_forked_child_lets_the_parents_connection_be(peer: ScriptedDaemon, cli
 
         in_child(child)
     reading = Caller(client.read, b"/a")
-    peer.answer(b"value")
+    scripted.answer(b"value")
     assert reading.result() == b"value"
-    peer.say(Op.WATCH_EVENT, 0, 0, b"/m\0token\0")
+    scripted.send(Op.WATCH_EVENT, 0, 0, b"/m\0token\0")
     assert next(monitor.wait()) == (b"/m", b"token")
 
 
@@ -343,7 +350,7 @@ def test_a_forked_child_may_connect_anew(store: Store) -> None:  # noqa: F811
 
 
 def test_an_interrupted_wait_for_an_answer_costs_nobody_anything(
-    peer: ScriptedDaemon, client: Any
+    scripted: ScriptedDaemon, client: Any
 ) -> None:
     class Interrupt(Exception):
         pass
@@ -352,7 +359,7 @@ def test_an_interrupted_wait_for_an_answer_costs_nobody_anything(
         raise Interrupt
 
     def interrupt() -> None:
-        peer.request()
+        scripted.request()
         os.kill(os.getpid(), signal.SIGUSR1)
 
     before = signal.signal(signal.SIGUSR1, handler)
@@ -364,11 +371,11 @@ def test_an_interrupted_wait_for_an_answer_costs_nobody_anything(
     finally:
         signal.signal(signal.SIGUSR1, before)
     reading = Caller(client.read, b"/b")
-    peer.answer(b"value")
+    scripted.answer(b"value")
     assert reading.result() == b"value"
 
 
-def test_a_watch_that_was_interrupted_is_taken_back_in_the_end(peer: ScriptedDaemon) -> None:
+def test_a_watch_that_was_interrupted_is_taken_back_in_the_end(scripted: ScriptedDaemon) -> None:
     class Interrupted(pyxs.Client):
         interrupt = True
 
@@ -378,16 +385,16 @@ def test_a_watch_that_was_interrupted_is_taken_back_in_the_end(peer: ScriptedDae
                 raise KeyboardInterrupt
             return answer
 
-    with Interrupted(peer.path) as client:
-        peer.accept()
+    with Interrupted(scripted.path) as client:
+        scripted.accept()
         monitor = client.monitor()
         watching = Caller(monitor.watch, b"/m", b"token")
-        peer.answer(b"OK\0")
+        scripted.answer(b"OK\0")
         with pytest.raises(KeyboardInterrupt):
             watching.result()
         Interrupted.interrupt = False
         closing = Caller(monitor.close)
-        assert peer.answer(b"OK\0") == Op.UNWATCH
+        assert scripted.answer(b"OK\0") == Op.UNWATCH
         closing.result()
 
 
@@ -440,38 +447,38 @@ def test_an_agents_router_of_its_own(store: Store) -> None:  # noqa: F811
             client.read(b"/a")
 
 
-def test_an_agents_router_answers_by_type_where_the_id_is_wrong(peer: ScriptedDaemon) -> None:
-    with pyxs.Client(router=AgentsRouter(UnixSocketConnection(peer.path))) as client:
-        peer.accept()
+def test_an_agents_router_answers_by_type_where_the_id_is_wrong(scripted: ScriptedDaemon) -> None:
+    with pyxs.Client(router=AgentsRouter(UnixSocketConnection(scripted.path))) as client:
+        scripted.accept()
         for number in range(3):
             reading = Caller(client.read, b"/a")
-            op, rq_id, _, _ = peer.request()
-            peer.say(op, rq_id + 1000, 0, b"%d" % number)
+            op, rq_id, _, _ = scripted.request()
+            scripted.send(op, rq_id + 1000, 0, b"%d" % number)
             assert reading.result() == b"%d" % number
         # Whatever ends such a thread, those who wait are told.
         reading = Caller(client.read, b"/a")
-        peer.request()
-        peer.connection.close()
+        scripted.request()
+        scripted.connection.close()
         with pytest.raises(ConnectionError):
             reading.result()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_those_who_wait_are_told_of_a_bug_in_such_a_router(peer: ScriptedDaemon) -> None:
+def test_those_who_wait_are_told_of_a_bug_in_such_a_router(scripted: ScriptedDaemon) -> None:
     class Broken(pyxs.Router):
         def __call__(self) -> None:
             select.select([self.connection], [], [])
             raise ZeroDivisionError
 
-    with pyxs.Client(router=Broken(UnixSocketConnection(peer.path))) as client:
-        peer.accept()
+    with pyxs.Client(router=Broken(UnixSocketConnection(scripted.path))) as client:
+        scripted.accept()
         reading = Caller(client.read, b"/a")
-        peer.answer(b"value")
+        scripted.answer(b"value")
         with pytest.raises(ConnectionError, match="ZeroDivisionError"):
             reading.result()
 
 
-def test_a_connection_with_a_recv_of_its_own_is_asked_by_it(peer: ScriptedDaemon) -> None:
+def test_a_connection_with_a_recv_of_its_own_is_asked_by_it(scripted: ScriptedDaemon) -> None:
     received = []
 
     class Traced(UnixSocketConnection):
@@ -479,16 +486,16 @@ def test_a_connection_with_a_recv_of_its_own_is_asked_by_it(peer: ScriptedDaemon
             received.append(super().recv())
             return received[-1]
 
-    with pyxs.Client(router=pyxs.Router(Traced(peer.path))) as client:
-        peer.accept()
+    with pyxs.Client(router=pyxs.Router(Traced(scripted.path))) as client:
+        scripted.accept()
         for _ in "ab":
             reading = Caller(client.read, b"/a")
-            peer.answer(b"value")
+            scripted.answer(b"value")
             assert reading.result() == b"value"
     assert [packet.payload for packet in received] == [b"value"] * 2
 
 
-def test_a_transport_needs_no_more_than_pyxs_has(peer: ScriptedDaemon) -> None:
+def test_a_transport_needs_no_more_than_pyxs_has(scripted: ScriptedDaemon) -> None:
     class Transport:
         def __init__(self, path: str) -> None:
             self.sock = socket.socket(socket.AF_UNIX)
@@ -507,24 +514,24 @@ def test_a_transport_needs_no_more_than_pyxs_has(peer: ScriptedDaemon) -> None:
             self.sock.close()
 
     class Connection(PacketConnection):
-        path = peer.path
+        path = scripted.path
 
         def create_transport(self) -> Any:
             return Transport(self.path)
 
     with pyxs.Client(router=pyxs.Router(Connection())) as client:
-        peer.accept()
+        scripted.accept()
         reading = Caller(client.read, b"/a")
-        peer.answer(b"value")
+        scripted.answer(b"value")
         assert reading.result() == b"value"
         reading = Caller(client.read, b"/a")
-        peer.request()
-        peer.connection.close()
+        scripted.request()
+        scripted.connection.close()
         with pytest.raises(ConnectionError):
             reading.result()
 
 
-def test_others_may_subscribe_to_events(peer: ScriptedDaemon, client: Any) -> None:
+def test_others_may_subscribe_to_events(scripted: ScriptedDaemon, client: Any) -> None:
     class Listener:
         def __init__(self) -> None:
             self.events: queue.Queue[Event] = queue.Queue()
@@ -532,7 +539,7 @@ def test_others_may_subscribe_to_events(peer: ScriptedDaemon, client: Any) -> No
     one, two = Listener(), Listener()
     for listener in (one, two, one):
         client.router.subscribe(b"token", listener)
-    peer.say(Op.WATCH_EVENT, 0, 0, b"/m\0token\0")
+    scripted.send(Op.WATCH_EVENT, 0, 0, b"/m\0token\0")
     for listener in (one, two):
         assert listener.events.get(timeout=PATIENCE) == (b"/m", b"token")
     assert one.events.empty()  # 22
@@ -570,7 +577,7 @@ def test_what_is_checked_before_it_is_sent() -> None:
     assert len(set(Op)) == len(Op) == 27
 
 
-def test_closing_can_say_what_failed(peer: ScriptedDaemon) -> None:
+def test_closing_can_say_what_failed(scripted: ScriptedDaemon) -> None:
     class Failing(_UnixSocketTransport):
         def close(self) -> None:
             super().close()
@@ -580,7 +587,7 @@ def test_closing_can_say_what_failed(peer: ScriptedDaemon) -> None:
         def create_transport(self) -> Any:
             return Failing(self.path)
 
-    connection = Connection(peer.path)
+    connection = Connection(scripted.path)
     connection.connect()
     connection.connect()
     assert connection.is_connected

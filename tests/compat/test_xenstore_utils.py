@@ -28,6 +28,8 @@ from ..daemon.test_foreign_clients import Side, play_script, require_tools, thei
 from ..support import daemons
 from ..support.foreign import scripts
 
+pytestmark = pytest.mark.environment("plain", "programs")
+
 #: The program, under a name that follows.
 MAIN: Final = [
     sys.executable,

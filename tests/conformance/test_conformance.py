@@ -28,23 +28,24 @@ if TYPE_CHECKING:
 # In `tests/device/test_conformance.py`'s processes all this runs on the device.
 ADAPTERS = adapters.DEVICE_ADAPTERS if is_preloaded() else adapters.ADAPTERS
 
-# Their tests need no process of their own, but some are in one: so they go on beside these.
-BESIDE = ("asyncio", "trio", "selectors")
+# They need no process of their own, but with two of the daemons they run in the background.
+PLAIN = ("asyncio", "trio", "selectors")
 
 
 def cells() -> Iterator[Any]:
     """Each adapter with each daemon."""
     for adapter in ADAPTERS:
-        environment = adapters.ENVIRONMENTS.get(adapter)
         for kind in (*daemons.KINDS, *embedded.KINDS):
             if (adapter in adapters.VARIANTS and kind != "c") or (
                 # One adapter shows whether the daemon's other profile is right.
                 kind == "embedded-4.17" and adapter not in ("sync", "sync_device")
             ):
                 continue
-            if adapter in BESIDE and kind != "c":
-                environment = "alone"
-            marks = () if environment is None else pytest.mark.environment(environment)
+            marks = []
+            if (environment := adapters.ENVIRONMENTS.get(adapter)) is not None:
+                marks.append(pytest.mark.environment(environment))
+            elif adapter in PLAIN and kind != "c":
+                marks.append(pytest.mark.environment("plain", adapter))
             yield pytest.param(adapter, kind, marks=marks, id=f"{adapter}-{kind}")
 
 

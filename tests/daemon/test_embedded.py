@@ -32,9 +32,9 @@ from xsproto.errors import (
 from xsproto.wire import Op
 from xsproto_sync import EmbeddedXenStore, Server
 
-from ..support.background import descriptors
+from ..support.callers import in_child
 from ..support.daemons import Connection
-from ..support.threads import in_child
+from ..support.descriptors import open_descriptors
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def test_killed_it_cuts_every_connection_and_nobody_listens(store: EmbeddedXenSt
 
 
 def test_closed_it_leaves_nothing_behind() -> None:
-    before = descriptors(), threading.active_count()
+    before = open_descriptors(), threading.active_count()
     store = EmbeddedXenStore()
     directory = os.path.dirname(store.socket_path())
     client = store.client()
@@ -270,7 +270,7 @@ def test_closed_it_leaves_nothing_behind() -> None:
     store.close()
     assert client.closed
     assert not os.path.exists(directory)
-    assert (descriptors(), threading.active_count()) == before
+    assert (open_descriptors(), threading.active_count()) == before
 
 
 # The server's sockets

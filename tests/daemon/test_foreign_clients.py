@@ -27,6 +27,8 @@ from ..support.daemons import Connection, Daemon, Op
 from ..support.embedded_daemon import serving
 from ..support.foreign import PROGRAMS, scripts
 
+pytestmark = pytest.mark.environment("plain", "programs")
+
 T = TypeVar("T")
 
 #: Where Debian keeps Xen's own programs, and its modules for Debian's Python.

@@ -1,6 +1,8 @@
-"""Clients that break a rule of the device, each in one way. A plugin of pytest makes them.
+"""Clients that break a rule of the device, each in one way, and a plugin of pytest for them.
 
-`test_mutants.py` runs tests of the client with XSPROTO_MUTANT naming one of these: they must fail.
+Where this is a plugin, pytest runs, for each of them, the tests that are to notice it, in a child
+that has become that client. It writes to the file $XSPROTO_MUTANTS, as JSON, what came of each.
+`test_mutants.py` looks at that.
 """
 
 # What is patched here are insides, which are typed for those who do not.
@@ -8,11 +10,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
+import signal
 from collections.abc import Callable
 from io import FileIO
-from typing import Any, Final, NamedTuple
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import pytest
 
 import xsproto.adapters.device
 import xsproto_sync._io.device
@@ -39,6 +46,14 @@ class Mutant(NamedTuple):
     hangs: bool
 
 
+#: Seconds after which a test that can only hang has shown it, and after which another one hangs.
+_HANGS_AFTER: Final = 8.0
+_LIMIT: Final = 120.0
+
+# How a child exits.
+_NOTICED: Final = 70
+_NOT_NOTICED: Final = 71
+
 MUTANTS: Final[dict[str, Mutant]] = {}
 
 
@@ -52,8 +67,50 @@ def mutant(
     return decorate
 
 
-def pytest_configure() -> None:
-    MUTANTS[os.environ["XSPROTO_MUTANT"]].make()
+Verdict = Literal["noticed", "not noticed", "hangs"]
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool:
+    verdicts = {name: _judge(session, mutant) for name, mutant in MUTANTS.items()}
+    Path(os.environ["XSPROTO_MUTANTS"]).write_text(json.dumps(verdicts))
+    return True
+
+
+def _judge(session: pytest.Session, mutant: Mutant) -> Verdict:
+    """Run the tests of a mutant in a child, up to the first that notices it."""
+    child = os.fork()
+    if not child:
+        status = 1  # something else is wrong
+        try:
+            mutant.make()
+            session.config.option.keyword = mutant.noticed_by
+            hook = session.config.hook
+            hook.pytest_collection_modifyitems(
+                session=session, config=session.config, items=session.items
+            )
+            assert session.items, "there is no such test"
+            while session.items and not session.testsfailed:
+                hook.pytest_runtest_protocol(item=session.items.pop(), nextitem=None)
+            status = _NOTICED if session.testsfailed else _NOT_NOTICED
+        finally:
+            os._exit(status)
+    pidfd = os.pidfd_open(child)
+    try:
+        ended = select.select([pidfd], [], [], _HANGS_AFTER if mutant.hangs else _LIMIT)[0]
+    finally:
+        os.close(pidfd)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if not ended:
+        return "hangs"
+    # Violations of a rule end the process so.
+    verdicts: dict[int, Verdict] = {
+        _NOTICED: "noticed",
+        -signal.SIGABRT: "noticed",
+        _NOT_NOTICED: "not noticed",
+    }
+    return verdicts[status]
 
 
 def _allow_outstanding(number: int) -> None:

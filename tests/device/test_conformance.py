@@ -15,7 +15,7 @@ from xsproto.testing import SCENARIOS, run_scenario
 from ..support import daemons
 from ..support.fake_device import LIBRARY, Outcome
 from ..support.harnesses import DEVICE_ADAPTERS, VARIANTS, real_device, run
-from .kit import TEST, run_cell
+from .runs import TEST, run_adapter
 
 CELLS = [
     (adapter, kind)
@@ -34,7 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("adapter", "kind"), targets, ids=ids)
 
 
-@pytest.mark.background(run_cell, "adapter", "kind")
+@pytest.mark.background(run_adapter, "adapter")
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_conformance(
     adapter: str | None,

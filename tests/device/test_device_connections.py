@@ -31,7 +31,7 @@ from xsproto.testing import Cancelled
 from xsproto.wire import Op, Packet
 from xsproto_sync.embedded import EmbeddedXenStore
 
-from ..support.event_loops import LOOPS, Loop, Run, TrioLoop, cancelled, enter, runner
+from ..support.event_loops import LOOPS, Loop, Run, TrioLoop, cancelled, enter, runner, turns
 from ..support.socket_device import MODULES, SocketFile
 
 
@@ -263,12 +263,12 @@ def test_what_is_given_up_is_succeeded(loop: Loop, run: Run, store: EmbeddedXenS
         tx, doomed = await enter(client.transaction()), await enter(client.transaction())
         with store._server.lock:  # it answers nothing
             first = loop.spawn(client.read(b"/a"))
-            await loop.sleep(0.01)
+            await turns(loop)
             patient = loop.spawn(client.read_many([b"/a", b"/none"], None))
             beginning = loop.spawn(client.transact(lambda tx: tx.read(b"/a")))
-            await loop.sleep(0.01)
+            await turns(loop)
             inside, lost = loop.spawn(tx.read(b"/a")), loop.spawn(doomed.read(b"/a"))
-            await loop.sleep(0.01)
+            await turns(loop)
             first.cancel()
             with pytest.raises(Cancelled):
                 await first.result()

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ from ..support.daemons import Daemon, Op
 from ..support.fake_device import LIBRARY, Preload, device_of, is_preloaded
 from .probes import PROBES, Probe
 from .probes.device import OK, READ, File
+from .runs import run_probes
 
 GUEST: Final = 5
 
@@ -27,11 +28,11 @@ TARGETS: Final = [(kind, domid) for kind in daemons.KINDS for domid in (0, GUEST
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "target" in metafunc.fixturenames:
+    if "domid" in metafunc.fixturenames:
         real = metafunc.config.getoption("--xenbus", default=None)
-        targets = [real] if real else TARGETS
+        targets = [(None, 0)] if real else TARGETS
         ids = ["device"] if real else [f"{kind}{'_guest' * bool(domid)}" for kind, domid in TARGETS]
-        metafunc.parametrize("target", targets, ids=ids)
+        metafunc.parametrize(("kind", "domid"), targets, ids=ids)
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +41,6 @@ def preload() -> Iterator[Preload]:
         daemons.skip(reason)
     with Preload() as preload:
         yield preload
-
-
-def socket_of(daemon: Daemon, domid: int) -> str:
-    """The socket of the domain, which may write to its `data`."""
-    if not domid:
-        return daemon.socket_path
-    data = f"/local/domain/{domid}/data\0".encode()
-    assert daemon.request(Op.WRITE, data) == (Op.WRITE, OK)
-    guest = daemon.guest(domid)
-    assert daemon.request(Op.SET_PERMS, data + b"n%d\0" % domid) == (Op.SET_PERMS, OK)
-    return guest.socket_path
 
 
 def probe_command(device: str, name: str) -> list[str]:
@@ -73,35 +63,37 @@ def domid_of(device: str) -> int:
     return int(answer.body) if answer.op == READ else 0
 
 
+@pytest.mark.background(run_probes, "kind", "domid")
 @pytest.mark.parametrize("name", PROBES)
-def test_probe(name: str, target: str | tuple[str, int], request: pytest.FixtureRequest) -> None:
+def test_probe(
+    name: str,
+    kind: str | None,
+    domid: int,
+    request: pytest.FixtureRequest,
+    background: Callable[[], Mapping[str, tuple[int, str]]],
+) -> None:
     probe = PROBES[name]
-    if isinstance(target, str):
-        if reason := why_not(probe, domid_of(target), True):
+    if kind is None:
+        device = request.config.getoption("--xenbus")
+        if reason := why_not(probe, domid_of(device), True):
             pytest.skip(reason)
         ended = subprocess.run(
-            probe_command(target, name), capture_output=True, text=True, timeout=60, check=False
+            probe_command(device, name), capture_output=True, text=True, timeout=60, check=False
         )
         assert ended.returncode == 0, ended.stderr
         return
 
-    kind, domid = target
     daemons.require(kind)
+    if reason := LIBRARY.missing():
+        daemons.skip(reason)
     if reason := why_not(probe, domid, False):
         pytest.skip(reason)
-    preload: Preload = request.getfixturevalue("preload")
-    with Daemon(kind) as daemon:
-        ended = preload.run(
-            probe_command(device_of(socket_of(daemon, domid)), name),
-            modes=probe.modes,
-            variables={"XENBUS_DAEMON_PID": str(daemon.pid)},
-        )
-        daemon.kill()  # faster than to ask it
+    status, told = background()[name]
     if probe.aborts:
-        assert ended.returncode == -signal.SIGABRT, ended.stderr
-        assert f"fake XenBus device: rule {probe.rule}: " in ended.stderr
+        assert status == -signal.SIGABRT, told
+        assert f"fake XenBus device: rule {probe.rule}: " in told
     else:
-        assert ended.returncode == 0, ended.stderr
+        assert status == 0, told
 
 
 # Programs that know nothing of it
@@ -251,7 +243,7 @@ def test_tests_run_on_it(device: str, preload: Preload, tmp_path: Path) -> None:
         preload.run_tests(["test_none.py"], directory=tmp_path)
 
 
-def test_this_process_has_no_stand_in() -> None:
+def test_this_process_has_no_fake_device() -> None:
     if os.environ.get("LD_PRELOAD"):
         pytest.skip("something is preloaded here")
     assert not is_preloaded()

@@ -9,7 +9,7 @@ import pytest
 
 from ..support import daemons
 from ..support.fake_device import LIBRARY, Outcome
-from .kit import FILES, run_file
+from .runs import FILES, run_file
 
 
 @pytest.mark.background(run_file, "file")

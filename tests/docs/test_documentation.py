@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
-import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +14,8 @@ import pytest
 from xsproto import ClientConnection
 
 from ..support.manual import PROGRAM, ROOT, blocks
+
+pytestmark = pytest.mark.environment("plain", "pages")
 
 PAGES: Final = {
     str(page.relative_to(ROOT)): page
@@ -66,41 +65,6 @@ def test_what_a_page_shows_is_so(name: str) -> None:
 @pytest.mark.parametrize(("name", "start"), LEFT_OUT)
 def test_what_is_left_out_is_there(name: str, start: str) -> None:
     assert any(block.text.startswith(start) for block in blocks(PAGES[name]))
-
-
-def lacking(pages: Iterable[Path]) -> set[str]:
-    """The public names that no directive of `pages` has the documentation of."""
-    names = subprocess.run(
-        [sys.executable, "docs/_ext/names.py"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    assert "xsproto.NotFound" in names
-    alone, modules, current = set(), set(), ""
-    for page in pages:
-        for directive, name, rest in DIRECTIVE.findall(page.read_text(encoding="utf-8")):
-            if directive == "currentmodule":
-                current = name
-            elif directive != "automodule":
-                alone.add(f"{current}.{name}")
-            elif ":no-members:" not in rest:
-                modules.add(name)
-                current = name
-    return {name for name in names if name not in alone and name.rpartition(".")[0] not in modules}
-
-
-#: A directive, its argument, and its options.
-DIRECTIVE: Final = re.compile(r"^ *\.\. (currentmodule|auto\w+):: (\S+)\n((?: +:.*\n)*)", re.M)
-
-
-def test_the_reference_has_every_public_name() -> None:
-    pages = {*PAGES.values(), *(ROOT / "docs" / "reference" / "api").glob("*.md")}
-    assert lacking(pages) == set()
-    errors = ROOT / "docs" / "reference" / "api" / "errors.md"
-    assert {"xsproto.NotFound", "xsproto.errors.ERRORS"} <= lacking(pages - {errors})
 
 
 def test_every_example_is_in_the_manual_with_what_it_prints() -> None:

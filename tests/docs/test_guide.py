@@ -11,6 +11,8 @@ import pytest
 
 from ..support import ROOT
 
+pytestmark = pytest.mark.environment("plain", "programs")
+
 PAGE = ROOT / "docs" / "howto" / "writing-an-adapter.md"
 
 _BLOCK = re.compile(r"^```(\{literalinclude\} |)(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -13,6 +13,8 @@ import pytest
 
 from ..support import ROOT
 
+pytestmark = pytest.mark.environment("plain", "programs")
+
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What helps the tests: real daemons, a fake device, processes, harnesses of the adapters."""
+"""Helpers of the tests: real daemons, a fake device, processes, harnesses of the adapters."""
 
 from pathlib import Path
 from typing import Final

@@ -1,4 +1,4 @@
-"""The embedded XenStore in the place of a real daemon: in this process, or as one of its own."""
+"""The embedded XenStore in the place of a real daemon, in this process or in another one."""
 
 from __future__ import annotations
 

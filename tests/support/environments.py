@@ -1,16 +1,25 @@
-"""How a process begins that tests run in; see `tests.support.subprocesses`.
+"""The environments that tests run in: what a process does before it imports anything else.
 
-By hand: ``python -m tests.support.environments ENVIRONMENT ARGUMENTS`` is pytest with these
-    arguments, in that world.
+``python -m tests.support.environments ENVIRONMENT ARGUMENTS`` is pytest with these arguments, in
+that environment. `tests.support.subprocesses` starts it.
 """
 
 from __future__ import annotations
 
+import marshal
+import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["ENVIRONMENTS"]
+if TYPE_CHECKING:
+    import pytest
+
+__all__ = ["ENVIRONMENT", "ENVIRONMENTS", "RECORD"]
+
+#: Variables that say which environment a process is, and the file to write to what its tests do.
+ENVIRONMENT: Final = "XSPROTO_ENVIRONMENT"
+RECORD: Final = "XSPROTO_ENVIRONMENT_RECORD"
 
 
 def _as_it_is() -> None:
@@ -24,7 +33,6 @@ def _patched_by_gevent() -> None:
 
 
 def _patched_by_eventlet() -> None:
-    import os
     import warnings
 
     # One of them is trio's, which cannot be imported then.
@@ -36,17 +44,39 @@ def _patched_by_eventlet() -> None:
     eventlet.monkey_patch()
 
 
-#: What is done before anything else is imported, by name.
+#: What prepares a process, by the name of the environment.
 ENVIRONMENTS: Final[Mapping[str, Callable[[], None]]] = {
-    "alone": _as_it_is,
+    "plain": _as_it_is,
     "gevent": _as_it_is,
     "patched_by_gevent": _patched_by_gevent,
     "patched_by_eventlet": _patched_by_eventlet,
 }
 
 
-if __name__ == "__main__":
-    ENVIRONMENTS[sys.argv[1]]()
-    from .subprocesses import main
+class _Recorder:
+    """Write down each test that begins, and each report."""
 
-    sys.exit(main(*sys.argv[1:]))
+    def pytest_configure(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def _write(self, nodeid: str, data: Any) -> None:
+        # Neither JSON, which knows no tuples, nor Python's syntax: `ast` does not work in several
+        # threads at once before Python 3.12 (https://github.com/python/cpython/issues/106905).
+        with open(os.environ[RECORD], "ab") as record:
+            marshal.dump((nodeid, data), record)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._write(nodeid, None)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
+        self._write(report.nodeid, data)
+
+
+if __name__ == "__main__":
+    name, *arguments = sys.argv[1:]
+    ENVIRONMENTS[name]()
+    import pytest
+
+    os.environ[ENVIRONMENT] = name
+    sys.exit(pytest.main(arguments, plugins=[_Recorder()] if RECORD in os.environ else []))

@@ -35,6 +35,7 @@ __all__ = [
     "cancelled",
     "enter",
     "runner",
+    "turns",
 ]
 
 T = TypeVar("T")
@@ -212,14 +213,23 @@ def runner(loop: Loop, device: str) -> Run:
 
 
 async def enter(context: Any) -> Any:
-    """Begin an ``async with``."""
+    """Enter an ``async with``."""
     return await context.__aenter__()
 
 
+async def turns(loop: Loop) -> None:
+    """Let the tasks go on until each waits for more than its turn.
+
+    What needs the most turns is a call that opens a connection first.
+    """
+    for _ in range(20):
+        await loop.sleep(0)
+
+
 async def cancelled(loop: Loop, call: Any) -> None:
-    """Start a call, which hangs, and cancel it in a moment."""
+    """Start a call that hangs, and cancel it when it waits."""
     task = loop.spawn(call)
-    await loop.sleep(0.01)
+    await turns(loop)
     assert not task.done
     task.cancel()
     with pytest.raises(Cancelled):

@@ -333,7 +333,7 @@ Adapters = dict[str, Callable[[str], contextlib.AbstractContextManager[RunnableH
 def _awaited(name: str) -> Callable[[str], contextlib.AbstractContextManager[RunnableHarness]]:
     def harness(kind: str) -> contextlib.AbstractContextManager[RunnableHarness]:
         from . import (
-            harnesses_async as adapters_async,  # what it imports cannot be had in every world
+            harnesses_async as adapters_async,  # not every environment can import what it does
         )
 
         return adapters_async.ADAPTERS[name](kind)
@@ -369,7 +369,7 @@ VARIANTS: Final = {
     *("device_on_gevent", "device_on_eventlet"),
 }
 
-#: The worlds (`tests.support.environments`) that some of them are tested in.
+#: The environments (`tests.support.environments`) that some of them are tested in.
 ENVIRONMENTS: Final = {
     "sync_on_gevent": "patched_by_gevent",
     "sync_on_eventlet": "patched_by_eventlet",

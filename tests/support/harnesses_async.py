@@ -1,4 +1,4 @@
-"""Harnesses of the adapters whose clients are awaited: the kit's scenarios run on them as they are.
+"""Harnesses of the asynchronous adapters, on which the kit's scenarios run as they are.
 
 The daemon is a process, or a thread, of its own. So what the harness does with it may block the
 loop for the moment that it takes.

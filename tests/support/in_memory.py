@@ -1,4 +1,4 @@
-"""A daemon, a network and an event loop that are none: the engine needs no more than this.
+"""A daemon, a network and an event loop in memory, which are all that the engine needs.
 
 `Daemon` is a XenStore in a dict, for one connection; it does as a test tells it: delay answers,
 reverse them, drop them, take only so many bytes, die. `AsyncMemory` and `BlockingMemory` are the

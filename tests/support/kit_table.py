@@ -9,7 +9,7 @@ import pytest
 
 from . import daemons
 
-__all__ = ["Matrix", "pytest_runtest_logreport", "pytest_terminal_summary"]
+__all__ = ["Matrix"]
 
 _WORDS = {"passed": "ok", "skipped": "left out", "failed": "FAILED"}
 

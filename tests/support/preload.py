@@ -1,4 +1,4 @@
-"""Libraries in C that tests preload into programs, compiled when they are needed."""
+"""Libraries in C that tests preload into programs, compiled at the first use."""
 
 from __future__ import annotations
 

@@ -1,20 +1,23 @@
-"""Tests in a process of their own: with gevent, or on what gevent or eventlet made of Python.
+"""Tests in other processes, which prepare Python before anything else is imported.
 
     @pytest.mark.environment("gevent")
-    world = each_of("gevent", "patched_by_gevent")  # a fixture, for all tests of a module
+    @pytest.mark.environment("plain", "pages")
+    environment = each_of("gevent", "patched_by_gevent")  # a fixture, for all tests of a module
 
-All tests that name one of `tests.support.environments.ENVIRONMENTS` run in one process, by a pytest
-of its own and without coverage, beside this one. Here each is reported as it went there.
+All tests that name the same one of `tests.support.environments.ENVIRONMENTS`, and the same group,
+run in one process, by another pytest, without coverage, in the background. This process reports
+what that one did. Tests in the environment "plain" need no process of their own: they mostly wait
+for programs, and let the tests here go on meanwhile.
 """
 
 from __future__ import annotations
 
-import ast
+import marshal
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
@@ -22,32 +25,22 @@ from typing import Any, Final
 import pytest
 
 from . import ROOT, background, environments
-from .background import pytest_unconfigure
+from .environments import ENVIRONMENT, RECORD
 
-__all__ = [
-    "each_of",
-    "main",
-    "pytest_collection_finish",
-    "pytest_collection_modifyitems",
-    "pytest_configure",
-    "pytest_runtest_protocol",
-    "pytest_unconfigure",
-]
+__all__ = ["each_of"]
 
+#: Its name and the group of tests.
+_Environment = tuple[str, str]
 
 #: Seconds after which such a process is ended.
 LIMIT: Final = 600.0
 
-# Which of `ENVIRONMENTS` this process is, and where to write what happens.
-_ENVIRONMENT: Final = "XSPROTO_ENVIRONMENT"
-_RECORD: Final = "XSPROTO_ENVIRONMENT_RECORD"
-
-
-# Here
-
 
 def each_of(*names: str) -> Any:
-    """A fixture that has every test of a module run in each of these worlds, and is its name."""
+    """Make a fixture that runs each test of a module in each of these environments.
+
+    Its value is the name of the environment.
+    """
 
     @pytest.fixture(
         autouse=True,
@@ -61,49 +54,49 @@ def each_of(*names: str) -> Any:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the mark."""
-    config.addinivalue_line(
-        "markers", "environment(world): run in a process of its own; see tests.support.subprocesses"
-    )
+    config.addinivalue_line("markers", "environment(name, group): see tests.support.subprocesses")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have such tests come last: until then they go on, and nothing is torn down for them."""
-    items.sort(key=lambda item: _world(item) is not None)
+    # Last, when they have run already, and when no fixture of other tests is torn down for them.
+    items.sort(key=lambda item: _environment_of(item) is not None)
 
 
-def _world(item: pytest.Item) -> str | None:
+def _environment_of(item: pytest.Item) -> _Environment | None:
     mark = item.get_closest_marker("environment")
-    return None if mark is None else mark.args[0]
+    return None if mark is None else (mark.args[0], mark.args[1] if mark.args[1:] else "")
 
 
 _Reports = dict[str, list[pytest.TestReport]]
-_processes: Final = pytest.StashKey[dict[str, Future[_Reports]]]()
+_processes: Final = pytest.StashKey[dict[_Environment, Future[_Reports]]]()
 
 
 def _is_elsewhere(item: pytest.Item) -> bool:
-    return _world(item) not in (None, os.environ.get(_ENVIRONMENT))
+    environment = _environment_of(item)
+    return environment is not None and environment[0] != os.environ.get(ENVIRONMENT)
 
 
+@pytest.hookimpl(tryfirst=True)  # these processes take longer than others in the background
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Begin with such tests, those of a world in its process."""
     if session.config.option.collectonly:
         return
-    alike: dict[str, list[pytest.Item]] = {}
-    for item in filter(_is_elsewhere, session.items):
-        alike.setdefault(_world(item) or "", []).append(item)
+    alike: dict[_Environment, list[pytest.Item]] = {}
+    for item in session.items:
+        if (environment := _environment_of(item)) is not None and _is_elsewhere(item):
+            alike.setdefault(environment, []).append(item)
     session.stash[_processes] = {
-        environment: background.begin(session.config, _run, session.config, environment, items)
+        environment: background.start(session.config, _run, session.config, environment[0], items)
         for environment, items in alike.items()
     }
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    """Report what came of `item`, if it is one of such tests."""
-    if not _is_elsewhere(item):
+    """Report what another process did with `item`, if that runs it."""
+    environment = _environment_of(item)
+    if environment is None or not _is_elsewhere(item):
         return None
-    reports = background.wait(item.session.stash[_processes][_world(item) or ""])
+    reports = background.wait(item.session.stash[_processes][environment])
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in reports[item.nodeid]:
         item.ihook.pytest_runtest_logreport(report=report)
@@ -112,17 +105,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
 
 
 def _run(config: pytest.Config, environment: str, items: Iterable[pytest.Item]) -> _Reports:
-    """Run tests in processes of their own: in one, and if it dies, the rest in the next."""
+    """Run tests in another process. If a test ends that, run the tests after it in the next one."""
     waiting = {item.nodeid: item for item in items}
     reports: _Reports = {}
     with tempfile.TemporaryDirectory(prefix="xsproto-") as directory:
         tests, record = Path(directory, "tests"), Path(directory, "record")
         while waiting:
             tests.write_text("\n".join(waiting))
-            record.write_text("")
+            record.write_bytes(b"")
             output = _pytest(config.rootpath, environment, tests, record)
-            for line in record.read_text().splitlines():
-                nodeid, data = ast.literal_eval(line)
+            for nodeid, data in _read(record):
                 found = reports.setdefault(nodeid, [])
                 if data is not None:
                     found.append(
@@ -140,8 +132,8 @@ def _run(config: pytest.Config, environment: str, items: Iterable[pytest.Item]) 
 
 
 def _pytest(root: Path, environment: str, tests: Path, record: Path) -> str:
-    """Run the tests listed in a file; return what was printed."""
-    # Not what this process may have been told: to measure coverage, for one.
+    """Run the tests that a file lists; return what was printed."""
+    # Not the options of this process, which may measure coverage.
     variables = {name: of for name, of in os.environ.items() if name != "PYTEST_ADDOPTS"}
     try:
         return subprocess.run(
@@ -156,7 +148,7 @@ def _pytest(root: Path, environment: str, tests: Path, record: Path) -> str:
                 f"@{tests}",
             ],
             cwd=root,
-            env=variables | {"PYTHONPATH": str(ROOT), _RECORD: str(record)},
+            env=variables | {"PYTHONPATH": str(ROOT), RECORD: str(record)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -169,37 +161,19 @@ def _pytest(root: Path, environment: str, tests: Path, record: Path) -> str:
         return f"{error}\n{error.stdout!r}"
 
 
+def _read(record: Path) -> Iterator[tuple[str, Any]]:
+    """What the recorder has written, without what it was writing when its process ended."""
+    with record.open("rb") as file:
+        while True:
+            try:
+                yield marshal.load(file)
+            except EOFError:
+                return
+
+
 def _is_over(reports: list[pytest.TestReport] | None) -> bool:
     return reports is not None and any(report.when == "teardown" for report in reports)
 
 
 def _failure(item: pytest.Item, text: str) -> pytest.TestReport:
     return pytest.TestReport(item.nodeid, item.location, {}, "failed", text, "call")
-
-
-# There
-
-
-class _Recorder:
-    """Writes down each test that begins, and each report."""
-
-    def pytest_configure(self, config: pytest.Config) -> None:
-        self._config = config
-
-    def _write(self, nodeid: str, data: Any) -> None:
-        with open(os.environ[_RECORD], "a") as record:
-            record.write(f"{(nodeid, data)!r}\n")  # JSON knows no tuples
-
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self._write(nodeid, None)
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
-        self._write(report.nodeid, data)
-
-
-def main(environment: str, *arguments: str) -> int:
-    """Be a pytest, in such a process."""
-    os.environ[_ENVIRONMENT] = environment
-    plugins = [_Recorder()] if _RECORD in os.environ else []
-    return pytest.main([*arguments], plugins=plugins)

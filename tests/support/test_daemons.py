@@ -1,4 +1,4 @@
-"""The real daemons that other tests run against: do they, and their guests, do as is said?"""
+"""The real daemons without Xen, and their guests, do what their documentation says."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ import pytest
 from . import ROOT, daemons
 from .daemons import KINDS, Connection, Daemon, Op, Packet
 from .daemons.fakexen import FAKEXEN
+
+pytestmark = pytest.mark.environment("plain", "daemons")
 
 OK = b"OK\0"
 VARIABLES = {"c": "XSPROTO_XENSTORED_C", "oxenstored": "XSPROTO_XENSTORED_OCAML"}

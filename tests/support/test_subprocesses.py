@@ -1,4 +1,4 @@
-"""Tests in processes of their own are reported as if they had run here."""
+"""Tests in other processes are reported as if they had run in this one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 from . import ROOT
 
-CONFTEST = "from tests.support.subprocesses import *"
+pytestmark = pytest.mark.environment("plain", "programs")
+
+CONFTEST = 'pytest_plugins = ["tests.support.background", "tests.support.subprocesses"]'
 TESTS = """
     import os, threading, pytest
 
-    world = pytest.mark.environment("gevent")
+    elsewhere = pytest.mark.environment("gevent")
 
     @pytest.fixture(scope="module", params=["first", "second"])
     def shared(request):
@@ -23,18 +27,18 @@ TESTS = """
     def test_here(shared):
         assert "XSPROTO_ENVIRONMENT" not in os.environ
 
-    @world
+    @elsewhere
     @pytest.mark.parametrize("value", ["one", "with blanks", "1::2"])
     def test_there(value, record_property):
         assert os.environ["XSPROTO_ENVIRONMENT"] == "gevent"
         record_property("process", os.getpid())
 
-    @world
+    @elsewhere
     def test_fails():
         print("what it printed")
         assert 1 == 2
 
-    @world  # so that a skip there is one here, with its reason
+    @elsewhere  # so that a skip there is one here, with its reason
     def test_is_skipped():
         pytest.skip("the reason")
 
@@ -43,19 +47,19 @@ TESTS = """
         yield
         raise LookupError("in the end")
 
-    @world
+    @elsewhere
     def test_ends_badly(broken): ...
 
-    @world  # and what is expected to fail there does so here
+    @elsewhere  # and what is expected to fail there does so here
     @pytest.mark.xfail(reason="as it is")
     def test_fails_as_it_should():
         raise KeyError
 
-    @world
+    @elsewhere
     def test_ends_its_process():
         os._exit(1)
 
-    @world
+    @elsewhere
     def test_goes_on_in_another(): ...
 
     @pytest.mark.environment("patched_by_gevent")

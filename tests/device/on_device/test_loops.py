@@ -13,7 +13,7 @@ from xsproto.errors import ConnectionClosed, TransactionEnded, TransactionLost
 from xsproto.testing import Cancelled
 
 from ...support.daemons import Daemon
-from ...support.event_loops import LOOPS, Loop, Run, cancelled, enter, runner
+from ...support.event_loops import LOOPS, Loop, Run, cancelled, enter, runner, turns
 from ...support.fake_device import device_of, set_modes, suspend
 
 
@@ -31,8 +31,7 @@ def test_a_watch_that_hangs_hangs_nobody_else(loop: Loop, run: Run) -> None:
     async def main(client: Any) -> None:
         set_modes("dead")
         watching = loop.spawn(enter(client.watch(b"/a")))
-        for _ in range(5):
-            await loop.sleep(0.01)  # others progress
+        await turns(loop)  # others progress
         assert not watching.done
         await cancelled(loop, client.read(b"/a"))
         await cancelled(loop, enter(client.watch(b"/b")))
@@ -50,7 +49,7 @@ def test_what_is_given_up_leaves_the_client_usable(loop: Loop, run: Run) -> None
             await cancelled(loop, client.read(b"/a"))
         await cancelled(loop, enter(client.watch(b"/a", token=b"t")))
         patient = loop.spawn(client.read_many([b"/a", b"/none"], None))
-        await loop.sleep(0.01)
+        await turns(loop)
         set_modes()
         assert await patient.result() == [b"value", None]
         async with client.watch(b"/a", token=b"t") as watch:
@@ -67,11 +66,11 @@ def test_who_waits_behind_a_request_that_is_given_up_is_served(
         doomed = await enter(client.transaction())
         daemon.suspend()
         first = loop.spawn(client.read(b"/a"))
-        await loop.sleep(0.01)
+        await turns(loop)
         patient = [loop.spawn(client.read_many([b"/a", b"/none"], None)) for _ in range(3)]
-        await loop.sleep(0.01)
+        await turns(loop)
         inside, lost = loop.spawn(tx.read(b"/a")), loop.spawn(doomed.read(b"/a"))
-        await loop.sleep(0.01)
+        await turns(loop)
         first.cancel()
         with pytest.raises(Cancelled):
             await first.result()
@@ -95,7 +94,7 @@ def test_a_transaction_is_where_it_began(loop: Loop, run: Run) -> None:
         set_modes("dead")
         await cancelled(loop, client.read(b"/a"))
         waiting = loop.spawn(client.transact(lambda tx: tx.read(b"/a")))
-        await loop.sleep(0.01)
+        await turns(loop)
         await cancelled(loop, client.read(b"/a"))
         set_modes()
         assert await waiting.result() == b"value"
@@ -135,11 +134,11 @@ def test_transactions_over_suspend_and_resume(loop: Loop, run: Run, daemon: Daem
 HANG = """
 import ctypes, sys, warnings
 kind, device = sys.argv[1:]
-world = kind.removeprefix("sync on ")
-if world == "patched gevent":
+library = kind.removeprefix("sync on ")
+if library == "patched gevent":
     from gevent import monkey
     monkey.patch_all()
-elif world == "patched eventlet":
+elif library == "patched eventlet":
     warnings.simplefilter("ignore")
     import eventlet
     eventlet.monkey_patch()

@@ -18,10 +18,10 @@ from xsproto_sync.compat.pyxs.exceptions import ConnectionError
 from ...compat.test_pyxs import refusal
 from ...compat.test_pyxs_router import AgentsRouter
 from ...support import daemons
-from ...support.background import descriptors
+from ...support.callers import Caller
 from ...support.daemons import Daemon
+from ...support.descriptors import open_descriptors
 from ...support.fake_device import device_of, set_modes
-from ...support.threads import Caller
 from .test_client import until
 
 
@@ -175,12 +175,12 @@ def test_it_can_be_connected_again_and_leaves_nothing(device: str) -> None:
     client = pyxs.Client(xen_bus_path=device)
     with client:
         pass  # what the fake device has opened stays
-    before = descriptors()
+    before = open_descriptors()
     for _ in range(3):
         with client, client.monitor() as monitor:
             monitor.watch(b"/m", b"token")
             assert next(monitor.wait()) == (b"/m", b"token")
-        until(lambda: descriptors() == before)  # a thread closes some
+        until(lambda: open_descriptors() == before)  # a thread closes some
     assert repr(client) == f"Client(XenBusConnection({device!r}))"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import struct
@@ -190,3 +191,14 @@ def blocks(call: Callable[[], object]) -> bool:
     thread.start()
     thread.join(SHORT)
     return thread.is_alive()
+
+
+def is_fake() -> bool:
+    """Whether devices are fake ones in this process."""
+    return hasattr(ctypes.CDLL(None), "fake_device_modes")
+
+
+def control(name: str, argument: str) -> None:
+    """Call one of the fake device's controls."""
+    function = getattr(ctypes.CDLL(None), f"fake_device_{name}")
+    check(function(ctypes.c_char_p(argument.encode())), 0, f"what {name} returned")

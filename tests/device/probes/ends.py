@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
@@ -20,16 +19,10 @@ from .device import (
     File,
     blocks,
     check,
+    control,
     pack,
     probe,
 )
-
-
-def control(name: str, argument: str) -> None:
-    """Call one of the fake device's controls."""
-    function = getattr(ctypes.CDLL(None), f"fake_device_{name}")
-    check(function(ctypes.c_char_p(argument.encode())), 0, f"what {name} returned")
-
 
 # Rule 16: the daemon's death
 

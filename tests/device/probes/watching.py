@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 
-from ...support.fake_device import is_preloaded
 from .device import (
     BASE,
     ERROR,
@@ -18,6 +17,7 @@ from .device import (
     File,
     change,
     check,
+    is_fake,
     pack,
     probe,
     refused,
@@ -69,7 +69,7 @@ def the_first_event_comes_before_or_after_the_answer(device: str) -> None:
             file.unwatch(BASE, b"t")
     both = {(WATCH, EVENT), (EVENT, WATCH)}
     # Of a real kernel the scheduler decides, and may decide the same way for ever.
-    check(orders if is_preloaded() else orders | both, both, "the orders seen")
+    check(orders if is_fake() else orders | both, both, "the orders seen")
 
 
 @probe(14)

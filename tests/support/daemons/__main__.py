@@ -28,7 +28,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         action="append",
         default=[],
         metavar="DOMID",
-        help="have such a domain; clients of the socket guest.DOMID, beside the daemon's, are it",
+        help="have such a domain, which the clients of the socket guest.DOMID are",
     )
     parser.add_argument(
         "--dir", metavar="DIR", help="where to keep all files: made here, removed in the end"

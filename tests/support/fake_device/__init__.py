@@ -1,4 +1,4 @@
-"""A fake of Linux' XenBus device, and what the device is asked that it stands in for.
+"""A fake of Linux' XenBus device, for tests and programs on a machine without Xen.
 
 The fake device is a library to be preloaded (`fake_device.h` says all about it): a program that
 opens `device_of(socket)` there has /dev/xen/xenbus over the daemon, or the guest, of that socket:
