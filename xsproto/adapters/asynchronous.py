@@ -28,8 +28,6 @@ from .device import (
     Requests,
     Retired,
     RetiringConnection,
-    merged,
-    moved,
 )
 from .device_transport import RequestTransport, SystemModules, WatchTransport
 from .discovery import Location
@@ -326,11 +324,11 @@ class AsyncRequestConnection(RetiringConnection, EventLoopConnection):
         if self.successor is None:
             return exchanges
         self.end_if_idle()
-        again = moved(exchanges) if exchanges else requests
+        again = self._moving(exchanges) if exchanges else requests
         if not again:
             return exchanges
         later = await self.successor.exchange(tx_id, again)
-        return merged(exchanges, later) if exchanges else later
+        return self._in_order(exchanges, later) if exchanges else later
 
     async def start_transaction(self) -> tuple[AsyncRequestConnection, Sequence[Exchange]]:
         """See `AsyncConnection`."""

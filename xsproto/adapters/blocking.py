@@ -20,7 +20,7 @@ from ..errors import XenStoreError
 from ..requests import Request, TransactionStart
 from . import device
 from .deadlines import Clock
-from .device import ClientBase, Requests, Retired, RetiringConnection, merged, moved
+from .device import ClientBase, Requests, Retired, RetiringConnection
 from .discovery import Location
 
 __all__ = ["AdapterConnection", "Backend", "BlockingClientBase", "BlockingRequestConnection"]
@@ -63,11 +63,11 @@ class BlockingRequestConnection(RetiringConnection, AdapterConnection):
         if self.successor is None:
             return exchanges
         run_despite_interrupt(self.end_if_idle)
-        again = moved(exchanges) if exchanges else requests
+        again = self._moving(exchanges) if exchanges else requests
         if not again:
             return exchanges
         later = self.successor.exchange(tx_id, again, deadline)
-        return merged(exchanges, later) if exchanges else later
+        return self._in_order(exchanges, later) if exchanges else later
 
     def start_transaction(
         self, deadline: float | None

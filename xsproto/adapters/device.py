@@ -191,26 +191,6 @@ def _check_support(request: Request[Any]) -> None:
         )
 
 
-def moved(exchanges: Sequence[Exchange]) -> list[Request[Any]]:
-    """Return the requests of a call that must go to the successor: those that were withdrawn.
-
-    Arguments:
-        exchanges: the exchanges of the call, on the retired connection.
-    """
-    return [exchange.request for exchange in exchanges if exchange.withdrawn]
-
-
-def merged(exchanges: Sequence[Exchange], later: Sequence[Exchange]) -> list[Exchange]:
-    """Return the exchanges of a call whose requests went out on two connections, in their order.
-
-    Arguments:
-        exchanges: all of them, as they were on the retired connection.
-        later: those of the requests that have `moved`, on the successor.
-    """
-    rest = iter(later)
-    return [next(rest) if exchange.withdrawn else exchange for exchange in exchanges]
-
-
 class RetiringConnection(ConnectionBase):
     """A client's connection for requests, on the device.
 
@@ -241,6 +221,26 @@ class RetiringConnection(ConnectionBase):
         The leader is woken as well, since it may be done without having received anything: its own
         request may be among those that move. Nothing else uses the session meanwhile.
         """
+
+    @staticmethod
+    def _moving(exchanges: Sequence[Exchange]) -> list[Request[Any]]:
+        """Return the requests of a call that must go to the successor: those that were withdrawn.
+
+        Arguments:
+            exchanges: the exchanges of the call, on this connection.
+        """
+        return [exchange.request for exchange in exchanges if exchange.withdrawn]
+
+    @staticmethod
+    def _in_order(exchanges: Sequence[Exchange], later: Sequence[Exchange]) -> list[Exchange]:
+        """Return the exchanges of a call whose requests went out on two connections, in order.
+
+        Arguments:
+            exchanges: all of them, as they were on this connection.
+            later: those of the requests that moved, on the successor.
+        """
+        rest = iter(later)
+        return [next(rest) if exchange.withdrawn else exchange for exchange in exchanges]
 
     def roll_back(self, tx_id: int) -> None:
         """See `ConnectionBase`."""
