@@ -1,8 +1,8 @@
 """The decorator of records: value classes with fields, compared and shown by their fields.
 
 A record is a class of attrs with slots. `attrs.define` would generate `__eq__`, `__hash__` and
-`__repr__` for each class and compile them at import: most of the time that the library takes to be
-imported. All records share the three functions of this module instead.
+`__repr__` for each class and compile them at import. That would be most of the time that importing
+the library takes. All records share the three methods of this module instead.
 """
 
 from collections.abc import Callable

@@ -14,7 +14,8 @@ blocks and knows no clock. It keeps these rules, each of which is a property in
 5. Request ids wrap within 32 bits and skip the ids of unanswered requests. The engine drops the
    late answer to an abandoned request, and ends what the request began: a transaction, a watch.
 6. A transaction is used only as its table in `states` permits.
-7. A watch is a path and a token. The engine refuses a second watch with both, as the daemon would.
+7. A watch is a path and a token. The engine refuses a second watch with the same path and token, as
+   the daemon would.
 8. Values come back byte for byte.
 
 A request that is checked and encoded is an `Exchange`. It waits in a queue until `outgoing` moves
@@ -42,8 +43,8 @@ a transaction id unlike the request's          none: daemons differ in it
 An interrupt, that is, an exception from a signal handler, can come between any two lines of this
 module. Three habits keep the engine whole. Values that must change together are one tuple, which
 one assignment replaces: the outbox, a watch. Received bytes stay in the inbox until all that they
-cause is done. An answer that is processed twice does no more than once, so after an interrupt the
-engine simply reads the inbox again.
+cause is done. An answer that is processed twice changes the state once; at worst an event comes
+twice. So after an interrupt the engine simply reads the inbox again.
 """
 
 from __future__ import annotations
@@ -149,7 +150,10 @@ class Exchange:
 
 
 class _Refusal(bytes):
-    """The payload of an ERROR."""
+    """The payload of an ERROR.
+
+    It is a subclass of bytes, so that ``answer.__class__ is bytes`` is true of success alone.
+    """
 
     __slots__ = ()
 
@@ -223,8 +227,8 @@ def _end_of(exchange: Exchange) -> WatchInput | None:
     return WatchInput.ANSWER if exchange.answer.__class__ is bytes else WatchInput.REFUSAL
 
 
-# What has to go out: the batch that the transport is writing, its bytes, the counts that the
-# transport wrote of them, and a queue with the index of its first element.
+# What has to go out: the batch that the transport is writing, its bytes, the list of how many of
+# them each write took, and a queue with the index of its first element.
 _Outbox = tuple[Sequence[Exchange], bytes, list[int], list[Exchange], int]
 
 
@@ -263,7 +267,7 @@ class ClientConnection:
         self.closed: XenStoreError | None = None
         self._finished = False  # whether every request was told of the end
         #: The counts of bytes written of the current batch; see `outgoing`. It is a list, because
-        #: an interrupt cannot lose a count from ``written.extend(map(sock.send, (data,)))``.
+        #: an interrupt cannot lose a count from ``written += map(sock.send, (data,))``.
         self.written = self._outbox[2]
         #: Set while a transport may be writing bytes of `outgoing` in another thread. Nothing that
         #: was handed out can be withdrawn then.
@@ -386,6 +390,8 @@ class ClientConnection:
     def withdraw(self, rq_id: int) -> bool:
         """Take a request back, if none of its bytes was written.
 
+        While `writing` is set, only a request that was not handed out can be taken back.
+
         Returns:
             Whether the request is gone. If not, it is on its way: `abandon` it.
         """
@@ -415,8 +421,9 @@ class ClientConnection:
             self._outbox = (batch, data, written, queue, head)
         if isinstance(request, TransactionEnd):
             self._move_open_transaction(exchange.tx_id, TransactionInput.WITHDRAW)
-        # Not earlier: after an interrupt before this line, a second `withdraw` does it all again.
-        # After one behind it, the watch's next request settles the watch.
+        # Not earlier: after an interrupt before the outbox is replaced, a second `withdraw` does it
+        # all again. After an interrupt behind this line, the watch's next request settles the
+        # watch.
         exchange.withdrawn = True
         if isinstance(request, Watch | Unwatch):
             self._settle(request)
@@ -502,7 +509,7 @@ class ClientConnection:
         self.written.append(count)
 
     def data_to_send(self) -> list[bytes]:
-        """Return the messages to write now, one an element. They count as written."""
+        """Return the messages to write now, each as one element. They count as written."""
         messages = []
         while data := self.outgoing():
             messages += [exchange.message for exchange in self._outbox[0]]

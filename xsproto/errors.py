@@ -131,7 +131,10 @@ class QuotaExceeded(XenStoreError):
 
 
 class TooBig(XenStoreError):
-    """E2BIG: a value or a list is too big for the daemon or for a packet."""
+    """E2BIG: more than the daemon takes, or than fits a packet.
+
+    Xen 4.17 also says it of a watch too many.
+    """
 
 
 class NotSupported(XenStoreError):
@@ -139,7 +142,10 @@ class NotSupported(XenStoreError):
 
 
 class Busy(XenStoreError):
-    """EBUSY: the daemon cannot do it in this state, such as start a transaction in another one."""
+    """EBUSY: the daemon cannot do it in this state.
+
+    An example is starting a transaction inside another one.
+    """
 
 
 # Mistakes of the caller
@@ -154,7 +160,7 @@ class InvalidArgument(LocalProtocolError, ValueError):
 
 
 class InvalidPath(InvalidArgument):
-    """A path breaks the rules of xenstore.txt, which `xsproto.paths` has. Nothing was sent."""
+    """A path breaks the rules of xenstore.txt, which `xsproto.paths` lists. Nothing was sent."""
 
 
 class InvalidType(LocalProtocolError, TypeError):
@@ -268,7 +274,7 @@ ERRORS: Final[Mapping[str, type[XenStoreError]]] = MappingProxyType(
 
 
 def error_from_code(code: str, *, request: Any = None, path: bytes | None = None) -> XenStoreError:
-    """Make the error of an answer of the daemon.
+    """Make the error for an error name that the daemon answered.
 
     Arguments:
         code: the error name (xs_wire.h, xsd_errors). An unknown name makes a `XenStoreError` with

@@ -60,7 +60,11 @@ class Reset:
 
 @record
 class Ignored:
-    """A packet that no request waits for, and why. It is for the log, and changes nothing."""
+    """A packet with an unknown request id, or a watch event that is nonsense, and why.
+
+    For the log only. With a `max_outstanding` of 1, the packet may have been taken as the
+    answer to the one request; then `why` says so.
+    """
 
     packet: Packet
     why: str

@@ -56,7 +56,7 @@ def check_node_path(path: bytes) -> bytes:
 
 
 def check_path(path: bytes) -> bytes:
-    """Return `path` if it can be watched: if it is valid for a node, or a special path.
+    """Return `path` if it can be watched and have permissions: a node's path or a special path.
 
     Raises:
         InvalidPath: the path breaks a rule. The error names both.

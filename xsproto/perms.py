@@ -1,8 +1,8 @@
 """Permissions, and their text form on the wire (xenstore.txt, GET_PERMS and SET_PERMS).
 
-A node has a list of permissions. The first one names the node's owner, which may do everything; its
-access is that of all domains that are not listed. Each other permission gives the access of one
-domain.
+A node has a list of permissions. The first one names the node's owner, which may do everything. Its
+letter does not limit the owner: it gives the access of all domains that are not listed. Each other
+permission gives the access of one domain.
 """
 
 from typing import Final, Self
@@ -35,7 +35,7 @@ class Permission:
 
     @classmethod
     def parse(cls, text: bytes) -> Self:
-        """Make a permission of its text form, such as ``b"r5"``.
+        """Make a permission from its text form, such as ``b"r5"``.
 
         The text form is a letter for the access (``n`` none, ``r`` read, ``w`` write, ``b`` both)
         and a decimal domain id. Any id is accepted, also a negative one: daemons store and send ids
@@ -70,8 +70,8 @@ def check_permission(permission: Permission | bytes) -> bytes:
 
     Raises:
         InvalidArgument: the permission is malformed, or its domain id is not 0 to 32751. The ids
-            above belong to no domain. One of them, 32757, ends C xenstored if it comes through a
-            socket.
+            above belong to no domain. One of them, 32757, ends C xenstored of Xen 4.22 if it comes
+            through a socket.
     """
     if isinstance(permission, bytes):
         permission = Permission.parse(permission)

@@ -15,8 +15,9 @@ wrong value. `parse` and `parse_reply` read the bytes of a peer, and raise `Inva
 is a NUL.
 
 Each class names the errors of the daemon that are particular to it. Many requests share these:
-EACCES if the caller's domain lacks the right, ENOENT for an unknown node or transaction, EINVAL
-for a payload that breaks the syntax, ENOSYS if the daemon does not know the type.
+EACCES if the caller's domain lacks the right, ENOENT for an unknown node or transaction
+(oxenstored: EIO for the latter), EINVAL for a payload that breaks the syntax, ENOSYS if the daemon
+does not know the type.
 
 In a generator of `xsproto.clients.operations`, ``value = yield from request`` sends a request and
 gives the value of its reply, with its type.
@@ -120,9 +121,9 @@ class Request(Generic[T]):
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        """Make the request of a payload.
+        """Make the request from a payload.
 
-        The store judges whether paths are valid, and whether the caller may send the request.
+        Paths and rights are not checked here; the daemon and its store do that.
 
         Raises:
             InvalidRequest: `payload` does not have the form of `syntax`.
@@ -157,7 +158,7 @@ def _register(cls: _R) -> _R:
 
 
 def parse_request(op: int, payload: bytes) -> Request[Any]:
-    """Make the request of a message type and a payload.
+    """Make the request from a message type and a payload.
 
     Arguments:
         op: the message type. A type that xs_wire.h lacks makes an `Unknown`.
@@ -335,7 +336,8 @@ class Write(_Acknowledged):
 
     Attributes:
         path: the node's path.
-        value: any bytes. With the path and its NUL they must fit a payload of 4096 bytes.
+        value: any bytes. The path, its NUL and the value together must fit a payload: 4096 bytes,
+            or 4080 through the XenBus device.
 
     xenstore.txt: "Database read, write and permissions operations".
     """
@@ -607,7 +609,8 @@ class Watch(_Acknowledged):
 
     The daemon answers EEXIST if the connection has a watch with this path and token, and ENOSPC,
     EQUOTA or E2BIG to a guest whose watches are beyond its quota. Daemons older than Xen 4.22
-    answer EINVAL to a request with a depth.
+    answer EINVAL to a request with a depth. Through the XenBus device of Linux the kernel accepts a
+    second watch with path and token, and ignores the depth.
 
     Attributes:
         path: the path of a node, which need not exist, or a special path.
@@ -642,6 +645,7 @@ class Unwatch(_Acknowledged):
     """Remove a watch.
 
     The reply has no value. The daemon answers ENOENT if there is no watch with this path and token.
+    The XenBus device of Linux answers OK then.
 
     Attributes:
         path: the watch's path.
@@ -931,7 +935,7 @@ class _Number(Request[int]):
 class GetFeature(_Number):
     """Ask for the features of XenStore that a domain sees, as bits (xenstore-ring.txt).
 
-    The reply's value is an int. Daemons older than Xen 4.21 answer ENOSYS.
+    The reply's value is an int. oxenstored, and C xenstored older than Xen 4.21, answer ENOSYS.
 
     Attributes:
         domid: the domain's id, 0 to 32751, with which only dom0 may ask. None asks for the features
@@ -962,7 +966,8 @@ class SetFeature(_Acknowledged):
     """Set the features that a domain will see, as bits. Only dom0 may ask for it.
 
     The reply has no value. The daemon answers EBUSY if the domain has been introduced, and EINVAL
-    for a bit that the daemon does not support. Daemons older than Xen 4.21 answer ENOSYS.
+    for a bit that the daemon does not support. oxenstored, and C xenstored older than Xen 4.21,
+    answer ENOSYS.
 
     Attributes:
         domid: the domain's id, 0 to 32751.
@@ -992,7 +997,7 @@ class GetQuota(Request[int | list[bytes]]):
     """Ask for a quota, or for the names of all quotas. Only dom0 may ask.
 
     The reply's value is an int, in which 0 is no limit, or the list of names if `name` is None.
-    Daemons older than Xen 4.22 answer ENOSYS.
+    oxenstored, and C xenstored older than Xen 4.22, answer ENOSYS.
 
     Attributes:
         name: the quota's name, such as ``b"nodes"``; None asks for the names.
@@ -1040,8 +1045,8 @@ class GetQuota(Request[int | list[bytes]]):
 class SetQuota(_Acknowledged):
     """Set a quota. Only dom0 may ask for it.
 
-    The reply has no value. The daemon answers EINVAL if it has no such quota. Daemons older than
-    Xen 4.22 answer ENOSYS.
+    The reply has no value. The daemon answers EINVAL if it has no such quota. oxenstored, and C
+    xenstored older than Xen 4.22, answer ENOSYS.
 
     Attributes:
         name: the quota's name, such as ``b"nodes"``.

@@ -46,7 +46,7 @@ _WATCH_EVENT: Final = Op.WATCH_EVENT.value
 
 @define(eq=False, repr=False, slots=True)
 class _Waiting:
-    """The messages that wait to be sent, the events among them, and how many bytes each are."""
+    """The messages that wait, the events among them, and the bytes of answers and of events."""
 
     messages: deque[bytes]
     events: set[bytes]
@@ -74,7 +74,7 @@ class ServerConnection:
         self._max_output = max_output
         self._max_events = max_events
         self._data = b""
-        self._used = 0  # bytes of it
+        self._used = 0  # how many bytes of `_data` are used up
         self._out = _Waiting(deque(), set())
         #: Why the connection ended; None while it is open. Read only.
         self.closed: ConnectionClosed | RemoteProtocolError | None = None
@@ -169,7 +169,7 @@ class ServerConnection:
         self._out.answer_bytes += len(message)
 
     def fire(self, path: bytes, token: bytes) -> None:
-        """Send a watch event, unless one like it waits or it does not fit a packet."""
+        """Send a watch event, unless rule 5 drops it."""
         size = len(path) + len(token) + 2
         if self.closed is not None or size > PAYLOAD_MAX:
             return

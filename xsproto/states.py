@@ -1,8 +1,10 @@
 """The lives of a transaction and of a watch, as tables.
 
 A client's connection keeps two kinds of state beside its requests: open transactions, and watches.
-`ClientConnection` holds the state of each and changes it in one way: it looks up (state, input) in
-a table of this module. The diagrams of the manual are drawn from the same tables.
+`ClientConnection` holds the state of each, and changes it by looking up (state, input) in a table
+of this module. Only two changes have no table. A transaction begins as STARTED. RESET_WATCHES drops
+all transactions, and the end of the connection drops the watches as well. The diagrams of the
+manual are drawn from the same tables.
 
 A pair that a table lacks is an error. If a caller asks for it, for example to commit a transaction
 whose end is on its way, the engine refuses the request before it sends anything
@@ -15,7 +17,9 @@ the answer to a TRANSACTION_END that RESET_WATCHES has overtaken, moves nothing.
 
 Two inputs concern requests without an answer. An abandoned request may have taken place or not, so
 nobody knows what the transaction holds, and it is DOOMED: it can only be rolled back. It is DOOMED,
-too, if its TRANSACTION_END is withdrawn, because the caller gave up before the end was sent.
+too, if its TRANSACTION_END is withdrawn. The caller gave up before the end was sent, and the state
+ENDING does not tell which state came before it. If that was DOOMED, a commit would be wrong. A
+rollback is right in any case.
 
 A guest that was suspended and resumed may meet a daemon that has forgotten its transactions and
 gives the id of an old one to a new one (FORGET). A request of either would act on the new one. So
@@ -23,10 +27,10 @@ the engine gives up both: the transaction is LOST and can only be rolled back, w
 one in the daemon.
 
 **Watches.** A caller may send any number of WATCH and UNWATCH for one path and token without
-waiting for the answers, and may withdraw those that are unsent. From the requests the engine must
-know whether the watch is going to be set. No finite table can hold such a sequence, because its
-length has no bound. Nor is the last request enough. If the UNWATCH between two WATCH is withdrawn,
-the daemon refuses the second WATCH, and yet the watch is set.
+waiting for the answers, and may withdraw those that are unsent. The engine must work out from the
+requests whether the watch will be set. No finite table can hold such a sequence, because its length
+has no bound. Nor is the last request enough. If the UNWATCH between two WATCH is withdrawn, the
+daemon refuses the second WATCH, and yet the watch is set.
 
 Daemons act on these requests in order. So the engine keeps the requests of a watch in a line, and
 the table is about the request at its head alone:
@@ -42,7 +46,7 @@ it is withdrawn. Without these two states, the withdrawal of an UNWATCH would se
 was, and the refusal of a WATCH would unset one that the daemon has.
 
 To its callers the engine shows where the watch is going: SETTING or UNSETTING after the last
-request in line, SET or UNSET if the line is empty.
+request in line that is not withdrawn, SET or UNSET if there is none.
 """
 
 from collections.abc import Mapping
@@ -101,7 +105,7 @@ class WatchState(StrEnum):
 
 
 class WatchInput(StrEnum):
-    """What moves a watch. A request is meant that is at the head of the watch's line."""
+    """What moves a watch. All but RESET are about the request at the head of the watch's line."""
 
     WATCH = "watch"
     WATCH_AGAIN = "watch again"  # a WATCH while the watch is set
@@ -130,8 +134,9 @@ TRANSACTION: Final[Mapping[tuple[TransactionState, TransactionInput], Transactio
             (_T.STARTED, _TI.ROLLBACK): _T.ENDING,
             (_T.STARTED, _TI.ABANDON): _T.DOOMED,
             # A TRANSACTION_END can be withdrawn or answered though the state is not ENDING: an
-            # interrupt came between queueing it and moving the state, or it was meant for an
-            # earlier transaction with the same id, which RESET_WATCHES ended.
+            # interrupt came between queueing it and moving the state; or an interrupted `withdraw`
+            # is done again; or it was meant for an earlier transaction with the same id, which
+            # RESET_WATCHES ended.
             (_T.STARTED, _TI.WITHDRAW): _T.DOOMED,
             (_T.STARTED, _TI.FORGET): _T.LOST,
             (_T.STARTED, _TI.ANSWER): _T.ENDED,

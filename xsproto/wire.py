@@ -189,7 +189,8 @@ class PacketReader:
         """
         data = self._rest + data
         packets, used, too_long = split_packets(data, self._max_payload)
-        # Where the packet behind a refused header begins is unknown: only the header is kept.
+        # The length in a refused header is not trusted, so nothing behind it can be found: only the
+        # header is kept.
         self._rest = data[used:] if too_long is None else data[used : used + HEADER_SIZE]
         if too_long is not None and not packets:
             raise RemoteProtocolError(

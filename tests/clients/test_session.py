@@ -21,6 +21,7 @@ from attrs import define, field, frozen
 import xsproto.client
 import xsproto.clients.event_queue
 import xsproto.clients.session
+import xsproto.states
 from xsproto.client import Exchange
 from xsproto.clients.event_queue import EventQueue, WatchEvent
 from xsproto.clients.session import Role, Session, Waiter
@@ -571,7 +572,12 @@ class Interrupt(BaseException):
 
 FILES = {
     module.__file__
-    for module in (xsproto.clients.session, xsproto.client, xsproto.clients.event_queue)
+    for module in (
+        xsproto.clients.session,
+        xsproto.client,
+        xsproto.states,
+        xsproto.clients.event_queue,
+    )
 }
 
 

@@ -34,7 +34,8 @@ def control(store: Store, texts: list[bytes]) -> bytes:
         The payload of the reply.
 
     Raises:
-        StoreError: EINVAL, there is no such command; ENOENT, the store does not know the domain.
+        StoreError: EINVAL if there is no such command; ENOENT if the store does not know the
+            domain.
     """
     names = store.profile.control_quotas
     match texts:

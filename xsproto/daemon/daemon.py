@@ -20,8 +20,8 @@ unknown type, missing privilege, unknown transaction, then the arguments. The ar
 with C's leniencies, which are kept on purpose:
 
 - Numbers are read as by atoi(): blanks before the digits and anything after them are skipped, and
-  no digits are 0. Domain ids are stricter: in permissions they are read as by strtol(), elsewhere,
-  by the newest daemon, as by strtoul(), and are 65535 at most.
+  no digits are 0. Domain ids are stricter. In permissions they are read as by strtol(). Elsewhere,
+  but for CONTROL, the newest daemon reads them as by strtoul(), and they are 65535 at most.
 - Where a payload has several strings, what follows the last NUL is not looked at. A payload of one
   string, on the other hand, must end in its only NUL.
 - WATCH and UNWATCH ignore the transaction.
@@ -239,7 +239,8 @@ class Daemon:
     def remove_domain(self, domid: int) -> None:
         """Remove a domain: its connections end, and its nodes go. Dom0 stays.
 
-        The nodes of a domain that is the target of another (SET_TARGET) stay as long as that one.
+        The nodes of a domain that is the target of another (SET_TARGET) stay as long as that other
+        domain does.
         """
         if domid:
             self._end_connections(domid)

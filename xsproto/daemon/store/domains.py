@@ -29,7 +29,8 @@ class Domains:
     """The domains that the store knows, under the rules of one profile.
 
     A domain exists as long as the hypervisor has it. The store knows an existing domain from the
-    first request that names it, and serves it from its introduction on.
+    first request that stores something about it or asks for its quota or features, and serves it
+    from its introduction on.
 
     Attributes:
         existing: the ids of the domains that exist, known to the store or not.
@@ -79,7 +80,7 @@ class Domains:
         """Return a domain, which the store knows from now on.
 
         Raises:
-            StoreError: ENOENT, it does not exist.
+            StoreError: ENOENT if it does not exist.
         """
         domain = self.get_or_create(domid)
         if domain is None:
@@ -90,7 +91,7 @@ class Domains:
         """Return a domain that is served.
 
         Raises:
-            StoreError: ENOENT, it is not served; EINVAL, it no longer exists, and is kept as a
+            StoreError: ENOENT if it is not served; EINVAL if it no longer exists and is kept as a
                 target.
         """
         domain = self.by_id.get(domid)
@@ -157,9 +158,10 @@ class Domains:
         return tuple(pruned)
 
     def stored_entry(self, caller: Caller, domid: int, bits: int) -> tuple[int, int]:
-        """Return an entry of SET_PERMS as it is stored: with `IGNORE` if its domain is none.
+        """Return an entry of SET_PERMS as it is stored: with `IGNORE` if its domain does not exist.
 
-        The store knows the domain from now on. An entry for every domain needs the feature.
+        The store knows the domain from now on. An entry for `DOMID_ANY` counts only if the caller's
+        domain has `FEATURE_DOMID_ANY`.
         """
         if domid == DOMID_ANY and self.profile.domid_any:
             counts = bool(caller.domain.features & FEATURE_DOMID_ANY)
@@ -176,7 +178,7 @@ class Domains:
             domid: whose; None for that of new domains.
 
         Raises:
-            StoreError: EINVAL, there is no such quota; ENOENT, there is no such domain.
+            StoreError: EINVAL if there is no such quota; ENOENT if there is no such domain.
         """
         limits = self.limits if domid is None else self.require_existing(domid).limits
         if name not in limits:

@@ -307,8 +307,8 @@ class Watch:
 
     Attributes:
         path: the absolute or special path.
-        prefix_size: the bytes that an event's path leaves out: those of the caller's prefix if
-            the watch was set by a relative path, else 0.
+        prefix_size: the bytes that an event's path leaves out: those of the caller's prefix and a
+            slash if the watch was set by a relative path, else 0.
         depth: how many levels below `path` events are wanted from; None for all.
         serial: grows with each watch. Events are sent in this order.
     """
@@ -328,7 +328,8 @@ class Caller:
     Attributes:
         fire: called with the path and the token of each event for the caller's watches.
         prefix: the path that relative paths start from, ``/local/domain/<domid>``.
-        privileged: whether it is dom0, which permissions and quotas do not bind.
+        privileged: whether it is dom0, which permissions and quotas (but for ``path-max`` in 4.17)
+            do not bind.
         transactions: the open ones by their id.
         next_id: the id to try first for the next transaction.
         watches: by their absolute or special path and their token.

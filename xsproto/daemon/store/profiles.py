@@ -65,8 +65,8 @@ class Profile:
             4.22).
         special_nodes: whether ``@introduceDomain`` and ``@releaseDomain`` are nodes, with
             permissions that GET_PERMS returns and SET_PERMS fires events for, and with events that
-            have the domain id appended. The newest: yes, and all domains may read the latter.
-            4.17: no; GET_PERMS is EINVAL.
+            have the domain id appended. The newest: yes, and all domains may read
+            ``@releaseDomain``. 4.17: no; GET_PERMS is EINVAL.
         checks_unwatch_path: whether UNWATCH of an invalid path is EINVAL. The newest: yes. 4.17:
             no; it only looks for the watch.
         domid_any: whether domain 32757 in a permission stands for all domains. The newest: yes

@@ -35,7 +35,7 @@ as shared, and either side makes a copy before it changes the node.
 - Guests' quotas of nodes are not exact. A request that creates several nodes needs room for one
   only, except outside of transactions in 4.17. A commit that creates none needs no room.
 - SET_PERMS accepts entries for domains that do not exist, and stores them marked (`IGNORE`).
-- Permissions and quotas do not bind dom0.
+- Permissions and quotas do not bind dom0, except for ``path-max`` in 4.17.
 
 Requests that end or harm the C daemon are answered instead (docs/explain/embedded.md).
 
@@ -309,7 +309,8 @@ class Store:
         top = parent(path)
         above = self._view(caller, tx, top)
         if above is None:
-            raise StoreError("EINVAL")  # the transaction had seen the child before it was removed
+            # The transaction saw the child before the parent was removed.
+            raise StoreError("EINVAL")
         node = self._view(caller, tx, path)
         assert node is not None
         stack = [(path, node, iter(node.names))]
@@ -433,7 +434,10 @@ class Store:
             self._count_owned(None, domid, by)
 
     def _check_owners(self, caller: Caller, tx: Transaction) -> None:
-        """Check that domains whose number of nodes a commit changes exist, and their quotas."""
+        """Check the domains of which a commit changes the number of nodes.
+
+        They must exist, and their quotas must allow it.
+        """
         creates = tx.created and not caller.privileged
         if not creates and not self.profile.commit_needs_owners:
             return

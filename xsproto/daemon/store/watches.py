@@ -10,8 +10,8 @@ measurements.)
    is, and whether the caller may read it or not. The daemon sends it, so it is not fired here.
 2. A change of a node fires the watches on its path and on every path above. They get their events
    in the order in which the watches were set, not from the leaf to the root: hence `Watch.serial`.
-   One change of one node is one event a watch. Of the nodes that a WRITE or MKDIR creates on the
-   way, only the one that was asked for fires.
+   One change of one node sends one event to each watch. Of the nodes that a WRITE or MKDIR creates
+   on the way, only the one that was asked for fires.
 3. RM fires for each removed node, children before their parent. An event for a node below the one
    that was named is `exact`: only watches on that very path get it. The named node comes last,
    and fires the watches above as well.
@@ -20,8 +20,9 @@ measurements.)
    meantime. A node that was created and removed in between fires nothing.
 5. A watch is skipped if its caller may not read the node. Permissions from before the change count
    as well as those from after it, so that the loss of the right to read is itself announced; and
-   a caller that may read the parent may know of the child. With neither a node nor old permissions
-   there is nothing to check, and nobody gets the event.
+   a caller that may read the parent may know of the child, unless a transaction has removed it.
+   With neither a node nor old permissions there is nothing to check, and nobody gets the event. A
+   watch with a depth is skipped if the path lies more levels below the watched one.
 6. Special events: a watch without a depth gets the plain path, ``@introduceDomain`` or
    ``@releaseDomain``. Where the profile has ``special_nodes``, a watch with a depth of at least 1
    gets the path with the domain id appended, as does a watch on that longer path; a depth of 0
@@ -83,7 +84,8 @@ class Watches:
         """Set a watch. Its first event is left to the daemon.
 
         Raises:
-            StoreError: EINVAL, the path; EEXIST; ENOSPC or E2BIG, as the profile says, the quota.
+            StoreError: EINVAL if the path is invalid; EEXIST if the caller has this watch; ENOSPC
+                or E2BIG, as the profile says, if the quota is reached.
         """
         full = caller.canonical(path, special=True)
         if full[:1] != b"@" or self._profile.special_nodes:
@@ -105,7 +107,7 @@ class Watches:
         """Remove a watch.
 
         Raises:
-            StoreError: ENOENT, there is none; EINVAL, the path.
+            StoreError: ENOENT if there is no such watch; EINVAL if the path is invalid.
         """
         full = caller.canonical(path, special=True)
         if self._profile.checks_unwatch_path:
@@ -182,13 +184,13 @@ class Watches:
         return above is not None and bool(rights(caller, above.perms, above.generation) & READ)
 
     def fire_special(self, name: bytes) -> None:
-        """Send the event that some domain was introduced or has ended, by its plain path."""
+        """Send the event that some domain was introduced, shut down or ended, by its plain path."""
         for watch in list(self.by_path.get(name, ())):
             if watch.depth is None and self._may_know_special(watch.caller, name):
                 watch.caller.fire(name, watch.token)
 
     def fire_special_with_domid(self, name: bytes, domid: int) -> None:
-        """Send the event that a certain domain was introduced or has ended, if the profile can."""
+        """Send the event for one domain, with its id appended, if the profile has such events."""
         if not self._profile.special_nodes:
             return
         path = b"%b/%d" % (name, domid)
