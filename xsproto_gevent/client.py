@@ -59,9 +59,9 @@ class Client(BlockingClientBase[Connection]):
     For nodes there is the syntax of a mapping, too: ``client[path]``, ``client[path] = value``,
     ``path in client``, ``del client[path]``.
 
-    The client connects at once, and is a context manager that closes it. It belongs to the hub of
-    the thread that makes it, and lets other greenlets run while it waits. A `gevent.Timeout` or a
-    kill may end any of its calls; the client is usable afterwards.
+    The client connects at once. The end of its ``with`` closes it. It belongs to the hub of the
+    thread that makes it, and lets other greenlets run while it waits. A `gevent.Timeout` or a kill
+    may end any of its calls; the client is usable afterwards.
 
     Arguments:
         unix_socket_path (str | os.PathLike[str] | None): the socket of a daemon.

@@ -55,8 +55,8 @@ class Client(BlockingClientBase[Connection]):
     For nodes there is the syntax of a mapping, too: ``client[path]``, ``client[path] = value``,
     ``path in client``, ``del client[path]``.
 
-    The client connects at once, and is a context manager that closes it. A signal handler must not
-    use the client whose call it may interrupt: it would wait for itself, for ever.
+    The client connects at once. The end of its ``with`` closes it. A signal handler must not use
+    the client whose call it may interrupt: it would wait for itself, for ever.
 
     Arguments:
         unix_socket_path (str | os.PathLike[str] | None): the socket of a daemon.

@@ -38,12 +38,13 @@ class EmbeddedXenStore:
     The daemon starts at once. The end of the ``with`` ends it and all clients that `client` made.
 
     Arguments:
-        contents: the nodes to start with: a mapping of paths to values, or the path of a file that
-            ``xsproto dump`` printed.
+        contents: the nodes to start with: a mapping of paths to values, or the path of a file with
+            what ``xsproto dump`` printed.
         profile: the version of C xenstored to behave as.
 
     Raises:
-        InvalidArgument, InvalidType: the protocol cannot carry a node of `contents`.
+        InvalidArgument, InvalidType: the protocol cannot carry a node of `contents`, or the file is
+            no dump.
         XenStoreError: a daemon of this profile refuses a node of `contents`.
         OSError: the file cannot be read.
     """
@@ -109,7 +110,7 @@ class EmbeddedXenStore:
     def socket_path(self, domid: int = 0) -> str:
         """Return the path of a socket whose clients act as domain `domid`.
 
-        The daemon serves the domain from now on.
+        The domain exists from now on. The daemon serves it from its first client on.
         """
         path = self._paths.get(domid)
         if path is not None:
@@ -135,8 +136,9 @@ class EmbeddedXenStore:
     def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise Forked(
-                "the store is the parent process's: only the parent can change it or open a socket "
-                "for another domain; the sockets that it has can be connected to"
+                "the store is the parent process's: only the parent can end it, change its domains "
+                "or open a socket for another one; this process can connect to the sockets that it "
+                "has"
             )
 
     # What a hypervisor does
@@ -165,7 +167,7 @@ class EmbeddedXenStore:
 
 
 def _make_directory() -> str:
-    """Make a directory for sockets: the usual temporary one, unless paths would be too long."""
+    """Make a directory for sockets, below the usual temporary one if that keeps paths short."""
     directory = tempfile.mkdtemp(prefix="xsproto-")
     if len(os.fsencode(directory)) <= _DIRECTORY_MAX:
         return directory

@@ -20,8 +20,9 @@ __all__ = ["Server"]
 class Server(Service):
     """Serves a daemon on the sockets that it is told to `listen` on.
 
-    `start` serves in a thread of its own until `close`; `serve` serves in the calling thread. It is
-    a context manager that starts and closes itself. All methods may be called from any thread.
+    `start` serves in a thread of its own until `close`; `serve` serves in the calling thread.
+    ``with`` starts the server, and its end closes it. `listen`, `wake`, `start` and `close` may be
+    called from any thread.
 
     Arguments:
         daemon: the daemon to serve; None for an empty one. Use it under `lock` only, and call

@@ -18,7 +18,7 @@ protected ones.
 
 **Writing.** A task can wait for one thing only. While the daemon does not take all that there is to
 write, the leader waits for an epoll, which is readable when the socket is readable or writable.
-Without epoll it waits for the room to write for a short time, and then looks for something to read.
+Without epoll it waits for room to write for a short time, and then looks for something to read.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ def test_each_greenlet_has_its_own_deadline(daemon: Daemon, client: Client) -> N
 def test_what_is_there_already_counts_when_time_is_over(client: Client) -> None:
     with client.watch(b"/a") as watch:
         watch.get()
-        with pytest.raises(TimedOut, match="no event in time of b'/a'"):
+        with pytest.raises(TimedOut, match="no event of b'/a' in time"):
             watch.get(timeout=0)
         with Client(client._connection.transport.path) as other:
             other.write(b"/a", b"")

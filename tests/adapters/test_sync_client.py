@@ -431,7 +431,7 @@ def test_watches_may_be_set_while_another_thread_runs_out_of_time(daemon: Daemon
             __str__ = __repr__
 
         monitor._queue.watches.add((Path(b"/a"), b"token"))
-        with pytest.raises(TimedOut, match="no event in time of /a"):
+        with pytest.raises(TimedOut, match="no event of /a in time"):
             monitor.get(timeout=0)
 
 

@@ -10,8 +10,8 @@ through what an adapter hands in:
 - `device_transport` opens, reads and writes the XenBus device, and starts a thread, through
   `SystemModules`;
 - `discovery` looks for sockets and devices, through the module ``os``;
-- `server` makes sockets, polls and serves them, through the modules ``os``, ``socket`` and
-  ``selectors``;
+- `server` makes and serves sockets, and registers them with a selector, through the modules
+  ``os``, ``socket`` and ``selectors``;
 - `deadlines` tells the time, through the clock that it is given;
 - `blocking` opens connections, through the functions of a `Backend`.
 

@@ -96,9 +96,10 @@ class _OwnerGuard:
 class EventLoopConnection(AsyncConnection, ABC):
     """A connection that the tasks of one event loop share.
 
-    An adapter derives its own from it and adds the abstract methods; its ``__init__`` has the loop
-    watch the transport's descriptor and call `receive` when that is readable. A loop that leads for
-    good also enters a waiter of its own there: ``session.enter(Waiter())``.
+    An adapter derives its own from it and adds the abstract methods. Where the loop itself leads,
+    as asyncio's does, its ``__init__`` has the loop call `receive` whenever the transport's
+    descriptor is readable, and enters a waiter of its own: ``session.enter(Waiter())``. Elsewhere,
+    as with trio, the leading task waits for the descriptor, in `wait`.
 
     Arguments:
         transport: the connection's bytes; the connection closes it.
@@ -213,7 +214,7 @@ class EventLoopConnection(AsyncConnection, ABC):
             # Another task took the event first: wait for the next one.
 
     def flush(self) -> None:
-        """See `ConnectionBase`; what the daemon does not take now is left to `write_blocked`."""
+        """See `ConnectionBase`; `write_blocked` then says whether anything is left to write."""
         write_blocked = write_now(self.session, self.transport)
         if write_blocked is not self.write_blocked:
             self.write_blocked = write_blocked
@@ -226,7 +227,7 @@ class EventLoopConnection(AsyncConnection, ABC):
         connection it does nothing, since a loop may call once more than it should.
 
         Returns:
-            whether there was anything to receive: bytes, or the end of the connection.
+            whether there may be more to receive; see `xsproto.adapters.transport.read_now`.
         """
         session = self.session
         if session.engine.closed is not None:
@@ -424,11 +425,11 @@ class Backend(NamedTuple):
     """What an adapter of an event loop hands in, to make its clients of.
 
     Attributes:
-        connection: makes the adapter's connection, of a transport and a session. sleep: the loop's
-        own, which takes seconds; see `connect`. socket: the module ``socket``, or one like it.
+        connection: makes the adapter's connection, of a transport and a session.
+        sleep: the loop's own, which takes seconds; awaited at least once, see `connect`.
+        socket: the module ``socket``, or one like it.
         request_connection: makes the adapter's connection for requests on the device, of a
-        transport
-            and a session; None for an adapter of sockets only.
+            transport and a session; None for an adapter of sockets only.
         modules: the operating system, for the device; None for an adapter of sockets only.
     """
 

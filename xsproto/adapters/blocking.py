@@ -95,7 +95,7 @@ class BlockingRequestConnection(RetiringConnection, AdapterConnection):
         """
         self.check_owner()
         try:
-            # mypy sees the abstract method here, and not the adapter's, which it is.
+            # mypy sees the abstract method here; it is the adapter's method that runs.
             exchanges = super().exchange(tx_id, requests, deadline)  # type: ignore[safe-super]
             if exchanges and not exchanges[0].withdrawn:
                 self.answered = True
@@ -136,7 +136,7 @@ class Backend(NamedTuple, Generic[ConnectionT]):
 class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
     """A blocking client of one connection to a socket, or of two to the device.
 
-    It is connected at once, and is a context manager that closes it.
+    The client connects at once. The end of its ``with`` closes it.
 
     Arguments:
         location: where XenStore is.
@@ -190,7 +190,8 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
             LocalProtocolError: the current thread may not use the client.
         """
         self._connection.check_owner()
-        # First: a thread that is opening a connection now looks at it afterwards, and closes that.
+        # First: a thread that is opening a connection now looks at `_ended` afterwards, and closes
+        # the connection.
         self._ended = True
         self._close_connections()
 
@@ -201,11 +202,12 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
         deadline, hold as well.
 
         Arguments:
-            seconds: the time that they may take, from the begin of the ``with``.
+            seconds: the time that they may take, from the start of the ``with``.
 
         Raises:
-            InvalidType, InvalidArgument: from the begin of the ``with``: `seconds` is no number of
-                seconds.
+            InvalidType: raised by ``with``: `seconds` is neither a number nor None, which stands
+                for `xsproto.adapters.deadlines.WAIT_MAX`.
+            InvalidArgument: raised by ``with``: `seconds` is negative or NaN.
         """
         return self._clock.deadline(seconds)
 

@@ -12,7 +12,7 @@ from ..errors import InvalidArgument, InvalidType
 __all__ = ["WAIT_MAX", "Clock", "Deadline"]
 
 #: The longest time limit, in seconds: ``poll`` takes 32 bits of milliseconds. Longer ones are for
-#: ever.
+#: ever; for `Clock.deadline` they are as long as this.
 WAIT_MAX: Final = 1_000_000.0
 
 
@@ -61,7 +61,7 @@ class Clock:
             seconds: the time that they may take, from now.
 
         Raises:
-            InvalidType: `seconds` is no number.
+            InvalidType: `seconds` is neither a number nor None, which stands for `WAIT_MAX`.
             InvalidArgument: `seconds` is negative or NaN.
         """
         self.endless = False
@@ -86,7 +86,7 @@ class Clock:
             of the clock; None for never.
 
         Raises:
-            InvalidType: `timeout` is no number, None or `DEFAULT`.
+            InvalidType: `timeout` is neither a number, nor None, nor `DEFAULT`.
             InvalidArgument: `timeout` is negative or NaN.
         """
         if timeout is DEFAULT and self.endless:

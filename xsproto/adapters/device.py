@@ -8,22 +8,25 @@ One request may be outstanding on a descriptor.
     The answers to several get each other's payloads. Kept by `DeviceSession`, with
     ``max_outstanding=1``.
 WATCH and UNWATCH must not be sent while another request is outstanding on the descriptor.
-    The kernel dead-locks. Kept by the client, which has two connections, one for requests and one
-    for watches, each with a `DeviceSession`.
+    The kernel dead-locks. Kept by `blocking.BlockingClientBase` and `asynchronous.AsyncClientBase`,
+    which have two connections, one for requests and one for watches, each with a `DeviceSession`.
 WATCH and UNWATCH wait within ``write()`` for the daemon, for ever if it is dead.
-    Kept by the adapter, which writes on the connection of watches in a thread of its own
-    (`WatchTransport`).
+    Kept by `device_transport.WatchTransport`, which writes on the connection of watches in a thread
+    of its own.
 One ``write()`` takes one message.
-    The kernel drops what comes behind it. Kept by the limit of one request, which makes each batch
-    one message.
+    The kernel drops what comes behind it. Kept by `DeviceSession`, whose limit of one request makes
+    each batch one message.
 A message has at most 4096 bytes, with its header.
-    Kept by `PAYLOAD_MAX`.
+    Kept by `DeviceSession`, with `PAYLOAD_MAX`.
 A program must never call ``read(fd, 0)``.
-    The kernel loops for ever. Kept by the adapter, whose reads ask for 65,536 bytes.
+    The kernel loops for ever. Kept by `device_transport.RequestTransport` and `WatchTransport`,
+    whose reads ask for 65,536 bytes.
 The descriptor is never writable for ``poll``, and ``close`` wakes nobody that polls it.
-    Kept by the adapter, which writes without asking, and polls a second descriptor as well.
+    Kept by `device_transport.RequestTransport`: `write` writes without asking, and `fileno` and
+    `wakeup_fds` have a second descriptor polled as well.
 The kernel may refuse a WATCH with the errno of ``write()``.
-    The adapter takes `refusal` for the answer.
+    `device_transport.RequestTransport.write`, and the thread of `WatchTransport`, take `refusal`
+    for the answer.
 The same watch, set twice, is two watches.
     `ClientConnection` refuses the second one, as on a socket.
 The first event of a watch may come before the answer to its WATCH.
@@ -35,10 +38,11 @@ TRANSACTION_END without a transaction gets no answer.
 RESET_WATCHES ends the watches of the kernel itself, and the depth of a WATCH is ignored.
     `DeviceSession.submit` refuses both.
 Nothing tells that the daemon is dead.
-    Calls of a blocking client have a time limit by default, `TIMEOUT`. With asyncio and trio, time
-    limits are the user's.
+    `blocking.BlockingClientBase` gives calls a time limit by default, `TIMEOUT`. With asyncio and
+    trio, time limits are the user's.
 Suspend and resume end all transactions.
-    The caller gets `TransactionLost`.
+    ``Transaction`` of `xsproto.clients.blocking` and of `xsproto.clients.asynchronous` raises
+    `TransactionLost`.
 After a resume, new transactions get the ids of those that were lost.
     For `ClientConnection` both are lost then.
 
@@ -58,8 +62,8 @@ the kernel ends what is left of transactions.
 **A dead daemon** answers nothing, so that each call that is given up retires a connection. Each of
 these is memory in the kernel that only an answer frees. After `RETIRED_MAX` of them in a row
 without a single answer, no more connections are opened: later requests wait behind the unanswered
-one, as long as they may. The connection of watches is never retired. Its thread may be stuck in the
-kernel, where nothing can end it, and the thread of a successor might be the next.
+one, until their own time limit. The connection of watches is never retired. Its thread may be stuck
+in the kernel, where nothing can end it, and the thread of a successor might be the next.
 """
 
 from __future__ import annotations
@@ -199,7 +203,7 @@ class RetiringConnection(ConnectionBase):
     `xsproto.adapters.blocking` and `xsproto.adapters.asynchronous`, and in the adapters.
     """
 
-    forgetful = True
+    forgetful = True  # suspending a guest makes the daemon forget its transactions
     session: DeviceSession
 
     #: The client's method that opens the successor of a connection. It is called with the

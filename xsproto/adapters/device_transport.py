@@ -20,9 +20,7 @@ from .transport import READ_SIZE
 
 __all__ = ["RequestTransport", "SystemModules", "WatchTransport"]
 
-# One read of READ_SIZE takes all that is queued. No read may ask for 0 bytes: the kernel would loop
-# for ever.
-# The number of reads in a row. After them others have their turn, however much there is to read.
+# The most reads in a row. After them other callers have their turn, however much there is to read.
 _READS: Final = 16
 
 _HARMLESS_READ: Final = Packet(Op.READ, 1, 0, b"/\0").encode()
@@ -138,9 +136,10 @@ class RequestTransport:
             self._send_another_request()
 
     def _send_another_request(self) -> None:
-        """Send a harmless request: oxenstored answers one without a payload only after more bytes.
+        """Send a harmless request behind one without a payload.
 
-        It goes to a descriptor of its own, since a request is outstanding on this one.
+        oxenstored answers such a one only once more bytes come. The harmless one goes to a
+        descriptor of its own, since a request is outstanding on this one.
         """
         try:
             with self._open() as file:
@@ -211,7 +210,8 @@ class WatchTransport(RequestTransport):
     that: no signal, no `close`, not even the end of the process. So a thread writes. Callers send
     it messages, its orders, over a socket pair, and never wait for it. It owns the device. It ends,
     and closes the device, once this transport is closed or freed and its last ``write()`` has
-    returned. If the daemon is dead that is never, and only the thread is lost.
+    returned. If the daemon is dead that is never: the thread stays, and so does its descriptor of
+    the device.
     """
 
     def __init__(self, path: str, modules: SystemModules) -> None:
@@ -251,7 +251,7 @@ class WatchTransport(RequestTransport):
         written += self._send_order((data,), self._send_now)
 
     def read_now(self, inbox: list[bytes]) -> None:
-        """See `RequestTransport`; several events may be there, each for a read of its own."""
+        """See `RequestTransport`. It reads until nothing is left, but ``_READS`` times at most."""
         if self._closed:
             raise _is_closed()
         try:

@@ -19,7 +19,7 @@ class ForkAware(Protocol):
         """Close the child's copy of the descriptors, and nothing else. Idempotent.
 
         Called in a forked child. The connection is the parent's and goes on there: the daemon must
-        not notice. Every later call on it in the child raises `Forked`.
+        not notice. Every later exchange on it in the child raises `Forked`.
         """
 
 

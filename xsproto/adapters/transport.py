@@ -1,10 +1,10 @@
 """Move a connection's bytes in steps that never wait, and lose none to an interrupt.
 
 A `Transport` is a connection's bytes. `write_now` and `read_now` move them between a transport and
-a session. Nothing here waits: an adapter calls when the descriptor is ready, and a call that cannot
-go on raises ``BlockingIOError``.
+a session. Nothing here waits: an adapter calls when the descriptor is ready, and a call of a
+transport that cannot go on raises ``BlockingIOError``.
 
-**The recv idiom.** Everywhere in the adapters bytes are received like this::
+**The recv idiom.** The transports of clients receive bytes like this::
 
     inbox += map(recv, (65536,))
 
@@ -162,7 +162,8 @@ def read_now(session: Session, transport: Transport) -> bool:
         transport: what to read from.
 
     Returns:
-        whether there was anything: bytes, or the end of the connection.
+        whether there may be more to read: False once the transport has nothing left, also if it has
+        read something before.
     """
     there = True
     try:

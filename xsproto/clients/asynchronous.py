@@ -5,8 +5,8 @@ docstrings, which a test compares. These are the differences:
 
 - There is no ``timeout``. The event loop bounds and cancels any call by its own means, such as
   ``asyncio.timeout`` and trio's cancel scopes.
-- A cancelled call leaves nothing behind. A request of which no byte was sent is withdrawn. The
-  late answer to another one is dropped, and what the request began is undone.
+- A cancelled call leaves nothing behind. A request of which no byte was sent is withdrawn. If any
+  byte was sent, the late answer is dropped, and what the request began is undone.
 - Leaving an ``async with`` under cancellation awaits nothing. The rollback or the UNWATCH is
   queued, and is written at once if the daemon takes it, else with the next call.
 - A walk whose step was cancelled can be continued: the iterator goes on where it was.
@@ -169,7 +169,8 @@ class AsyncOperations:
 
         Arguments:
             path (bytes): the node.
-            value (bytes): any bytes; path and value together must fit a packet of 4096 bytes.
+            value (bytes): any bytes. The path, a NUL and the value together have at most 4096
+                bytes, on the XenBus device 4080.
 
         Raises:
             AccessDenied: this domain may not write the node.
@@ -294,6 +295,7 @@ class AsyncOperations:
 
         Raises:
             NotFound: there is no `top`.
+            AccessDenied: this domain may read neither the value nor the children of `top`.
         """
         return _AsyncWalk(self, Walk(top, topdown=topdown))
 
@@ -301,7 +303,7 @@ class AsyncOperations:
 class _AsyncWalk(AsyncIterator[Node]):
     """The nodes of a walk.
 
-    An asynchronous generator would need a finalizer of the event loop's where it is left early.
+    An asynchronous generator that is left early would need the event loop to finalize it.
     """
 
     def __init__(self, client: AsyncOperations, walk: Walk) -> None:
@@ -457,12 +459,14 @@ class AsyncClient(AsyncOperations):
         The request is GET_FEATURE (xenstore.txt, "Domain management and xenstored communications").
 
         Arguments:
-            domid (int | None): the domain's id; None for the caller's own.
+            domid (int | None): the domain's id; None for the bits that the daemon has for the
+                caller.
 
         Returns:
             The bits (int).
 
         Raises:
+            AccessDenied: `domid` is given, and this domain is not privileged.
             NotSupported: the daemon is older than Xen 4.21.
         """
         return await self._perform(operations.get_feature(domid))
@@ -545,7 +549,7 @@ class AsyncClient(AsyncOperations):
         *,
         attempts: int = TRANSACT_ATTEMPTS,
     ) -> T:
-        """Run a function in a transaction; again in another one if nothing of it took place.
+        """Run a function in a transaction and commit it; start over if that conflicts or is lost.
 
         The requests are TRANSACTION_START and TRANSACTION_END (xenstore.txt, "Transactions").
 

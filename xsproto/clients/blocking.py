@@ -174,7 +174,8 @@ class BlockingOperations:
 
         Arguments:
             path (bytes): the node.
-            value (bytes): any bytes; path and value together must fit a packet of 4096 bytes.
+            value (bytes): any bytes. The path, a NUL and the value together have at most 4096
+                bytes, on the XenBus device 4080.
             timeout (float | None): seconds for the call, None for no limit; default: the client's.
 
         Raises:
@@ -316,6 +317,7 @@ class BlockingOperations:
 
         Raises:
             NotFound: there is no `top`.
+            AccessDenied: this domain may read neither the value nor the children of `top`.
         """
         walk = Walk(top, topdown=topdown)
         while (step := walk.advance()) is not None:
@@ -493,13 +495,15 @@ class BlockingClient(BlockingOperations):
         The request is GET_FEATURE (xenstore.txt, "Domain management and xenstored communications").
 
         Arguments:
-            domid (int | None): the domain's id; None for the caller's own.
+            domid (int | None): the domain's id; None for the bits that the daemon has for the
+                caller.
             timeout (float | None): seconds for the call, None for no limit; default: the client's.
 
         Returns:
             The bits (int).
 
         Raises:
+            AccessDenied: `domid` is given, and this domain is not privileged.
             NotSupported: the daemon is older than Xen 4.21.
         """
         return self._perform(operations.get_feature(domid), timeout)
@@ -592,7 +596,7 @@ class BlockingClient(BlockingOperations):
         attempts: int = TRANSACT_ATTEMPTS,
         timeout: Timeout = DEFAULT,
     ) -> T:
-        """Run a function in a transaction; again in another one if nothing of it took place.
+        """Run a function in a transaction and commit it; start over if that conflicts or is lost.
 
         The requests are TRANSACTION_START and TRANSACTION_END (xenstore.txt, "Transactions").
 

@@ -2,7 +2,7 @@
 
 The blocking and the asynchronous client, and every adapter, take their words from here, so that an
 error reads the same in all of them. A function that is named for a situation returns the error to
-raise in it; the others raise by themselves.
+raise in it. The checks raise by themselves. The last ones make the texts of representations.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def nothing_watched() -> LocalProtocolError:
 def no_event(watched: Iterable[tuple[bytes, bytes]]) -> TimedOut:
     """The error of a wait for an event of `watched`, each a (path, token), that took too long."""
     paths = ", ".join(sorted(repr(path) for path, _ in watched))
-    return TimedOut(f"no event in time of {paths or 'no watch'}")
+    return TimedOut(f"no event of {paths or 'no watch'} in time")
 
 
 def no_answer(where: str, requests: Sequence[Request[Any]], sent: bool, busy: bool) -> TimedOut:

@@ -11,19 +11,21 @@ blocking and the asynchronous client drive the same one:
 - It returns the result of the call.
 
 The generators yield requests themselves, not by ``yield from``, and raise in their outermost
-function. So the traceback of a failed call has one frame of theirs.
+function. (`Walk` delegates to `list_children`, but catches its errors.) So the traceback of a
+failed call has one frame of theirs.
 
 Two of them are harder than they look.
 
-**Listing children.** A reply holds 4096 bytes at most. Where the names of a node's children take
-more, DIRECTORY fails with E2BIG, and `list_children` reads the list in parts by DIRECTORY_PART. The
-daemon keeps nothing between two parts. It makes the list anew each time, and the request names an
-offset in it, in bytes. If a child came or went between two parts, the offset points into another
-list, perhaps into the middle of a name: pieced together, the parts would be a list that never was.
-With each part, the daemon gives the node's generation count, which changes with every change of
-the node. On a part with another count, everything read so far is dropped, and the listing begins
-again. An empty name says the same: in an unchanged list, an offset never hits the end of a name. A
-list that changes all the time would keep a caller busy for ever, so the listing is given up after
+**Listing children.** By the specification, a reply holds 4096 bytes at most. Where the names of a
+node's children take more, C xenstored answers DIRECTORY with E2BIG, and `list_children` reads the
+list in parts by DIRECTORY_PART. (oxenstored sends a longer reply over a socket.) The daemon keeps
+nothing between two parts. It makes the list anew each time, and the request names an offset in it,
+in bytes. If a child came or went between two parts, the offset points into another list, perhaps
+into the middle of a name: pieced together, the parts would be a list that never was. With each
+part, the daemon gives the node's generation count, which changes with every change of the node. On
+a part with another count, everything read so far is dropped, and the listing begins again. An empty
+name says the same: in an unchanged list, an offset never hits the end of a name. A list that
+changes all the time would keep a caller busy for ever, so the listing is given up after
 `LIST_ATTEMPTS`. Daemons without DIRECTORY_PART answer ENOSYS; then the first error, E2BIG, is what
 the caller must know.
 
@@ -35,15 +37,17 @@ run ahead of the user:
   nothing is asked about what was removed: it may be a huge subtree. So a node's children become
   known to the walk only when the user asks for the node after it.
 - From the bottom up, the user may remove each node that comes. So a node comes after everything
-  below it, and its children are on the stack as soon as they are known.
+  below it: when it reaches the top of the stack, its children are put above it, and it waits for
+  them.
 
 `Walk` keeps a stack of visits, the next one on top. A visit begins as a path, and becomes a `Node`
-with the answers to its two requests. `advance` looks at the top of the stack. If that is a node, it
-is the user's turn. If it is a path, `advance` returns an operation, which fetches it together with
-the next paths below it on the stack, which come soon. Between two steps the tree may change. A node
-that is gone when its answer comes is left out, with everything below it, as if the walk had come
-later. Only the top must exist. Where the caller may not read a node, the walk goes on without its
-value or its children.
+with the answers to its two requests. `advance` looks at the top of the stack. If that is a node
+whose turn it is, the user gets it. If it is a path, `advance` returns an operation, which fetches
+it together with the next paths below it on the stack, which come soon. Between two steps the tree
+may change. A node that is gone when its answer comes is left out, with everything below it, as if
+the walk had come later. Only the top must exist. Where the caller may not read a node, the walk
+goes on without its value or its children. If both the value and the children of the top are
+refused, the walk ends with the error.
 
 A walk is a state machine, not one generator, for the sake of cancellation: a generator that was
 left by an exception is finished, but a step of `Walk` that was cancelled can be repeated.
@@ -278,9 +282,9 @@ class Walk:
         """Take the next step.
 
         Returns:
-            The next node; or an operation to perform before the next call, which raises
-            `NotFound` where there is no top, and any error but a refused access; or None at the
-            end.
+            The next node; or an operation to perform before the next call; or None at the end. The
+            operation raises `NotFound` where there is no top, `AccessDenied` where the caller may
+            read neither its value nor its children, and any other error of any node.
         """
         if self._shown is not None:
             self._push_children(self._shown)

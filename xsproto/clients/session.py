@@ -1,16 +1,16 @@
-"""Let many callers share one connection. Synchronous, and without any I/O.
+"""Let many callers share one connection. It never waits, and does no I/O.
 
 A `Session` has one `ClientConnection`, its engine. A caller is a thread, a task or a greenlet that
 sends requests and waits for their answers, or waits for an event of its watches. The session hands
 each answer to its caller, and says which caller receives and which callers to wake. An adapter
 moves the bytes, puts callers to sleep and wakes them up.
 
-**Leader and followers.** There is no background reader: the client starts no thread and no task of
-its own. One of the waiting callers, the leader, receives from the connection on behalf of all. The
-others, its followers, sleep until the leader wakes them. A leader whose own wait is over (it has
-its answers, its time is over, it was cancelled) passes the lead to the follower that has waited
-longest. While nobody waits, nobody receives, and the events of watches stay with the daemon. An
-event loop that calls back when there is something to read can lead for good: it enters with a
+**Leader and followers.** There is no need for a background reader, that is, a thread or a task that
+only receives. One of the waiting callers, the leader, receives from the connection on behalf of
+all. The others, its followers, sleep until the leader wakes them. A leader whose own wait is over
+(it has its answers, its time is over, it was cancelled) passes the lead to the follower that has
+waited longest. While nobody waits, nobody receives, and the events of watches stay with the daemon.
+An event loop that calls back when there is something to read can lead for good: it enters with a
 waiter of its own that waits for nothing, and tasks are followers only.
 
 **The order of calls.** For each call of its user an adapter makes a `Waiter`. It then does these
@@ -247,9 +247,9 @@ class Session:
             self._listeners.pop(token, None)
 
     def unwatch(self, queue: EventQueue, watches: Iterable[tuple[bytes, bytes]]) -> None:
-        """End watches, with an UNWATCH for each that is set, and do not wait for the answers.
+        """End watches, with an UNWATCH for each that is set or being set.
 
-        May be called again after an interrupt.
+        Do not wait for the answers. May be called again after an interrupt.
 
         Arguments:
             queue: the queue that they feed.
@@ -329,9 +329,9 @@ class Session:
     def cancel(self, waiter: Waiter) -> bool:
         """Give up the requests of `waiter`; `leave` must follow.
 
-        Requests that have not begun to go out are withdrawn, but for a rollback. The others are
-        abandoned: the engine drops their late answers, and ends what those say was begun. May be
-        called again after an interrupt.
+        Requests that have not begun to go out are withdrawn, except a rollback, which must take
+        place. The others are abandoned: the engine drops their late answers, and ends the
+        transactions and watches that they began. May be called again after an interrupt.
 
         Returns:
             whether the daemon may have seen any of the requests.
@@ -376,8 +376,8 @@ class Session:
                         waiter.done = True
                     else:
                         self._update_done(waiter)
-                # The waiter refers to the exchange as well: each request would leave a cycle for
-                # the garbage collector.
+                # Without this line each request would leave a cycle for the garbage collector,
+                # since the waiter refers to the exchange as well.
                 item.owner = None
             else:
                 self._take(item)

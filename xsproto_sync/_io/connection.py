@@ -1,6 +1,6 @@
 """A connection that any number of threads share.
 
-**The leader.** There is no background thread. One of the threads that wait, the leader, reads the
+**The leader.** No background thread is needed. One of the threads that wait, the leader, reads the
 connection on behalf of all; the others sleep, each on a lock of its own, until the leader wakes
 them. `xsproto.clients.session` tells how they take turns.
 
@@ -116,7 +116,7 @@ class Connection(AdapterConnection):
             return waiter.exchanges
         except BaseException as error:
             # What `run_despite_interrupt` does, written out: a second interrupt might come at the
-            # begin of that call, before its `try`, and the dead leader would never be replaced.
+            # start of that call, before its `try`, and the dead leader would never be replaced.
             try:
                 sent = self._cancel(waiter)
             except BaseException:
@@ -160,7 +160,7 @@ class Connection(AdapterConnection):
         self._cancel(waiter)
 
     def _write_for_all(self) -> None:
-        """Write without the lock; then with it what others have queued meanwhile. End as writer."""
+        """Write without the lock, then with it what others have queued; stop being the writer."""
         engine = self.session.engine
         with self._lock:
             data = engine.outgoing()
@@ -256,6 +256,7 @@ class Connection(AdapterConnection):
                     transport.read(session.inbox)
                 else:
                     left = None if deadline is None else deadline - monotonic()
+                    # Once the time is over, count each read, and stop when nothing is there.
                     if left is not None and left <= 0:
                         left = 0.0
                         late += 1

@@ -11,11 +11,12 @@ __all__ = ["Readiness"]
 
 
 class Readiness:
-    """A descriptor that is readable while the connection is, or has ended, or an event waits.
+    """A descriptor that says whether there is something to do.
 
-    It is an epoll of the connection and of an eventfd, which stands for the queues and for the end.
-    Both are made only once a program asks for the descriptor. Every call is made under the lock of
-    the connection.
+    It is readable while the connection is readable or has ended, or an event waits. It is an epoll
+    of the connection and of an eventfd, which stands for the queues and for the end. Both are made
+    only once a program asks for the descriptor. Every call is made under the lock of the
+    connection.
     """
 
     def __init__(self) -> None:

@@ -50,7 +50,7 @@ class UnixTransport(Transport):
         try:
             if timeout is not None:
                 # Nothing else limits the `connect` of a Unix socket. 0 would be for ever. Later
-                # writes do not wait for this: they have MSG_DONTWAIT.
+                # writes never wait: they have MSG_DONTWAIT.
                 seconds, rest = divmod(max(1, round(timeout * 1_000_000)), 1_000_000)
                 sock.setsockopt(SOL_SOCKET, SO_SNDTIMEO, _TIMEVAL.pack(seconds, rest))
             sock.connect(path)

@@ -18,8 +18,8 @@ _native_select: Final = select.select if isinstance(select.select, BuiltinFuncti
 class Transport(ABC):
     """What a connection reads from and writes to, with calls that wait and calls that do not.
 
-    What a call read, or how much it wrote, it adds to the caller's list, and no interrupt can lose
-    it: `xsproto.adapters.transport` tells how.
+    A call adds what it read, or how much it wrote, to the caller's list, so that no interrupt can
+    lose it: `xsproto.adapters.transport` tells how.
 
     Arguments:
         path: the path of the socket or the device.
