@@ -186,8 +186,10 @@ class EventLoopConnection(AsyncConnection, ABC):
             if session.to_wake:
                 self._wake_all()
             await self.wait(waiter, role)
-        except BaseException:
+        except BaseException as error:
             self._give_up(waiter)
+            if isinstance(error, XenStoreError):
+                error.__traceback__ = None  # the frames of the engine tell a user nothing
             raise
         self._leave(waiter)
         return waiter.exchanges
@@ -321,7 +323,11 @@ class AsyncRequestConnection(RetiringConnection, EventLoopConnection):
 
     async def exchange(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
         """See `AsyncConnection`."""
-        exchanges = await self._attempt(tx_id, requests)
+        try:
+            exchanges = await self._attempt(tx_id, requests)
+        except XenStoreError as error:
+            error.__traceback__ = None  # the frames of the engine tell a user nothing
+            raise
         if self.successor is None:
             return exchanges
         self.end_if_idle()

@@ -59,7 +59,11 @@ class BlockingRequestConnection(RetiringConnection, AdapterConnection):
         self, tx_id: int, requests: Sequence[Request[Any]], deadline: float | None
     ) -> Sequence[Exchange]:
         """See `BlockingConnection`."""
-        exchanges = self._attempt(tx_id, requests, deadline)
+        try:
+            exchanges = self._attempt(tx_id, requests, deadline)
+        except XenStoreError as error:
+            error.__traceback__ = None  # the frames of the engine tell a user nothing
+            raise
         if self.successor is None:
             return exchanges
         run_despite_interrupt(self.end_if_idle)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 from ..clients.connection import DEFAULT, Timeout
-from ..errors import InvalidArgument, InvalidType
+from ..errors import InvalidArgument, InvalidType, XenStoreError
 
 __all__ = ["WAIT_MAX", "Clock", "Deadline"]
 
@@ -91,7 +91,11 @@ class Clock:
         """
         if timeout is DEFAULT and self.endless:
             return None
-        seconds = self.timeout if timeout is DEFAULT else _checked(timeout)
+        try:
+            seconds = self.timeout if timeout is DEFAULT else _checked(timeout)
+        except XenStoreError as error:
+            error.__traceback__ = None  # the frames of the engine tell a user nothing
+            raise
         deadline = None if seconds is None else self.now() + seconds
         if (limit := self._deadline.time) is not None:
             return limit if deadline is None else min(deadline, limit)

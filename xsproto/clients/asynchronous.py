@@ -659,8 +659,12 @@ class Transaction(AsyncOperations):
         if self._entered:
             raise messages.entered_twice()
         self._entered = True
-        self._connection, exchanges = await self._connection.start_transaction()
-        self._id = exchanges[0].value()
+        try:
+            self._connection, exchanges = await self._connection.start_transaction()
+            self._id = exchanges[0].value()
+        except XenStoreError as error:
+            error.__traceback__ = None  # the frames of the engine tell a user nothing
+            raise
         self._state = "open"
         return self
 
@@ -758,7 +762,11 @@ class _AsyncStream(AsyncIterator[WatchEvent]):
             with connection.guard:
                 token = connection.session.new_token()
         request = WatchRequest(path, token, depth)
-        request.payload()  # raises where an argument is wrong, before anything is changed
+        try:
+            request.payload()  # raises where an argument is wrong, before anything is changed
+        except XenStoreError as error:
+            error.__traceback__ = None  # the frames of the engine tell a user nothing
+            raise
         with connection.guard:
             connection.session.listen(queue, path, token)
         try:

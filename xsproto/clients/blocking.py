@@ -728,9 +728,11 @@ class Transaction(BlockingOperations):
             self._id = exchanges[0].value()
             self._state = "open"
             return self
-        except BaseException:
+        except BaseException as error:
             for connection, exchanges in started:
                 run_despite_interrupt(connection.abandon, exchanges)
+            if isinstance(error, XenStoreError):
+                error.__traceback__ = None  # the frames of the engine tell a user nothing
             raise
 
     def __exit__(
@@ -840,7 +842,11 @@ class _Stream:
             with connection.guard:
                 token = connection.session.new_token()
         request = WatchRequest(path, token, depth)
-        request.payload()  # raises where an argument is wrong, before anything is changed
+        try:
+            request.payload()  # raises where an argument is wrong, before anything is changed
+        except XenStoreError as error:
+            error.__traceback__ = None  # the frames of the engine tell a user nothing
+            raise
         with connection.guard:
             connection.session.listen(queue, path, token)
         try:

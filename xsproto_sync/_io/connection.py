@@ -125,6 +125,8 @@ class Connection(AdapterConnection):
             if isinstance(error, TimedOut):
                 busy = session.engine.outstanding > 0
                 raise no_answer(self.transport.path, requests, sent, busy) from None
+            if isinstance(error, XenStoreError):
+                error.__traceback__ = None  # the frames of the engine tell a user nothing
             raise
 
     def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent:
