@@ -1,0 +1,1 @@
+"""The adapters where they meet the system: sockets, loops, threads, forks, signals."""

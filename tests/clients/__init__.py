@@ -1,0 +1,1 @@
+"""What every client is made of: sessions, operations, and the two APIs, mostly without I/O."""

@@ -1,4 +1,4 @@
-"""A transaction that the daemon forgot, as after suspend and resume, on both facades."""
+"""A transaction that the daemon forgot, as after suspend and resume, on both clients."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The drop-ins, against what they replace."""

@@ -1,0 +1,1 @@
+"""The conformance kit on every adapter and every daemon."""

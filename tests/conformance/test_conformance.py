@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from xsproto.testing import Client, Harness
 
     def fits(client: AsyncClient) -> Client:
-        """The kit asks of a client what the facade has."""
+        """The kit asks of a client what its API has."""
         return client
 
 

@@ -1,0 +1,1 @@
+"""The daemon and its store, alone and against the real C xenstored."""

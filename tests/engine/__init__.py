@@ -1,0 +1,1 @@
+"""The protocol itself: wire, paths, permissions, requests, and the engine in its two roles."""

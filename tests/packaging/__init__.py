@@ -1,0 +1,1 @@
+"""What the packages offer by name, and what it takes to import them."""

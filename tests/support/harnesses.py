@@ -116,7 +116,7 @@ def _wait(client: Any, method: Callable[..., T], *args: Any, **kwargs: Any) -> T
 
 
 class _Awaitable:
-    """An object of the blocking facade, with coroutines for methods."""
+    """An object of the blocking API, with coroutines for methods."""
 
     def __init__(self, client: Any, target: Any) -> None:
         self._client = client

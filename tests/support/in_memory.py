@@ -2,7 +2,7 @@
 
 `Daemon` is a XenStore in a dict, for one connection; it does as a test tells it: delay answers,
 reverse them, drop them, take only so many bytes, die. `AsyncMemory` and `BlockingMemory` are the
-two facades' smallest adapters, each a connection and its client in one. `Task` runs a coroutine by
+two APIs' smallest adapters, each a connection and its client in one. `Task` runs a coroutine by
 hand, one `step` to the next suspension.
 """
 

@@ -341,7 +341,7 @@ class Real:
         return self.shutdown(domid, "running")
 
     def destroy(self, domid: int) -> Got:
-        self._guests.pop(domid).vanish()
+        self._guests.pop(domid).destroy_at_once()
         served = domid in self.clients
         if served:
             self.clients.pop(domid).close()

@@ -88,11 +88,11 @@ class GuestDomain:
         """
         if not self._exists:
             return
-        self.vanish()
+        self.destroy_at_once()
         if self._daemon.running and not self._daemon.suspended:
             self._await_release()
 
-    def vanish(self) -> None:
+    def destroy_at_once(self) -> None:
         """As `destroy`, without waiting for the daemon to let go of the domain."""
         self._exists = False
         if self._connection is not None:
