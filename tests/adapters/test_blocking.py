@@ -65,7 +65,7 @@ def client(path: str) -> Iterator[Client]:
 
 
 class Opening:
-    """Has whoever opens a connection after the first one wait."""
+    """Makes each caller that opens a connection after the first one wait."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.go_on = threading.Event(), threading.Event()
