@@ -94,7 +94,7 @@ class Clock:
         try:
             seconds = self.timeout if timeout is DEFAULT else _checked(timeout)
         except XenStoreError as error:
-            error.__traceback__ = None  # the frames of the engine tell a user nothing
+            error.__traceback__ = None  # the frame of the check tells a user nothing
             raise
         deadline = None if seconds is None else self.now() + seconds
         if (limit := self._deadline.time) is not None:

@@ -845,7 +845,7 @@ class _Stream:
         try:
             request.payload()  # raises where an argument is wrong, before anything is changed
         except XenStoreError as error:
-            error.__traceback__ = None  # the frames of the engine tell a user nothing
+            error.__traceback__ = None  # the frames of the checks tell a user nothing
             raise
         with connection.guard:
             connection.session.listen(queue, path, token)
