@@ -7,7 +7,7 @@ are for everyone else. `ServerConnection` is its other end, and `Daemon` a XenSt
 from typing import TYPE_CHECKING
 
 from ._version import __version__
-from .client import ClientConnection
+from .client import ClientConnection, Event, Exchange
 from .clients.event_queue import WatchEvent
 from .clients.operations import Node
 from .clients.session import Session, Waiter
@@ -38,10 +38,7 @@ from .errors import (
 )
 from .events import (
     Closed,
-    ErrorReply,
-    Event,
     Ignored,
-    Reply,
     RequestReceived,
     Reset,
     WatchFired,
@@ -87,8 +84,8 @@ __all__ = [
     "ConnectFailed",
     "ConnectionClosed",
     "Daemon",
-    "ErrorReply",
     "Event",
+    "Exchange",
     "Forked",
     "Ignored",
     "InvalidArgument",
@@ -106,7 +103,6 @@ __all__ = [
     "Profile",
     "QuotaExceeded",
     "RemoteProtocolError",
-    "Reply",
     "Request",
     "RequestReceived",
     "Reset",

@@ -1,40 +1,19 @@
-"""The events of `ClientConnection.events_received` and `ServerConnection.next_event`."""
+"""The events of `ClientConnection.events_received` and `ServerConnection.next_event`.
 
-from typing import Any
+The end of a request is an event as well: its `xsproto.client.Exchange`.
+"""
 
 from ._record import record
 from .errors import XenStoreError
-from .requests import Request
 from .wire import Packet
 
 __all__ = [
     "Closed",
-    "ErrorReply",
-    "Event",
     "Ignored",
-    "Reply",
     "RequestReceived",
     "Reset",
     "WatchFired",
 ]
-
-
-@record
-class Reply:
-    """A request succeeded; `value` is the value of its reply."""
-
-    rq_id: int
-    request: Request[Any]
-    value: Any
-
-
-@record
-class ErrorReply:
-    """A request failed: it was refused, answered with nonsense, or the connection ended first."""
-
-    rq_id: int
-    request: Request[Any]
-    error: XenStoreError
 
 
 @record
@@ -62,8 +41,7 @@ class Reset:
 class Ignored:
     """A packet with an unknown request id, or a watch event that is nonsense, and why.
 
-    For the log only. With a `max_outstanding` of 1, the packet may have been taken as the
-    answer to the one request; then `why` says so.
+    For the log only.
     """
 
     packet: Packet
@@ -89,6 +67,3 @@ class Closed:
     """The connection ended. This is the last event, and comes exactly once."""
 
     reason: XenStoreError
-
-
-Event = Reply | ErrorReply | WatchFired | Reset | Ignored | Closed

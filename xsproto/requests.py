@@ -33,7 +33,7 @@ from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
 from ._record import record
 from .errors import InvalidArgument, InvalidRequest, InvalidType, RemoteProtocolError
-from .paths import ABS_PATH_MAX, check_node_path, check_path
+from .paths import ABS_PATH_MAX, check_node_path, check_path, valid_paths
 from .perms import Permission, check_permission
 from .wire import DOMID_FIRST_RESERVED, NUL, OK, PAYLOAD_MAX, Op, op_name
 
@@ -210,7 +210,10 @@ class _OnePath(Request[T]):
     transactional: ClassVar[bool] = True
 
     def payload(self) -> bytes:
-        return check_node_path(self.path) + NUL
+        path = self.path
+        if path.__class__ is bytes and path in valid_paths:
+            return path + NUL
+        return check_node_path(path) + NUL
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
@@ -349,10 +352,12 @@ class Write(_Acknowledged):
     transactional: ClassVar[bool] = True
 
     def payload(self) -> bytes:
-        value = self.value
+        path, value = self.path, self.value
         if value.__class__ is not bytes:
             _check_bytes(value, "value")
-        return check_node_path(self.path) + NUL + value
+        if path.__class__ is not bytes or path not in valid_paths:
+            check_node_path(path)
+        return path + NUL + value
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:

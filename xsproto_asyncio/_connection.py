@@ -10,15 +10,15 @@ import asyncio
 import os
 import select
 from asyncio import get_running_loop
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
-from xsproto.adapters.asynchronous import AsyncRequestConnection, EventLoopConnection
+from xsproto.adapters.asynchronous import EventLoopConnection
 from xsproto.adapters.fork import close_all_after_fork
-from xsproto.adapters.transport import Transport
-from xsproto.clients.session import Role, Session, Waiter
+from xsproto.adapters.transport import ConnectionTransport
+from xsproto.clients.session import Role, Session, Wait, Waiter
 
-__all__ = ["Connection", "RequestConnection"]
+__all__ = ["Connection"]
 
 # Looking a member up in its class would cost as much as a call, at each request.
 _WAIT: Final = Role.WAIT
@@ -27,7 +27,7 @@ _WAIT: Final = Role.WAIT
 class Connection(EventLoopConnection):
     """A connection that tasks share. It belongs to the loop that runs when it is made."""
 
-    def __init__(self, transport: Transport, session: Session) -> None:
+    def __init__(self, transport: ConnectionTransport, session: Session) -> None:
         super().__init__(transport, session)
         self._loop = get_running_loop()
         session.enter(Waiter())  # the loop leads
@@ -53,8 +53,8 @@ class Connection(EventLoopConnection):
         try:
             return super().receive()
         except BaseException:
-            # It came out of a signal handler. What was read is in the inbox, and the descriptor
-            # need not become readable again: without this nobody would act on it.
+            # It came out of a signal handler, and interrupted the step. The descriptor need not
+            # become readable again: without this nobody would find that out and tell the tasks.
             self._loop.call_soon(self.receive)
             raise
 
@@ -68,13 +68,14 @@ class Connection(EventLoopConnection):
             where = "none is running here"
         raise self.wrong_owner(where)
 
-    async def wait(self, waiter: Waiter, role: Role) -> None:
+    def wait(self, waiter: Wait, role: Role) -> Awaitable[None]:
         """See `EventLoopConnection`."""
-        if role is _WAIT:
-            waiter.handle = self._loop.create_future()
-            await waiter.handle
+        waiter.handle = future = self._loop.create_future()
+        if role is not _WAIT:
+            future.set_result(None)
+        return future
 
-    def wake(self, waiter: Waiter) -> None:
+    def wake(self, waiter: Wait) -> None:
         """See `EventLoopConnection`."""
         future: asyncio.Future[None] = waiter.handle
         if not future.done():
@@ -91,10 +92,6 @@ class Connection(EventLoopConnection):
         """See `EventLoopConnection`."""
         self._loop.remove_reader(self.transport.fileno())
         self._loop.remove_writer(self.transport.fileno())
-
-
-class RequestConnection(AsyncRequestConnection, Connection):
-    """The connection for requests on the device."""
 
 
 os.register_at_fork(after_in_child=close_all_after_fork)

@@ -14,7 +14,7 @@ from xsproto.clients.connection import DEFAULT, Timeout
 from xsproto.clients.session import Session
 
 from ._io.connection import Connection
-from ._io.device import RequestConnection, open_watches
+from ._io.device import open_requests, open_watches
 from ._io.sockets import connect
 
 __all__ = ["Client"]
@@ -34,7 +34,7 @@ def _connect(path: str, clock: Clock) -> Connection:
     return Connection(connect(path, clock.timeout), clock, Session())
 
 
-_BACKEND = Backend(_clock, _connect, RequestConnection, open_watches)
+_BACKEND = Backend(_clock, _connect, open_requests, open_watches)
 
 
 class Client(BlockingClientBase[Connection]):

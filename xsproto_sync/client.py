@@ -7,29 +7,32 @@ import threading
 
 from xsproto.adapters.blocking import Backend, BlockingClientBase
 from xsproto.adapters.deadlines import Clock
-from xsproto.adapters.device import DeviceSession
+from xsproto.adapters.device import device_session, watch_session
 from xsproto.adapters.discovery import locate
 from xsproto.clients.connection import DEFAULT, Timeout
 from xsproto.clients.session import Session
 
 from ._io import deadlines
 from ._io.connection import Connection
-from ._io.device import RequestConnection
-from ._io.device_transport import WatchTransport
-from ._io.sockets import UnixTransport
+from ._io.device_transport import WatchTransport, XenBusTransport
+from ._io.sockets import connect
 
 __all__ = ["Client"]
 
 
 def _connect(path: str, clock: Clock) -> Connection:
-    return Connection(UnixTransport(path, clock.timeout), clock, Session())
+    return Connection(connect(path, clock.timeout), clock, Session())
+
+
+def _open_requests(path: str, clock: Clock) -> Connection:
+    return Connection(XenBusTransport(path), clock, device_session())
 
 
 def _open_watches(path: str, clock: Clock) -> Connection:
-    return Connection(WatchTransport(path), clock, DeviceSession())
+    return Connection(WatchTransport(path), clock, watch_session())
 
 
-_BACKEND = Backend(deadlines.Clock, _connect, RequestConnection, _open_watches)
+_BACKEND = Backend(deadlines.Clock, _connect, _open_requests, _open_watches)
 
 
 class Client(BlockingClientBase[Connection]):

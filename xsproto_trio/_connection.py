@@ -4,17 +4,16 @@
 descriptor and receives on behalf of all; the others sleep until they are rescheduled. (See
 `xsproto.clients.session`.) So the client needs no nursery.
 
-**Checkpoints.** Every call is one, as trio asks for. ``begin`` raises at once in a task that is
-cancelled already, before anything is sent. A call that waits is a checkpoint by that. A call whose
-wait is over as it begins lets other tasks run; ``begin`` has looked for a cancellation.
-``checkpoint`` is for calls that send nothing.
+**Checkpoints.** Every call is one, as trio asks for. ``checkpoint_if_cancelled`` raises at once in
+a task that is cancelled already, before anything is sent. A call that waits is a checkpoint by
+that. A call whose wait is over as it begins lets other tasks run. ``checkpoint`` is for calls that
+send nothing.
 
 **Ctrl-C.** By default trio may raise `KeyboardInterrupt` between any two lines of a task in the
 main thread. Here it must not: half-done bookkeeping would be left to the other tasks. So every
 method that uses the session is protected with ``enable_ki_protection``. Ctrl-C then takes effect
 where the call waits, which cleans up as after a cancellation, or after the call, and not between
-any two lines. The methods of ``RequestConnection`` are protected once more: it overrides the
-protected ones.
+any two lines.
 
 **Writing.** A task can wait for one thing only. While the daemon does not take all that there is to
 write, the leader waits for an epoll, which is readable when the socket is readable or writable.
@@ -43,12 +42,12 @@ from trio.lowlevel import (
     wait_writable,
 )
 
-from xsproto.adapters.asynchronous import AsyncRequestConnection, EventLoopConnection
+from xsproto.adapters.asynchronous import EventLoopConnection
 from xsproto.adapters.fork import close_all_after_fork
-from xsproto.adapters.transport import Transport
-from xsproto.clients.session import Role, Session, Waiter
+from xsproto.adapters.transport import ConnectionTransport
+from xsproto.clients.session import Role, Session, Wait
 
-__all__ = ["Connection", "RequestConnection"]
+__all__ = ["Connection"]
 
 # Looking a member up in its class would cost as much as a call, at each request.
 _DONE: Final = Role.DONE
@@ -64,7 +63,7 @@ class Connection(EventLoopConnection):
 
     # Ctrl-C takes effect where these wait, or after them, and not between any two of their lines.
     exchange = enable_ki_protection(EventLoopConnection.exchange)
-    start_transaction = enable_ki_protection(EventLoopConnection.start_transaction)
+    exchange_all = enable_ki_protection(EventLoopConnection.exchange_all)
     take_event = enable_ki_protection(EventLoopConnection.take_event)
     post = enable_ki_protection(EventLoopConnection.post)
     roll_back = enable_ki_protection(EventLoopConnection.roll_back)
@@ -72,7 +71,7 @@ class Connection(EventLoopConnection):
     unwatch = enable_ki_protection(EventLoopConnection.unwatch)
     close = enable_ki_protection(EventLoopConnection.close)
 
-    def __init__(self, transport: Transport, session: Session) -> None:
+    def __init__(self, transport: ConnectionTransport, session: Session) -> None:
         super().__init__(transport, session)
         self._token = current_trio_token()
         # The epoll that is readable when the socket is readable or writable, once it was needed.
@@ -93,12 +92,9 @@ class Connection(EventLoopConnection):
         self.check_owner()
         await checkpoint()
 
-    async def begin(self) -> None:
-        """See `EventLoopConnection`."""
-        self.check_owner()
-        await checkpoint_if_cancelled()
+    checkpoint_if_cancelled = staticmethod(checkpoint_if_cancelled)
 
-    async def wait(self, waiter: Waiter, role: Role) -> None:
+    async def wait(self, waiter: Wait, role: Role) -> None:
         """See `EventLoopConnection`."""
         if role is _DONE:
             await cancel_shielded_checkpoint()
@@ -137,7 +133,7 @@ class Connection(EventLoopConnection):
             # ClosedResourceError, and it waits for both.
             notify_closing(self.transport.fileno())
 
-    async def _sleep(self, waiter: Waiter) -> None:
+    async def _sleep(self, waiter: Wait) -> None:
         """Sleep until `wake`, or until the task is cancelled."""
 
         def abort(_: object) -> Abort:
@@ -147,7 +143,7 @@ class Connection(EventLoopConnection):
         waiter.handle = current_task()
         await wait_task_rescheduled(abort)
 
-    def wake(self, waiter: Waiter) -> None:
+    def wake(self, waiter: Wait) -> None:
         """See `EventLoopConnection`."""
         task, waiter.handle = waiter.handle, None
         if task is not None:
@@ -159,15 +155,6 @@ class Connection(EventLoopConnection):
         if self._read_or_write is not None:
             notify_closing(self._read_or_write.fileno())
             self._read_or_write.close()
-
-
-class RequestConnection(AsyncRequestConnection, Connection):
-    """The connection for requests on the device."""
-
-    exchange = enable_ki_protection(AsyncRequestConnection.exchange)
-    start_transaction = enable_ki_protection(AsyncRequestConnection.start_transaction)
-    roll_back = enable_ki_protection(AsyncRequestConnection.roll_back)
-    abandon = enable_ki_protection(AsyncRequestConnection.abandon)
 
 
 os.register_at_fork(after_in_child=close_all_after_fork)

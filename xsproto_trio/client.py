@@ -18,12 +18,12 @@ from xsproto.adapters.asynchronous import AsyncClientBase, Backend, open_connect
 from xsproto.adapters.device_transport import SystemModules
 from xsproto.adapters.discovery import locate
 
-from ._connection import Connection, RequestConnection
+from ._connection import Connection
 
 __all__ = ["Client", "open_client"]
 
 _MODULES = SystemModules(io, posix, select, _socket, _thread.start_new_thread)
-_BACKEND = Backend(Connection, trio.sleep, socket, RequestConnection, _MODULES)
+_BACKEND = Backend(Connection, trio.sleep, socket, _MODULES)
 
 
 class Client(AsyncClientBase):

@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-
 import xsproto_sync._io.device
+
 import xsproto_sync.client
 from xsproto.adapters import device
 from xsproto.adapters.device import RETIRED_MAX

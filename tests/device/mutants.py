@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import pytest
+import xsproto_sync._io.device
 
 import xsproto.adapters.device
-import xsproto_sync._io.device
 import xsproto_sync.client
 from xsproto.adapters import device_transport as _xenbus
 from xsproto.adapters.device import DeviceSession

@@ -12,31 +12,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
-from weakref import WeakMethod
 
 from ..client import Exchange
 from ..clients.asynchronous import AsyncClient
 from ..clients.connection import AsyncConnection
 from ..clients.event_queue import EventQueue, WatchEvent
 from ..clients.messages import forked, nothing_watched
-from ..clients.session import Role, Session, Waiter
+from ..clients.session import Role, Session, Wait, Waiter
 from ..errors import ConnectFailed, Forked, LocalProtocolError, XenStoreError, connect_failed
-from ..requests import Request, TransactionStart
-from .device import (
-    ClientBase,
-    DeviceSession,
-    Requests,
-    Retired,
-    RetiringConnection,
-)
+from ..requests import Request
+from .device import ClientBase, device_session, watch_session
 from .device_transport import RequestTransport, SystemModules, WatchTransport
 from .discovery import Location
 from .fork import register_for_fork
-from .transport import SocketTransport, Transport, read_now, write_now
+from .transport import ConnectionTransport, SocketTransport, read_now
 
 __all__ = [
     "AsyncClientBase",
-    "AsyncRequestConnection",
     "Backend",
     "EventLoopConnection",
     "connect",
@@ -106,13 +98,16 @@ class EventLoopConnection(AsyncConnection, ABC):
         session: the callers of the connection, and its engine.
     """
 
-    def __init__(self, transport: Transport, session: Session) -> None:
+    def __init__(self, transport: ConnectionTransport, session: Session) -> None:
         self.transport = transport
         self.session = session
         self.guard = _OwnerGuard(self)
-        #: Whether there is more to write, for which the daemon has no room now.
-        self.write_blocked = False
         register_for_fork(self)
+
+    @property
+    def write_blocked(self) -> bool:
+        """Whether there is more to write, for which the daemon has no room now."""
+        return self.transport.write_blocked
 
     # What an adapter adds
 
@@ -124,20 +119,13 @@ class EventLoopConnection(AsyncConnection, ABC):
             LocalProtocolError: it does not; see `wrong_owner`.
         """
 
-    async def begin(self) -> None:
-        """Begin a call: check the owner, before anything is sent.
-
-        A loop whose cancelled tasks are told so at each call, also where they need not wait,
-        overrides it to tell them.
-
-        Raises:
-            LocalProtocolError: this is not the loop that the connection belongs to.
-        """
-        self.check_owner()
+    #: For a loop whose cancelled tasks are told so at each call, also where they need not wait:
+    #: what is awaited at the beginning of each call, before anything is sent.
+    checkpoint_if_cancelled: Callable[[], Awaitable[None]] | None = None
 
     @abstractmethod
-    async def wait(self, waiter: Waiter, role: Role) -> None:
-        """Wait until `waiter` is done.
+    def wait(self, waiter: Wait, role: Role) -> Awaitable[None]:
+        """Wait until `waiter` is done: a coroutine, or a function that returns an awaitable.
 
         An exception, such as the loop's cancellation, may leave it wherever it waits; the caller
         cleans up.
@@ -151,7 +139,7 @@ class EventLoopConnection(AsyncConnection, ABC):
         """
 
     @abstractmethod
-    def wake(self, waiter: Waiter) -> None:
+    def wake(self, waiter: Wait) -> None:
         """End the sleep of a task, if it sleeps still: it may have been cancelled meanwhile.
 
         Arguments:
@@ -174,52 +162,97 @@ class EventLoopConnection(AsyncConnection, ABC):
 
     # What follows from it
 
-    async def exchange(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
+    async def exchange(
+        self, request: Request[Any], tx_id: int, waiter: Waiter | None = None
+    ) -> Exchange:
         """See `AsyncConnection`."""
-        await self.begin()
-        waiter = Waiter()
+        self.check_owner()
+        if self.checkpoint_if_cancelled is not None:
+            await self.checkpoint_if_cancelled()
         session = self.session
+        exchange = None
         try:
-            session.submit(waiter, requests, tx_id)
+            if session.changing:
+                self.begin_step()
+            session.changing = True
+            exchange = session.engine.send(request, tx_id)
+            if waiter is not None:
+                waiter.exchanges = (exchange,)
+            self.flush()
+            role = session.enter(exchange)
+            if session.to_wake:
+                self._wake_all()
+            session.changing = False
+            await self.wait(exchange, role)
+        except BaseException as error:
+            self._fail(error, exchange)
+            raise
+        if session.leader is exchange:
+            self._leave(exchange)
+        return exchange
+
+    async def exchange_all(
+        self, requests: Sequence[Request[Any]], tx_id: int
+    ) -> Sequence[Exchange]:
+        """See `AsyncConnection`."""
+        self.check_owner()
+        if self.checkpoint_if_cancelled is not None:
+            await self.checkpoint_if_cancelled()
+        waiter = Waiter()
+        exchanges = None
+        try:
+            session = self.begin_step()
+            exchanges = session.send_all(waiter, requests, tx_id)
             self.flush()
             role = session.enter(waiter)
             if session.to_wake:
                 self._wake_all()
+            session.changing = False
             await self.wait(waiter, role)
         except BaseException as error:
-            self._give_up(waiter)
-            if isinstance(error, XenStoreError):
-                error.__traceback__ = None  # the frames of the engine tell a user nothing
+            self._fail(error, None if exchanges is None else waiter)
             raise
         self._leave(waiter)
-        return waiter.exchanges
+        return exchanges
 
     async def take_event(self, queue: EventQueue) -> WatchEvent:
         """See `AsyncConnection`."""
-        await self.begin()
+        self.check_owner()
+        if self.checkpoint_if_cancelled is not None:
+            await self.checkpoint_if_cancelled()
         while True:
-            waiter = Waiter(queue=queue)
+            waiter = Waiter(queue)
             try:
-                await self.wait(waiter, self.session.enter(waiter))
-            except BaseException:
-                self._give_up(waiter)
+                session = self.begin_step()
+                role = session.enter(waiter)
+                session.changing = False
+                await self.wait(waiter, role)
+            except BaseException as error:
+                self._fail(error, waiter)
                 raise
             self._leave(waiter)
             if queue:
-                taken: list[WatchEvent] = []
-                queue.take(taken)
-                return taken[0]
+                return queue.take()
             if (ended := queue.ended or self.session.closed) is not None:
                 raise ended.with_traceback(None)
             if not queue.watches:
                 raise nothing_watched()
             # Another task took the event first: wait for the next one.
 
+    def begin_step(self) -> Session:
+        """See `ConnectionBase`."""
+        if self.session.changing:
+            self.session.break_off()
+            self.wake_and_dispose()
+        self.session.changing = True
+        return self.session
+
     def flush(self) -> None:
         """See `ConnectionBase`; `write_blocked` then says whether anything is left to write."""
-        write_blocked = write_now(self.session, self.transport)
-        if write_blocked is not self.write_blocked:
-            self.write_blocked = write_blocked
+        transport = self.transport
+        blocked = transport.write_blocked
+        transport.write(self.session.engine)
+        if transport.write_blocked is not blocked:
             self.update_write_interest()
 
     def receive(self) -> bool:
@@ -234,9 +267,13 @@ class EventLoopConnection(AsyncConnection, ABC):
         session = self.session
         if session.engine.closed is not None:
             return False
+        if session.changing:
+            self.begin_step()
+        session.changing = True
         received = read_now(session, self.transport)
-        if self.write_blocked or session.engine.window_full:
+        if self.transport.write_blocked or session.engine.window_full:
             self.flush()
+        session.changing = False
         self.wake_and_dispose()
         return received
 
@@ -250,7 +287,9 @@ class EventLoopConnection(AsyncConnection, ABC):
             LocalProtocolError: the connection is open, and this is not the loop that it belongs to.
         """
         with self.guard:
-            self.session.close(reason)
+            session = self.begin_step()
+            session.close(reason)
+            session.changing = False
 
     def close_after_fork(self) -> None:
         """See `ForkAware`."""
@@ -275,13 +314,24 @@ class EventLoopConnection(AsyncConnection, ABC):
             f"to the thread of that loop: {what}"
         )
 
-    def _give_up(self, waiter: Waiter) -> None:
-        self.session.cancel(waiter)
+    def _fail(self, error: BaseException, waiter: Wait | None) -> None:
+        """End a wait that an exception has ended; None if nothing was sent."""
+        if isinstance(error, XenStoreError):
+            error.__traceback__ = None  # the frames of the engine tell a user nothing
+            if waiter is None:
+                self.session.changing = False  # the request was refused, and nothing was changed
+        session = self.begin_step()
+        if waiter is not None:
+            session.cancel(waiter)
+            session.leave(waiter)
         self.flush()
-        self._leave(waiter)
+        session.changing = False
+        self.wake_and_dispose()
 
-    def _leave(self, waiter: Waiter) -> None:
-        self.session.leave(waiter)
+    def _leave(self, waiter: Wait) -> None:
+        session = self.begin_step()
+        session.leave(waiter)
+        session.changing = False
         self.wake_and_dispose()
 
     def wake_and_dispose(self) -> None:
@@ -295,78 +345,11 @@ class EventLoopConnection(AsyncConnection, ABC):
         if session.closed is not None and self.transport.fileno() >= 0:
             self.unregister()
             self.transport.close()
-            self.write_blocked = False
 
     def _wake_all(self) -> None:
         for waiter in self.session.to_wake:
             self.wake(waiter)
         self.session.to_wake.clear()
-
-
-class AsyncRequestConnection(RetiringConnection, EventLoopConnection):
-    """The connection for requests on the device, for an event loop; see `RetiringConnection`.
-
-    It is a mixin. Where an adapter's own connection is ``Connection``, the one for requests is
-    ``class RequestConnection(AsyncRequestConnection, Connection)``. The order matters: ``super()``
-    here must be the adapter's connection.
-    """
-
-    transport: RequestTransport
-    successor: AsyncRequestConnection | None = None
-
-    def wake_all(self) -> None:
-        """See `RetiringConnection`."""
-        # It makes the descriptor readable, so that a leader that waits for it looks at its waiter
-        # again.
-        self.transport.wake()
-        self.wake_and_dispose()
-
-    async def exchange(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
-        """See `AsyncConnection`."""
-        try:
-            exchanges = await self._attempt(tx_id, requests)
-        except XenStoreError as error:
-            error.__traceback__ = None  # the frames of the engine tell a user nothing
-            raise
-        if self.successor is None:
-            return exchanges
-        self.end_if_idle()
-        again = self._moving(exchanges) if exchanges else requests
-        if not again:
-            return exchanges
-        later = await self.successor.exchange(tx_id, again)
-        return self._in_order(exchanges, later) if exchanges else later
-
-    async def start_transaction(self) -> tuple[AsyncRequestConnection, Sequence[Exchange]]:
-        """See `AsyncConnection`."""
-        connection = self
-        while True:
-            exchanges = await connection._attempt(0, (TransactionStart(),))
-            if exchanges and not exchanges[0].withdrawn:
-                return connection, exchanges
-            connection.end_if_idle()
-            assert connection.successor is not None
-            connection = connection.successor
-
-    async def _attempt(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
-        """Do an exchange on this connection alone.
-
-        Returns:
-            the exchanges; one that must go to the successor is withdrawn. Empty, if all must go
-            there since this connection was retired before.
-        """
-        try:
-            exchanges = await super().exchange(tx_id, requests)
-        except Retired:
-            return ()
-        if exchanges and not exchanges[0].withdrawn:
-            self.answered = True
-        return exchanges
-
-    def _give_up(self, waiter: Waiter) -> None:
-        super()._give_up(waiter)
-        if self.retire_if_given_up():
-            self.end_if_idle()
 
 
 class AsyncClientBase(ClientBase, AsyncClient):
@@ -375,38 +358,20 @@ class AsyncClientBase(ClientBase, AsyncClient):
     An adapter makes it with what `open_connections` returns.
 
     Arguments:
-        connection: the connection to a socket; or, for the device, a function that opens a
-            connection for requests.
+        connection: the connection for requests.
         open_watches: for the device, a function that opens the connection that watches live on. It
-            is called at the first watch.
-
-    Raises:
-        ConnectFailed: the device cannot be opened.
+            is called at the first watch. None on a socket, where they live on `connection`.
     """
 
     def __init__(
         self,
-        connection: EventLoopConnection | Callable[[], AsyncRequestConnection],
+        connection: EventLoopConnection,
         open_watches: Callable[[], EventLoopConnection] | None = None,
     ) -> None:
-        self._requests = None
-        self._watches: EventLoopConnection | None = None
+        self._tx_id = 0  # as inherited; of the instance it costs less to look up
+        self._connection: EventLoopConnection = connection
         self._open_watches = open_watches
-        self._connection: EventLoopConnection
-        if isinstance(connection, EventLoopConnection):
-            self._connection = self._watches = connection
-            return
-        # Weak: a client that nobody refers to is freed at once, and not left to the garbage
-        # collector.
-        open_requests, replace = connection, WeakMethod(self._replace)
-
-        def opened() -> AsyncRequestConnection:
-            made = open_requests()
-            made.replace = replace
-            return made
-
-        self._requests = Requests(opened)
-        self._connection = self._requests.current
+        self._watches: EventLoopConnection | None = connection if open_watches is None else None
 
     def _watch_connection(self) -> EventLoopConnection:
         if self._watches is None:
@@ -434,25 +399,17 @@ class Backend(NamedTuple):
         connection: makes the adapter's connection, of a transport and a session.
         sleep: the loop's own, which takes seconds; awaited at least once, see `connect`.
         socket: the module ``socket``, or one like it.
-        request_connection: makes the adapter's connection for requests on the device, of a
-            transport and a session; None for an adapter of sockets only.
         modules: the operating system, for the device; None for an adapter of sockets only.
     """
 
-    connection: Callable[[Transport, Session], EventLoopConnection]
+    connection: Callable[[ConnectionTransport, Session], EventLoopConnection]
     sleep: Callable[[float], Awaitable[object]]
     socket: Any
-    request_connection: (
-        Callable[[RequestTransport, DeviceSession], AsyncRequestConnection] | None
-    ) = None
     modules: SystemModules | None = None
 
 
 #: The arguments of `AsyncClientBase`.
-Connections = tuple[
-    EventLoopConnection | Callable[[], AsyncRequestConnection],
-    Callable[[], EventLoopConnection] | None,
-]
+Connections = tuple[EventLoopConnection, Callable[[], EventLoopConnection] | None]
 
 
 async def open_connections(location: Location, backend: Backend) -> Connections:
@@ -463,25 +420,23 @@ async def open_connections(location: Location, backend: Backend) -> Connections:
         backend: what the adapter hands in.
 
     Returns:
-        the arguments of `AsyncClientBase`. For a socket it is connected already. For the device
-        they are functions, and `AsyncClientBase` opens it.
+        the arguments of `AsyncClientBase`.
 
     Raises:
-        ConnectFailed: nobody listens at the socket, or it may not be used; or the adapter cannot
-            use the device that there is.
+        ConnectFailed: nobody listens at the socket, or it may not be used; or the device cannot be
+            opened, or the adapter cannot use it.
     """
     path = location.path
-    connection, sleep, socket, request_connection, modules = backend
+    connection, sleep, socket, modules = backend
     if location.kind == "device":
-        if request_connection is None or modules is None:
+        if modules is None:
             raise ConnectFailed(
                 f"XenStore is at {path}, a XenBus device, which this adapter cannot use; "
                 "xsproto_sync can"
             )
-        return (
-            lambda: request_connection(RequestTransport(path, modules), DeviceSession()),
-            lambda: connection(WatchTransport(path, modules), DeviceSession()),
-        )
+        requests = connection(RequestTransport(path, modules), device_session())
+        requests.forgetful = True
+        return requests, lambda: connection(WatchTransport(path, modules), watch_session())
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)

@@ -7,23 +7,20 @@ connection waits is the adapter's business. `xsproto.adapters.device` tells the 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
-from weakref import WeakMethod
 
-from ..client import Exchange
 from ..clients.blocking import BlockingClient
-from ..clients.connection import DEFAULT, BlockingConnection, Timeout, run_despite_interrupt
+from ..clients.connection import DEFAULT, BlockingConnection, Timeout
 from ..errors import XenStoreError
-from ..requests import Request, TransactionStart
 from . import device
 from .deadlines import Clock
-from .device import ClientBase, Requests, Retired, RetiringConnection
+from .device import ClientBase
 from .discovery import Location
 
-__all__ = ["AdapterConnection", "Backend", "BlockingClientBase", "BlockingRequestConnection"]
+__all__ = ["AdapterConnection", "Backend", "BlockingClientBase"]
 
 
 class AdapterConnection(BlockingConnection):
@@ -45,78 +42,6 @@ class AdapterConnection(BlockingConnection):
         """
 
 
-class BlockingRequestConnection(RetiringConnection, AdapterConnection):
-    """The connection for requests on the device, for blocking adapters; see `RetiringConnection`.
-
-    It is a mixin. Where an adapter's own connection is ``Connection``, the one for requests is
-    ``class RequestConnection(BlockingRequestConnection, Connection)``. The order matters:
-    ``super()`` here must be the adapter's connection.
-    """
-
-    successor: BlockingRequestConnection | None = None
-
-    def exchange(
-        self, tx_id: int, requests: Sequence[Request[Any]], deadline: float | None
-    ) -> Sequence[Exchange]:
-        """See `BlockingConnection`."""
-        try:
-            exchanges = self._attempt(tx_id, requests, deadline)
-        except XenStoreError as error:
-            error.__traceback__ = None  # the frames of the engine tell a user nothing
-            raise
-        if self.successor is None:
-            return exchanges
-        run_despite_interrupt(self.end_if_idle)
-        again = self._moving(exchanges) if exchanges else requests
-        if not again:
-            return exchanges
-        later = self.successor.exchange(tx_id, again, deadline)
-        return self._in_order(exchanges, later) if exchanges else later
-
-    def start_transaction(
-        self, deadline: float | None
-    ) -> tuple[BlockingRequestConnection, Sequence[Exchange]]:
-        """See `BlockingConnection`."""
-        connection = self
-        while True:
-            exchanges = connection._attempt(0, (TransactionStart(),), deadline)
-            # No call may stand between the end of the exchange and the return, here and in
-            # `_attempt`: an interrupt there would lose the transaction that was started.
-            if exchanges and not exchanges[0].withdrawn:
-                return connection, exchanges
-            run_despite_interrupt(connection.end_if_idle)
-            assert connection.successor is not None
-            connection = connection.successor
-
-    def _attempt(
-        self, tx_id: int, requests: Sequence[Request[Any]], deadline: float | None
-    ) -> Sequence[Exchange]:
-        """Do an exchange on this connection alone.
-
-        Returns:
-            the exchanges; one that must go to the successor is withdrawn. Empty, if all must go
-            there since this connection was retired before.
-        """
-        self.check_owner()
-        try:
-            # mypy sees the abstract method here; it is the adapter's method that runs.
-            exchanges = super().exchange(tx_id, requests, deadline)  # type: ignore[safe-super]
-            if exchanges and not exchanges[0].withdrawn:
-                self.answered = True
-            return exchanges
-        except Retired:
-            return ()
-        except BaseException:
-            run_despite_interrupt(self._give_up)
-            raise
-
-    def _give_up(self) -> None:
-        with self.guard:
-            retired = self.retire_if_given_up()
-        if retired:
-            self.end_if_idle()
-
-
 ConnectionT = TypeVar("ConnectionT", bound=AdapterConnection)
 
 
@@ -126,14 +51,13 @@ class Backend(NamedTuple, Generic[ConnectionT]):
     Attributes:
         clock: makes the clock of a client, of its timeout in seconds.
         connect: connects to the socket at a path, and makes a connection of it.
-        open_requests: opens the device at a path, and makes a connection for requests of it, a
-            `BlockingRequestConnection`. The last argument is that connection's `replace`.
+        open_requests: opens the device at a path, and makes a connection for requests of it.
         open_watches: opens the device at a path, and makes a connection for watches of it.
     """
 
     clock: Callable[[float | None], Clock]
     connect: Callable[[str, Clock], ConnectionT]
-    open_requests: Callable[[str, Clock, WeakMethod[Any]], Any]
+    open_requests: Callable[[str, Clock], ConnectionT]
     open_watches: Callable[[str, Clock], ConnectionT]
 
 
@@ -161,16 +85,15 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
         path, on_device = location.path, location.kind == "device"
         if timeout is DEFAULT:
             timeout = device.TIMEOUT if on_device else None
+        self._tx_id = 0  # as inherited; of the instance it costs less to look up
         self._path = path
         self._backend = backend
         self._clock = clock = backend.clock(timeout)
         self._ended = False  # whether `close` was called
-        self._requests = None
         self._watches: ConnectionT | None = None
         if on_device:
-            open_requests, replace = backend.open_requests, WeakMethod(self._replace)
-            self._requests = Requests(lambda: open_requests(path, clock, replace))
-            self._connection = self._requests.current
+            self._connection = backend.open_requests(path, clock)
+            self._connection.forgetful = True
         else:
             self._connection = self._watches = backend.connect(path, clock)
 
@@ -226,10 +149,3 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
             if self._ended:
                 self.close()
         return self._watches
-
-    def _replace(self, connection: BlockingRequestConnection) -> BlockingRequestConnection | None:
-        with self._opening:
-            successor: BlockingRequestConnection | None = super()._replace(connection)
-        if self._ended and successor is not None:
-            self._close_connection(successor)
-        return successor

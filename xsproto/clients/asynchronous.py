@@ -53,6 +53,7 @@ from ..requests import (
     SetQuota,
     SetTarget,
     TransactionEnd,
+    TransactionStart,
     Write,
 )
 from ..requests import Watch as WatchRequest
@@ -71,21 +72,27 @@ class AsyncOperations:
     """What a client and a transaction do with nodes."""
 
     _connection: AsyncConnection
-    #: The transaction that the requests are part of; 0 for none.
-    _id = 0
+    #: The transaction that the requests are part of; 0 for none. None if no request can be made:
+    #: `_why_not` says why.
+    _tx_id: int | None = 0
 
     # Between the user's call and the exchange there is one function, `_ask` or `_perform`, which
     # also raises what came of it. So the traceback of a failed call is three frames long.
 
     async def _ask(self, request: Request[T]) -> T:
         """Send one request; return the value of the reply."""
-        self._check_open()
-        exchanges = await self._connection.exchange(self._id, (request,))
-        await self._check_known(exchanges)
-        return exchanges[0].value()  # type: ignore[no-any-return]
+        connection = self._connection
+        tx_id = self._tx_id
+        if tx_id is None:
+            raise self._why_not()
+        exchange = await connection.exchange(request, tx_id)
+        if tx_id and connection.forgetful:
+            await self._check_known((exchange,))
+        return exchange.result()  # type: ignore[no-any-return]
 
     async def _perform(self, operation: Operation[T]) -> T:
         """Send the requests of an operation; return its result."""
+        connection = self._connection
         outcome: Any = None
         try:
             while True:
@@ -94,19 +101,26 @@ class AsyncOperations:
                     step = operation.throw(outcome)
                 else:
                     step = operation.send(outcome)
-                requests = (step,) if isinstance(step, Request) else step
-                self._check_open()
-                exchanges = await self._connection.exchange(self._id, requests)
-                await self._check_known(exchanges)
-                outcome = [exchange.result() for exchange in exchanges]
-                if requests is not step:
+                tx_id = self._tx_id
+                if tx_id is None:
+                    raise self._why_not()
+                exchanges: Sequence[Exchange]
+                if isinstance(step, Request):
+                    exchanges = (await connection.exchange(step, tx_id),)
+                else:
+                    exchanges = await connection.exchange_all(step, tx_id)
+                if tx_id and connection.forgetful:
+                    await self._check_known(exchanges)
+                outcome = [exchange.outcome() for exchange in exchanges]
+                if isinstance(step, Request):
                     (outcome,) = outcome
         except StopIteration as stop:
             result: T = stop.value
             return result
 
-    def _check_open(self) -> None:
-        """Raise if no request can be made now."""
+    def _why_not(self) -> XenStoreError:
+        """Return the error of a call while no request can be made."""
+        raise NotImplementedError
 
     async def _check_known(self, exchanges: Sequence[Exchange]) -> None:
         """Raise if `exchanges` show that the daemon has forgotten the transaction."""
@@ -329,10 +343,6 @@ class AsyncClient(AsyncOperations):
     def _watch_connection(self) -> AsyncConnection:
         """Return the connection that watches are set on."""
         return self._connection
-
-    async def _ask(self, request: Request[T]) -> T:
-        # As inherited, without what only a transaction needs: nearly all requests go through here.
-        return (await self._connection.exchange(0, (request,)))[0].value()  # type: ignore[no-any-return]
 
     # Domains
 
@@ -638,11 +648,13 @@ class Transaction(AsyncOperations):
     """
 
     _state = "not started"
+    _id = 0
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
         #: Whether it was committed or rolled back.
         self.ended = False
+        self._tx_id = None
         self._entered = False
 
     def __repr__(self) -> str:
@@ -660,11 +672,12 @@ class Transaction(AsyncOperations):
             raise messages.entered_twice()
         self._entered = True
         try:
-            self._connection, exchanges = await self._connection.start_transaction()
-            self._id = exchanges[0].value()
+            exchange = await self._connection.exchange(TransactionStart(), 0)
+            self._id = exchange.result()
         except XenStoreError as error:
             error.__traceback__ = None  # the frames of the engine tell a user nothing
             raise
+        self._tx_id = self._id
         self._state = "open"
         return self
 
@@ -709,14 +722,16 @@ class Transaction(AsyncOperations):
         await self._end(commit=False)
 
     async def _end(self, *, commit: bool) -> None:
-        self._check_open()
+        if self._tx_id is None:
+            raise self._why_not()
         # The guard refuses a caller that may not use the connection. Without it, such a call would
         # mark the transaction as ended, and its owner could not end it any more.
         with self._connection.guard:
             self.ended = True
+            self._tx_id = None
         self._state = "ending"
         try:
-            (await self._connection.exchange(self._id, (TransactionEnd(commit),)))[0].value()
+            (await self._connection.exchange(TransactionEnd(commit), self._id)).result()
         except BaseException as error:
             # The end was refused, or cancelled before it was sent.
             self._drop()
@@ -735,14 +750,14 @@ class Transaction(AsyncOperations):
         if not self.ended:
             self._state = "rolled back"
         self.ended = True
+        self._tx_id = None
 
-    def _check_open(self) -> None:
-        if self.ended or not self._id:
-            raise messages.not_in_transaction(self._id, self.ended)
+    def _why_not(self) -> XenStoreError:
+        return messages.not_in_transaction(self._id, self.ended)
 
     async def _check_known(self, exchanges: Sequence[Exchange]) -> None:
-        if self._connection.forgetful and operations.is_doubtful(exchanges):
-            (probe,) = await self._connection.exchange(self._id, (operations.PROBE,))
+        if operations.is_doubtful(exchanges):
+            probe = await self._connection.exchange(operations.PROBE, self._id)
             if (lost := operations.transaction_lost(self._id, probe)) is not None:
                 self._drop()
                 self._state = "lost"
@@ -770,7 +785,7 @@ class _AsyncStream(AsyncIterator[WatchEvent]):
         with connection.guard:
             connection.session.listen(queue, path, token)
         try:
-            (await connection.exchange(0, (request,)))[0].value()
+            (await connection.exchange(request, 0)).result()
             return token
         except BaseException:
             self._unset([(path, token)])

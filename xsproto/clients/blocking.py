@@ -49,13 +49,15 @@ from ..requests import (
     SetQuota,
     SetTarget,
     TransactionEnd,
+    TransactionStart,
     Write,
 )
 from ..requests import Watch as WatchRequest
 from . import messages, operations
-from .connection import DEFAULT, BlockingConnection, Timeout, run_despite_interrupt
+from .connection import DEFAULT, BlockingConnection, Timeout
 from .event_queue import QUEUE_MAX, EventQueue, WatchEvent
 from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk
+from .session import Waiter
 
 __all__ = ["BlockingClient", "Monitor", "Transaction", "Watch"]
 
@@ -67,8 +69,9 @@ class BlockingOperations:
     """What a client and a transaction do with nodes."""
 
     _connection: BlockingConnection
-    #: The transaction that the requests are part of; 0 for none.
-    _id = 0
+    #: The transaction that the requests are part of; 0 for none. None if no request can be made:
+    #: `_why_not` says why.
+    _tx_id: int | None = 0
 
     # Between the user's call and the exchange there is one function, `_ask` or `_perform`, which
     # also raises what came of it. So the traceback of a failed call is three frames long.
@@ -76,15 +79,22 @@ class BlockingOperations:
     def _ask(self, request: Request[T], timeout: Timeout) -> T:
         """Send one request; return the value of the reply."""
         connection = self._connection
-        deadline = connection.deadline_for(timeout)
-        self._check_open()
-        exchanges = connection.exchange(self._id, (request,), deadline)
-        self._check_known(exchanges, deadline)
-        return exchanges[0].value()  # type: ignore[no-any-return]
+        clock = connection.clock
+        # The first half of the condition saves nearly every call the question.
+        ever = timeout is DEFAULT and clock.endless
+        deadline = None if ever else clock.deadline_for(timeout)
+        tx_id = self._tx_id
+        if tx_id is None:
+            raise self._why_not()
+        exchange = connection.exchange(request, tx_id, deadline)
+        if tx_id and connection.forgetful:
+            self._check_known((exchange,), deadline)
+        return exchange.result()  # type: ignore[no-any-return]
 
     def _perform(self, operation: Operation[T], timeout: Timeout) -> T:
         """Send the requests of an operation; return its result."""
-        deadline = self._connection.deadline_for(timeout)
+        connection = self._connection
+        deadline = connection.clock.deadline_for(timeout)
         outcome: Any = None
         try:
             while True:
@@ -93,19 +103,26 @@ class BlockingOperations:
                     step = operation.throw(outcome)
                 else:
                     step = operation.send(outcome)
-                requests = (step,) if isinstance(step, Request) else step
-                self._check_open()
-                exchanges = self._connection.exchange(self._id, requests, deadline)
-                self._check_known(exchanges, deadline)
-                outcome = [exchange.result() for exchange in exchanges]
-                if requests is not step:
+                tx_id = self._tx_id
+                if tx_id is None:
+                    raise self._why_not()
+                exchanges: Sequence[Exchange]
+                if isinstance(step, Request):
+                    exchanges = (connection.exchange(step, tx_id, deadline),)
+                else:
+                    exchanges = connection.exchange_all(step, tx_id, deadline)
+                if tx_id and connection.forgetful:
+                    self._check_known(exchanges, deadline)
+                outcome = [exchange.outcome() for exchange in exchanges]
+                if isinstance(step, Request):
                     (outcome,) = outcome
         except StopIteration as stop:
             result: T = stop.value
             return result
 
-    def _check_open(self) -> None:
-        """Raise if no request can be made now."""
+    def _why_not(self) -> XenStoreError:
+        """Return the error of a call while no request can be made."""
+        raise NotImplementedError
 
     def _check_known(self, exchanges: Sequence[Exchange], deadline: float | None) -> None:
         """Raise if `exchanges` show that the daemon has forgotten the transaction."""
@@ -351,12 +368,6 @@ class BlockingClient(BlockingOperations):
     def _watch_connection(self) -> BlockingConnection:
         """Return the connection that watches are set on."""
         return self._connection
-
-    def _ask(self, request: Request[T], timeout: Timeout) -> T:
-        # As inherited, without what only a transaction needs: nearly all requests go through here.
-        connection = self._connection
-        exchanges = connection.exchange(0, (request,), connection.deadline_for(timeout))
-        return exchanges[0].value()  # type: ignore[no-any-return]
 
     # Domains
 
@@ -628,10 +639,9 @@ class BlockingClient(BlockingOperations):
                         continue
                     return result
             except TransactionLost:
-                run_despite_interrupt(transaction._drop)
+                transaction._drop()
             except BaseException:
-                # An interrupt may have been faster than `__exit__`.
-                run_despite_interrupt(transaction._drop)
+                transaction._drop()  # an interrupt may have been faster than `__exit__`
                 raise
         raise messages.exhausted(attempts)
 
@@ -696,12 +706,14 @@ class Transaction(BlockingOperations):
     # The values of a transaction that an interrupt kept from being initialized.
     _entered = True
     _state = "not started"
+    _id = 0
 
     def __init__(self, connection: BlockingConnection, timeout: Timeout = DEFAULT) -> None:
         self._connection = connection
         self._timeout: Timeout = timeout
         #: Whether it was committed or rolled back.
         self.ended = False
+        self._tx_id = None
         self._entered = False
 
     def __repr__(self) -> str:
@@ -718,19 +730,18 @@ class Transaction(BlockingOperations):
         if self._entered:
             raise messages.entered_twice()
         self._entered = True
-        started: list[tuple[BlockingConnection, Sequence[Exchange]]] = []
+        connection, waiter = self._connection, Waiter()
         try:
-            deadline = self._connection.deadline_for(self._timeout)
-            # One call starts the transaction and stores it. Between two calls, an interrupt could
-            # lose a transaction that has started, and nobody would end it.
-            started.extend(map(self._connection.start_transaction, (deadline,)))
-            self._connection, exchanges = started[0]
-            self._id = exchanges[0].value()
+            deadline = connection.clock.deadline_for(self._timeout)
+            exchange = connection.exchange(TransactionStart(), 0, deadline, waiter)
+            self._id = exchange.result()
+            self._tx_id = self._id
             self._state = "open"
             return self
         except BaseException as error:
-            for connection, exchanges in started:
-                run_despite_interrupt(connection.abandon, exchanges)
+            # An interrupt may have come after the answer: the daemon must not keep the transaction.
+            if waiter.exchanges:
+                connection.abandon(waiter)
             if isinstance(error, XenStoreError):
                 error.__traceback__ = None  # the frames of the engine tell a user nothing
             raise
@@ -788,18 +799,20 @@ class Transaction(BlockingOperations):
         self._end(commit=False, timeout=timeout)
 
     def _end(self, *, commit: bool, timeout: Timeout) -> None:
-        self._check_open()
+        if self._tx_id is None:
+            raise self._why_not()
         # The guard refuses a caller that may not use the connection. Without it, such a call would
         # mark the transaction as ended, and its owner could not end it any more.
         with self._connection.guard:
             self.ended = True
+            self._tx_id = None
         self._state = "ending"
         try:
-            deadline = self._connection.deadline_for(timeout)
-            self._connection.exchange(self._id, (TransactionEnd(commit),), deadline)[0].value()
+            deadline = self._connection.clock.deadline_for(timeout)
+            self._connection.exchange(TransactionEnd(commit), self._id, deadline).result()
         except BaseException as error:
             # The end was refused, or given up before it was sent.
-            run_despite_interrupt(self._drop)
+            self._drop()
             if commit and isinstance(error, XenStoreError) and getattr(error, "sent", False):
                 self._state = "perhaps committed"
                 raise messages.commit_unknown(error) from error
@@ -815,14 +828,14 @@ class Transaction(BlockingOperations):
         if not self.ended:
             self._state = "rolled back"
         self.ended = True
+        self._tx_id = None
 
-    def _check_open(self) -> None:
-        if self.ended or not self._id:
-            raise messages.not_in_transaction(self._id, self.ended)
+    def _why_not(self) -> XenStoreError:
+        return messages.not_in_transaction(self._id, self.ended)
 
     def _check_known(self, exchanges: Sequence[Exchange], deadline: float | None) -> None:
-        if self._connection.forgetful and operations.is_doubtful(exchanges):
-            (probe,) = self._connection.exchange(self._id, (operations.PROBE,), deadline)
+        if operations.is_doubtful(exchanges):
+            probe = self._connection.exchange(operations.PROBE, self._id, deadline)
             if (lost := operations.transaction_lost(self._id, probe)) is not None:
                 self._drop()
                 self._state = "lost"
@@ -850,14 +863,15 @@ class _Stream:
         with connection.guard:
             connection.session.listen(queue, path, token)
         try:
-            connection.exchange(0, (request,), connection.deadline_for(timeout))[0].value()
+            deadline = connection.clock.deadline_for(timeout)
+            connection.exchange(request, 0, deadline).result()
             return token
         except BaseException:
             self._unset([(path, token)])
             raise
 
     def _unset(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
-        run_despite_interrupt(self._connection.unwatch, self._queue, list(watches))
+        self._connection.unwatch(self._queue, list(watches))
 
     def get(self, *, timeout: Timeout = DEFAULT) -> WatchEvent:
         """Wait for the next event and take it.
@@ -874,7 +888,7 @@ class _Stream:
             ConnectionClosed: there will be no more events.
             LocalProtocolError: no watch is set, or none is set any more.
         """
-        deadline = self._connection.deadline_for(None if timeout is DEFAULT else timeout)
+        deadline = self._connection.clock.deadline_for(None if timeout is DEFAULT else timeout)
         return self._connection.take_event(self._queue, deadline)
 
     def __iter__(self) -> Iterator[WatchEvent]:

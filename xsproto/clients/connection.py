@@ -8,27 +8,26 @@ watches. The requests of a transaction stay on the connection on which it starte
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, Protocol
 
 from ..client import Exchange
-from ..requests import Request, TransactionEnd, TransactionStart
+from ..errors import XenStoreError
+from ..requests import Request, TransactionEnd
 from ..states import TRANSACTION, TransactionInput, TransactionState
 from .event_queue import EventQueue, WatchEvent
-from .session import Session
+from .session import Session, Wait, Waiter
 
 __all__ = [
     "DEFAULT",
     "AsyncConnection",
     "BlockingConnection",
+    "Clock",
     "ConnectionBase",
     "Timeout",
-    "run_despite_interrupt",
 ]
-
-T = TypeVar("T")
 
 
 class Default(Enum):
@@ -46,17 +45,21 @@ DEFAULT: Final = Default.DEFAULT
 Timeout = float | None | Literal[Default.DEFAULT]
 
 
-def run_despite_interrupt(step: Callable[..., T], *arguments: Any) -> T:
-    """Call a clean-up step; call it once more if an exception leaves it, then raise that exception.
+class Clock(Protocol):
+    """The clock of a blocking client; see `xsproto.adapters.deadlines.Clock`.
 
-    An exception from a signal handler may leave the step half done. So `step` must be one that may
-    be called again.
+    Attributes:
+        endless: whether a call without a time limit of its own may take for ever.
     """
-    try:
-        return step(*arguments)
-    except BaseException:
-        step(*arguments)
-        raise
+
+    endless: bool
+
+    def deadline_for(self, timeout: Timeout) -> float | None:
+        """Return the deadline of a call that begins now: a time of the clock; None for never.
+
+        The methods of connections take deadlines, since one call of the user may need several
+        exchanges.
+        """
 
 
 class ConnectionBase(ABC):
@@ -73,12 +76,32 @@ class ConnectionBase(ABC):
     def flush(self) -> None:
         """Write what can be written without waiting. The caller holds `guard`."""
 
+    def begin_step(self) -> Session:
+        """Begin a step of bookkeeping, under `guard`: set `Session.changing`.
+
+        The caller clears it at the end of the step.
+
+        Returns:
+            the session. If an earlier step was interrupted, it is closed.
+        """
+        session = self.session
+        if session.changing:
+            session.break_off()
+        session.changing = True
+        return session
+
     def post(self, request: Request[Any], tx_id: int = 0) -> None:
         """Send a request without waiting for its answer. A closed connection sends nothing."""
         with self.guard:
-            if self.session.closed is None:
-                self.session.post(request, tx_id)
-                self.flush()
+            session = self.begin_step()
+            try:
+                if session.closed is None:
+                    session.post(request, tx_id)
+            except XenStoreError:
+                session.changing = False
+                raise
+            self.flush()
+            session.changing = False
 
     def roll_back(self, tx_id: int) -> None:
         """Roll back without waiting for the answer, unless the transaction is ending or ended."""
@@ -90,50 +113,70 @@ class ConnectionBase(ABC):
     def unwatch(self, queue: EventQueue, watches: Sequence[tuple[bytes, bytes]]) -> None:
         """End watches, each a (path, token), without waiting for the answers."""
         with self.guard:
-            self.session.unwatch(queue, watches)
+            session = self.begin_step()
+            session.unwatch(queue, watches)
             self.flush()
+            session.changing = False
 
-    def abandon(self, exchanges: Sequence[Exchange]) -> None:
-        """Undo what the requests of `exchanges` began: transactions and watches."""
+    def abandon(self, waiter: Wait) -> None:
+        """Undo what the requests of `waiter` began: transactions and watches."""
         with self.guard:
-            for exchange in exchanges:
-                self.session.engine.abandon_exchange(exchange)
+            session = self.begin_step()
+            session.cancel(waiter)
             self.flush()
+            session.changing = False
 
 
 class BlockingConnection(ConnectionBase):
     """The connection of a blocking client.
 
     Attributes:
-        deadline_for: takes the timeout of a call that begins now and returns its deadline: a time
-            of the client's clock, or None for no limit. The methods take deadlines, since one call
-            of the user may need several exchanges.
+        clock: says when a call that begins now must be over.
     """
 
-    deadline_for: Callable[[Timeout], float | None]
+    clock: Clock
 
     @abstractmethod
     def exchange(
-        self, tx_id: int, requests: Sequence[Request[Any]], deadline: float | None
-    ) -> Sequence[Exchange]:
-        """Send requests and wait for their answers.
+        self,
+        request: Request[Any],
+        tx_id: int,
+        deadline: float | None,
+        waiter: Waiter | None = None,
+    ) -> Exchange:
+        """Send a request and wait for its answer.
 
         Arguments:
-            tx_id: the transaction that they are part of; 0 for none.
-            deadline: see `deadline_for`.
+            request: the request.
+            tx_id: the transaction that it is part of; 0 for none.
+            deadline: see `Clock.deadline_for`.
+            waiter: the wait, from a caller that must be able to `abandon` the request whatever
+                happens; None for a new one.
 
         Returns:
-            The exchanges, in the order of the requests.
+            The exchange, which is done.
+
+        Raises:
+            TimedOut: no answer came by `deadline`.
+        """
+
+    @abstractmethod
+    def exchange_all(
+        self, requests: Sequence[Request[Any]], tx_id: int, deadline: float | None
+    ) -> Sequence[Exchange]:
+        """Send requests, without waiting for each, and wait for all answers.
+
+        Arguments:
+            requests: the requests, none of which begins or ends a transaction or a watch.
+            tx_id: the transaction that they are part of; 0 for none.
+            deadline: see `Clock.deadline_for`.
+
+        Returns:
+            The exchanges, in the order of the requests. They are done.
 
         Raises:
             TimedOut: not all answers came by `deadline`.
         """
-
-    def start_transaction(
-        self, deadline: float | None
-    ) -> tuple[BlockingConnection, Sequence[Exchange]]:
-        """Start a transaction; return its connection, perhaps another one, and its exchange."""
-        return self, self.exchange(0, (TransactionStart(),), deadline)
 
     @abstractmethod
     def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent:
@@ -149,19 +192,34 @@ class AsyncConnection(ConnectionBase):
     """The connection of an asynchronous client."""
 
     @abstractmethod
-    async def exchange(self, tx_id: int, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
-        """Send requests and wait for their answers.
+    async def exchange(
+        self, request: Request[Any], tx_id: int, waiter: Waiter | None = None
+    ) -> Exchange:
+        """Send a request and wait for its answer.
 
         Arguments:
+            request: the request.
+            tx_id: the transaction that it is part of; 0 for none.
+            waiter: the wait, from a caller that must be able to `abandon` the request whatever
+                happens; None for a new one.
+
+        Returns:
+            The exchange, which is done.
+        """
+
+    @abstractmethod
+    async def exchange_all(
+        self, requests: Sequence[Request[Any]], tx_id: int
+    ) -> Sequence[Exchange]:
+        """Send requests, without waiting for each, and wait for all answers.
+
+        Arguments:
+            requests: the requests, none of which begins or ends a transaction or a watch.
             tx_id: the transaction that they are part of; 0 for none.
 
         Returns:
-            The exchanges, in the order of the requests.
+            The exchanges, in the order of the requests. They are done.
         """
-
-    async def start_transaction(self) -> tuple[AsyncConnection, Sequence[Exchange]]:
-        """Start a transaction; return its connection, perhaps another one, and its exchange."""
-        return self, await self.exchange(0, (TransactionStart(),))
 
     @abstractmethod
     async def take_event(self, queue: EventQueue) -> WatchEvent:

@@ -93,25 +93,18 @@ class EventQueue:
             (top, of): WatchEvent(top, of, overflow=True) for top, of in sorted(self.watches)
         }
 
-    def take(self, taken: list[WatchEvent]) -> None:
-        """Move the oldest event to the caller's list. The queue must not be empty.
-
-        An exception out of a signal handler finds the event either in the queue or in the list,
-        and never in neither; `xsproto.adapters.transport` tells how. After one, `put_back` it.
-
-        Arguments:
-            taken: gets the event appended.
-        """
+    def take(self) -> WatchEvent:
+        """Take the oldest event. The queue must not be empty."""
         key = next(iter(self._events))
         # The caller is told of the overflow now, so that later events of its watch count again.
         self._collapsed.discard(key[1])
-        taken.extend(map(self._events.pop, (key,)))
+        return self._events.pop(key)
 
-    def put_back(self, taken: list[WatchEvent]) -> None:
-        """Undo `take`: the events of `taken` are the oldest again. May be called again."""
-        events = {(event.path, event.token): event for event in taken}
-        self._events = events | self._events | events
-        self._collapsed |= {event.token for event in taken if event.overflow}
+    def put_back(self, event: WatchEvent) -> None:
+        """Undo `take`: the event is the oldest again."""
+        self._events = {(event.path, event.token): event} | self._events
+        if event.overflow:
+            self._collapsed.add(event.token)
 
     def drop(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
         """Remove watches, and the waiting events that no other watch covers.

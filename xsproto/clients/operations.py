@@ -362,9 +362,8 @@ def is_doubtful(exchanges: Sequence[Exchange]) -> bool:
     It may mean something else: `PROBE` in the same transaction tells.
     """
     return any(
-        isinstance(error := exchange.result(), XenStoreError) and error.code in _UNKNOWN
-        for exchange in exchanges
-        if exchange.answer.__class__ is not bytes
+        error is not None and error.code in _UNKNOWN
+        for error in [exchange.error for exchange in exchanges]
     )
 
 
@@ -374,7 +373,7 @@ def transaction_lost(tx_id: int, probe: Exchange) -> TransactionLost | None:
     Arguments:
         probe: what came of `PROBE` in it.
     """
-    error = probe.result()
-    if not isinstance(error, XenStoreError) or error.code not in _UNKNOWN:
+    error = probe.error
+    if error is None or error.code not in _UNKNOWN:
         return None
     return transaction_forgotten(tx_id, error.code)

@@ -13,28 +13,26 @@ waited longest. While nobody waits, nobody receives, and the events of watches s
 An event loop that calls back when there is something to read can lead for good: it enters with a
 waiter of its own that waits for nothing, and tasks are followers only.
 
-**The order of calls.** For each call of its user an adapter makes a `Waiter`. It then does these
-steps, each under its lock if it has threads:
+**The order of calls.** For each call of its user an adapter does these steps, each under its lock
+if it has threads:
 
-1. `Session.submit` with the waiter and the requests. (A waiter for an event has a queue instead,
-   which `Session.listen` feeds.)
-2. `ClientConnection.outgoing`, and write, for as long as bytes can be written without waiting.
+1. `ClientConnection.send`, whose `Exchange` is what the caller waits for. Several requests at once
+   take `Session.send_all` and a `Waiter`, and so does an event: its waiter has a queue, which
+   `Session.listen` feeds.
+2. `ClientConnection.data_to_send`, and write, for as long as bytes can be written without waiting.
 3. `Session.enter`. ``LEAD``: this caller must receive. ``WAIT``: it must sleep until it is woken.
    ``DONE``: its wait is over already.
-4. The leader receives into `Session.inbox` and calls `Session.received`, again and again, until its
-   waiter is done. A follower that has been woken is done, or has become the leader: `Session.leads`
-   says so.
+4. The leader receives and calls `Session.received`, again and again, until its waiter is done. A
+   follower that has been woken is done, or has become the leader: `Session.leads` says so.
 5. `Session.leave`, whatever has happened. After an error, a timeout or a cancellation
    `Session.cancel` comes first.
 
-After each step the adapter wakes every waiter in `Session.to_wake`, and takes a waiter off that
-list only once it is woken. Receiving itself needs no lock: the leader may add to the inbox while
-another thread is in one of the steps.
+After each step the adapter wakes every waiter in `Session.to_wake`. Receiving itself needs no lock.
 
 **The window.** At most `WINDOW` messages are unanswered at once; the others wait in the engine. No
 caller ever waits for room to write without receiving as well: what the daemon does not take now is
-left in the engine, for a later step. So the client and the daemon cannot dead-lock with the buffers
-of both directions full, each waiting until the other one reads.
+kept, for a later step. So the client and the daemon cannot dead-lock with the buffers of both
+directions full, each waiting until the other one reads.
 
 **Wake-ups.** A follower is woken when it is done and when it becomes the leader. A wake-up may come
 twice, and for nothing. So a woken caller looks at its waiter before it believes anything.
@@ -43,11 +41,20 @@ twice, and for nothing. So a woken caller looks at its waiter before it believes
 receives, or its wake-up is in `Session.to_wake` or on its way. A session that broke it would have a
 caller that sleeps while nobody receives, for ever.
 
-**Interrupts.** A signal handler may raise an exception between any two lines of Python. `received`,
-`cancel`, `leave` and `unwatch` may be cut short anywhere by that and be called again; they then
-complete what was begun. That holds since the bytes received stay in the inbox until all that they
-say is done, since doing it again does nothing more, and since a waiter is put into `to_wake` before
-the state changes for which it is woken.
+**Interrupts.** A signal handler may raise an exception between any two lines of Python, as that of
+Ctrl-C does. The contract is this:
+
+1. While a call waits, an interrupt is safe. The request is withdrawn or abandoned, the lead is
+   passed on, and the client goes on.
+2. In a step of bookkeeping, an interrupt ends the connection, with a reason that says so. Every
+   caller gets that reason. Nothing half done is ever acted upon.
+3. The bytes of a ``recv`` that waits are stored by the very call that receives them. So an
+   interrupt finds them in the kernel or in the store (`xsproto.adapters.transport.receive`).
+
+`Session.changing` is how the second rule is kept. An adapter sets it at the beginning of a step, or
+of several in a row, and clears it at the end. If it is found set by the clean-up of the call that
+was interrupted, or at the beginning of the next step, the step did not come to its end, and
+`Session.break_off` closes the connection.
 """
 
 from __future__ import annotations
@@ -57,8 +64,6 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any, Final
 
-from attrs import define
-
 from ..client import ClientConnection, Exchange, already_watched
 from ..errors import ConnectionClosed, LocalProtocolError, XenStoreError
 from ..events import Closed, Ignored, Reset, WatchFired
@@ -67,7 +72,7 @@ from ..requests import Request, TransactionEnd, Unwatch, Watch
 from ..states import WatchState
 from .event_queue import EventQueue
 
-__all__ = ["WINDOW", "Role", "Session", "Waiter"]
+__all__ = ["WINDOW", "Role", "Session", "Wait", "Waiter"]
 
 #: The number of messages that may be unanswered at once on a socket. It bounds what is in the
 #: daemon's and the kernel's buffers, to 64 * 4112 bytes.
@@ -89,28 +94,31 @@ class Role(Enum):
 _LEAD: Final = Role.LEAD
 
 
-@define(eq=False, repr=False)
 class Waiter:
-    """One wait of a caller.
+    """One wait of a caller for something else than the answer to one request.
 
     It waits for an event in `queue`; without a queue, for the answers to all of `exchanges`; with
     neither, for the end of the connection.
 
     Attributes:
-        caller: what the adapter knows the caller by, such as the identifier of a thread, for
-            `Session.waiters_of`; None where callers need not be told apart.
         queue: the queue whose next event ends the wait; None to wait for answers.
-        exchanges: the requests whose answers end the wait; `Session.submit` sets it.
+        exchanges: the requests whose answers end the wait.
+        unanswered: how many of `exchanges` have no answer yet.
         handle: what the adapter wakes the caller with, such as a lock, a future or a task. The
             session does not use it.
         done: whether the wait is over: what was waited for is there, or will never come.
     """
 
-    caller: Any = None
-    queue: EventQueue | None = None
-    exchanges: Sequence[Exchange] = ()
-    handle: Any = None
-    done: bool = False
+    def __init__(self, queue: EventQueue | None = None) -> None:
+        self.queue = queue
+        self.exchanges: Sequence[Exchange] = ()
+        self.unanswered = 0
+        self.handle: Any = None
+        self.done = False
+
+
+#: A wait of a caller. For one request its `Exchange` serves, which has `handle` and `done` as well.
+Wait = Exchange | Waiter
 
 
 class Session:
@@ -123,22 +131,20 @@ class Session:
     """
 
     def __init__(self, engine: ClientConnection | None = None) -> None:
-        #: The engine, to look at and to write from.
+        #: The engine, to send with, to look at and to write from.
         self.engine = engine or ClientConnection(max_outstanding=WINDOW)
+        #: Whether a step of bookkeeping has begun and not ended: see "Interrupts" above.
+        self.changing = False
         #: The waiter that receives on behalf of all; None while nobody waits.
-        self.leader: Waiter | None = None
+        self.leader: Wait | None = None
         # The followers. A dict keeps them in the order in which they came.
-        self._waiting: dict[Waiter, None] = {}
+        self._waiting: dict[Wait, None] = {}
         # The queues that take the events of a token, each with the watched path. The queues under
         # None take the events of all tokens that are not here.
         self._listeners: dict[bytes | None, list[tuple[bytes | None, EventQueue]]] = {}
         self._tokens = 0
-        #: Where the leader puts the bytes that it receives; an empty element is the end of the
-        #: stream.
-        self.inbox = self.engine.inbox
-        #: The waiters to wake now. Take each off only once it is woken: an interrupt in between
-        #: then wakes it twice, and not never.
-        self.to_wake: list[Waiter] = []
+        #: The waiters to wake now.
+        self.to_wake: list[Wait] = []
         #: Whether events were queued, or the connection ended, since this was last set to False.
         self.fired = False
         #: The last packets that nobody waited for, and why they were ignored.
@@ -149,37 +155,51 @@ class Session:
         """Why the connection is over; None while it is not."""
         return self.engine.closed
 
+    def break_off(self) -> None:
+        """Close the connection, because a step of bookkeeping was interrupted."""
+        self.changing = False
+        self.close(
+            ConnectionClosed(
+                "the connection was closed: an exception, as of a signal handler, interrupted its "
+                "bookkeeping"
+            )
+        )
+
     # Requests
 
-    def submit(self, waiter: Waiter, requests: Sequence[Request[Any]], tx_id: int = 0) -> None:
-        """Queue requests in the engine: all of them, or none.
+    def send_all(
+        self, waiter: Waiter, requests: Sequence[Request[Any]], tx_id: int = 0
+    ) -> list[Exchange]:
+        """Queue a batch of requests in the engine: all of them, or none.
 
         Arguments:
-            waiter: the wait for their answers; its `exchanges` are set here.
-            requests: one request, or several that neither begin nor end transactions and watches.
-                With none, `waiter` is done at once.
+            waiter: the wait for their answers; its `exchanges` are set here. With no requests, it
+                is done at once.
+            requests: the requests, none of which begins or ends a transaction or a watch.
             tx_id: the transaction that they belong to; 0 for none.
 
         Raises:
-            LocalProtocolError: a batch has a request that begins or ends a transaction or a watch;
-                or see `ClientConnection.send`.
-            AlreadyExists, ConnectionClosed: see `ClientConnection.send`.
+            LocalProtocolError: a request begins or ends a transaction or a watch; or see
+                `ClientConnection.send`.
+            ConnectionClosed: see `ClientConnection.send`.
         """
-        engine = self.engine
-        # The waiter knows its exchanges before the engine does: after an interrupt in between,
-        # `cancel` finds them all.
-        if len(requests) == 1:
-            exchange = engine.prepare(requests[0], tx_id, waiter)
-            waiter.exchanges = (exchange,)
-            engine.enqueue(exchange)
-            return
         if any(request.changes_state for request in requests):
             raise LocalProtocolError("transactions and watches cannot be part of a batch")
-        exchanges = [engine.prepare(request, tx_id, waiter) for request in requests]
+        send = self.engine.send
+        exchanges: list[Exchange] = []
         waiter.exchanges = exchanges
-        waiter.done = not exchanges
+        try:
+            for request in requests:
+                exchanges.append(send(request, tx_id))
+        except XenStoreError:
+            for exchange in exchanges:
+                self.engine.withdraw(exchange)
+            raise
         for exchange in exchanges:
-            engine.enqueue(exchange)
+            exchange.owner = waiter
+        waiter.unanswered = len(exchanges)
+        waiter.done = not exchanges
+        return exchanges
 
     def post(self, request: Request[Any], tx_id: int = 0) -> None:
         """Queue a request whose answer nobody will wait for.
@@ -191,7 +211,7 @@ class Session:
         Raises:
             LocalProtocolError, AlreadyExists, ConnectionClosed: see `ClientConnection.send`.
         """
-        self.engine.abandon_exchange(self.engine.submit(request, tx_id, None))
+        self.engine.abandon(self.engine.send(request, tx_id))
 
     # Watches
 
@@ -249,15 +269,13 @@ class Session:
     def unwatch(self, queue: EventQueue, watches: Iterable[tuple[bytes, bytes]]) -> None:
         """End watches, with an UNWATCH for each that is set or being set.
 
-        Do not wait for the answers. May be called again after an interrupt.
+        Do not wait for the answers. May be called again.
 
         Arguments:
             queue: the queue that they feed.
             watches: the watches, as (path, token).
         """
         watches = list(watches)
-        # Before `unlisten`: after an interrupt in between, `queue` lists the watches still, so that
-        # a second call gets the same ones.
         if self.closed is None:
             for path, token in watches:
                 if self.engine.watch_state(path, token) in (WatchState.SETTING, WatchState.SET):
@@ -271,7 +289,7 @@ class Session:
 
     # The leader and its followers
 
-    def enter(self, waiter: Waiter) -> Role:
+    def enter(self, waiter: Wait) -> Role:
         """Begin to wait.
 
         Returns:
@@ -279,11 +297,12 @@ class Session:
             is done. ``WAIT``: another one leads, and this caller must sleep until it is woken.
             ``DONE``: `waiter` is done already.
         """
-        if self.inbox:
-            # An interrupt may have kept an earlier leader from acting on what it received.
-            self.received()
-        if waiter.queue is not None or self.engine.closed is not None:
-            self._update_done(waiter)
+        if waiter.__class__ is Waiter and (queue := waiter.queue) is not None:
+            waiter.done = queue.ready or self.closed is not None
+            if not waiter.done:
+                queue.waiters.add(waiter)
+        elif self.engine.closed is not None:
+            waiter.done = True
         if waiter.done:
             return Role.DONE
         if self.leader is None:
@@ -292,96 +311,86 @@ class Session:
         self._waiting[waiter] = None
         return Role.WAIT
 
-    def leads(self, waiter: Waiter) -> bool:
+    def leads(self, waiter: Wait) -> bool:
         """Whether `waiter` is the leader, which must receive."""
         return self.leader is waiter
-
-    def waiters_of(self, caller: Any) -> list[Waiter]:
-        """Return the waiters that have entered, the leader included, and belong to `caller`."""
-        leader = () if self.leader is None else (self.leader,)
-        return [waiter for waiter in (*leader, *self._waiting) if waiter.caller == caller]
 
     @property
     def waiting(self) -> int:
         """The number of followers: waiters that have entered, without the leader."""
         return len(self._waiting)
 
-    def leave(self, waiter: Waiter) -> None:
+    def leave(self, waiter: Wait) -> None:
         """End the wait of `waiter`; if it leads, pass the lead to the follower that came first.
 
-        May be called again, after an interrupt or for a waiter that never entered.
+        May be called again, or for a waiter that never entered.
         """
         if self._waiting:
             self._waiting.pop(waiter, None)
-        if waiter.queue is not None:
+        if isinstance(waiter, Waiter) and waiter.queue is not None:
             waiter.queue.waiters.discard(waiter)
         if self.leader is waiter:
             if self._waiting:
-                next_leader = next(iter(self._waiting))
-                # First of all: an interrupt after it costs a needless wake-up, while a leader that
-                # nobody wakes would leave all the others asleep.
-                self.to_wake.append(next_leader)
-                self.leader = next_leader
+                self.leader = next_leader = next(iter(self._waiting))
                 del self._waiting[next_leader]
+                self.to_wake.append(next_leader)
             else:
                 self.leader = None
 
-    def cancel(self, waiter: Waiter) -> bool:
+    def cancel(self, waiter: Wait) -> bool:
         """Give up the requests of `waiter`; `leave` must follow.
 
-        Requests that have not begun to go out are withdrawn, except a rollback, which must take
-        place. The others are abandoned: the engine drops their late answers, and ends the
-        transactions and watches that they began. May be called again after an interrupt.
+        Requests that were not handed out are withdrawn, except a rollback, which must take place.
+        The others are abandoned: the engine drops their late answers, and ends the transactions and
+        watches that they began. May be called again.
 
         Returns:
             whether the daemon may have seen any of the requests.
         """
-        # An interrupted leader may have left answers in the inbox.
-        self.received()
+        engine = self.engine
         sent = False
-        for exchange in waiter.exchanges:
-            if exchange.withdrawn:
-                continue
-            if (
-                exchange.answer is None
-                and not exchange.abandoned
-                and exchange.request != _ROLLBACK  # it must take place though nobody waits for it
-                and self.engine.withdraw(exchange.rq_id)
-            ):
-                continue
-            sent = True
-            # Also an exchange that counts as abandoned: an interrupt may have cut that short.
-            self.engine.abandon_exchange(exchange)
+        for exchange in waiter.exchanges if isinstance(waiter, Waiter) else (waiter,):
+            exchange.owner = None
+            # A rollback must take place though nobody waits for it.
+            if exchange.request == _ROLLBACK or not engine.withdraw(exchange):
+                engine.abandon(exchange)
+                sent = True
         return sent
 
     # What the daemon sends
 
-    def received(self) -> None:
-        """Act on the bytes in `inbox`: complete exchanges, queue events, note waiters to wake.
+    def received(self, data: bytes) -> None:
+        """Act on bytes from the daemon: complete exchanges, queue events, note waiters to wake.
 
-        May be called at any time, and again after an interrupt.
+        A leader that has its answers and no followers leads no more.
+
+        Arguments:
+            data: the bytes; empty at the end of the stream.
         """
         engine = self.engine
-        engine.process()
-        events = engine.events
-        for item in events:
-            if item.__class__ is Exchange:
-                waiter: Waiter | None = item.owner
-                if waiter is None:
+        if data:
+            engine.receive_data(data)
+        else:
+            engine.receive_eof()
+        if not engine.events:
+            return
+        events, engine.events = engine.events, []
+        for event in events:
+            if event.__class__ is not Exchange:
+                self._take(event)
+                continue
+            waiter: Any = event
+            if event.owner is not None:
+                waiter = event.owner
+                event.owner = None  # else there would be a cycle for the garbage collector
+                waiter.unanswered -= 1
+                if waiter.unanswered:
                     continue
-                # To look at every exchange of a batch after each answer would take the square of
-                # their number. The last request is nearly always the last one answered.
-                if waiter.exchanges[-1].answer is not None:
-                    if waiter is self.leader and len(waiter.exchanges) == 1:
-                        waiter.done = True
-                    else:
-                        self._update_done(waiter)
-                # Without this line each request would leave a cycle for the garbage collector,
-                # since the waiter refers to the exchange as well.
-                item.owner = None
-            else:
-                self._take(item)
-        events.clear()
+                waiter.done = True
+            if self._waiting:
+                self._wake(waiter)
+            elif self.leader is waiter and engine.closed is None:
+                self.leader = None  # as `leave` does
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection: every unanswered request and every watch ends with `reason`.
@@ -389,25 +398,17 @@ class Session:
         All waiters are done after it. Does nothing more once the connection is over.
         """
         self.engine.close(reason)
-        self.received()
+        self.received(b"")  # this is no news to a closed engine, whose events are dealt with
 
-    def _update_done(self, waiter: Waiter) -> None:
-        """Find out whether `waiter` is done; if it is, and sleeps, put it into `to_wake`."""
-        if not waiter.done:
-            queue = waiter.queue
-            if queue is None:
-                for exchange in waiter.exchanges:
-                    if exchange.answer is None and not exchange.withdrawn:
-                        return
-            elif not queue.ready and self.closed is None:
-                queue.waiters.add(waiter)
-                return
+    def _wake(self, waiter: Wait) -> None:
+        """Have a waiter that is done woken, if it sleeps."""
         if waiter in self._waiting:
             self.to_wake.append(waiter)
-            waiter.done = True
             del self._waiting[waiter]
-        else:
-            waiter.done = True
+
+    def _end_wait(self, waiter: Wait) -> None:
+        waiter.done = True
+        self._wake(waiter)
 
     def _take(self, event: Any) -> None:
         """Act on an event of the engine that is no answer."""
@@ -432,13 +433,17 @@ class Session:
                 for _, queue in listeners:
                     queue.ended = event.reason
                     self._wake_waiters(queue)
-            for waiter in (*self._waiting, self.leader):
-                if waiter is not None:
-                    self._update_done(waiter)
+            leader = () if self.leader is None else (self.leader,)
+            for waiter in (*leader, *self._waiting):
+                # An interrupted step may have left an exchange without an answer.
+                for exchange in waiter.exchanges if isinstance(waiter, Waiter) else (waiter,):
+                    if exchange.answer is None and not exchange.withdrawn:
+                        exchange.end(event.reason)
+                self._end_wait(waiter)
         else:
             self.ignored.append(event)
 
     def _wake_waiters(self, queue: EventQueue) -> None:
-        for waiter in list(queue.waiters):
-            self._update_done(waiter)
-            queue.waiters.discard(waiter)
+        for waiter in queue.waiters:
+            self._end_wait(waiter)
+        queue.waiters.clear()

@@ -7,10 +7,11 @@ greenlets whose answers or events have come. While no greenlet waits, the hub do
 **No locks.** Only ``_sleep`` lets other greenlets run. All the rest is one step to them.
 
 **The end of a wait.** A ``gevent.Timeout``, a kill, or whatever else ends a wait, goes through
-``_cancel``, which withdraws or abandons the requests and leaves the session whole. An exception out
-of a signal handler may come in the hub as well, in the middle of ``_ready``. gevent then stops the
-watcher that called it. So ``_recover`` is scheduled, which does what may have been left undone and
-starts the watcher again.
+``_give_up``, which withdraws or abandons the requests and leaves the session whole.
+
+**Interrupts.** `xsproto.clients.session` has the contract: an exception out of a signal handler, in
+a step of bookkeeping, ends the connection. In the hub it can leave ``_ready``. gevent then stops
+the watcher that called it. So ``_ready`` is scheduled once more, which finds the step interrupted.
 """
 
 from __future__ import annotations
@@ -28,12 +29,11 @@ from gevent.hub import Waiter as Gate
 from xsproto.adapters.blocking import AdapterConnection
 from xsproto.adapters.deadlines import Clock
 from xsproto.adapters.fork import close_all_after_fork, register_for_fork
-from xsproto.adapters.transport import read_now, write_now
+from xsproto.adapters.transport import read_now
 from xsproto.client import Exchange
-from xsproto.clients.connection import run_despite_interrupt
 from xsproto.clients.event_queue import EventQueue, WatchEvent
 from xsproto.clients.messages import forked, no_answer, no_event, nothing_watched
-from xsproto.clients.session import Role, Session, Waiter
+from xsproto.clients.session import Role, Session, Wait, Waiter
 from xsproto.errors import LocalProtocolError, TimedOut, XenStoreError
 from xsproto.requests import Request
 
@@ -94,10 +94,9 @@ class Connection(AdapterConnection):
         self.session = session
         # The hub leads for good, so that all greenlets are followers.
         session.leader = Waiter()
-        self.deadline_for = clock.deadline_for
+        self.clock = clock
         self._hub = get_hub()
         self.guard = _OwnerGuard(self._hub, session, transport.path)
-        self._write_blocked = False  # whether there is more to write than the daemon has room for
         self._waking = False  # whether `_wake` is at work
         self._corked = False  # whether `_wake` will write as well, so that nobody else need
         register_for_fork(self)
@@ -109,59 +108,111 @@ class Connection(AdapterConnection):
     # What greenlets call
 
     def exchange(
-        self, tx_id: int, requests: Sequence[Request[Any]], deadline: float | None
-    ) -> Sequence[Exchange]:
+        self,
+        request: Request[Any],
+        tx_id: int,
+        deadline: float | None,
+        waiter: Waiter | None = None,
+    ) -> Exchange:
         """See `BlockingConnection`."""
         session, hub = self.session, self._hub
         if get_hub() is not hub:
             self.check_owner()
-        waiter = Waiter(None, None, (), Gate(hub))
+        exchange = None
         try:
-            session.submit(waiter, requests, tx_id)
+            if session.changing:
+                session.break_off()
+            session.changing = True
+            exchange = session.engine.send(request, tx_id)
+            if waiter is not None:
+                waiter.exchanges = (exchange,)
             if not self._corked:
                 self.flush()
-            if session.enter(waiter) is not _DONE:
-                self._sleep(waiter, deadline)
-            return waiter.exchanges
+            session.enter(exchange)
+            session.changing = False
+            self._sleep(exchange, deadline)
+            return exchange
         except BaseException as error:
-            sent = run_despite_interrupt(self._cancel, waiter)
-            if isinstance(error, TimedOut):
-                busy = session.engine.outstanding > 0
-                raise no_answer(self.transport.path, requests, sent, busy) from None
-            if isinstance(error, XenStoreError):
-                error.__traceback__ = None  # the frames of the engine tell a user nothing
+            if (timed_out := self._fail(error, exchange)) is not None:
+                raise timed_out from None
             raise
+
+    def exchange_all(
+        self, requests: Sequence[Request[Any]], tx_id: int, deadline: float | None
+    ) -> Sequence[Exchange]:
+        """See `BlockingConnection`."""
+        self.check_owner()
+        waiter = Waiter()
+        exchanges = None
+        try:
+            session = self.begin_step()
+            exchanges = session.send_all(waiter, requests, tx_id)
+            if not self._corked:
+                self.flush()
+            role = session.enter(waiter)
+            session.changing = False
+            if role is not _DONE:
+                self._sleep(waiter, deadline)
+            return exchanges
+        except BaseException as error:
+            failed = None if exchanges is None else waiter
+            if (timed_out := self._fail(error, failed)) is not None:
+                raise timed_out from None
+            raise
+
+    def _fail(self, error: BaseException, waiter: Wait | None) -> TimedOut | None:
+        """Give up a wait after an exception; return the error that tells a user of a `TimedOut`."""
+        session = self.session
+        if isinstance(error, XenStoreError):
+            error.__traceback__ = None  # the frames of the engine tell a user nothing
+            if waiter is None:
+                session.changing = False  # the request was refused, and nothing was changed
+                return None
+        sent = self._give_up(waiter)
+        if not isinstance(error, TimedOut) or waiter is None:
+            return None
+        busy = bool(session.engine.outstanding)
+        exchanges = waiter.exchanges if isinstance(waiter, Waiter) else (waiter,)
+        return no_answer(self.transport.path, [one.request for one in exchanges], sent, busy)
 
     def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent:
         """See `BlockingConnection`."""
         self.check_owner()
-        taken: list[WatchEvent] = []
-        while True:
-            waiter = Waiter(None, queue, (), Gate(self._hub))
-            try:
+        event = None
+        waiter = Waiter(queue)
+        try:
+            while True:
+                session = self.begin_step()
                 if queue:
-                    queue.take(taken)
-                    return taken[0]
-                if (ended := queue.ended or self.session.closed) is not None:
+                    event = queue.take()
+                elif (ended := queue.ended or session.closed) is not None:
+                    session.changing = False
                     raise ended.with_traceback(None)
-                if not queue.watches:
+                elif not queue.watches:
+                    session.changing = False
                     raise nothing_watched()
-                if self.session.enter(waiter) is not _DONE:
+                role = _DONE if event is not None else session.enter(waiter)
+                session.changing = False
+                if event is not None:
+                    return event
+                if role is not _DONE:
                     self._sleep(waiter, deadline)
                 # Once more from the start: another greenlet may have taken the event first.
-            except BaseException as error:
-                queue.put_back(taken)
-                run_despite_interrupt(self._cancel, waiter)
-                if isinstance(error, TimedOut):
-                    raise no_event(queue.watches) from None
-                raise
+        except BaseException as error:
+            if event is not None:
+                queue.put_back(event)
+            self._give_up(waiter)
+            if isinstance(error, TimedOut):
+                raise no_event(queue.watches) from None
+            raise
 
-    def _sleep(self, waiter: Waiter, deadline: float | None) -> None:
+    def _sleep(self, waiter: Wait, deadline: float | None) -> None:
         """Let other greenlets run until `waiter` is done.
 
         Raises:
             TimedOut: it is not done by `deadline`.
         """
+        waiter.handle = Gate(self._hub)
         if not self.transport.has_reader:
             self._update_callbacks()
         if deadline is None:
@@ -175,23 +226,29 @@ class Connection(AdapterConnection):
                 pass
         finally:
             timer.close()
+        session = self.begin_step()
         for _ in range(_LATE_READS):
             if waiter.done or not self._receive():
                 break
         self.flush()
+        session.changing = False
         if not waiter.done:
             raise TimedOut("not in time")
 
-    def _cancel(self, waiter: Waiter) -> bool:
-        """Give up a wait after an exception. May be done again after an interrupt.
+    def _give_up(self, waiter: Wait | None) -> bool:
+        """End a wait that an exception has ended. May be called again.
 
         Returns:
             whether the daemon may have seen any of its requests.
         """
-        sent = self.session.cancel(waiter)
-        self.session.leave(waiter)
+        session = self.begin_step()
+        sent = False
+        if waiter is not None:
+            sent = session.cancel(waiter)
+            session.leave(waiter)
         self.flush()
         self._update_callbacks()
+        session.changing = False
         return sent
 
     def flush(self) -> None:
@@ -201,9 +258,10 @@ class Connection(AdapterConnection):
             return  # `_wake` is at work, and will do both
         if session.to_wake and not self._waking:
             self._hub.loop.run_callback(self._ready)
-        write_blocked = write_now(session, self.transport)
-        if write_blocked != self._write_blocked:
-            self._write_blocked = write_blocked
+        transport = self.transport
+        blocked = transport.write_blocked
+        transport.write(session.engine)
+        if transport.write_blocked is not blocked:
             self._update_callbacks()
 
     # The hub's part
@@ -212,27 +270,24 @@ class Connection(AdapterConnection):
         """Have the hub watch the connection while any greenlet waits, and not otherwise."""
         if self.session.closed is None:
             reading = self._ready if self.session.waiting else None
-            self.transport.set_callbacks(reading, reading if self._write_blocked else None)
+            self.transport.set_callbacks(reading, reading if self.transport.write_blocked else None)
 
     def _ready(self) -> None:
         """Receive, write and wake. The hub calls it when there may be something of that to do."""
+        session = self.begin_step()
         try:
-            if self.session.engine.outstanding > 1:
+            if len(session.engine.outstanding) > 1:
                 # Offer the CPU: else each answer would interrupt the daemon in giving the next
                 # one, where both share a CPU.
                 os.sched_yield()
             self._receive()
+            session.changing = False
             self._wake()
         except BaseException:
-            # It came out of a signal handler. gevent has stopped the watcher whose callback raised.
-            self._hub.loop.run_callback(self._recover)
+            # It came out of a signal handler, and gevent stops the watcher whose callback raises.
+            self._corked = self._waking = False
+            self._hub.loop.run_callback(self._ready)
             raise
-
-    def _recover(self) -> None:
-        """Do what an exception has kept `_ready` from, and start the watchers again."""
-        self._receive()
-        self._wake()
-        self._update_callbacks()
 
     def _receive(self) -> bool:
         """Receive what is there; return whether there was anything. Close what is over."""
@@ -261,9 +316,11 @@ class Connection(AdapterConnection):
     def close(self, reason: XenStoreError) -> None:
         """See `AdapterConnection`."""
         with self.guard:
-            self.session.close(reason)
+            session = self.begin_step()
+            session.close(reason)
             self.transport.close()
             self.flush()
+            session.changing = False
 
     def close_after_fork(self) -> None:
         """See `ForkAware`."""

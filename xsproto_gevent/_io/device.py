@@ -8,19 +8,22 @@ import posix
 import select
 from types import SimpleNamespace
 from typing import Any, Final
-from weakref import WeakMethod
 
 from gevent.monkey import get_original
 
-from xsproto.adapters.blocking import BlockingRequestConnection
 from xsproto.adapters.deadlines import Clock
-from xsproto.adapters.device import DeviceSession
-from xsproto.adapters.device_transport import RequestTransport, SystemModules, WatchTransport
+from xsproto.adapters.device import device_session, watch_session
+from xsproto.adapters.device_transport import (
+    DeviceTransport,
+    RequestTransport,
+    SystemModules,
+    WatchTransport,
+)
 
 from .connection import Connection
 from .transport import Transport
 
-__all__ = ["RequestConnection", "open_watches"]
+__all__ = ["open_requests", "open_watches"]
 
 # The originals. Monkey-patching makes greenlets of threads, and takes epoll away.
 _SELECT: Any = select
@@ -31,33 +34,21 @@ _MODULES: Final = SystemModules(
 )
 
 
-def _transport(device: RequestTransport) -> Transport:
+def _transport(device: DeviceTransport) -> Transport:
     return Transport(device, device.wakeup_fds())
 
 
-class RequestConnection(BlockingRequestConnection, Connection):
-    """The connection for requests on the device; see `BlockingRequestConnection`.
+def open_requests(path: str, clock: Clock) -> Connection:
+    """Open the device, and make the connection for requests.
 
     Arguments:
         path: the path of the device.
         clock: the client's time limits.
-        replace: see `xsproto.adapters.device.RetiringConnection`.
 
     Raises:
         ConnectFailed: there is no device at `path`, or it may not be used.
     """
-
-    session: DeviceSession
-
-    def __init__(self, path: str, clock: Clock, replace: WeakMethod[Any]) -> None:
-        transport = _transport(RequestTransport(path, _MODULES))
-        super().__init__(transport, clock, DeviceSession())
-        self.replace = replace
-
-    def wake_all(self) -> None:
-        """See `xsproto.adapters.device.RetiringConnection`."""
-        # It has the hub wake them. The leader is the hub itself, which has no need to be woken.
-        self.flush()
+    return Connection(_transport(RequestTransport(path, _MODULES)), clock, device_session())
 
 
 def open_watches(path: str, clock: Clock) -> Connection:
@@ -71,4 +62,4 @@ def open_watches(path: str, clock: Clock) -> Connection:
         ConnectFailed: there is no device at `path`, or it may not be used, or no thread can be
             started.
     """
-    return Connection(_transport(WatchTransport(path, _MODULES)), clock, DeviceSession())
+    return Connection(_transport(WatchTransport(path, _MODULES)), clock, watch_session())

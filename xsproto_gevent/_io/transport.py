@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from gevent import get_hub
 
-from xsproto.adapters import transport
+from xsproto.adapters.transport import ConnectionTransport
+from xsproto.client import ClientConnection
 
 __all__ = ["READ", "WRITE", "Callback", "Transport"]
 
@@ -19,23 +20,17 @@ READ: Final = 1
 WRITE: Final = 2
 
 
-class Transport:
-    """A `xsproto.adapters.transport.Transport` that the hub of the current thread can watch.
+class Transport(ConnectionTransport):
+    """A transport that the hub of the current thread can watch.
 
     Arguments:
         bytes_: the transport to watch. It is closed with this.
         wakeup_fds: more descriptors to watch for being readable.
     """
 
-    def __init__(self, bytes_: transport.Transport, wakeup_fds: Sequence[int] = ()) -> None:
-        self.path = bytes_.path
-        self.fileno = bytes_.fileno
-        self.write = bytes_.write
-        self.read_now = bytes_.read_now
+    def __init__(self, bytes_: ConnectionTransport, wakeup_fds: Sequence[int] = ()) -> None:
+        super().__init__(bytes_.path)
         self._bytes = bytes_
-        #: Closes the descriptors in a forked child. It leaves the watchers alone: the child shares
-        #: the loop's own descriptor with its parent, for which a change would count as well.
-        self.close_after_fork = bytes_.close_after_fork
         loop: Any = get_hub().loop
         fileno = self.fileno()
         self._reader = loop.io(fileno, READ)
@@ -66,8 +61,29 @@ class Transport:
         active: bool = self._reader.active
         return active
 
+    def fileno(self) -> int:
+        """See `xsproto.adapters.transport.ConnectionTransport`."""
+        return self._bytes.fileno()
+
+    def write(self, engine: ClientConnection) -> None:
+        """See `xsproto.adapters.transport.ConnectionTransport`."""
+        self._bytes.write(engine)
+        self.write_blocked = self._bytes.write_blocked
+
+    def read_now(self) -> bytes:
+        """See `xsproto.adapters.transport.ConnectionTransport`."""
+        return self._bytes.read_now()
+
+    def close_after_fork(self) -> None:
+        """Close the descriptors in a forked child, whose parent goes on with the connection.
+
+        It leaves the watchers alone: the child shares the loop's own descriptor with its parent,
+        for which a change would count as well.
+        """
+        self._bytes.close_after_fork()
+
     def close(self) -> None:
-        """See `xsproto.adapters.transport.Transport`."""
+        """See `xsproto.adapters.transport.ConnectionTransport`."""
         # Before the descriptor is closed: the loop would watch a closed one otherwise.
         for watcher, _ in self._watchers:
             watcher.close()

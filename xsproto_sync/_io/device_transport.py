@@ -14,7 +14,7 @@ from typing import Any, Final
 from xsproto.adapters import device_transport
 from xsproto.adapters.device_transport import SystemModules
 
-from .transport import Transport
+from .transport import NATIVE_SELECT, WaitingTransport
 
 __all__ = ["WatchTransport", "XenBusTransport"]
 
@@ -44,29 +44,33 @@ def start_thread(function: Callable[..., object], arguments: tuple[Any, ...]) ->
 MODULES: Final = SystemModules(io, posix, select, _socket, start_thread)
 
 
-class XenBusTransport(device_transport.RequestTransport, Transport):
+class XenBusTransport(device_transport.RequestTransport, WaitingTransport):
     """The device, opened for requests, for threads that wait."""
 
     def __init__(self, path: str, modules: SystemModules = MODULES) -> None:
         """Open the device; see `xsproto.adapters.device_transport.RequestTransport`."""
-        Transport.__init__(self, path)
+        WaitingTransport.__init__(self, path)
         device_transport.RequestTransport.__init__(self, path, modules)
 
     def wait(self, timeout: float | None, write: bool) -> bool:
-        """See `Transport`. `write` is not used: the device is never ready to be written to."""
-        if self._epoll is None or self.patched():
-            return super().wait(timeout, False)
-        return bool(self._epoll.poll(timeout, 1))
-
-    def read(self, inbox: list[bytes]) -> None:
-        """See `Transport`."""
-        self.wait(None, False)
-        self.read_now(inbox)
+        """See `WaitingTransport`. `write` is not used: the device is never ready to be written."""
+        return _wait(self, timeout)
 
 
-class WatchTransport(device_transport.WatchTransport, XenBusTransport):
+class WatchTransport(device_transport.WatchTransport, WaitingTransport):
     """The device, opened for watches, for threads that wait."""
 
     def __init__(self, path: str, modules: SystemModules = MODULES) -> None:
         """Open the device; see `xsproto.adapters.device_transport.WatchTransport`."""
-        super().__init__(path, modules)
+        WaitingTransport.__init__(self, path)
+        device_transport.WatchTransport.__init__(self, path, modules)
+
+    def wait(self, timeout: float | None, write: bool) -> bool:
+        """See `WaitingTransport`. `write` is not used: the device is never ready to be written."""
+        return _wait(self, timeout)
+
+
+def _wait(transport: Any, timeout: float | None) -> bool:
+    if transport._epoll is None or select.select is not NATIVE_SELECT:
+        return WaitingTransport.wait(transport, timeout, False)
+    return bool(transport._epoll.poll(timeout, 1))

@@ -3,60 +3,39 @@
 from __future__ import annotations
 
 import select
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
+from socket import MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR
 from types import BuiltinFunctionType
 from typing import Any, Final
 
-__all__ = ["Transport"]
+from xsproto.adapters import transport
+from xsproto.adapters.transport import READ_SIZE, ConnectionTransport
 
-# The function that waits as a thread of the system does; None if it was patched before this module
-# was imported.
-_native_select: Final = select.select if isinstance(select.select, BuiltinFunctionType) else None
+__all__ = ["NATIVE_SELECT", "SocketTransport", "WaitingTransport"]
+
+#: The ``select.select`` that waits as a thread of the system does; None if it was patched before this
+#: module was imported. Where it is another one, threads may be greenlets, and only
+#: `WaitingTransport.wait` lets the others run.
+NATIVE_SELECT: Final = select.select if isinstance(select.select, BuiltinFunctionType) else None
 
 
-class Transport(ABC):
-    """What a connection reads from and writes to, with calls that wait and calls that do not.
-
-    A call adds what it read, or how much it wrote, to the caller's list, so that no interrupt can
-    lose it: `xsproto.adapters.transport` tells how.
+class WaitingTransport(ConnectionTransport):
+    """A transport that a thread can wait for.
 
     Arguments:
-        path: the path of the socket or the device.
+        path: the path of the socket or the device, or another name, for messages.
     """
 
+    #: A C function that waits for bytes without a time limit, for
+    #: `xsproto.adapters.transport.receive`; None if there is none, so that `wait` must be used.
+    recv: Callable[[int], bytes] | None = None
+
     def __init__(self, path: str) -> None:
-        #: The path of the socket or the device, for messages.
-        self.path = path
+        super().__init__(path)
         self._poll: Any = None
         self._poll_read: Any = None
         self._poll_both: Any = None
-
-    @abstractmethod
-    def fileno(self) -> int:
-        """See `xsproto.adapters.transport.Transport`."""
-
-    @abstractmethod
-    def write(self, data: bytes | memoryview, written: list[int]) -> None:
-        """See `xsproto.adapters.transport.Transport`."""
-
-    @abstractmethod
-    def read(self, inbox: list[bytes]) -> None:
-        """Wait for bytes, without a time limit, and read them.
-
-        It may return with nothing. After `shutdown` it returns or raises at once.
-
-        Arguments:
-            inbox: gets the bytes appended; an empty element is the end of the stream.
-
-        Raises:
-            BlockingIOError: there was nothing to read after all.
-            OSError: the connection is gone.
-        """
-
-    @abstractmethod
-    def read_now(self, inbox: list[bytes]) -> None:
-        """See `xsproto.adapters.transport.Transport`."""
 
     def wait(self, timeout: float | None, write: bool) -> bool:
         """Wait until there is something to read or to write.
@@ -96,19 +75,32 @@ class Transport(ABC):
         """Return more descriptors that end a wait when they become readable."""
         return ()
 
-    @staticmethod
-    def patched() -> bool:
-        """Return whether threads may be greenlets, so that only `wait` lets the others run."""
-        return select.select is not _native_select
-
     @abstractmethod
     def shutdown(self) -> None:
         """End the connection for both sides, and every wait for it. From any thread; idempotent."""
 
-    @abstractmethod
-    def close(self) -> None:
-        """Close the descriptors. Idempotent."""
 
-    def close_after_fork(self) -> None:
-        """Close the descriptors in a forked child, whose parent goes on with the connection."""
-        self.close()
+class SocketTransport(transport.SocketTransport, WaitingTransport):
+    """A connected stream socket that waits, as those of `socket` do.
+
+    Arguments:
+        sock: the socket; it is closed with this.
+        path: the path that it is connected to, or another name, for messages.
+    """
+
+    def __init__(self, sock: Any, path: str) -> None:
+        WaitingTransport.__init__(self, path)
+        transport.SocketTransport.__init__(self, sock, path, MSG_DONTWAIT | MSG_NOSIGNAL)
+        self.recv = self._recv
+
+    def read_now(self) -> bytes:
+        """See `ConnectionTransport`."""
+        data: bytes = self.sock.recv(READ_SIZE, MSG_DONTWAIT)
+        return data
+
+    def shutdown(self) -> None:
+        """See `WaitingTransport`."""
+        try:
+            self.sock.shutdown(SHUT_RDWR)
+        except OSError:
+            pass  # the daemon has ended it before

@@ -86,11 +86,13 @@ class _HandleClient(Client):
 
     def ask(self, tx_id: int, request: Request[Any]) -> Any:
         connection = self._connection
-        return connection.exchange(tx_id, (request,), connection.deadline_for(DEFAULT))[0].value()
+        deadline = connection.clock.deadline_for(DEFAULT)
+        return connection.exchange(request, tx_id, deadline).result()
 
     def ask_for_watch(self, request: Request[Any]) -> Any:
         connection = self._watch_connection()
-        return connection.exchange(0, (request,), connection.deadline_for(DEFAULT))[0].value()
+        deadline = connection.clock.deadline_for(DEFAULT)
+        return connection.exchange(request, 0, deadline).result()
 
     def listen(self, queue: EventQueue) -> None:
         connection = self._watch_connection()
@@ -103,7 +105,7 @@ class _HandleClient(Client):
 
     def take_event(self, queue: EventQueue, timeout: Timeout) -> WatchEvent:
         connection = self._watch_connection()
-        return connection.take_event(queue, connection.deadline_for(timeout))
+        return connection.take_event(queue, connection.clock.deadline_for(timeout))
 
 
 class _FullQueue(EventQueue):
@@ -132,13 +134,11 @@ class _FullQueue(EventQueue):
             self._all = deque(merged.values())
         self._all.append(WatchEvent(path, token))
 
-    def take(self, taken: list[WatchEvent]) -> None:
-        taken.extend(map(deque.popleft, (self._all,)))
+    def take(self) -> WatchEvent:
+        return self._all.popleft()
 
-    def put_back(self, taken: list[WatchEvent]) -> None:
-        for event in reversed(taken):
-            if not (self._all and self._all[0] is event):
-                self._all.appendleft(event)
+    def put_back(self, event: WatchEvent) -> None:
+        self._all.appendleft(event)
 
     def purge(self, path: bytes, token: bytes) -> None:
         self._all = deque(

@@ -18,7 +18,6 @@ from callback_loop import Loop, suspend
 
 from xsproto.adapters.asynchronous import (
     AsyncClientBase,
-    AsyncRequestConnection,
     Backend,
     EventLoopConnection,
     open_connections,
@@ -26,15 +25,15 @@ from xsproto.adapters.asynchronous import (
 from xsproto.adapters.device_transport import SystemModules
 from xsproto.adapters.discovery import locate
 from xsproto.adapters.fork import close_all_after_fork
-from xsproto.adapters.transport import Transport
-from xsproto.clients.session import Role, Session, Waiter
+from xsproto.adapters.transport import ConnectionTransport
+from xsproto.clients.session import Role, Session, Wait, Waiter
 from xsproto_sync import EmbeddedXenStore
 
 
 class Connection(EventLoopConnection):
     """A connection that any number of tasks share."""
 
-    def __init__(self, loop: Loop, transport: Transport, session: Session) -> None:
+    def __init__(self, loop: Loop, transport: ConnectionTransport, session: Session) -> None:
         super().__init__(transport, session)
         self._loop = loop
         session.enter(Waiter())  # the loop leads for good: it receives, and tasks only sleep
@@ -44,12 +43,12 @@ class Connection(EventLoopConnection):
         if threading.get_ident() != self._loop.thread:
             raise self.wrong_owner("it does not run here")
 
-    async def wait(self, waiter: Waiter, role: Role) -> None:
+    async def wait(self, waiter: Wait, role: Role) -> None:
         waiter.handle = self._loop.current
         while not waiter.done:
             await suspend()
 
-    def wake(self, waiter: Waiter) -> None:
+    def wake(self, waiter: Wait) -> None:
         waiter.handle.wake()
 
     def update_write_interest(self) -> None:
@@ -57,10 +56,6 @@ class Connection(EventLoopConnection):
 
     def unregister(self) -> None:
         self._loop.remove_reader(self.transport.fileno())
-
-
-class RequestConnection(AsyncRequestConnection, Connection):
-    """The connection for requests on the XenBus device, where watches live on a `Connection`."""
 
 
 os.register_at_fork(after_in_child=close_all_after_fork)
@@ -74,9 +69,7 @@ async def open_client(
 ) -> AsyncIterator[AsyncClientBase]:
     """Connect to XenStore; for ``async with``, which closes the client at its end."""
     location = locate(unix_socket_path, xen_bus_path, os)
-    backend = Backend(
-        partial(Connection, loop), loop.sleep, socket, partial(RequestConnection, loop), MODULES
-    )
+    backend = Backend(partial(Connection, loop), loop.sleep, socket, MODULES)
     client = AsyncClientBase(*await open_connections(location, backend))
     try:
         yield client

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from itertools import count
 
 import pytest
+from xsproto_sync._io.device import RequestConnection
 
 from xsproto import ConnectionClosed, TimedOut
 from xsproto.clients.blocking import Transaction
 from xsproto.clients.session import Waiter
 from xsproto.requests import Read
 from xsproto_sync import Client
-from xsproto_sync._io.device import RequestConnection
 
 from ...clients.test_interrupts import CALLS, GAPS, KNOWN, Bench, Injector, Problems, check_session
 from ...support.daemons import Daemon, require

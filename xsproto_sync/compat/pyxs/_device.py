@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from xsproto.adapters.device import refusal
+from xsproto.adapters.device_transport import DeviceTransport
 from xsproto.errors import ConnectFailed
 from xsproto.wire import HEADER, HEADER_SIZE, NUL, REPLY_MAX, Op, Packet, PacketReader
 
@@ -45,7 +46,7 @@ _RESET_WATCHES: Final = Op.RESET_WATCHES.value
 class _DeviceConnection:
     """A transport of the device with at most one request outstanding, and a queue of others."""
 
-    def __init__(self, transport: XenBusTransport) -> None:
+    def __init__(self, transport: DeviceTransport) -> None:
         self.transport = transport
         self.reader = PacketReader(max_payload=REPLY_MAX)
         self.outstanding: bytes | None = None
@@ -62,30 +63,24 @@ class _DeviceConnection:
         if self.outstanding is None and self.waiting:
             self.outstanding = self.waiting.popleft()
             # A refusal by the kernel does not raise here: it is read as an answer.
-            self.transport.write(self.outstanding, [])
+            self.transport.send(self.outstanding)
 
     def receive(self) -> list[Packet]:
         """Return the packets that can be read without waiting."""
-        inbox: list[bytes] = []
         try:
-            self.transport.read_now(inbox)
+            data = self.transport.read_now()
         except BlockingIOError:
-            pass
-        if b"" in inbox:
+            return []
+        if not data:
             raise OSError(errno.ECONNRESET, "the device has ended")
-        return list(self.reader.receive_data(b"".join(inbox)))
+        return list(self.reader.receive_data(data))
 
     def take_answered(self, packet: Packet) -> bytes | None:
-        """Return the request that `packet` answers, and send the next one; None if it answers none.
-
-        The id of the packet does not count, because old kernels send a wrong one. It is set to that
-        of the request.
-        """
+        """Return the request that `packet` answers, and send the next; None if it answers none."""
         request = self.outstanding
-        if request is None or packet.op not in (HEADER.unpack_from(request)[0], _ERROR):
+        if request is None or packet.rq_id != HEADER.unpack_from(request)[1]:
             return None
         self.outstanding = None
-        packet.rq_id = HEADER.unpack_from(request)[1]
         self.send_next()
         return request
 
