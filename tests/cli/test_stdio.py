@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,9 +21,10 @@ from xsproto_sync import EmbeddedXenStore
 from xsproto_sync.cli.main import commands
 from xsproto_sync.cli.stdio import Relay
 
-from ..support import ROOT
+from ..support import ROOT, daemons
 from ..support.daemons import Daemon
 from ..support.embedded_daemon import COMMAND
+from ..support.fake_device import LIBRARY, Preload, device_of
 
 READY = GREETING + b"ready xsproto\n"
 OK = b"OK\0"
@@ -176,14 +177,17 @@ def test_a_client_that_does_not_read_is_not_read_from() -> None:
 # The command
 
 
-def run(*arguments: str, requests: bytes, **environ: str) -> subprocess.CompletedProcess[bytes]:
+def run(
+    *arguments: str, requests: bytes, environ: Mapping[str, str] = {}
+) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [*COMMAND, "stdio", *arguments],
         input=requests,
         capture_output=True,
         timeout=30,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+        env={**os.environ, **environ},
         check=False,
+        cwd=ROOT,
     )
 
 
@@ -194,12 +198,19 @@ def answers(result: subprocess.CompletedProcess[bytes]) -> list[tuple[int, int, 
 
 
 @contextmanager
-def piped(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+def piped(
+    *arguments: str, environ: Mapping[str, str] = {}
+) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
     """`xsproto stdio`, connected, and the other end of its standard input and output."""
     near, far = socket.socketpair()
     near.settimeout(20)
     process = subprocess.Popen(
-        [*COMMAND, "stdio", *arguments], stdin=far, stdout=far, stderr=subprocess.PIPE
+        [*COMMAND, "stdio", *arguments],
+        stdin=far.fileno(),
+        stdout=far.fileno(),
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environ},
+        cwd=ROOT,
     )
     far.close()
     assert process.stderr is not None
@@ -246,9 +257,6 @@ def test_requests_from_a_file_get_all_their_answers(daemon: Daemon) -> None:
 
 
 def test_read_only_leaves_a_daemon_as_it_is(daemon: Daemon) -> None:
-    def number(reply: tuple[int, bytes]) -> bytes:
-        return reply[1].rstrip(b"\0")
-
     daemon.request(Op.WRITE, b"/a\0before")
     refused: Sequence[tuple[int, bytes]] = [
         (Op.WRITE, b"/a\0after"),
@@ -296,7 +304,8 @@ def test_read_only_leaves_a_daemon_as_it_is(daemon: Daemon) -> None:
 
 def test_the_daemon_is_found_as_by_every_command() -> None:
     with EmbeddedXenStore() as store:
-        result = run(requests=ask(Op.READ, b"/tool\0", 1), XENSTORED_PATH=store.socket_path())
+        environ = {"XENSTORED_PATH": store.socket_path()}
+        result = run(requests=ask(Op.READ, b"/tool\0", 1), environ=environ)
     assert answers(result) == [(Op.READ, 1, b"")]
 
 
@@ -400,3 +409,58 @@ def test_ctrl_c_ends_it() -> None:
     with EmbeddedXenStore() as store, piped("--socket", store.socket_path()) as (process, _):
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
+
+
+# The device
+
+
+@pytest.fixture(scope="module")
+def preload() -> Iterator[Preload]:
+    if reason := LIBRARY.missing():
+        daemons.skip(reason)
+    with Preload() as preload:
+        yield preload
+
+
+def test_a_device_serves_a_client_that_knows_only_sockets(daemon: Daemon, preload: Preload) -> None:
+    """Many requests at once, watches and transactions among them, and more than it takes."""
+    device = device_of(daemon.socket_path)
+    with piped("--xenbus", device, environ=preload.environment()) as (process, sock):
+        sock.sendall(
+            ask(Op.WRITE, b"/a\0one", 1)
+            + ask(Op.WATCH, b"/a\0token\0", 2)
+            + ask(Op.RESET_WATCHES, b"\0", 3)
+            + ask(Op.WRITE, b"/a\0" + b"v" * 4090, 4)
+            + ask(Op.WATCH, b"/a\0other\x001\0", 5)
+            + ask(Op.TRANSACTION_START, b"\0", 6)
+            + ask(Op.WRITE, b"/a\0two", 7)
+            + ask(Op.UNWATCH, b"/a\0token\0", 8)
+            + ask(Op.READ, b"/a\0", 9)
+        )
+        got = [receive_packet(sock) for _ in range(11)]
+        events = [packet for packet in got if packet[0] == Op.WATCH_EVENT]
+        assert events == [(Op.WATCH_EVENT, 0, b"/a\0token\0")] * 2
+        replies = [packet for packet in got if packet[0] != Op.WATCH_EVENT]
+        assert [rq_id for _, rq_id, _ in replies] == list(range(1, 10))
+        assert replies[:3] == [
+            (Op.WRITE, 1, OK),
+            (Op.WATCH, 2, OK),
+            (Op.ERROR, 3, b"ENOSYS\0"),
+        ]
+        assert replies[3] in [(Op.ERROR, 4, b"EINVAL\0"), (Op.ERROR, 4, b"E2BIG\0")]
+        assert replies[4] == (Op.ERROR, 5, b"ENOSYS\0")
+        assert replies[5][0] == Op.TRANSACTION_START
+        assert replies[6:] == [(Op.WRITE, 7, OK), (Op.UNWATCH, 8, OK), (Op.READ, 9, b"two")]
+        daemon.request(Op.WRITE, b"/a\0three")
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(1) == b""
+        assert process.wait(20) == 0
+
+
+def test_a_device_can_be_read_only(daemon: Daemon, preload: Preload) -> None:
+    environ = preload.environment(variables={"XENSTORED_PATH": device_of(daemon.socket_path)})
+    daemon.request(Op.WRITE, b"/a\0before")
+    requests = ask(Op.WRITE, b"/a\0after", 1) + ask(Op.READ, b"/a\0", 2)
+    result = run("--read-only", requests=requests, environ=environ)
+    assert answers(result) == [(Op.ERROR, 1, b"EACCES\0"), (Op.READ, 2, b"before")]
+    assert result.returncode == 0

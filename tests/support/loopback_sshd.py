@@ -3,9 +3,9 @@
     with LoopbackSshd(directory, tools=["socat"]) as sshd:
         open_ssh(f"ssh://127.0.0.1:{sshd.port}", MODULES, ssh=sshd.ssh)
 
-The keys are made on the spot, and neither the user's configuration of ssh nor the system's is used.
-A thread here accepts connections, and gives each to an ``sshd -i`` of its own: so the kernel chooses
-the port, and no daemon can be left behind.
+The keys are made on the spot, and neither the user's configuration of ssh nor the system's is
+used. A thread here accepts connections, and gives each to an ``sshd -i`` of its own: so the kernel
+chooses the port, and no daemon can be left behind.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class LoopbackSshd:
         variables = {"PATH": str(path), **(environ or {})}
         words = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
         program = shutil.which(shell)
-        self._command = f'exec env -i {" ".join(words)} {program} -c "$SSH_ORIGINAL_COMMAND"'
+        command = f'exec env -i {" ".join(words)} {program} -c "$SSH_ORIGINAL_COMMAND"'
         for name in "host", "user":
             subprocess.run(
                 ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / name], check=True
@@ -95,6 +95,7 @@ class LoopbackSshd:
             f"AuthorizedKeysFile {directory}/user.pub\n"
             "UsePAM no\nStrictModes no\nPermitRootLogin yes\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+            f"ForceCommand {command}\n"
         )
         self._listener = socket.create_server(("127.0.0.1", 0))
         #: The port that it listens on.
@@ -141,15 +142,9 @@ class LoopbackSshd:
             except OSError:
                 return
             with connection, (self.directory / "log").open("ab") as log:
-                self._sessions.append(
-                    subprocess.Popen(
-                        [_SSHD, "-i", "-e", "-f", self._config]
-                        + ["-o", f"ForceCommand={self._command}"],
-                        stdin=connection,
-                        stdout=connection,
-                        stderr=log,
-                    )
-                )
+                fd = connection.fileno()
+                command = [_SSHD, "-i", "-e", "-f", str(self._config)]
+                self._sessions.append(subprocess.Popen(command, stdin=fd, stdout=fd, stderr=log))
 
     def wait(self) -> None:
         """Wait until all connections have ended."""

@@ -35,7 +35,7 @@ daemon is there, and every failure until then is an error of `open_ssh`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, NoReturn
 from urllib.parse import unquote
@@ -127,7 +127,7 @@ test -S "$p" || fail no-socket "$p";
 test -w "$p" || fail not-allowed "$p";
 rest=$(echo "$p" | tr -d a-zA-Z0-9/._@%+=~-);
 if has socat && test -z "$rest"; then
-say ready socat; exec socat -t 60 - "UNIX-CONNECT:$p";
+say ready socat; exec socat - "UNIX-CONNECT:$p";
 fi;
 for t in nc ncat; do
 has $t || continue;
@@ -355,6 +355,7 @@ class SshProcess:
                 (os.POSIX_SPAWN_DUP2, far.fileno(), 0),
                 (os.POSIX_SPAWN_DUP2, far.fileno(), 1),
                 (os.POSIX_SPAWN_DUP2, errors.fileno(), 2),
+                *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable(os)),
             ],
             setsigmask=(),
             # Python ignores SIGPIPE. The program may ignore others.
@@ -452,9 +453,8 @@ class SshProcess:
         It waits until ssh has ended, which takes milliseconds, or seconds if ssh hangs.
         """
         modules = self._modules
-        for sock in (getattr(self, "sock", None), getattr(self, "_errors", None)):
-            if sock is not None:
-                sock.close()
+        self.sock.close()
+        self._errors.close()
         if modules.os.getpid() != self._opener:
             self._pids.clear()  # a forked child: ssh is the parent's
         for number in (modules.signal.SIGTERM, modules.signal.SIGKILL):
@@ -498,6 +498,24 @@ class SshProcess:
         # Else ssh would stay as a zombie.
         if getattr(self, "_pids", None):
             self.close()
+
+
+def _inheritable(os: Any) -> Iterator[int]:
+    """Name the descriptors that a new program would inherit, beside the standard ones.
+
+    The program has them from its own parent, or has made them so. ssh may leave a process behind
+    that would keep them open: the master of shared connections.
+    """
+    try:
+        names = os.listdir("/dev/fd")
+    except OSError:
+        return  # this system does not list them
+    for fd in map(int, names):
+        try:
+            if fd > 2 and os.get_inheritable(fd):
+                yield fd
+        except OSError:
+            pass  # it was that of the list, or another thread has closed it
 
 
 def _exit_status(os: Any, status: int) -> int:
