@@ -34,7 +34,7 @@ from xsproto.wire import Op, Packet, PacketReader
 from xsproto_sync import EmbeddedXenStore
 from xsproto_sync._io.ssh import MODULES, wait
 
-from ..support import ROOT
+from ..support import ROOT, daemons
 from ..support.daemons import Daemon
 from ..support.descriptors import open_descriptors
 from ..support.loopback_sshd import LoopbackSshd, require, tool_directory
@@ -76,6 +76,7 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
         ("fe80::1%eth0", Destination("fe80::1%eth0"), "ssh://[fe80::1%eth0]"),
         ("ssh://host", Destination("host"), "ssh://host"),
         ("SSH://host/", Destination("host"), "ssh://host"),
+        ("ssh://host:", Destination("host"), "ssh://host"),
         ("ssh://Host:22", Destination("Host", port=22), "ssh://Host:22"),
         ("ssh://r%40x@host", Destination("host", "r@x"), "ssh://r@x@host"),
         ("ssh://[::1]", Destination("::1"), "ssh://[::1]"),
@@ -108,9 +109,8 @@ def test_a_destination_is_parsed(where: str, destination: Destination, name: str
         ("two hosts", "no host is like that"),
         ("ho\nst", "no host is like that"),
         ("tcp://host", "only ssh:// is known"),
-        ("ssh://host:", None),
-        ("ssh://host:0", "'0' is no port"),
-        ("ssh://host:65536", "'65536' is no port"),
+        ("ssh://host:0", "0 is no port"),
+        ("ssh://host:65536", "65536 is no port"),
         ("ssh://host:x", "'x' is no port"),
         ("ssh://[::1", "an IPv6 address must end with ]"),
         ("ssh://[::1]2", "an IPv6 address must end with ]"),
@@ -118,14 +118,18 @@ def test_a_destination_is_parsed(where: str, destination: Destination, name: str
         ("ssh://host/a%27b", "shells cannot quote the path"),
     ],
 )
-def test_what_is_no_destination_is_refused(where: str, why: str | None) -> None:
-    if why is None:
-        assert parse_destination(where) == Destination("host")
-        return
+def test_what_is_no_destination_is_refused(where: str, why: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         parse_destination(where)
     assert why in str(caught.value)
     assert "[user@]host or ssh://" in str(caught.value)
+
+
+def test_a_destination_of_its_own_making_is_checked_too() -> None:
+    with pytest.raises(InvalidArgument, match="cannot quote the path"):
+        Destination("host", path="/a'; rm -r b; '")
+    with pytest.raises(InvalidArgument, match="no host is like that"):
+        Destination("-oProxyCommand=x")
 
 
 def test_a_password_is_refused_and_not_printed() -> None:
@@ -861,13 +865,14 @@ def use(process: SshProcess, daemon_request: Callable[[int, bytes], tuple[int, b
     assert [packet.payload for packet in got] == [b"/b\0token\0"]
 
 
-@pytest.mark.parametrize("tool", TOOLS)
-def test_a_real_daemon_through_each_tool(
-    daemon: Daemon, tool: str, keys: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("kind", "tool"), [*(("c", tool) for tool in TOOLS), ("oxenstored", "xsproto")]
+)
+def test_a_real_daemon_through_each_tool(kind: str, tool: str, keys: Path, tmp_path: Path) -> None:
+    daemons.require(kind)
     require(tool)
     tools = tool_directory(tmp_path / "bin", [tool])
-    with LoopbackSshd(keys, tools) as sshd:
+    with Daemon(kind) as daemon, LoopbackSshd(keys, tools) as sshd:
         where = f"ssh://127.0.0.1:{sshd.port}{daemon.socket_path}"
         process = open_ssh(where, MODULES, timeout=60, ssh=sshd.ssh)
         assert (process.name, process.tool) == (where, tool)
@@ -904,9 +909,10 @@ def test_any_login_shell_runs_the_script(shell: str, keys: Path, tmp_path: Path)
         pytest.skip(f"{shell} is not installed")
     require("python3")
     tools = tool_directory(tmp_path / "bin", ["python3"])
+    command = f'{shutil.which(shell)} -c "$SSH_ORIGINAL_COMMAND"'
     directory = tmp_path / "a b (c) *?~#;&|<>%"
     directory.mkdir()
-    with EmbeddedXenStore() as store, LoopbackSshd(keys, tools, shell=shell) as sshd:
+    with EmbeddedXenStore() as store, LoopbackSshd(keys, tools, command=command) as sshd:
         os.symlink(store.socket_path(), directory / "socket")
         destination = Destination("127.0.0.1", port=sshd.port, path=f"{directory}/socket")
         process = open_ssh(destination, MODULES, timeout=60, ssh=sshd.ssh)
@@ -929,6 +935,21 @@ def test_read_only_through_ssh(keys: Path, tmp_path: Path) -> None:
         process = open_ssh(where, MODULES, timeout=60, ssh=sshd.ssh)
         assert process.tool == "xsproto"
         assert ask(process, Op.WRITE, b"/a\0x") == (Op.WRITE, 5, OK)
+        process.close()
+        sshd.wait()
+
+
+def test_a_key_can_be_for_reading_alone(keys: Path, tmp_path: Path) -> None:
+    """The host decides what runs, and the greeting tells the client that it may begin."""
+    tools = tool_directory(tmp_path / "bin", ["xsproto"])
+    command = "xsproto stdio --read-only"
+    with (
+        EmbeddedXenStore() as store,
+        LoopbackSshd(keys, tools, {"XENSTORED_PATH": store.socket_path()}, command) as sshd,
+    ):
+        process = open_ssh(f"ssh://127.0.0.1:{sshd.port}", MODULES, timeout=60, ssh=sshd.ssh)
+        assert ask(process, Op.MKDIR, b"/a\0") == (Op.ERROR, 5, b"EACCES\0")
+        assert ask(process, Op.READ, b"/tool\0") == (Op.READ, 5, b"")
         process.close()
         sshd.wait()
 

@@ -70,7 +70,7 @@ class LoopbackSshd:
         directory: an empty directory for keys and configuration.
         path: the PATH of the commands that it runs.
         environ: more of their environment.
-        shell: the login shell that runs them.
+        command: what it runs for each command that a client gives, as its ForceCommand.
     """
 
     def __init__(
@@ -78,13 +78,11 @@ class LoopbackSshd:
         directory: Path,
         path: Path,
         environ: Mapping[str, str] | None = None,
-        shell: str = "sh",
+        command: str = 'sh -c "$SSH_ORIGINAL_COMMAND"',
     ) -> None:
-        require(_SSHD, "ssh", "ssh-keygen", shell)
+        require(_SSHD, "ssh", "ssh-keygen")
         variables = {"PATH": str(path), **(environ or {})}
         words = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
-        program = shutil.which(shell)
-        command = f'exec env -i {" ".join(words)} {program} -c "$SSH_ORIGINAL_COMMAND"'
         for name in "host", "user":
             subprocess.run(
                 ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / name], check=True
@@ -95,7 +93,7 @@ class LoopbackSshd:
             f"AuthorizedKeysFile {directory}/user.pub\n"
             "UsePAM no\nStrictModes no\nPermitRootLogin yes\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
-            f"ForceCommand {command}\n"
+            f"ForceCommand exec env -i {' '.join(words)} {command}\n"
         )
         self._listener = socket.create_server(("127.0.0.1", 0))
         #: The port that it listens on.

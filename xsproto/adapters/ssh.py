@@ -82,12 +82,14 @@ _WAIT_MAX: Final = 1_000_000.0
 _PROBE: Final = Packet(Op.READ, 1, 0, b"/\0")
 
 _OPTIONS: Final = (
-    "-T",  # no terminal: it would change bytes
-    "-a",
+    "-T",  # a terminal would change bytes
+    "-a",  # neither the user's agent nor the display is lent to the far end
     "-x",
     *("-o", "BatchMode=yes"),
     # A forwarding of the user's configuration would take a port that another ssh may have.
     *("-o", "ClearAllForwardings=yes"),
+    # Connections that others share would end with this one.
+    *("-o", "ControlMaster=no"),
     # Without these, nothing would tell that the far end has lost its power or its network.
     *("-o", "ServerAliveInterval=15"),
     *("-o", "ServerAliveCountMax=3"),
@@ -209,12 +211,30 @@ class Destination:
         user: the user there; None for what ssh's configuration says.
         port: the port of its ssh daemon; None for what ssh's configuration says.
         path: the path of the socket there; None for what `SCRIPT` finds.
+
+    Raises:
+        InvalidArgument: ssh or a shell could take one of them for something else.
     """
 
     host: str
     user: str | None = None
     port: int | None = None
     path: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        texts = {"host": self.host} if self.user is None else {"host": self.host, "user": self.user}
+        for what, text in texts.items():
+            if not text:
+                raise _invalid(self.name, f"it has no {what}")
+            # ssh would take a dash for an option.
+            if text.startswith("-") or " " in text or not text.isprintable():
+                raise _invalid(self.name, f"no {what} is like that")
+        if self.port is not None and not 0 < self.port < 65536:
+            raise _invalid(self.name, f"{self.port} is no port")
+        if self.path is not None and not (
+            _UNQUOTABLE.isdisjoint(self.path) and self.path.isprintable()
+        ):
+            raise _invalid(self.name, "shells cannot quote the path in one way")
 
     @property
     def name(self) -> str:
@@ -256,26 +276,11 @@ def parse_destination(where: str) -> Destination:
         else:
             host, _, digits = host.partition(":")
         if digits:
-            port = _port(where, digits)
+            if not (digits.isascii() and digits.isdigit()):
+                raise _invalid(where, f"{digits!r} is no port")
+            port = int(digits)
         host, user = unquote(host), unquote(user)
-    for what, text in (("host", host), *((("user", user),) if at else ())):
-        if (
-            not text
-            or text.startswith("-")
-            or any(c.isspace() or not c.isprintable() for c in text)
-        ):
-            raise _invalid(where, f"it has no {what}" if not text else f"no {what} is like that")
-    if path is not None and (
-        not _UNQUOTABLE.isdisjoint(path) or not all(c.isprintable() for c in path)
-    ):
-        raise _invalid(where, "shells cannot quote the path in one way")
     return Destination(host, user if at else None, port, path)
-
-
-def _port(where: str, digits: str) -> int:
-    if digits.isascii() and digits.isdigit() and 0 < int(digits) < 65536:
-        return int(digits)
-    raise _invalid(where, f"{digits!r} is no port")
 
 
 def _invalid(where: str, why: str) -> InvalidArgument:
