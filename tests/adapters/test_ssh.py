@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import posix
 import shlex
 import shutil
 import signal
@@ -14,6 +15,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from xsproto_sync import EmbeddedXenStore
 from xsproto_sync._io.ssh import MODULES, wait
 
 from ..support import ROOT, daemons
+from ..support.callers import in_child
 from ..support.daemons import Daemon
 from ..support.descriptors import open_descriptors
 from ..support.loopback_sshd import LoopbackSshd, require, tool_directory
@@ -46,15 +49,24 @@ OK = b"OK\0"
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """No test may leave a process or a descriptor."""
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The processes that a test starts. None may be left, nor a descriptor."""
+    spawn = posix.posix_spawnp
+    pids: list[int] = []
+
+    def spawn_and_note(*arguments: Any, **options: Any) -> int:
+        pids.append(spawn(*arguments, **options))
+        return pids[-1]
+
+    monkeypatch.setattr(posix, "posix_spawnp", spawn_and_note)
     gc.collect()
     before = open_descriptors()
-    yield
+    yield pids
     gc.collect()
     assert open_descriptors() == before
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    for pid in pids:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
@@ -511,13 +523,13 @@ def test_only_the_answer_to_the_probe_counts(fake: Fake) -> None:
     assert fake.failure(waits=2).startswith("not within 5 s: ")
 
 
-def test_a_tool_that_ends_at_once(fake: Fake) -> None:
+def test_a_tool_that_ends_at_once(fake: Fake, started: list[int]) -> None:
     fake.python("os.write(2, b'bind: Cannot do that'); os.write(1, READY)")
 
     def wait_for_its_end(fds: Sequence[int], timeout: float | None) -> Sequence[int]:
         ready = list(wait(fds, timeout))
         if fds:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            os.waitid(os.P_PID, started[-1], os.WEXITED | os.WNOWAIT)
         return ready
 
     with pytest.raises(ConnectFailed) as caught:
@@ -679,7 +691,7 @@ def test_without_sessions_it_has_a_group_of_its_own(fake: Fake) -> None:
         def posix_spawnp(self, *arguments: Any, setsid: bool = False, **options: Any) -> int:
             if setsid:
                 raise NotImplementedError("setsid is unavailable on this platform")
-            return os.posix_spawnp(*arguments, **options)
+            return posix.posix_spawnp(*arguments, **options)
 
     fake.python(ANSWERING + "    time.sleep(1000)")
     process = open_ssh("host", MODULES._replace(os=Os()), ssh=(str(fake.path),))
@@ -756,19 +768,15 @@ def test_a_forked_child_leaves_it_alone(fake: Fake) -> None:
     with EmbeddedXenStore() as store:
         fake.local("socat", XENSTORED_PATH=store.socket_path())
         process = fake.open()
+
+        def end_in_child(end: Callable[[], None]) -> None:
+            end()
+            assert process.sock.fileno() == -1
+            assert not process._pids
+            process.close()
+
         for end in (fork.close_all_after_fork, process.close):
-            child = os.fork()
-            if not child:
-                status = 1
-                try:
-                    end()
-                    assert process.sock.fileno() == -1
-                    assert not process._pids
-                    process.close()
-                    status = 0
-                finally:
-                    os._exit(status)
-            assert os.waitpid(child, 0)[1] == 0
+            in_child(partial(end_in_child, end))
         assert ask(process, Op.READ, b"/tool\0") == (Op.READ, 5, b"")
         process.close()
 
