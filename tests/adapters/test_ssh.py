@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -140,6 +141,8 @@ def test_what_is_no_destination_is_refused(where: str, why: str) -> None:
 def test_a_destination_of_its_own_making_is_checked_too() -> None:
     with pytest.raises(InvalidArgument, match="cannot quote the path"):
         Destination("host", path="/a'; rm -r b; '")
+    with pytest.raises(InvalidArgument, match="must begin with a slash"):
+        Destination("host", path="-x")
     with pytest.raises(InvalidArgument, match="no host is like that"):
         Destination("-oProxyCommand=x")
 
@@ -393,6 +396,21 @@ def test_a_far_end_without_a_socket(fake: Fake) -> None:
         assert "no daemon has its socket at /run/xenstored/socket there" in fake.failure()
 
 
+def test_a_socket_that_the_user_may_not_use(fake: Fake) -> None:
+    with tempfile.TemporaryDirectory(prefix="xsproto-") as directory:
+        os.chmod(directory, 0o755)
+        path = f"{directory}/socket"
+        with socket.create_server(path, family=socket.AF_UNIX):
+            os.chmod(path, 0o400)
+            # Root may use it all the same.
+            user = "setpriv --reuid=65534 --clear-groups " if os.getuid() == 0 else ""
+            fake.program(
+                f"for last; do :; done; exec {user}env -i PATH=/usr/bin:/bin XENSTORED_PATH={path} "
+                'sh -c "$last"'
+            )
+            assert fake.failure() == f"the user may not use {path} there; usually only root may"
+
+
 def test_a_far_end_without_a_tool(fake: Fake) -> None:
     with EmbeddedXenStore() as store:
         fake.local(XENSTORED_PATH=store.socket_path())
@@ -439,7 +457,10 @@ def test_a_socket_without_a_daemon(fake: Fake, tmp_path: Path, tool: str) -> Non
     text = fake.failure()
     assert "Connection refused" in text
     if tool == "xsproto":
-        assert text.startswith(f"cannot connect to XenStore at {path}: Connection refused")
+        assert text == (
+            f"cannot connect to XenStore at {path}: Connection refused; it is no socket, or its "
+            "daemon is gone"
+        )
     elif tool == "python3":
         assert "ended with exit status 1 before it printed a greeting" in text
     else:

@@ -331,6 +331,28 @@ def test_a_client_that_is_gone_ends_it_also_without_a_word() -> None:
         assert process.wait(20) == 0
 
 
+def test_what_a_client_sent_before_it_was_gone_still_arrives(daemon: Daemon) -> None:
+    count = 200
+    with piped("--socket", daemon.socket_path) as (process, sock):
+        sock.sendall(b"".join(ask(Op.WRITE, b"/a\0%d" % number) for number in range(count)))
+        sock.close()
+        assert process.wait(20) == 0
+    assert daemon.request(Op.READ, b"/a\0") == (Op.READ, b"%d" % (count - 1))
+
+
+def test_a_reader_that_is_gone_ends_it_though_the_writer_is_there(daemon: Daemon) -> None:
+    command = [*COMMAND, "stdio", "--socket", daemon.socket_path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            assert process.stdout.read(len(READY)) == READY
+            process.stdout.close()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
 def test_a_half_closed_client_gets_its_answers_and_the_end() -> None:
     with EmbeddedXenStore() as store, piped("--socket", store.socket_path()) as (process, sock):
         sock.sendall(ask(Op.READ, b"/tool\0", 1))

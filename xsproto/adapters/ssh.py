@@ -44,6 +44,7 @@ from attrs import frozen
 
 from ..errors import ConnectFailed, InvalidArgument, InvalidType, RemoteProtocolError
 from ..wire import Op, Packet, PacketReader
+from .deadlines import WAIT_MAX
 from .fork import register_for_fork
 from .transport import READ_SIZE
 
@@ -71,13 +72,10 @@ _LINE_MAX: Final = 4096
 # The most reads in a row of what ssh says: there may be no end of it.
 _READS: Final = 16
 
-# The seconds that ssh gets to end: after the end of its connection, and again after SIGTERM.
+# The seconds that ssh gets to end after the end of its connection, and again after SIGTERM.
 _GRACE: Final = 2.0
 # The seconds between two looks whether ssh has ended.
 _PAUSE: Final = 0.005
-
-# The longest wait, in seconds: `poll` takes 32 bits of milliseconds.
-_WAIT_MAX: Final = 1_000_000.0
 
 _PROBE: Final = Packet(Op.READ, 1, 0, b"/\0")
 
@@ -231,6 +229,8 @@ class Destination:
                 raise _invalid(self.name, f"no {what} is like that")
         if self.port is not None and not 0 < self.port < 65536:
             raise _invalid(self.name, f"{self.port} is no port")
+        if self.path is not None and not self.path.startswith("/"):
+            raise _invalid(self.name, "the path must begin with a slash")
         if self.path is not None and not (
             _UNQUOTABLE.isdisjoint(self.path) and self.path.isprintable()
         ):
@@ -428,7 +428,7 @@ class SshProcess:
         sock = self.sock.fileno()
         more = True
         while True:
-            left = None if deadline is None else min(deadline - modules.now(), _WAIT_MAX)
+            left = None if deadline is None else min(deadline - modules.now(), WAIT_MAX)
             if left is not None and left < 0:
                 raise TimeoutError
             fds = (sock, self._errors.fileno()) if more else (sock,)
@@ -455,7 +455,8 @@ class SshProcess:
     def close(self) -> None:
         """Close the connection and end ssh. Idempotent, from any thread.
 
-        It waits until ssh has ended, which takes milliseconds, or seconds if ssh hangs.
+        It waits until ssh has ended, which takes milliseconds, or seconds if ssh hangs: an adapter
+        of an event loop calls it in a thread.
         """
         modules = self._modules
         self.sock.close()
@@ -592,7 +593,8 @@ def _greeting(process: SshProcess, deadline: float | None) -> str:
         reason, _, details = text.partition(" ")
         if kind != "error" or reason not in _REASONS:
             _fail(process, f"the greeting of the far end is not known: {kind} {text}")
-        _fail(process, _REASONS[reason].format(details))
+        # What it said beside the greeting says the same.
+        _fail(process, _REASONS[reason].format(details), "")
     if rest:
         _fail(process, f"the far end printed {len(rest)} bytes behind its greeting")
     return text
@@ -637,9 +639,15 @@ def _why_ended(process: SshProcess, printed: bytes) -> str:
     )
 
 
-def _fail(process: SshProcess, why: str) -> NoReturn:
-    """Close the process, and raise the error that its connection failed."""
-    words = process.words()
+def _fail(process: SshProcess, why: str, words: str | None = None) -> NoReturn:
+    """Close the process, and raise the error that its connection failed.
+
+    Arguments:
+        process: the process.
+        why: what failed.
+        words: what ssh has said; None for all of it.
+    """
+    words = process.words() if words is None else words
     process.close()
     said = f"; it said: {words}" if words else ""
     raise ConnectFailed(f"cannot connect to XenStore at {process.name}: {why}{said}") from None

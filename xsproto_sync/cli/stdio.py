@@ -10,7 +10,6 @@ takes one request at a time.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import select
@@ -203,10 +202,7 @@ def stdio(read_only: bool, **location: Any) -> None:
     with daemon:
         _greet("ready xsproto")
         relay = Relay(read_only=read_only, on_device=found.kind == "device")
-        try:
-            _move(relay, daemon.fileno(), found.path)
-        except BrokenPipeError:
-            pass  # the client has ended without reading its last answers
+        _move(relay, daemon.fileno(), found.path)
 
 
 def _greet(text: str) -> None:
@@ -233,7 +229,9 @@ def _open(location: Location) -> socket.socket | io.FileIO:
 
 
 def _move(relay: Relay, daemon: int, path: str) -> None:
-    """Move bytes until a side ends. The client still gets the answers that were there by then.
+    """Move bytes until a side ends.
+
+    What was under way by then still arrives: the client's requests, and the daemon's answers.
 
     Arguments:
         relay: what goes where.
@@ -241,14 +239,16 @@ def _move(relay: Relay, daemon: int, path: str) -> None:
         path: its path, for messages.
 
     Raises:
-        BrokenPipeError: the client takes no more answers.
         ConnectionClosed: the daemon has ended the connection.
         RemoteProtocolError: one of the sides broke the protocol.
     """
     unsent = b""
     ended: XenStoreError | None = None  # why the daemon gives no more answers
+    listening = True  # whether the client takes answers
     while True:
         unsent = _send(relay, daemon, unsent)
+        if not listening:
+            relay.to_client.clear()
         if not relay.to_client:
             if ended is not None:
                 raise ended
@@ -265,15 +265,15 @@ def _move(relay: Relay, daemon: int, path: str) -> None:
             wanted |= select.POLLOUT if unsent else 0
             if wanted:
                 poll.register(daemon, wanted)
-        # Without POLLOUT it still tells of a client that is gone.
-        poll.register(1, select.POLLOUT if relay.to_client else 0)
+        if listening:
+            # Without POLLOUT it still tells of a client that is gone.
+            poll.register(1, select.POLLOUT if relay.to_client else 0)
         ready = dict(poll.poll())
-        if ready.get(1, 0) & (select.POLLERR | select.POLLHUP):
-            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-        if 1 in ready:
-            _write(relay.to_client)
         if 0 in ready:
             relay.from_client(_read(0))
+        if 1 in ready and not _write(relay.to_client, ready[1]):
+            listening = False
+            _take_the_last(relay)
         if daemon in ready and relay.wants_answers:
             try:
                 data = os.read(daemon, _CHUNK)
@@ -312,9 +312,31 @@ def _read(fd: int) -> bytes:
         return b""  # the connection is gone, so it is the end
 
 
-def _write(data: bytearray) -> None:
-    """Write the start of `data` to standard output, and remove what was written."""
+def _write(data: bytearray, events: int) -> bool:
+    """Write the start of `data` to standard output, and remove what was written.
+
+    Arguments:
+        data: what to write.
+        events: what `poll` told of standard output.
+
+    Returns:
+        whether the client takes answers.
+    """
+    if events & (select.POLLERR | select.POLLHUP):
+        return False
     try:
         del data[: os.write(1, data[:_OUTPUT_CHUNK])]
     except BlockingIOError:
         pass  # the caller of this command has made it non-blocking
+    except BrokenPipeError:
+        return False
+    return True
+
+
+def _take_the_last(relay: Relay) -> None:
+    """Take the requests that the client had sent when it stopped listening; it sends no more."""
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    while not relay.client_ended and poll.poll(0):
+        relay.from_client(_read(0))
+    relay.client_ended = True
