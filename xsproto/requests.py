@@ -12,7 +12,9 @@ server `Request.parse`         `Request.encode_reply`
 Making a request checks nothing. `payload` checks every field, and raises an error that names the
 wrong value. `parse` and `parse_reply` read the bytes of a peer, and raise `InvalidRequest` and
 `RemoteProtocolError`. `syntax` and `reply_syntax` have the notation of xenstore.txt, in which ``|``
-is a NUL.
+is a NUL. A reply that has no value may have any payload, as in libxenstore; a reply that has one
+must have the form of `reply_syntax`, since a guess would be a wrong value. The conformance kit
+asks daemons for both.
 
 Each class names the errors of the daemon that are particular to it. Many requests share these:
 EACCES if the caller's domain lacks the right, ENOENT for an unknown node or transaction
@@ -114,6 +116,8 @@ class Request(Generic[T]):
     def parse_reply(self, payload: bytes) -> T:
         """Return the value of a successful reply.
 
+        A reply without a value may have any payload.
+
         Raises:
             RemoteProtocolError: `payload` does not have the form of `reply_syntax`.
         """
@@ -175,13 +179,18 @@ def parse_request(op: int, payload: bytes) -> Request[Any]:
 
 
 class _Acknowledged(Request[None]):
-    """A request whose reply is OK and nothing more."""
+    """A request whose reply has no value.
+
+    The type of the reply says that the request succeeded. The payload should be OK, but not every
+    peer keeps to that: Zephyr's XenStore server answers UNWATCH and TRANSACTION_END with a NUL, and
+    FreeBSD's device answers WATCH with OK and five bytes of its memory. libxenstore does not look
+    at the payload either. To refuse it would report a change that took place as a failure.
+    """
 
     __slots__ = ()
 
     def parse_reply(self, payload: bytes) -> None:
-        if payload != OK:
-            raise self._malformed_reply(payload)
+        """Return None, whatever the payload is."""
 
     def encode_reply(self, value: None = None) -> bytes:
         return OK

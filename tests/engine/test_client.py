@@ -658,20 +658,49 @@ def test_a_late_watch_is_undone_and_its_events_are_stale() -> None:
     assert client.watches == {}
 
 
-@pytest.mark.parametrize("request_", [TransactionStart(), WATCHED, Unwatch(b"/a", b"token")])
-@pytest.mark.parametrize("payload", [None, b"nonsense"])
+@pytest.mark.parametrize(
+    ("request_", "op", "payload"),
+    [
+        (TransactionStart(), Op.TRANSACTION_START, b"nonsense"),
+        *[
+            (request, op, payload)
+            for request in (TransactionStart(), WATCHED, Unwatch(b"/a", b"token"))
+            for op, payload in ((Op.ERROR, b"EINVAL\0"), (Op.READ, b"nonsense"))
+        ],
+    ],
+)
 def test_what_was_abandoned_and_refused_has_nothing_to_undo(
-    request_: Request[Any], payload: bytes | None
+    request_: Request[Any], op: Op, payload: bytes
 ) -> None:
     client = ClientConnection()
     rq_id = ask(client, request_)
     client.abandon(rq_id)
-    if payload is None:
-        client.receive_data(bytes_of(Op.ERROR, rq_id, b"EINVAL\0"))
-    else:
-        client.receive_data(bytes_of(request_.op, rq_id, payload))
+    client.receive_data(bytes_of(op, rq_id, payload))
     assert (sent(client), client.events_received()) == ([], [])
     assert (client.watches, dict(client.transactions)) == ({}, {})
+
+
+@pytest.mark.parametrize("payload", [b"\0", b"", b"OK\0and m"])
+def test_the_type_of_an_acknowledgement_counts_and_not_its_payload(payload: bytes) -> None:
+    client = ClientConnection()
+    tx_id = started(client)
+    for request in (Write(b"/a", b""), COMMIT):
+        rq_id = ask(client, request, tx_id)
+        client.receive_data(bytes_of(request.op, rq_id, payload, tx_id))
+        assert client.events_received() == [Reply(rq_id, request, None)]
+    assert dict(client.transactions) == {}
+    unwatch = Unwatch(WATCHED.path, WATCHED.token)
+    client.receive_data(bytes_of(Op.WATCH, ask(client, WATCHED), payload))
+    assert client.watches == {(b"/a", b"token"): WatchState.SET}
+    client.receive_data(bytes_of(Op.UNWATCH, ask(client, unwatch), payload))
+    assert client.watches == {}
+    # An abandoned WATCH is undone, since the daemon has set it.
+    rq_id = ask(client, WATCHED)
+    client.abandon(rq_id)
+    client.receive_data(bytes_of(Op.WATCH, rq_id, payload))
+    assert [(packet.op, packet.payload) for packet in sent(client)] == [
+        (Op.UNWATCH, unwatch.payload())
+    ]
 
 
 def test_what_is_abandoned_with_its_answer_there_is_undone_at_once() -> None:
