@@ -93,6 +93,8 @@ class Request(Generic[T]):
             sent with transaction id 0.
         changes_state: whether a successful reply changes the connection's transactions or watches.
             Then `ClientConnection` looks into the reply when it comes.
+        needs_check: whether `ClientConnection` checks more than the payload before it sends the
+            request. It does so for each request with `changes_state`, and for SET_PERMS.
         missing: what ENOENT means for this request, in words.
     """
 
@@ -103,6 +105,7 @@ class Request(Generic[T]):
     reply_syntax: ClassVar[str] = "OK|"
     transactional: ClassVar[bool] = False
     changes_state: ClassVar[bool] = False
+    needs_check: ClassVar[bool] = False
     missing: ClassVar[str] = "there is no such node"
 
     def payload(self) -> bytes:
@@ -158,6 +161,7 @@ _R = TypeVar("_R", bound=type[Request[Any]])
 
 def _register(cls: _R) -> _R:
     REQUESTS[cls.op] = cls
+    cls.needs_check |= cls.changes_state
     return cls
 
 
@@ -554,6 +558,9 @@ class SetPerms(_Acknowledged):
     xenstored answers ENOENT if the new owner does not exist, and ENOSPC to a guest that sets more
     permissions than its quota allows.
 
+    The id `DOMID_ANY` in a permission stands for all domains in Xen 4.22 and newer. Over a socket
+    it ends C xenstored, so `ClientConnection` refuses it there.
+
     Attributes:
         path: the node's path, or a special path.
         permissions: a list or tuple of `Permission` or of their text forms, such as ``b"r5"``. The
@@ -567,6 +574,7 @@ class SetPerms(_Acknowledged):
     op: ClassVar[int] = Op.SET_PERMS.value
     syntax: ClassVar[str] = "<path>|<perm-as-string>|+"
     transactional: ClassVar[bool] = True
+    needs_check: ClassVar[bool] = True
     missing: ClassVar[str] = "there is no such node, or no such domain to own it"
 
     def payload(self) -> bytes:

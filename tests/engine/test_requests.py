@@ -94,6 +94,11 @@ def test_these_requests_change_the_state_of_a_connection() -> None:
     }
 
 
+def test_these_requests_are_checked_by_the_engine() -> None:
+    changing = {cls for cls in CLASSES if cls.changes_state}
+    assert {cls for cls in CLASSES if cls.needs_check} == {SetPerms, *changing}
+
+
 # Payloads of requests
 
 
