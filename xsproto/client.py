@@ -862,7 +862,7 @@ def _refuse_domid_any(request: Request[Any]) -> None:
     for permission in permissions:
         if permission[1:] == b"%d" % DOMID_ANY:
             raise InvalidArgument(
-                f"SET_PERMS of {path!r}: invalid permission {permission.decode()!r}: over a "
+                f"SET_PERMS of {path!r}: invalid permission {permission!r}: over a "
                 f"socket, {DOMID_ANY} (all domains) would end C xenstored of Xen 4.21 and newer; "
                 "it can be set through the XenBus device",
                 code="EINVAL",
