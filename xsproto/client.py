@@ -88,7 +88,7 @@ from .states import (
     WatchState,
     next_state,
 )
-from .wire import HEADER, HEADER_SIZE, NUL, PAYLOAD_MAX, REPLY_MAX, Op, Packet, op_name
+from .wire import DOMID_ANY, HEADER, HEADER_SIZE, NUL, PAYLOAD_MAX, REPLY_MAX, Op, Packet, op_name
 
 __all__ = ["ClientConnection", "Exchange"]
 
@@ -242,6 +242,8 @@ class ClientConnection:
         max_payload: the most bytes of a request's payload (the XenBus device takes 4080).
         max_reply: the most bytes of a reply's payload; a longer one ends the connection.
         first_id: the first request's id.
+        allow_domid_any: whether SET_PERMS may name `DOMID_ANY`. Over the XenBus device and a ring
+            it may. Over a socket it ends C xenstored of Xen 4.21 and newer, for all its clients.
     """
 
     def __init__(
@@ -251,10 +253,12 @@ class ClientConnection:
         max_payload: int = PAYLOAD_MAX,
         max_reply: int = REPLY_MAX,
         first_id: int = 1,
+        allow_domid_any: bool = False,
     ) -> None:
         self._max_outstanding = UINT32_MAX if max_outstanding is None else max_outstanding
         self._max_payload = max_payload
         self._max_reply = max_reply
+        self._allow_domid_any = allow_domid_any
         self._next_id = first_id
         self._outbox: _Outbox = ((), b"", [], [], 0)
         self._outstanding: dict[int, Exchange] = {}  # handed out and unanswered
@@ -341,7 +345,7 @@ class ClientConnection:
         size = len(payload)
         if size > self._max_payload:
             raise _too_long(request, size, self._max_payload)
-        if tx_id or request.changes_state:
+        if tx_id or request.needs_check:
             self._check_state(request, tx_id)
         rq_id = self._next_id
         while rq_id in self._outstanding:
@@ -361,7 +365,9 @@ class ClientConnection:
             self._begin(exchange)
 
     def _check_state(self, request: Request[Any], tx_id: int) -> None:
-        """Raise the error of a request that the state does not permit."""
+        """Raise the error of a request that the state or the transport does not permit."""
+        if request.op == Op.SET_PERMS and not self._allow_domid_any:
+            _refuse_domid_any(request)
         if tx_id:
             if not request.transactional:
                 raise LocalProtocolError(
@@ -848,6 +854,21 @@ def _unanswered(reason: XenStoreError, request: Request[Any]) -> XenStoreError:
         path=getattr(request, "path", None),
         request=request,
     )
+
+
+def _refuse_domid_any(request: Request[Any]) -> None:
+    """Raise the error of a SET_PERMS over a socket, if it names `DOMID_ANY`."""
+    path, *permissions = request.payload().split(NUL)
+    for permission in permissions:
+        if permission[1:] == b"%d" % DOMID_ANY:
+            raise InvalidArgument(
+                f"SET_PERMS of {path!r}: invalid permission {permission!r}: over a "
+                f"socket, {DOMID_ANY} (all domains) would end C xenstored of Xen 4.21 and newer; "
+                "it can be set through the XenBus device",
+                code="EINVAL",
+                path=path,
+                request=request,
+            )
 
 
 def _too_long(request: Request[Any], length: int, limit: int) -> InvalidArgument:

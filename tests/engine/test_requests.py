@@ -94,6 +94,11 @@ def test_these_requests_change_the_state_of_a_connection() -> None:
     }
 
 
+def test_these_requests_are_checked_by_the_engine() -> None:
+    changing = {cls for cls in CLASSES if cls.changes_state}
+    assert {cls for cls in CLASSES if cls.needs_check} == {SetPerms, *changing}
+
+
 # Payloads of requests
 
 
@@ -196,6 +201,37 @@ def test_parse_undoes_payload(cls: type[Request[Any]], data: st.DataObject) -> N
 def test_the_reply(request_: Request[Any], value: Any, payload: bytes) -> None:
     assert request_.encode_reply(value) == payload
     assert request_.parse_reply(payload) == value
+
+
+ACKNOWLEDGED = [
+    *(Write, Mkdir, Rm, SetPerms, Watch, Unwatch, ResetWatches, TransactionEnd),
+    *(Introduce, Release, Resume, SetTarget, SetFeature, SetQuota),
+]
+
+
+@pytest.mark.parametrize("cls", ACKNOWLEDGED, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *(b"", b"OK", b"OK\0\0", b"ok\0", b"OK\0OK\0"),
+        b"\0",  # of Zephyr's server
+        b"OK\0\xff\x00%s:",  # of FreeBSD's device
+    ],
+)
+@given(st.data())
+def test_a_reply_without_a_value_may_have_any_payload(
+    cls: type[Request[Any]], payload: bytes, data: st.DataObject
+) -> None:
+    request = data.draw(STRATEGIES[cls])
+    assert request.encode_reply(request.parse_reply(payload)) == b"OK\0"
+
+
+@every_class
+@given(st.data())
+def test_all_other_replies_have_a_form(cls: type[Request[Any]], data: st.DataObject) -> None:
+    request = data.draw(STRATEGIES[cls])
+    value = outcome(request.parse_reply, data.draw(strategies.odd_payloads()))
+    assert (value is None) == (cls in ACKNOWLEDGED)
 
 
 @every_class
@@ -330,10 +366,6 @@ def test_parse_accepts_what_daemons_accept() -> None:
 @pytest.mark.parametrize(
     ("request_", "payload"),
     [
-        *[
-            (Mkdir(b"/a"), payload)
-            for payload in (b"", b"OK", b"OK\0\0", b"ok\0", b"\0", b"OK\0OK\0")
-        ],
         (Directory(b"/a"), b"b"),
         (Directory(b"/a"), b"b\0c"),
         (Directory(b"/a"), b"\0"),
