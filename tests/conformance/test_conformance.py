@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 # In `tests/device/test_conformance.py`'s processes all this runs on the device.
 ADAPTERS = adapters.DEVICE_ADAPTERS if is_preloaded() else adapters.ADAPTERS
 
-# They need no process of their own, but with two of the daemons they run in the background.
-PLAIN = ("asyncio", "trio", "selectors")
-
-
 def cells() -> Iterator[Any]:
     """Each adapter with each daemon."""
     for adapter in ADAPTERS:
@@ -41,11 +37,10 @@ def cells() -> Iterator[Any]:
                 kind == "embedded-4.17" and adapter not in ("sync", "sync_device")
             ):
                 continue
-            marks = []
-            if (environment := adapters.ENVIRONMENTS.get(adapter)) is not None:
-                marks.append(pytest.mark.environment(environment))
-            elif adapter in PLAIN and kind != "c":
-                marks.append(pytest.mark.environment("plain", adapter))
+            environment = adapters.ENVIRONMENTS.get(adapter)
+            if environment is None and not is_preloaded():
+                environment = "plain"  # in the background: they wait for daemons half of the time
+            marks = [pytest.mark.environment(environment, adapter)] if environment else []
             yield pytest.param(adapter, kind, marks=marks, id=f"{adapter}-{kind}")
 
 

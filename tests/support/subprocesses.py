@@ -84,9 +84,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     for item in session.items:
         if (environment := _environment_of(item)) is not None and _is_elsewhere(item):
             alike.setdefault(environment, []).append(item)
+    # The most tests first, so that no long process is left over when the others have ended.
     session.stash[_processes] = {
         environment: background.start(session.config, _run, session.config, environment[0], items)
-        for environment, items in alike.items()
+        for environment, items in sorted(alike.items(), key=lambda one: -len(one[1]))
     }
 
 
@@ -96,7 +97,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     environment = _environment_of(item)
     if environment is None or not _is_elsewhere(item):
         return None
-    reports = background.wait(item.session.stash[_processes][environment])
+    reports = background.wait(item.config, item.session.stash[_processes][environment])
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in reports[item.nodeid]:
         item.ihook.pytest_runtest_logreport(report=report)
