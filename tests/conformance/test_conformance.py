@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # In `tests/device/test_conformance.py`'s processes all this runs on the device.
 ADAPTERS = adapters.DEVICE_ADAPTERS if is_preloaded() else adapters.ADAPTERS
 
+
 def cells() -> Iterator[Any]:
     """Each adapter with each daemon."""
     for adapter in ADAPTERS:
