@@ -38,10 +38,12 @@ def cells() -> Iterator[Any]:
                 kind == "embedded-4.17" and adapter not in ("sync", "sync_device")
             ):
                 continue
-            environment = adapters.ENVIRONMENTS.get(adapter)
-            if environment is None and not is_preloaded():
-                environment = "plain"  # in the background: they wait for daemons half of the time
-            marks = [pytest.mark.environment(environment, adapter)] if environment else []
+            marks = []
+            if (environment := adapters.ENVIRONMENTS.get(adapter)) is not None:
+                marks.append(pytest.mark.environment(environment))
+            elif not is_preloaded():
+                # In the background: they wait for daemons half of the time.
+                marks.append(pytest.mark.environment("plain", adapter.partition("_")[0]))
             yield pytest.param(adapter, kind, marks=marks, id=f"{adapter}-{kind}")
 
 
