@@ -6,8 +6,8 @@
 
 All tests that name the same one of `tests.support.environments.ENVIRONMENTS`, and the same group,
 run in one process, by another pytest, without coverage, in the background. This process reports
-what that one did. Tests in the environment "plain" need no process of their own: they mostly wait
-for programs, and let the tests here go on meanwhile.
+what that one did. Tests in the environment "plain" need no process of their own, but let the tests
+here go on meanwhile; with XSPROTO_ENVIRONMENT=plain they run here.
 """
 
 from __future__ import annotations
