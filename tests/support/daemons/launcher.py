@@ -45,8 +45,8 @@ xenstored-log-level = null
 
 # The daemon's parent, which outlives us to clean up: its standard input ends when we do. (fakexen
 # has the daemon die with it. The daemon itself could not ask for a signal at our death, as Linux
-# sends that when the thread ends that started it.) All of the daemon's paths are relative, so that its directory's may be of any
-# length and have blanks and colons in it.
+# sends that when the thread ends that started it.) All of the daemon's paths are relative, so that
+# its directory's may be of any length and have blanks and colons in it.
 _JANITOR = f"""\
 directory=$1
 shift
