@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 # In `tests/device/test_conformance.py`'s processes all this runs on the device.
 ADAPTERS = adapters.DEVICE_ADAPTERS if is_preloaded() else adapters.ADAPTERS
 
-# They need no process of their own, but with two of the daemons they run in the background.
-PLAIN = ("asyncio", "trio", "selectors")
-
 
 def cells() -> Iterator[Any]:
     """Each adapter with each daemon."""
@@ -45,8 +42,9 @@ def cells() -> Iterator[Any]:
             marks = []
             if (environment := adapters.ENVIRONMENTS.get(adapter)) is not None:
                 marks.append(pytest.mark.environment(environment))
-            elif adapter in PLAIN and kind != "c":
-                marks.append(pytest.mark.environment("plain", adapter))
+            elif not is_preloaded():
+                # In the background: they wait for daemons half of the time.
+                marks.append(pytest.mark.environment("plain", adapter.partition("_")[0]))
             yield pytest.param(adapter, kind, marks=marks, id=f"{adapter}-{kind}")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from xsproto.client import ClientConnection
@@ -154,6 +154,7 @@ def asked(requests: Sequence[Request[Any]]) -> ClientConnection:
     return client
 
 
+@settings(max_examples=settings().max_examples // 2)  # each of them takes long
 @given(conversations(), st.booleans(), st.data())
 def test_chunking_never_changes_the_events(
     conversation: tuple[list[Request[Any]], bytes], eof: bool, data: st.DataObject

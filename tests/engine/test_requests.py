@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsproto.errors import (
@@ -56,6 +56,8 @@ from xsproto.wire import PAYLOAD_MAX, Op
 
 CLASSES = list(STRATEGIES)
 every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+# There are thirty classes, which share most of their code.
+few_examples = settings(max_examples=settings().max_examples // 3)
 
 U64 = (1 << 64) - 1
 R5, N0 = Permission(5, read=True), Permission(0)
@@ -150,6 +152,7 @@ def test_the_payload(request_: Request[Any], payload: bytes) -> None:
 
 
 @every_class
+@few_examples
 @given(st.data())
 def test_parse_undoes_payload(cls: type[Request[Any]], data: st.DataObject) -> None:
     request = data.draw(STRATEGIES[cls])
@@ -235,6 +238,7 @@ def test_all_other_replies_have_a_form(cls: type[Request[Any]], data: st.DataObj
 
 
 @every_class
+@few_examples
 @given(st.data())
 def test_parse_reply_undoes_encode_reply(cls: type[Request[Any]], data: st.DataObject) -> None:
     request = data.draw(STRATEGIES[cls])
@@ -270,6 +274,7 @@ def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @every_class
+@few_examples
 @given(st.data())
 def test_any_payload_is_a_request_or_an_invalid_one(
     cls: type[Request[Any]], data: st.DataObject
@@ -290,6 +295,7 @@ def test_any_payload_is_a_request_or_an_invalid_one(
 
 
 @every_class
+@few_examples
 @given(st.data())
 def test_any_reply_has_a_value_or_is_a_protocol_error(
     cls: type[Request[Any]], data: st.DataObject
