@@ -62,7 +62,6 @@ from .errors import (
 )
 from .events import Closed, Ignored, Reset, WatchFired
 from .requests import (
-    REQUESTS,
     UINT32_MAX,
     Request,
     ResetWatches,
@@ -81,13 +80,23 @@ from .states import (
     WatchState,
     next_state,
 )
-from .wire import HEADER, HEADER_SIZE, NUL, PAYLOAD_MAX, REPLY_MAX, Op, Packet, op_name, split_packets
+from .wire import (
+    DOMID_ANY,
+    HEADER,
+    HEADER_SIZE,
+    NUL,
+    PAYLOAD_MAX,
+    REPLY_MAX,
+    Op,
+    Packet,
+    op_name,
+    split_packets,
+)
 
 __all__ = ["ClientConnection", "Event", "Exchange"]
 
 _pack: Final = HEADER.pack
 _unpack: Final = HEADER.unpack_from
-_CHANGE_STATE: Final = frozenset([op for op, cls in REQUESTS.items() if cls.changes_state])
 _T = TransactionState
 _W = WatchState
 
@@ -278,6 +287,8 @@ class ClientConnection:
         max_payload: the most bytes of a request's payload (the XenBus device takes 4080).
         max_reply: the most bytes of a reply's payload; a longer one ends the connection.
         first_id: the first request's id.
+        allow_domid_any: whether SET_PERMS may name `DOMID_ANY`. Over the XenBus device and a ring
+            it may. Over a socket it ends C xenstored of Xen 4.21 and newer, for all its clients.
     """
 
     def __init__(
@@ -287,10 +298,12 @@ class ClientConnection:
         max_payload: int = PAYLOAD_MAX,
         max_reply: int = REPLY_MAX,
         first_id: int = 1,
+        allow_domid_any: bool = False,
     ) -> None:
         self._max_outstanding = UINT32_MAX if max_outstanding is None else max_outstanding
         self._max_payload = max_payload
         self._max_reply = max_reply
+        self._allow_domid_any = allow_domid_any
         self._next_id = first_id
         self._queue: deque[Exchange] = deque()  # not handed out; withdrawn ones are skipped
         self._withdrawn = 0  # how many in the queue are withdrawn
@@ -355,9 +368,8 @@ class ClientConnection:
         size = len(payload)
         if size > self._max_payload:
             raise _too_long(request, size, self._max_payload)
-        op = request.op
-        changes_state = op in _CHANGE_STATE
-        if tx_id or changes_state:
+        needs_check = request.needs_check
+        if tx_id or needs_check:
             self._check_state(request, tx_id)
         rq_id = self._next_id
         while rq_id in self.outstanding:
@@ -367,15 +379,18 @@ class ClientConnection:
         exchange.id = rq_id
         exchange.request = request
         exchange.tx_id = tx_id
+        exchange.plain_op = op = request.op
         exchange.message = _pack(op, rq_id, tx_id, size) + payload
-        exchange.plain_op = -1 if changes_state else op
         self._queue.append(exchange)
-        if changes_state:
+        if needs_check and request.changes_state:
+            exchange.plain_op = -1
             self._begin(exchange)
         return exchange
 
     def _check_state(self, request: Request[Any], tx_id: int) -> None:
-        """Raise the error of a request that the state does not permit."""
+        """Raise the error of a request that the state or the transport does not permit."""
+        if request.op == Op.SET_PERMS and not self._allow_domid_any:
+            _refuse_domid_any(request)
         if tx_id:
             if not request.transactional:
                 raise LocalProtocolError(
@@ -757,6 +772,21 @@ def _unanswered(reason: XenStoreError, request: Request[Any]) -> XenStoreError:
         path=getattr(request, "path", None),
         request=request,
     )
+
+
+def _refuse_domid_any(request: Request[Any]) -> None:
+    """Raise the error of a SET_PERMS over a socket, if it names `DOMID_ANY`."""
+    path, *permissions = request.payload().split(NUL)
+    for permission in permissions:
+        if permission[1:] == b"%d" % DOMID_ANY:
+            raise InvalidArgument(
+                f"SET_PERMS of {path!r}: invalid permission {permission!r}: over a "
+                f"socket, {DOMID_ANY} (all domains) would end C xenstored of Xen 4.21 and newer; "
+                "it can be set through the XenBus device",
+                code="EINVAL",
+                path=path,
+                request=request,
+            )
 
 
 def _too_long(request: Request[Any], length: int, limit: int) -> InvalidArgument:

@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from ._record import record
 from .errors import InvalidArgument
-from .wire import DOMID_FIRST_RESERVED
+from .wire import DOMID_ANY, DOMID_FIRST_RESERVED
 
 __all__ = ["PERM_LETTERS", "Permission", "check_permission"]
 
@@ -24,7 +24,7 @@ class Permission:
     """An entry in a node's list of permissions.
 
     Attributes:
-        domid: the domain's id.
+        domid: the domain's id; `DOMID_ANY` for all domains (Xen 4.22 and newer).
         read: whether the domain may read the node.
         write: whether the domain may change the node.
     """
@@ -69,9 +69,9 @@ def check_permission(permission: Permission | bytes) -> bytes:
         permission: a `Permission`, or its text form.
 
     Raises:
-        InvalidArgument: the permission is malformed, or its domain id is not 0 to 32751. The ids
-            above belong to no domain. One of them, 32757, ends C xenstored of Xen 4.22 if it comes
-            through a socket.
+        InvalidArgument: the permission is malformed, or its domain id is neither 0 to 32751 nor
+            `DOMID_ANY`. The other ids above belong to no domain. `ClientConnection` refuses
+            `DOMID_ANY` on a socket.
     """
     if isinstance(permission, bytes):
         permission = Permission.parse(permission)
@@ -79,8 +79,9 @@ def check_permission(permission: Permission | bytes) -> bytes:
         raise InvalidArgument(
             f"invalid permission {permission!r}: it must be a Permission or its bytes form"
         )
-    if not 0 <= permission.domid < DOMID_FIRST_RESERVED:
+    if not (0 <= permission.domid < DOMID_FIRST_RESERVED or permission.domid == DOMID_ANY):
         raise InvalidArgument(
             f"invalid permission {str(permission)!r}: domain ids are 0..{DOMID_FIRST_RESERVED - 1}"
+            f", and {DOMID_ANY} for all domains"
         )
     return permission.encode()

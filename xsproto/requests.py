@@ -12,7 +12,9 @@ server `Request.parse`         `Request.encode_reply`
 Making a request checks nothing. `payload` checks every field, and raises an error that names the
 wrong value. `parse` and `parse_reply` read the bytes of a peer, and raise `InvalidRequest` and
 `RemoteProtocolError`. `syntax` and `reply_syntax` have the notation of xenstore.txt, in which ``|``
-is a NUL.
+is a NUL. A reply that has no value may have any payload, as in libxenstore; a reply that has one
+must have the form of `reply_syntax`, since a guess would be a wrong value. The conformance kit
+asks daemons for both.
 
 Each class names the errors of the daemon that are particular to it. Many requests share these:
 EACCES if the caller's domain lacks the right, ENOENT for an unknown node or transaction
@@ -91,6 +93,8 @@ class Request(Generic[T]):
             sent with transaction id 0.
         changes_state: whether a successful reply changes the connection's transactions or watches.
             Then `ClientConnection` looks into the reply when it comes.
+        needs_check: whether `ClientConnection` checks more than the payload before it sends the
+            request. It does so for each request with `changes_state`, and for SET_PERMS.
         missing: what ENOENT means for this request, in words.
     """
 
@@ -101,6 +105,7 @@ class Request(Generic[T]):
     reply_syntax: ClassVar[str] = "OK|"
     transactional: ClassVar[bool] = False
     changes_state: ClassVar[bool] = False
+    needs_check: ClassVar[bool] = False
     missing: ClassVar[str] = "there is no such node"
 
     def payload(self) -> bytes:
@@ -113,6 +118,8 @@ class Request(Generic[T]):
 
     def parse_reply(self, payload: bytes) -> T:
         """Return the value of a successful reply.
+
+        A reply without a value may have any payload.
 
         Raises:
             RemoteProtocolError: `payload` does not have the form of `reply_syntax`.
@@ -154,6 +161,7 @@ _R = TypeVar("_R", bound=type[Request[Any]])
 
 def _register(cls: _R) -> _R:
     REQUESTS[cls.op] = cls
+    cls.needs_check |= cls.changes_state
     return cls
 
 
@@ -175,13 +183,18 @@ def parse_request(op: int, payload: bytes) -> Request[Any]:
 
 
 class _Acknowledged(Request[None]):
-    """A request whose reply is OK and nothing more."""
+    """A request whose reply has no value.
+
+    The type of the reply says that the request succeeded. The payload should be OK, but not every
+    peer keeps to that: Zephyr's XenStore server answers UNWATCH and TRANSACTION_END with a NUL, and
+    FreeBSD's device answers WATCH with OK and five bytes of its memory. libxenstore does not look
+    at the payload either. To refuse it would report a change that took place as a failure.
+    """
 
     __slots__ = ()
 
     def parse_reply(self, payload: bytes) -> None:
-        if payload != OK:
-            raise self._malformed_reply(payload)
+        """Return None, whatever the payload is."""
 
     def encode_reply(self, value: None = None) -> bytes:
         return OK
@@ -550,6 +563,9 @@ class SetPerms(_Acknowledged):
     xenstored answers ENOENT if the new owner does not exist, and ENOSPC to a guest that sets more
     permissions than its quota allows.
 
+    The id `DOMID_ANY` in a permission stands for all domains in Xen 4.22 and newer. Over a socket
+    it ends C xenstored, so `ClientConnection` refuses it there.
+
     Attributes:
         path: the node's path, or a special path.
         permissions: a list or tuple of `Permission` or of their text forms, such as ``b"r5"``. The
@@ -563,6 +579,7 @@ class SetPerms(_Acknowledged):
     op: ClassVar[int] = Op.SET_PERMS.value
     syntax: ClassVar[str] = "<path>|<perm-as-string>|+"
     transactional: ClassVar[bool] = True
+    needs_check: ClassVar[bool] = True
     missing: ClassVar[str] = "there is no such node, or no such domain to own it"
 
     def payload(self) -> bytes:

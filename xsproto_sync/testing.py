@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import faulthandler
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,15 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
 from xsproto.daemon.store import PROFILES
-from xsproto.testing import SCENARIOS, DomainState, Harness, ScenarioFailed, run_scenario
+from xsproto.testing import (
+    SCENARIOS,
+    DomainState,
+    Harness,
+    RawConnection,
+    ScenarioFailed,
+    run_scenario,
+)
+from xsproto.wire import Op, Packet, PacketReader
 
 from .embedded import EmbeddedXenStore
 
@@ -104,7 +113,7 @@ class DaemonHarness:
         daemon: a daemon that only this harness uses.
     """
 
-    can: frozenset[str] = frozenset({"socket", "dom0", "guest", "kill", "suspend"})
+    can: frozenset[str] = frozenset({"socket", "dom0", "guest", "kill", "suspend", "raw"})
 
     def __init__(self, daemon: DaemonUnderTest) -> None:
         super().__init__()
@@ -116,6 +125,10 @@ class DaemonHarness:
     def socket_path(self, domid: int = 0) -> str:
         """The path of a socket whose clients act as a domain."""
         return self._guests[domid].socket_path if domid else self._daemon.socket_path
+
+    async def open_raw(self, domid: int = 0) -> RawConnection:
+        """See `Harness`."""
+        return _RawSocket(self.socket_path(domid))
 
     async def kill_daemon(self) -> None:
         """See `Harness`."""
@@ -141,6 +154,34 @@ class DaemonHarness:
     async def remove_domain(self, domid: int) -> None:
         """See `Harness`."""
         self._guests.pop(domid).destroy()
+
+
+class _RawSocket:
+    """See `RawConnection`."""
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(LIMIT)
+        self._socket.connect(path)
+        self._reader = PacketReader()
+        self._received: list[Packet] = []
+        self._rq_id = 0
+
+    async def exchange(self, op: int, payload: bytes, tx_id: int = 0) -> Packet:
+        self._rq_id += 1
+        self._socket.sendall(Packet(op, self._rq_id, tx_id, payload).encode())
+        while True:
+            while not self._received:
+                data = self._socket.recv(65536)
+                if not data:
+                    raise AssertionError(f"the daemon closed the connection after a type {op}")
+                self._received += self._reader.receive_data(data)
+            packet = self._received.pop(0)
+            if packet.op != Op.WATCH_EVENT:
+                return packet
+
+    async def close(self) -> None:
+        self._socket.close()
 
 
 class _EmbeddedGuest:

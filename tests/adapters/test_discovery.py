@@ -10,13 +10,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from xsproto.adapters import discovery
 from xsproto.adapters.discovery import (
     DEVICE_PATHS,
+    PID_FILES,
     SOCKET_PATHS,
     Location,
     is_dom0,
     locate,
     named_by_environment,
+    stub_domain,
 )
 from xsproto.errors import ConnectFailed, InvalidArgument, InvalidType
 
@@ -148,10 +151,68 @@ def test_the_older_name_of_the_device_is_the_second_choice() -> None:
     assert locate(None, None, System({old: DEVICE, new: DEVICE})).path == new
 
 
-def test_dom0_has_a_daemon_or_nothing() -> None:
-    system = System({**device(), CAPABILITIES: b"control_d\n"})
-    assert locate(None, None, system) == Location("socket", SOCKET_PATHS[0])
+def test_dom0_without_a_socket_has_its_device() -> None:
+    """libxenstore takes it as well. (oxenstored need not have a socket.)"""
+    files: dict[str, int | bytes] = {**device(), CAPABILITIES: b"control_d\n"}
+    for pid_file in ({}, {PID_FILES[0]: b"4711\n"}):
+        system = System({**files, **pid_file})
+        found = locate(None, None, system)
+        assert found == Location("device", DEVICE_PATHS["Linux"][0])
+        assert found.how == "the device of dom0, where no daemon has a socket"
+        assert system.opened == 0
+
+
+def test_dom0_without_a_device_must_have_a_daemon() -> None:
+    system = System({CAPABILITIES: b"control_d\n"})
+    found = locate(None, None, system)
+    assert found == Location("socket", SOCKET_PATHS[0])
+    assert found.how == "where dom0's daemon should be, but is not"
     assert system.opened == 0
+
+
+@pytest.mark.parametrize("capabilities", [{CAPABILITIES: b"control_d\n"}, {}])
+@pytest.mark.parametrize("pid_file", PID_FILES)
+def test_a_stub_domain_is_reached_through_the_device(
+    pid_file: str, capabilities: dict[str, bytes]
+) -> None:
+    """Also where xenfs is not mounted, so that nothing says whether this is dom0."""
+    system = System({**device(), **capabilities, pid_file: b"domid:3\n"})
+    found = locate(None, None, system)
+    assert found == Location("device", DEVICE_PATHS["Linux"][0])
+    assert found.how == (
+        f"the device of dom0, whose XenStore is the stub domain 3, as {pid_file} says"
+    )
+    assert system.opened == 0
+
+
+def test_without_a_device_a_stub_domain_cannot_be_reached() -> None:
+    system = System({PID_FILES[0]: b"domid:3\n", CAPABILITIES: b"control_d\n"})
+    with pytest.raises(ConnectFailed) as caught:
+        locate(None, None, system)
+    for part in (f"the stub domain 3, as {PID_FILES[0]} says", *DEVICE_PATHS["Linux"]):
+        assert part in str(caught.value)
+
+
+def test_a_socket_is_preferred_to_a_stub_domain() -> None:
+    """libxenstore tries it first as well."""
+    system = System({SOCKET_PATHS[1]: SOCKET, PID_FILES[0]: b"domid:3\n", **device()})
+    assert locate(None, None, system) == Location("socket", SOCKET_PATHS[1])
+
+
+@pytest.mark.parametrize(
+    ("content", "domid"),
+    [
+        (b"domid:3\n", "3"),
+        (b"domid:12", "12"),
+        *[(content, None) for content in (b"", b"4711\n", b"domid:", b"domid:-1", b"domid:x\n")],
+    ],
+)
+def test_the_pid_file_names_a_process_or_a_stub_domain(content: bytes, domid: str | None) -> None:
+    expected = domid and f"the stub domain {domid}, as {PID_FILES[1]} says"
+    system = System({PID_FILES[1]: content})
+    assert stub_domain(system) == expected
+    assert system.opened == 0
+    assert stub_domain(System()) is None
 
 
 @pytest.mark.parametrize(
@@ -176,3 +237,27 @@ def test_where_there_is_nothing_it_says_what_was_looked_for(sysname: str) -> Non
 def test_the_real_module_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XENSTORED_PATH", str(tmp_path))
     assert locate(None, None, os) == Location("device", str(tmp_path))  # as it is no socket
+
+
+def test_the_real_module_reads_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XENSTORED_PATH", "XENSTORED_RUNDIR"):
+        monkeypatch.delenv(name, raising=False)
+    nothing, found, pid_file = tmp_path / "nothing", tmp_path / "device", tmp_path / "pid"
+    found.touch()
+    monkeypatch.setattr(discovery, "SOCKET_PATHS", (str(nothing),))
+    monkeypatch.setattr(discovery, "DEVICE_PATHS", {os.uname().sysname: (str(found),)})
+    monkeypatch.setattr(discovery, "PID_FILES", (str(tmp_path), str(pid_file)))
+    for content, how in (
+        (
+            "domid:5\n",
+            f"the device of dom0, whose XenStore is the stub domain 5, as {pid_file} says",
+        ),
+        ("4711\n", "the device of a guest"),
+    ):
+        pid_file.write_text(content)
+        monkeypatch.setattr(discovery, "_CAPABILITIES", str(nothing))
+        location = locate(None, None, os)
+        assert (location, location.how) == (Location("device", str(found)), how)
+    monkeypatch.setattr(discovery, "_CAPABILITIES", str(pid_file))
+    pid_file.write_text("control_d\n")
+    assert locate(None, None, os).how == "the device of dom0, where no daemon has a socket"

@@ -40,6 +40,7 @@ from ..support.daemons import Connection, Daemon, Op, require
 from ..support.descriptors import open_descriptors
 
 pytestmark = [
+    pytest.mark.environment("plain", "interrupts"),
     pytest.mark.skipif(sys.implementation.name != "cpython", reason="it is about CPython"),
     # A transaction was made, and before it was entered an interrupt came.
     pytest.mark.filterwarnings("ignore:a transaction was never entered"),

@@ -709,9 +709,12 @@ def interrupt_one(world: World, step: Action, nth: int, again: int) -> tuple[str
 
 # -- the tests
 
+# Without coverage, which would take four times as long and finds no more than the other tests.
+in_the_background = pytest.mark.environment("plain", "interleavings")
 ALL = {"write_blocked": True, "half": True, "split": True}
 
 
+@in_the_background
 @pytest.mark.parametrize(
     "plan",
     [
@@ -745,6 +748,7 @@ def test_every_order_of_steps_ends_well(plan: Plan) -> None:
         assert success[kind] | {"timed out", "closed"} <= seen, "there is no other way to end"
 
 
+@in_the_background
 @pytest.mark.parametrize(
     ("plan", "every"),
     [
@@ -761,6 +765,7 @@ def test_an_interrupt_at_any_line_harms_nobody_else(plan: Plan, every: int) -> N
     assert interrupt_each(plan, every) > 300
 
 
+@in_the_background
 @pytest.mark.parametrize(
     ("plan", "every"),
     [(Plan("rr"), 1_000), (Plan("re"), 600), (Plan("ee"), 400)],

@@ -34,6 +34,7 @@ LEFT_OUT = {"RVar.condition"}
 MORE = {
     "Monitor.wait": ["timeout"],
     "RVar.get": ["timeout"],
+    "check_perms": ["allow_domid_any"],
     "xs": ["readonly"],
     "xs.__init__": ["readonly"],
     "xs.transaction_end": ["transaction"],

@@ -570,6 +570,10 @@ def test_what_is_checked_before_it_is_sent() -> None:
     assert check_path(b"@releaseDomain") == b"@releaseDomain"
     assert check_watch_path(b"@releaseDomain/7") == b"@releaseDomain/7"
     assert check_perms([b"w999999", b"n0"]) == [b"w999999", b"n0"]
+    assert check_perms([b"n0", b"r32757"], allow_domid_any=True) == [b"n0", b"r32757"]
+    for perm, allowed in ((b"r32757", False), (b"r32756", True), (b"r32757\0", True)):
+        with pytest.raises(pyxs.exceptions.InvalidPermission):
+            check_perms([perm], allow_domid_any=allowed)
     for path in (b"/a\n", b"/a\0", b"a" * 2049, b"@", b"@a/", b"@a b", b"@//a"):
         with pytest.raises(pyxs.InvalidPath):
             check_path(path)

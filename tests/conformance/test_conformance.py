@@ -10,6 +10,7 @@ import pytest
 from xsproto.errors import NotFound, TooBig
 from xsproto.testing import SCENARIOS, ScenarioFailed, run_scenario, scenario
 from xsproto.testing import runner as table
+from xsproto.wire import Op, Packet
 
 from ..support import daemons
 from ..support import embedded_daemon as embedded
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 # In `tests/device/test_conformance.py`'s processes all this runs on the device.
 ADAPTERS = adapters.DEVICE_ADAPTERS if is_preloaded() else adapters.ADAPTERS
 
-# They need no process of their own, but with two of the daemons they run in the background.
-PLAIN = ("asyncio", "trio", "selectors")
-
 
 def cells() -> Iterator[Any]:
     """Each adapter with each daemon."""
@@ -44,8 +42,9 @@ def cells() -> Iterator[Any]:
             marks = []
             if (environment := adapters.ENVIRONMENTS.get(adapter)) is not None:
                 marks.append(pytest.mark.environment(environment))
-            elif adapter in PLAIN and kind != "c":
-                marks.append(pytest.mark.environment("plain", adapter))
+            elif not is_preloaded():
+                # In the background: they wait for daemons half of the time.
+                marks.append(pytest.mark.environment("plain", adapter.partition("_")[0]))
             yield pytest.param(adapter, kind, marks=marks, id=f"{adapter}-{kind}")
 
 
@@ -108,6 +107,34 @@ def test_an_unexpected_error_is_a_failure(no_harness: Harness) -> None:
     with pytest.raises(ScenarioFailed, match=r"on c 4\.17: NotFound: nothing there") as failure:
         adapters.run(run_scenario("is_found", no_harness))
     assert isinstance(failure.value.__cause__, NotFound)
+
+
+class SloppyHarness(NoHarness):
+    """A daemon that acknowledges each request with the payload `ok`."""
+
+    can = frozenset({"raw", "dom0"})
+
+    def __init__(self, ok: bytes) -> None:
+        self._ok = ok
+
+    async def open_raw(self) -> SloppyHarness:
+        return self
+
+    async def exchange(self, op: int, payload: bytes, tx_id: int = 0) -> Packet:
+        return Packet(op, 1, tx_id, b"1\0" if op == Op.TRANSACTION_START else self._ok)
+
+    async def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("ok", [b"\0", b"", b"OK", b"OK\0\0", b"OK\0 more"])
+def test_the_kit_is_stricter_than_a_client(ok: bytes) -> None:
+    harness: Any = SloppyHarness(ok)
+    with pytest.raises(ScenarioFailed, match="the reply to WRITE"):
+        adapters.run(run_scenario("acknowledges_with_ok_and_a_nul", harness))
+    harness = SloppyHarness(b"OK\0")
+    adapters.run(run_scenario("acknowledges_with_ok_and_a_nul", harness))
+    with pytest.raises(ScenarioFailed, match="ENOENT"):
+        adapters.run(run_scenario("replies_with_the_ids_of_the_request", harness))
 
 
 def test_expected_errors() -> None:

@@ -105,11 +105,34 @@ def device(daemon: Daemon) -> str:
     return device_of(daemon.socket_path)
 
 
-def test_xenstore_read_runs_on_it(device: str, preload: Preload) -> None:
+@pytest.mark.parametrize("modes", ["", "freebsd"])
+def test_xenstore_read_runs_on_it(device: str, preload: Preload, modes: str) -> None:
     command = ["xenstore-read", "/a/b"]
     assert shutil.which(command[0]), "install Debian's xenstore-utils"
-    ended = preload.run(command, variables={"XENSTORED_PATH": device})
+    ended = preload.run(command, modes=modes, variables={"XENSTORED_PATH": device})
     assert (ended.returncode, ended.stdout) == (0, "value\n"), ended.stderr
+
+
+def test_xenstore_watch_runs_on_freebsds(device: str, preload: Preload) -> None:
+    """libxenstore does not mind what FreeBSD's acknowledgements look like."""
+    command = ["xenstore-watch", "-n", "1", "/a"]
+    ended = preload.run(command, modes="freebsd", variables={"XENSTORED_PATH": device})
+    assert (ended.returncode, ended.stdout) == (0, "/a\n"), ended.stderr
+
+
+def test_freebsds_kernel_ends_with_a_transaction_that_is_none(
+    device: str, preload: Preload
+) -> None:
+    program = """
+        import sys
+        from tests.device.probes.device import END, File
+        with File(sys.argv[1]) as file:
+            file.send(END, b"F\\0")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), device]
+    ended = preload.run(command, modes="freebsd")
+    assert ended.returncode == -signal.SIGABRT, ended.stderr
+    assert "fake XenBus device: rule 15: TRANSACTION_END without a transaction" in ended.stderr
 
 
 def test_pyxs_runs_on_it(device: str, preload: Preload) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from xsproto.client import ClientConnection
@@ -28,6 +28,7 @@ from xsproto.errors import (
     TransactionLost,
 )
 from xsproto.events import Closed, ErrorReply, Event, Ignored, Reply, Reset, WatchFired
+from xsproto.perms import Permission
 from xsproto.requests import (
     UINT32_MAX,
     Control,
@@ -36,6 +37,7 @@ from xsproto.requests import (
     Read,
     Request,
     ResetWatches,
+    SetPerms,
     TransactionEnd,
     TransactionStart,
     Unwatch,
@@ -44,7 +46,16 @@ from xsproto.requests import (
 )
 from xsproto.states import TRANSACTION, TransactionState, WatchState
 from xsproto.testing import strategies
-from xsproto.wire import HEADER, HEADER_SIZE, PAYLOAD_MAX, REPLY_MAX, Op, Packet, PacketReader
+from xsproto.wire import (
+    DOMID_ANY,
+    HEADER,
+    HEADER_SIZE,
+    PAYLOAD_MAX,
+    REPLY_MAX,
+    Op,
+    Packet,
+    PacketReader,
+)
 
 OK = b"OK\0"
 COMMIT, ROLLBACK = TransactionEnd(commit=True), TransactionEnd(commit=False)
@@ -143,6 +154,7 @@ def asked(requests: Sequence[Request[Any]]) -> ClientConnection:
     return client
 
 
+@settings(max_examples=settings().max_examples // 2)  # each of them takes long
 @given(conversations(), st.booleans(), st.data())
 def test_chunking_never_changes_the_events(
     conversation: tuple[list[Request[Any]], bytes], eof: bool, data: st.DataObject
@@ -658,20 +670,49 @@ def test_a_late_watch_is_undone_and_its_events_are_stale() -> None:
     assert client.watches == {}
 
 
-@pytest.mark.parametrize("request_", [TransactionStart(), WATCHED, Unwatch(b"/a", b"token")])
-@pytest.mark.parametrize("payload", [None, b"nonsense"])
+@pytest.mark.parametrize(
+    ("request_", "op", "payload"),
+    [
+        (TransactionStart(), Op.TRANSACTION_START, b"nonsense"),
+        *[
+            (request, op, payload)
+            for request in (TransactionStart(), WATCHED, Unwatch(b"/a", b"token"))
+            for op, payload in ((Op.ERROR, b"EINVAL\0"), (Op.READ, b"nonsense"))
+        ],
+    ],
+)
 def test_what_was_abandoned_and_refused_has_nothing_to_undo(
-    request_: Request[Any], payload: bytes | None
+    request_: Request[Any], op: Op, payload: bytes
 ) -> None:
     client = ClientConnection()
     rq_id = ask(client, request_)
     client.abandon(rq_id)
-    if payload is None:
-        client.receive_data(bytes_of(Op.ERROR, rq_id, b"EINVAL\0"))
-    else:
-        client.receive_data(bytes_of(request_.op, rq_id, payload))
+    client.receive_data(bytes_of(op, rq_id, payload))
     assert (sent(client), client.events_received()) == ([], [])
     assert (client.watches, dict(client.transactions)) == ({}, {})
+
+
+@pytest.mark.parametrize("payload", [b"\0", b"", b"OK\0and m"])
+def test_the_type_of_an_acknowledgement_counts_and_not_its_payload(payload: bytes) -> None:
+    client = ClientConnection()
+    tx_id = started(client)
+    for request in (Write(b"/a", b""), COMMIT):
+        rq_id = ask(client, request, tx_id)
+        client.receive_data(bytes_of(request.op, rq_id, payload, tx_id))
+        assert client.events_received() == [Reply(rq_id, request, None)]
+    assert dict(client.transactions) == {}
+    unwatch = Unwatch(WATCHED.path, WATCHED.token)
+    client.receive_data(bytes_of(Op.WATCH, ask(client, WATCHED), payload))
+    assert client.watches == {(b"/a", b"token"): WatchState.SET}
+    client.receive_data(bytes_of(Op.UNWATCH, ask(client, unwatch), payload))
+    assert client.watches == {}
+    # An abandoned WATCH is undone, since the daemon has set it.
+    rq_id = ask(client, WATCHED)
+    client.abandon(rq_id)
+    client.receive_data(bytes_of(Op.WATCH, rq_id, payload))
+    assert [(packet.op, packet.payload) for packet in sent(client)] == [
+        (Op.UNWATCH, unwatch.payload())
+    ]
 
 
 def test_what_is_abandoned_with_its_answer_there_is_undone_at_once() -> None:
@@ -917,6 +958,43 @@ def test_an_event_is_known_by_its_type_alone(rq_id: int, tx_id: int, more: bytes
     client.receive_data(bytes_of(Op.WATCH_EVENT, rq_id, payload, tx_id))
     assert client.events_received() == [WatchFired(b"/a", b"token")]
     assert client.outstanding == 1
+
+
+# DOMID_ANY, which ends C xenstored if it comes through a socket
+
+
+ALL_MAY_READ = [SetPerms(b"/a", (Permission(0), Permission(DOMID_ANY, read=True)))]
+ALL_MAY_READ += [SetPerms(b"@releaseDomain", (b"n32757",)), SetPerms(b"/a", (b"n0", b"b032757"))]
+
+
+@pytest.mark.parametrize("request_", ALL_MAY_READ)
+def test_domid_any_is_refused_on_a_socket(request_: SetPerms) -> None:
+    client = ClientConnection()
+    with pytest.raises(InvalidArgument, match=r"32757.*over a socket") as caught:
+        client.send(request_)
+    assert caught.value.request == request_
+    assert (caught.value.path, caught.value.code) == (request_.path, "EINVAL")
+    assert sent(client) == []
+    with pytest.raises(InvalidArgument, match="32757"):
+        client.send(request_, started(client))
+
+
+@pytest.mark.parametrize("request_", ALL_MAY_READ)
+def test_domid_any_may_go_where_the_transport_allows_it(request_: SetPerms) -> None:
+    client = ClientConnection(allow_domid_any=True)
+    rq_id = ask(client, request_)
+    answer(client, rq_id, request_)
+    assert client.events_received() == [Reply(rq_id, request_, None)]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [SetPerms(b"/n32757", (b"n3275", b"r32751")), Write(b"/a", b"r32757\0"), Read(b"/r32757")],
+)
+def test_only_a_permission_with_domid_any_is_refused(request_: Request[Any]) -> None:
+    client = ClientConnection()
+    client.send(request_)
+    assert [packet.payload for packet in sent(client)] == [request_.payload()]
 
 
 # 8. Values come back byte for byte

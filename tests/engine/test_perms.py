@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from xsproto.errors import InvalidArgument, LocalProtocolError
 from xsproto.perms import Permission, check_permission
 from xsproto.testing import strategies
+from xsproto.wire import DOMID_ANY
 
 # The text form is a letter for the access and a domain id
 
@@ -67,8 +68,8 @@ def test_a_permission_can_be_an_object_or_its_text_form(permission: Permission) 
     assert check_permission(permission.encode()) == permission.encode()
 
 
-@pytest.mark.parametrize("domid", [0, 32751])
-def test_domain_ids_up_to_the_last_one_can_be_set(domid: int) -> None:
+@pytest.mark.parametrize("domid", [0, 32751, DOMID_ANY])
+def test_domain_ids_up_to_the_last_one_and_that_of_all_domains_can_be_set(domid: int) -> None:
     assert check_permission(Permission(domid, read=True)) == b"r%d" % domid
 
 
@@ -77,8 +78,8 @@ def test_domain_ids_up_to_the_last_one_can_be_set(domid: int) -> None:
     [
         Permission(-1),
         Permission(32752),
-        # C xenstored ends if this id comes through a socket.
-        Permission(32757, read=True),
+        Permission(DOMID_ANY - 1, read=True),
+        Permission(DOMID_ANY + 1, read=True),
         b"n-1",
         b"n32752",
         b"",

@@ -14,6 +14,7 @@ import pytest
 import xsproto
 import xsproto.__main__ as program
 from xsproto import ConnectFailed
+from xsproto.adapters.discovery import Location
 
 from ..support import ROOT
 
@@ -54,6 +55,12 @@ def test_it_returns_the_exit_status(
     monkeypatch.setenv("XENSTORED_PATH", "/somewhere/socket")
     assert program.main() == 0
     assert "the socket /somewhere/socket, named by XENSTORED_PATH" in capsys.readouterr().out
+    stub = Location("device", "/dev/xen/xenbus", "the device of dom0, ...")
+    with monkeypatch.context() as patch:
+        patch.setattr(program, "locate", lambda *_: stub)
+        assert program.main() == 0
+    told = "\nXenStore: the device /dev/xen/xenbus, the device of dom0, ...\n"
+    assert capsys.readouterr().out.endswith(told)
     monkeypatch.setattr(program, "locate", nothing)
     assert program.main() == 1
     assert capsys.readouterr().out.endswith("\nXenStore: there is no XenStore here\n")

@@ -6,12 +6,14 @@
 
 `call` gets the values of these parameters of the test, and runs a process. A thread calls it once
 for all tests whose parameters have the same values, and `background` waits for what it returns or
-raises. Such tests come last, so that both processors have something to do until then.
+raises. Such tests come last, so that both processors have something to do until then. When the
+first of them waits, this process has nothing else to do, and one more process runs in its place.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, TypeVar
@@ -22,32 +24,40 @@ __all__ = ["background", "start", "wait"]
 
 T = TypeVar("T")
 
-#: How many processes run at once. They wait for daemons a part of the time.
+#: How many processes run at once, beside this one. They wait for daemons a part of the time.
 _AT_ONCE: Final = 2
 
 _Work = tuple[Any, ...]
 _pool: Final = pytest.StashKey[ThreadPoolExecutor]()
+_idle: Final = pytest.StashKey[threading.Event]()  # this process only waits from now on
 _started: Final = pytest.StashKey[dict[_Work, Future[Any]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_pool] = ThreadPoolExecutor(_AT_ONCE)
+    config.stash[_pool] = ThreadPoolExecutor(_AT_ONCE + 1)
     config.addinivalue_line("markers", "background(call, *names): see tests.support.background")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Start no more processes, where the tests have ended early."""
-    config.stash[_pool].shutdown(cancel_futures=True)
+    config.stash[_pool].shutdown(wait=False, cancel_futures=True)
+    if _idle in config.stash:
+        config.stash[_idle].set()
+    config.stash[_pool].shutdown()
 
 
 def start(config: pytest.Config, call: Callable[..., T], *arguments: Any) -> Future[T]:
     """Call `call`, which runs a process, as soon as those that were started before let it."""
+    if _idle not in config.stash:
+        config.stash[_idle] = threading.Event()
+        config.stash[_pool].submit(config.stash[_idle].wait)  # in the place of this process
     return config.stash[_pool].submit(call, *arguments)
 
 
-def wait(future: Future[T]) -> T:
+def wait(config: pytest.Config, future: Future[T]) -> T:
     """Return what the call returned, however long that takes: each process has its own limit."""
     faulthandler.cancel_dump_traceback_later()  # that of the test that waits
+    config.stash[_idle].set()
     return future.result()
 
 
@@ -80,6 +90,6 @@ def background(request: pytest.FixtureRequest) -> Callable[[], Any]:
     def result() -> Any:
         work = _work(request.node)
         assert work is not None
-        return wait(request.config.stash[_started][work])
+        return wait(request.config, request.config.stash[_started][work])
 
     return result

@@ -6,8 +6,8 @@
 
 All tests that name the same one of `tests.support.environments.ENVIRONMENTS`, and the same group,
 run in one process, by another pytest, without coverage, in the background. This process reports
-what that one did. Tests in the environment "plain" need no process of their own: they mostly wait
-for programs, and let the tests here go on meanwhile.
+what that one did. Tests in the environment "plain" need no process of their own, but let the tests
+here go on meanwhile; with XSPROTO_ENVIRONMENT=plain they run here.
 """
 
 from __future__ import annotations
@@ -84,9 +84,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     for item in session.items:
         if (environment := _environment_of(item)) is not None and _is_elsewhere(item):
             alike.setdefault(environment, []).append(item)
+    # The most tests first, so that no long process is left over when the others have ended.
     session.stash[_processes] = {
         environment: background.start(session.config, _run, session.config, environment[0], items)
-        for environment, items in alike.items()
+        for environment, items in sorted(alike.items(), key=lambda one: -len(one[1]))
     }
 
 
@@ -96,7 +97,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     environment = _environment_of(item)
     if environment is None or not _is_elsewhere(item):
         return None
-    reports = background.wait(item.session.stash[_processes][environment])
+    reports = background.wait(item.config, item.session.stash[_processes][environment])
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in reports[item.nodeid]:
         item.ihook.pytest_runtest_logreport(report=report)

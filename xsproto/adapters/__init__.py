@@ -12,6 +12,7 @@ through what an adapter hands in:
 - `discovery` looks for sockets and devices, through the module ``os``;
 - `server` makes and serves sockets, and registers them with a selector, through the modules
   ``os``, ``socket`` and ``selectors``;
+- `ssh` starts OpenSSH, makes its sockets and waits for it, through `SshModules`;
 - `deadlines` tells the time, through the clock that it is given;
 - `blocking` opens connections, through the functions of a `Backend`.
 

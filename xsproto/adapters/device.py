@@ -101,7 +101,9 @@ class DeviceEngine(ClientConnection):
     """
 
     def __init__(self, max_outstanding: int) -> None:
-        super().__init__(max_outstanding=max_outstanding, max_payload=PAYLOAD_MAX)
+        super().__init__(
+            max_outstanding=max_outstanding, max_payload=PAYLOAD_MAX, allow_domid_any=True
+        )
 
     def send(self, request: Request[Any], tx_id: int = 0) -> Exchange:
         """See `ClientConnection.send`.

@@ -1,4 +1,4 @@
-"""Find XenStore: a daemon's socket, or a guest's XenBus device."""
+"""Find XenStore: a daemon's socket, or the domain's XenBus device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from attrs import field, frozen
 
 from ..errors import ConnectFailed, InvalidArgument, InvalidType
 
-__all__ = ["DEVICE_PATHS", "SOCKET_PATHS", "Location", "is_dom0", "locate", "named_by_environment"]
+__all__ = [
+    "DEVICE_PATHS",
+    "PID_FILES",
+    "SOCKET_PATHS",
+    "Location",
+    "is_dom0",
+    "locate",
+    "named_by_environment",
+    "stub_domain",
+]
 
 #: Where the daemon's socket is, if the environment does not say.
 SOCKET_PATHS: Final = ("/var/run/xenstored/socket", "/run/xenstored/socket")
@@ -22,13 +31,17 @@ DEVICE_PATHS: Final = {
     "FreeBSD": ("/dev/xen/xenstore",),
 }
 
+#: Where Xen's tools write down what XenStore is: the process id of a daemon, or ``domid:`` and the
+#: id of a stub domain. The directory is an option of Xen's build.
+PID_FILES: Final = ("/var/run/xen/xenstored.pid", "/run/xen/xenstored.pid")
+
 # In dom0 alone it says "control_d".
 _CAPABILITIES: Final = "/proc/xen/capabilities"
 
 
 @frozen
 class Location:
-    """A place where XenStore is: a daemon's socket or a guest's device.
+    """A place where XenStore is: a daemon's socket or a domain's device.
 
     Attributes:
         kind: ``"socket"`` or ``"device"``.
@@ -50,11 +63,15 @@ def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any) -> Location:
     2. ``XENSTORED_PATH`` in the environment: a device if something is there that is no socket, else
        a socket; then the file ``socket`` in the directory ``XENSTORED_RUNDIR`` of the environment;
     3. the first of `SOCKET_PATHS` that exists;
-    4. the first of `DEVICE_PATHS` of this system that exists, unless this is dom0, which has a
-       daemon or nothing;
+    4. the first of `DEVICE_PATHS` of this system that exists;
     5. in dom0, the first of `SOCKET_PATHS`. To connect there is likely to fail.
 
-    Nothing is opened or connected to, but for the file that says whether this is dom0.
+    So does libxenstore. dom0 has a device, too, and has no socket where the daemon runs in a stub
+    domain, which is the default of openSUSE, or was told to open none. But the device is there
+    even if no daemon runs: then nothing answers, and calls end by their time limits.
+
+    Nothing is opened or connected to, but for the files that say what XenStore is, and whether this
+    is dom0.
 
     Arguments:
         unix_socket_path: the path of a daemon's socket, as a string or a path object, or None.
@@ -67,7 +84,8 @@ def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any) -> Location:
     Raises:
         InvalidType: what is given is no path.
         InvalidArgument: what is given, or in the environment, cannot be a path; or both are given.
-        ConnectFailed: nothing is found, and this is not dom0.
+        ConnectFailed: nothing is found, and this is not dom0; or XenStore is a stub domain, and no
+            device is found.
     """
     if unix_socket_path is not None and xen_bus_path is not None:
         raise InvalidArgument(
@@ -83,15 +101,27 @@ def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any) -> Location:
     for path in SOCKET_PATHS:
         if os.path.exists(path):
             return Location("socket", path, "where a daemon's socket usually is")
-    if is_dom0(os):
-        return Location("socket", SOCKET_PATHS[0], "where dom0's daemon should be, but is not")
+    stub = stub_domain(os)
+    in_dom0 = is_dom0(os)
     devices = DEVICE_PATHS.get(os.uname().sysname, ())
+    known = " or ".join(devices) or "none is known"
     for path in devices:
         if os.path.exists(path):
-            return Location("device", path, "the device of a guest")
+            how = "the device of a guest"
+            if stub is not None:
+                how = f"the device of dom0, whose XenStore is {stub}"
+            elif in_dom0:
+                how = "the device of dom0, where no daemon has a socket"
+            return Location("device", path, how)
+    if stub is not None:
+        raise ConnectFailed(
+            f"XenStore is {stub}, and there is no XenBus device to reach it through ({known})"
+        )
+    if in_dom0:
+        return Location("socket", SOCKET_PATHS[0], "where dom0's daemon should be, but is not")
     raise ConnectFailed(
         f"there is no XenStore here: no socket of a daemon ({' or '.join(SOCKET_PATHS)})"
-        f", and no XenBus device of a guest ({' or '.join(devices) or 'none is known'}). "
+        f", and no XenBus device of a guest ({known}). "
         "XENSTORED_PATH may name another one; xsproto_sync.EmbeddedXenStore needs no Xen"
     )
 
@@ -127,14 +157,33 @@ def is_dom0(os: Any) -> bool:
     Arguments:
         os: the module of this name.
     """
+    return b"control_d" in _beginning(_CAPABILITIES, os)
+
+
+def stub_domain(os: Any) -> str | None:
+    """The stub domain that XenStore is, in words with its id and the file that tells; else None.
+
+    Arguments:
+        os: the module of this name.
+    """
+    for path in PID_FILES:
+        said, _, domid = _beginning(path, os).strip().partition(b":")
+        if said == b"domid" and domid.isdigit():
+            return f"the stub domain {domid.decode()}, as {path} says"
+    return None
+
+
+def _beginning(path: str, os: Any) -> bytes:
+    """The first bytes of a file; none if it cannot be read."""
     try:
-        file = os.open(_CAPABILITIES, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY)
         try:
-            return b"control_d" in os.read(file, 1000)
+            found: bytes = os.read(file, 1000)
         finally:
             os.close(file)
     except OSError:
-        return False
+        return b""
+    return found
 
 
 def _checked(path: Any, origin: str) -> str:

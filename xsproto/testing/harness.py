@@ -20,6 +20,7 @@ from ..clients.event_queue import QUEUE_MAX, WatchEvent
 from ..clients.operations import Node
 from ..errors import XenStoreError
 from ..perms import Permission
+from ..wire import Packet
 
 __all__ = [
     "Cancelled",
@@ -28,6 +29,7 @@ __all__ = [
     "Harness",
     "Monitor",
     "Operations",
+    "RawConnection",
     "Stream",
     "Task",
     "Transaction",
@@ -177,6 +179,16 @@ class Task(Protocol[T_co]):
         """
 
 
+class RawConnection(Protocol):
+    """A connection without a client, on which a scenario sees each byte of a reply."""
+
+    async def exchange(self, op: int, payload: bytes, tx_id: int = 0) -> Packet:
+        """Send a request, and return the next packet that is no watch event."""
+
+    async def close(self) -> None:
+        """Close the connection."""
+
+
 class Harness(Protocol):
     """A daemon that only one scenario uses, its clients and tasks, and control over all of them.
 
@@ -189,7 +201,8 @@ class Harness(Protocol):
         can: what the harness has beyond clients and tasks. ``guest``: it makes domains. ``kill``
             and ``suspend``: it does this to the daemon. ``dom0``: clients of domain 0 have the
             rights of dom0 and no quotas. ``socket`` or ``device``: what the clients connect
-            through. A scenario that needs more is not run.
+            through. ``raw``: it opens connections without a client. A scenario that needs more is
+            not run.
     """
 
     @property
@@ -205,6 +218,9 @@ class Harness(Protocol):
         Arguments:
             options: further arguments of the adapter's client.
         """
+
+    async def open_raw(self, domid: int = 0) -> RawConnection:
+        """Open a connection without a client, which acts as domain `domid`."""
 
     async def close(self, client: Client) -> None:
         """Close a client. Tasks that wait for an answer or an event get `ConnectionClosed`."""

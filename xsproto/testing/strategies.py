@@ -230,8 +230,9 @@ def replies(request: Request[Any]) -> SearchStrategy[Any]:
 
 
 def reply_payloads(request: Request[Any]) -> SearchStrategy[bytes]:
-    """Payloads of successful replies to `request`."""
-    return replies(request).map(request.encode_reply)
+    """Payloads of successful replies to `request`; any payload where the reply has no value."""
+    payloads = replies(request).map(request.encode_reply)
+    return payloads | odd_payloads() if request.reply_syntax == "OK|" else payloads
 
 
 def error_names() -> SearchStrategy[bytes]:

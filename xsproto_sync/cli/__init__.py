@@ -6,6 +6,7 @@
 `watching`         ``watch``, ``wait``
 `trees`            ``dump``, ``load``
 `serving`          ``serve``
+`stdio`            ``stdio``
 `demo`             ``demo``
 `completion`       ``completion``
 `options`          options and argument types that several commands share

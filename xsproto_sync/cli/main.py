@@ -19,6 +19,7 @@ from .completion import completion
 from .demo import demo
 from .errors import EXIT_STATUSES, message_of, status_of
 from .serving import serve
+from .stdio import stdio
 
 __all__ = ["main"]
 
@@ -60,6 +61,7 @@ for _command in (
     trees.dump,
     trees.load,
     serve,
+    stdio,
     demo,
     completion,
 ):

@@ -13,7 +13,7 @@ from xsproto.errors import XenStoreError
 
 from ..client import Client
 
-__all__ = ["PATH", "connect", "json_option", "location_options"]
+__all__ = ["PATH", "connect", "json_option", "location_of", "location_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,6 +37,20 @@ def location_options(command: F) -> F:
     )(command)
 
 
+def location_of(location: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Return the paths of the socket and of the device that `location_options` gave.
+
+    Raises:
+        click.UsageError: both options are given, or one is empty.
+    """
+    for name, option in _OPTIONS.items():
+        if location[name] == "":
+            raise click.UsageError(f"{option} is empty")
+    if None not in location.values():
+        raise click.UsageError(f"{' and '.join(_OPTIONS.values())} are both given")
+    return location["unix_socket_path"], location["xen_bus_path"]
+
+
 def connect(location: dict[str, Any]) -> Client:
     """Return a client for what `location_options` gave.
 
@@ -44,12 +58,7 @@ def connect(location: dict[str, Any]) -> Client:
         click.UsageError: both options are given, or one is empty.
         ConnectFailed: there is no daemon, or it may not be used.
     """
-    for name, option in _OPTIONS.items():
-        if location[name] == "":
-            raise click.UsageError(f"{option} is empty")
-    if None not in location.values():
-        raise click.UsageError(f"{' and '.join(_OPTIONS.values())} are both given")
-    return Client(**location)
+    return Client(*location_of(location))
 
 
 class _Path(click.ParamType):  # type: ignore[type-arg]  # it is generic in newer versions only

@@ -4,7 +4,7 @@ This is for programs that were written for libxenstore, or that must behave like
 `xsproto_sync.compat.lowlevel` and `xsproto_sync.compat.xenstore_utils` are built on it. New
 programs should use `xsproto_sync.Client`, which does more. Arguments that libxenstore does not
 check are not checked here either: the daemon judges them. The one exception is DOMID_ANY in
-`Handle.set_permissions`.
+`Handle.set_permissions`, on a socket.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from xsproto.errors import (
 )
 from xsproto.perms import PERM_LETTERS
 from xsproto.requests import Request, TransactionEnd, TransactionStart, Unknown
-from xsproto.wire import DOMID_ANY, NUL, Op
+from xsproto.wire import NUL, Op
 
 from ..client import Client
 
@@ -76,6 +76,7 @@ class _RawRequest(Unknown):
     __slots__ = ()
 
     transactional: ClassVar[bool] = True
+    needs_check: ClassVar[bool] = True  # it may be a SET_PERMS
 
     def payload(self) -> bytes:
         return self.data
@@ -238,9 +239,7 @@ class Handle:
         return found
 
     def set_permissions(self, tx_id: int, path: bytes, perms: Sequence[Perms]) -> None:
-        """``xs_set_permissions``. DOMID_ANY is EINVAL: C xenstored 4.21 and newer crash on it."""
-        if any(perm.domid == DOMID_ANY for perm in perms):
-            raise OSError(EINVAL, os.strerror(EINVAL))
+        """``xs_set_permissions``. `ClientConnection` refuses DOMID_ANY on a socket, as EINVAL."""
         texts = b"".join(b"%c%d\0" % (PERM_LETTERS[bits], domid) for domid, bits in perms)
         self._ask_raw(Op.SET_PERMS.value, path + NUL + texts, tx_id)
 
@@ -390,7 +389,7 @@ _ERRNOS: Final[Sequence[tuple[type[XenStoreError], int]]] = (
     (ConnectionClosed, EBADF),
     (Forked, EBADF),
     (TimedOut, ETIMEDOUT),
-    (InvalidArgument, E2BIG),  # only the length of the payload is checked here
+    (InvalidArgument, E2BIG),  # without a code it is about the length of the payload
     (LocalProtocolError, ENOENT),  # a transaction that this handle did not start
     (NotSupported, ENOSYS),
     (XenStoreError, EIO),

@@ -13,7 +13,7 @@ import xsproto_sync.compat.pyxs as pyxs
 from xsproto_sync.compat.pyxs._device import _XenBusTransport
 from xsproto_sync.compat.pyxs._internal import NUL, Op
 from xsproto_sync.compat.pyxs.connection import XenBusConnection
-from xsproto_sync.compat.pyxs.exceptions import ConnectionError
+from xsproto_sync.compat.pyxs.exceptions import ConnectionError, InvalidPermission
 
 from ...compat.test_pyxs import refusal
 from ...compat.test_pyxs_router import AgentsRouter
@@ -22,6 +22,7 @@ from ...support.callers import Caller
 from ...support.daemons import Daemon
 from ...support.descriptors import open_descriptors
 from ...support.fake_device import device_of, set_modes
+from ..runs import device_for
 from .test_client import until
 
 
@@ -55,6 +56,15 @@ def test_nodes_and_transactions(client: Any) -> None:
     assert client.exists(b"/a/c")
     with refusal(errno.ENOENT):
         client.read(b"/missing")
+
+
+def test_a_permission_may_be_for_all_domains(daemon: Daemon) -> None:
+    """It is asked of a guest: dom0's fake device is over a socket, where newer daemons crash."""
+    with pyxs.Client(xen_bus_path=device_for(daemon, 5)) as client:
+        client.set_perms(b"data", [b"n5", b"r32757"])
+        assert client.get_perms(b"data") == [b"n5", b"r32757"]
+    with pyxs.Client(daemon.socket_path) as client, pytest.raises(InvalidPermission):
+        client.set_perms(b"/local", [b"n0", b"r32757"])
 
 
 @pytest.mark.parametrize("modes", [(), ("slow",), ("strict",), ("old-kernel",), ("wrong-ids",)])

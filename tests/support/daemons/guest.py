@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _socket
+import atexit
 import contextlib
 import functools
 import os
@@ -9,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -23,10 +26,65 @@ if TYPE_CHECKING:
 
 State = Literal["running", "shutdown", "crashed", "dying"]
 
-_KERNEL = f"import sys, {__package__}.xenbus as xenbus; xenbus.main(*sys.argv[1:])"
+_START = f"import sys, {__package__}.xenbus as xenbus; xenbus.main(*sys.argv[1:])"
 _PORT = 1
 _DOMID_XEN = 0x7FF2
 _VIRQ_DOM_EXC = 3
+
+
+class _Kernels:
+    """A process that forks one for each guest's kernel, which is faster than to start it.
+
+    The first guest starts it. It ends when this process does.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._control: _socket.socket | None = None
+
+    def _process(self) -> _socket.socket:
+        with self._lock:
+            if self._control is None:
+                # Not `socket`'s: eventlet's cannot pass descriptors.
+                self._control, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+                process = subprocess.Popen(
+                    [sys.executable, "-E", "-S", "-c", _START, str(theirs.fileno())],
+                    cwd=ROOT,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    # Out of the way of Ctrl-C.
+                    start_new_session=True,
+                )
+                theirs.close()
+                atexit.register(process.wait)
+                atexit.register(self._control.close)  # which comes first, and ends it
+            return self._control
+
+    def start(self, directory: Path, domid: int, port: int, listener: int) -> _Kernel:
+        """Start a kernel, for the clients of the listening socket `listener`."""
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        arguments = f"{domid} {port} {directory}".encode()
+        descriptors = struct.pack("=ii", listener, theirs.fileno())
+        passed = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)
+        self._process().sendmsg([arguments], [passed])
+        theirs.close()
+        return _Kernel(ours)
+
+
+class _Kernel:
+    """The process that acts as a guest's kernel. It ends when this process does."""
+
+    def __init__(self, lifeline: _socket.socket) -> None:
+        self._lifeline = lifeline
+
+    def end(self) -> None:
+        """End it; returns when it has let go of the ring and of its clients."""
+        self._lifeline.shutdown(_socket.SHUT_WR)
+        self._lifeline.recv(1)
+        self._lifeline.close()
+
+
+_kernels = _Kernels()
 
 
 class GuestDomain:
@@ -42,7 +100,7 @@ class GuestDomain:
         self._daemon = daemon
         self.domid = domid
         self._connection: Connection | None = None
-        self._kernel: subprocess.Popen[bytes] | None = None
+        self._kernel: _Kernel | None = None
         self._path("ring").touch(mode=0o600, exist_ok=False)
         os.truncate(self._path("ring"), PAGE_SIZE)
         self._exists = True
@@ -98,8 +156,7 @@ class GuestDomain:
         if self._connection is not None:
             self._connection.close()
         if self._kernel is not None:
-            self._kernel.kill()
-            self._kernel.communicate()
+            self._kernel.end()
         for name in "ring", "state", "evtchn", "guest":
             self._path(name).unlink(missing_ok=True)
         self._raise_virq()
@@ -148,15 +205,8 @@ class GuestDomain:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)
             listener.listen()
-            arguments = [str(self._daemon.directory), self.domid, _PORT, listener.fileno()]
-            self._kernel = subprocess.Popen(
-                [sys.executable, "-E", "-S", "-c", _KERNEL, *map(str, arguments)],
-                cwd=ROOT,
-                # Its end tells the process that ours has ended.
-                stdin=subprocess.PIPE,
-                pass_fds=[listener.fileno()],
-                # Out of the way of Ctrl-C.
-                start_new_session=True,
+            self._kernel = _kernels.start(
+                self._daemon.directory, self.domid, _PORT, listener.fileno()
             )
         return path
 

@@ -43,16 +43,17 @@ xenstored-port = port
 xenstored-log-level = null
 """
 
-# The daemon's parent, which outlives us to clean up: its standard input ends when we do. The
-# daemon itself could not ask for a signal at our death, as Linux sends that when the thread ends
-# that started it. All of the daemon's paths are relative, so that its directory's may be of any
-# length and have blanks and colons in it.
+# The daemon's parent, which outlives us to clean up: its standard input ends when we do. (fakexen
+# has the daemon die with it. The daemon itself could not ask for a signal at our death, as Linux
+# sends that when the thread ends that started it.) All of the daemon's paths are relative, so that
+# its directory's may be of any length and have blanks and colons in it.
 _JANITOR = f"""\
 directory=$1
 shift
 if read -r _; then
-    setpriv --pdeathsig KILL env -u XENSTORED_PATH LD_PRELOAD=./{FAKEXEN.name} \\
-        XENSTORED_RUNDIR=. XENSTORED_ROOTDIR=. "$@" </dev/null >output 2>&1 &
+    unset XENSTORED_PATH
+    LD_PRELOAD=./{FAKEXEN.name} XENSTORED_RUNDIR=. XENSTORED_ROOTDIR=. \\
+        "$@" </dev/null >output 2>&1 &
     echo "$!"
     read -r _
     kill -KILL "$!"

@@ -9,8 +9,9 @@ clients' watches. Where Linux fails the write() of a request, a refused WATCH,
 the client gets the daemon's ERROR; one that sends an oversized packet is
 disconnected.
 
-Runs as a process of its own (`GuestDomain.socket_path` starts it), and ends
-when its standard input does.
+Runs as a process of its own, which a process that imports this module once
+forks (`GuestDomain.socket_path` has it do so), and ends when it is told to, or
+when the process that asked for it has ended.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import itertools
 import mmap
 import os
 import select
+import signal
 import socket
 import struct
-import sys
 from typing import NamedTuple
 
 from .wire import Op, Packet, take_packet
@@ -297,7 +298,26 @@ class Xenbus:
             self._abort(client, transaction)
 
 
-def main(directory: str, domid: str, port: str, listener: str) -> None:
-    """Serve the clients of the listening socket that has the file descriptor `listener`."""
-    with socket.socket(fileno=int(listener)) as sock:
-        Xenbus(Ring(directory, int(domid), int(port)), sock).serve(sys.stdin.fileno())
+def main(control: str) -> None:
+    """Serve one guest after the other, each in a process forked for it.
+
+    `control` is the file descriptor of a socket. Each of its messages is a guest: its domid, its
+    port, and the daemon's directory, with two file descriptors, a listening socket, and one that
+    is readable when the guest is to end.
+    """
+    # Nobody waits for these processes.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(fileno=int(control)) as guests:
+        while True:
+            guest, descriptors, _, _ = socket.recv_fds(guests, 8192, 2)
+            if not guest:
+                return
+            if os.fork() == 0:
+                break
+            for descriptor in descriptors:
+                os.close(descriptor)
+    domid, port, directory = os.fsdecode(guest).split(" ", 2)
+    os.chdir(directory)
+    listener, until = descriptors
+    with socket.socket(fileno=listener) as sock:
+        Xenbus(Ring(directory, int(domid), int(port)), sock).serve(until)

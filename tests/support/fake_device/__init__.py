@@ -18,6 +18,9 @@ one in
 
     pytest tests/device --xenbus /dev/xen/xenbus
 
+In the mode "freebsd" it is FreeBSD's device, as far as its source tells; `fake_device.h` has those
+rules, and `tests/device/on_device/test_freebsd.py` asks for them.
+
 The rules, measured with Linux 6.1:
 
  9. One request outstanding for each descriptor: more are answered in order and with the right

@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -22,7 +24,7 @@ static struct file inherited;		/* in a child process, what the parent had open *
 static pid_t owner;
 
 static const char *const mode_names[] = {
-	"event-first", "ack-first", "old-kernel", "wrong-ids", "slow", "strict", "dead",
+	"event-first", "ack-first", "old-kernel", "wrong-ids", "slow", "strict", "dead", "freebsd",
 };
 
 static void put_user(struct file *f)
@@ -78,16 +80,22 @@ static ssize_t leave(struct file *f, ssize_t result)
  * The program's descriptor is the reading end of a pipe: it has POLLIN while
  * there is a byte in it, never POLLOUT (rule 13), O_NONBLOCK and FIONBIO are the
  * pipe's own, and a signal interrupts, or restarts, a read() as it should.
+ * FreeBSD's is a socket, which has POLLOUT always.
  */
 static int open_device(const char *socket, int flags)
 {
 	struct kernel *k;
 	struct file *f;
 	int fd = -1, ends[2];
+	bool freebsd;
 
 	pthread_mutex_lock(&lock);
+	freebsd = modes & FREEBSD;
 	k = find_kernel(socket);
-	if (!k || pipe2(ends, O_CLOEXEC | (flags & O_NONBLOCK)))
+	if (!k)
+		goto out;
+	if (freebsd ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends)
+		    : pipe2(ends, O_CLOEXEC | (flags & O_NONBLOCK)))
 		goto out;
 	fd = syscall(SYS_fcntl, ends[0], flags & O_CLOEXEC ? F_DUPFD_CLOEXEC : F_DUPFD, 0);
 	if (fd < 0 || fd >= NFILES) {
@@ -101,6 +109,7 @@ static int open_device(const char *socket, int flags)
 	}
 	f = allocate(sizeof(*f));
 	f->kernel = k;
+	f->freebsd = freebsd;
 	f->users = f->refs = 1;
 	f->in = ends[0];
 	f->out = ends[1];
@@ -147,6 +156,30 @@ static ssize_t read_device(struct file *f, char *data, size_t len)
 	return n;
 }
 
+/* With O_NONBLOCK, too, it waits.  (Of 0 bytes it is not called.) */
+static ssize_t read_freebsd(struct file *f, char *data, size_t len)
+{
+	struct pollfd poll_in = { .fd = f->in, .events = POLLIN };
+	size_t n = 0;
+	char byte;
+
+	while (len && f->produced == f->consumed) {
+		pthread_mutex_unlock(&lock);
+		if (poll(&poll_in, 1, -1) < 0) {
+			pthread_mutex_lock(&lock);
+			return -EINTR;
+		}
+		pthread_mutex_lock(&lock);
+	}
+	while (n < len && f->consumed != f->produced)
+		data[n++] = f->ring[f->consumed++ % sizeof(f->ring)];
+	if (f->readable && f->produced == f->consumed) {
+		recv(f->in, &byte, 1, MSG_DONTWAIT);
+		f->readable = false;
+	}
+	return n;
+}
+
 /* Waits for the answer as the kernel does: no signal ends it (rule 16). */
 static int wait_for(struct request *r)
 {
@@ -165,17 +198,48 @@ static struct request *to_wait_for(struct request *r)
 	return r;
 }
 
+static int set_watch(struct file *f, const char *path, const char *token)
+{
+	static unsigned long serial = 0xffff888000000000;
+	struct kernel *k = f->kernel;
+	struct watch *w = allocate(sizeof(*w));
+	struct request *r;
+	int error;
+
+	w->file = f;
+	w->path = strdup(path);
+	w->token = strdup(token);
+	snprintf(w->serial, sizeof(w->serial), "%lX", serial += 64);
+	w->next = k->watches;
+	k->watches = w;
+	if (strlen(path) + strlen(w->serial) + 2 > XENSTORE_PAYLOAD_MAX) {
+		forget_watch(k, w);
+		return -E2BIG;
+	}
+	r = to_wait_for(queue_own(k, f, XS_WATCH, 0, path, w->serial));
+	r->watch = w;
+	error = wait_for(r);
+	if (error)
+		forget_watch(k, w);
+	return error;
+}
+
+static void end_watch(struct file *f, struct watch *w)
+{
+	struct request *r = to_wait_for(queue_own(f->kernel, f, XS_UNWATCH, 0, w->path, w->serial));
+
+	r->watch = w;
+	forget_watch(f->kernel, w);
+	wait_for(r);
+}
+
 /* Rule 14. */
 static int write_watch(struct file *f, uint32_t type, char *body, size_t len)
 {
 	static const char *const deadlock =
 		"WATCH or UNWATCH with a request outstanding on the descriptor dead-locks the kernel";
-	static unsigned long serial = 0xffff888000000000;
-	struct kernel *k = f->kernel;
 	char *token = memchr(body, 0, len);
-	struct request *r;
 	struct watch *w;
-	int error;
 
 	if (!token++ || !memchr(token, 0, len - (token - body))) {
 		answer_buffer(f, XS_ERROR, "EINVAL");
@@ -185,38 +249,17 @@ static int write_watch(struct file *f, uint32_t type, char *body, size_t len)
 	if (type == XS_WATCH) {
 		if (f->outstanding)
 			violation(10, deadlock);
-		w = allocate(sizeof(*w));
-		w->file = f;
-		w->path = strdup(body);
-		w->token = strdup(token);
-		snprintf(w->serial, sizeof(w->serial), "%lX", serial += 64);
-		if (strlen(body) + strlen(w->serial) + 2 > XENSTORE_PAYLOAD_MAX) {
-			free(w->path);
-			free(w->token);
-			free(w);
-			return -E2BIG;
-		}
-		w->next = k->watches;
-		k->watches = w;
-		r = to_wait_for(queue_own(k, f, XS_WATCH, 0, body, w->serial));
-		r->watch = w;
-		error = wait_for(r);
-		if (error)
-			forget_watch(k, w);
-		return error;
+		return set_watch(f, body, token);
 	}
-	for (w = k->watches; w; w = w->next)
+	for (w = f->kernel->watches; w; w = w->next)
 		if (w->file == f && !strcmp(w->path, body) && !strcmp(w->token, token))
 			break;
 	if (w) {
 		if (f->outstanding)
 			violation(10, deadlock);
-		r = to_wait_for(queue_own(k, f, XS_UNWATCH, 0, body, w->serial));
-		r->watch = w;
-		forget_watch(k, w);
-		wait_for(r);
+		end_watch(f, w);
 	}
-	answer_buffer(f, XS_UNWATCH, "OK");
+	acknowledge(f, XS_UNWATCH);
 	return 0;
 }
 
@@ -286,6 +329,83 @@ static ssize_t write_device(struct file *f, const char *data, size_t len)
 	return error ?: (ssize_t)len;
 }
 
+/* ---- FreeBSD's: each returns an errno, which becomes an ERROR ---- */
+
+static int watch_freebsd(struct file *f, uint32_t type, char *body, size_t len)
+{
+	char *token = memchr(body, 0, len);
+	struct watch *w;
+
+	if (!token++ || !memchr(token, 0, len - (token - body)))
+		return EINVAL;
+	for (w = f->kernel->watches; w; w = w->next)
+		if (w->file == f && !strcmp(w->token, token))
+			break;
+	if (type == XS_WATCH)
+		return w ? EINVAL : -set_watch(f, body, token);
+	if (!w)
+		return EINVAL;
+	end_watch(f, w);
+	acknowledge(f, XS_UNWATCH);
+	return 0;
+}
+
+static int request_freebsd(struct file *f, struct xsd_sockmsg header)
+{
+	struct transaction *t, **p = find_transaction(f, header.tx_id);
+
+	if (header.tx_id && !*p)
+		return EINVAL;
+	if (header.type == XS_TRANSACTION_END && !*p)
+		violation(15, "TRANSACTION_END without a transaction takes FreeBSD's kernel with it");
+	if (header.type == XS_TRANSACTION_START) {
+		t = allocate(sizeof(*t));
+		t->next = f->transactions;
+		f->transactions = t;
+	}
+	return -wait_for(to_wait_for(queue_request(f->kernel, f, header, NULL)));
+}
+
+static ssize_t write_freebsd(struct file *f, const char *data, size_t len)
+{
+	struct xsd_sockmsg header;
+	int error;
+
+	if (len > sizeof(f->buffer) - f->len)
+		return -EINVAL;
+	memcpy(f->buffer.bytes + f->len, data, len);
+	f->len += len;
+	header = f->buffer.header;
+	if (f->len < sizeof(header) + header.len)
+		return len;
+	switch (header.type) {
+	case XS_WATCH:
+	case XS_UNWATCH:
+		f->buffer.header.tx_id = 0;
+		error = watch_freebsd(f, header.type, f->buffer.bytes + sizeof(header), header.len);
+		break;
+	case XS_DIRECTORY:
+	case XS_READ:
+	case XS_GET_PERMS:
+	case XS_TRANSACTION_START:
+	case XS_TRANSACTION_END:
+	case XS_RELEASE:
+	case XS_GET_DOMAIN_PATH:
+	case XS_WRITE:
+	case XS_MKDIR:
+	case XS_RM:
+	case XS_SET_PERMS:
+		error = request_freebsd(f, header);
+		break;
+	default:
+		error = EINVAL;
+	}
+	if (error)
+		answer_buffer(f, XS_ERROR, name_of(error));
+	f->len = 0;
+	return len;
+}
+
 #pragma GCC visibility push(default)
 
 /* ---- libc ---- */
@@ -294,7 +414,9 @@ ssize_t read(int fd, void *data, size_t len)
 {
 	struct file *f = enter(fd);
 
-	return f ? leave(f, read_device(f, data, len)) : syscall(SYS_read, fd, data, len);
+	if (!f)
+		return syscall(SYS_read, fd, data, len);
+	return leave(f, f->freebsd ? read_freebsd(f, data, len) : read_device(f, data, len));
 }
 
 ssize_t write(int fd, const void *data, size_t len)
@@ -307,7 +429,7 @@ ssize_t write(int fd, const void *data, size_t len)
 	while (f->writing)
 		pthread_cond_wait(&news, &lock);
 	f->writing = true;
-	n = write_device(f, data, len);
+	n = f->freebsd ? write_freebsd(f, data, len) : write_device(f, data, len);
 	f->writing = false;
 	pthread_cond_broadcast(&news);
 	return leave(f, n);

@@ -1,7 +1,8 @@
 /*
  * fake_device.h - Linux' XenBus device, as an LD_PRELOAD library, for programs on a
  * machine without Xen: an opened device path behaves as /dev/xen/xenbus was
- * measured to, and talks to a XenStore daemon's Unix socket.
+ * measured to, and talks to a XenStore daemon's Unix socket.  In the mode
+ * "freebsd" it is FreeBSD's device instead; that one was read, not measured.
  *
  * A device path is "SOCKET.xenbus", for any SOCKET, and also $XENBUS_DEVICE
  * (default /dev/xen/xenbus) if $XENBUS_SOCKET names a socket.  Whether there is
@@ -34,16 +35,37 @@
  *   strict       see above
  *   dead         the daemon is dead: no request leaves the queue.  (A daemon
  *                that really dies has the same effect, for good.)
+ *   freebsd      devices that are opened from now on are FreeBSD's, see below
  *
  * Found by dlsym(): int fake_device_modes(const char *list);
  *                   int fake_device_suspend(const char *device);
  *
- * Limits: a descriptor is a FIFO to fstat(); an inherited one can be closed in
+ * FreeBSD's device, /dev/xen/xenstore, as its source says (sys/dev/xen/xenstore,
+ * xenstore_dev.c and xenstore.c):
+ *   - write() returns once the request is answered and the answer is queued.  What
+ *     is wrong with a request is an ERROR to be read, and never an errno, but
+ *     that of too many bytes: EINVAL, and what is there of a message stays.
+ *   - It knows DIRECTORY, READ, GET_PERMS, WATCH, UNWATCH, TRANSACTION_START,
+ *     TRANSACTION_END, RELEASE, GET_DOMAIN_PATH, WRITE, MKDIR, RM and SET_PERMS.
+ *     Other types are EINVAL, as is a transaction of another descriptor.
+ *   - A watch is known by its token alone: another one with the token is EINVAL,
+ *     and UNWATCH takes no notice of the path.
+ *   - The answers to WATCH and UNWATCH have eight bytes, "OK", a NUL and
+ *     whatever comes behind it in the kernel's memory.
+ *   - read() waits even with O_NONBLOCK.  poll() always reports writable.
+ *   - Answers and events that are not read yet share a ring of 4096 bytes.  What
+ *     does not fit overwrites the rest.
+ *   - TRANSACTION_END without a transaction ends the machine ("rule 15").
+ *   - A TRANSACTION_END that fails ends the transaction all the same.
+ *
+ * Limits: a descriptor is a FIFO to fstat() (a socket, if it is FreeBSD's); an inherited one can be closed in
  * a child process, and is a violation when used; over exec() it is lost; so is
  * one that close_range() closes.  A process in a WATCH that never returns can be
  * killed here, where on a real machine it stays, as a zombie with a thread in
  * xs_talkv.  Not emulated: permissions, access modes, the limits of a ring other
- * than that of 4096 bytes.
+ * than that of 4096 bytes.  Of FreeBSD: a signal during write(), which gives the
+ * answer to the next request of the domain; a suspend, which waits for the end of
+ * all transactions; the limit of 1000 events that wait for a watch.
  *
  * Build: gcc -O2 -shared -fPIC -pthread -fvisibility=hidden -o fake_device.so kernel.c device.c
  *        (needs libxen-dev)
@@ -115,11 +137,14 @@ struct file {
 	struct kernel *kernel;
 	int users;			/* descriptors and calls */
 	int refs;			/* requests, and one while there are users */
+	bool freebsd;
 	int in, out;			/* a pipe: a byte is in it while there are messages */
 	bool readable;			/* that byte is there, or with a reader */
 	bool writing;			/* some write() has the buffer */
 	int outstanding;
 	struct message *head, **tail;
+	char ring[4096];		/* FreeBSD's, in place of the messages */
+	unsigned int produced, consumed;
 	struct transaction *transactions;
 	size_t len;
 	union {
@@ -128,7 +153,10 @@ struct file {
 	} buffer;
 };
 
-enum { EVENT_FIRST = 1, ACK_FIRST = 2, OLD = 4, WRONG_IDS = 8, SLOW = 16, STRICT = 32, DEAD = 64 };
+enum {
+	EVENT_FIRST = 1, ACK_FIRST = 2, OLD = 4, WRONG_IDS = 8, SLOW = 16, STRICT = 32, DEAD = 64,
+	FREEBSD = 128,
+};
 
 extern pthread_mutex_t lock;		/* to be held for all that is declared here */
 extern pthread_cond_t news;
@@ -146,6 +174,8 @@ struct request *queue_own(struct kernel *k, struct file *f, uint32_t type, uint3
 			  const char *one, const char *two);
 void free_request(struct request *r);
 void answer_buffer(struct file *f, uint32_t type, const char *text);
+void acknowledge(struct file *f, uint32_t type);
+const char *name_of(int error);
 struct transaction **find_transaction(struct file *f, uint32_t id);
 void forget_transaction(struct transaction **p);
 void forget_watch(struct kernel *k, struct watch *w);

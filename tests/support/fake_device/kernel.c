@@ -119,6 +119,23 @@ struct request *queue_own(struct kernel *k, struct file *f, uint32_t type, uint3
 
 /* ---- messages to be read ---- */
 
+static void make_readable(struct file *f)
+{
+	if (f->readable)
+		return;
+	f->readable = true;
+	syscall(SYS_write, f->out, "", 1);
+}
+
+/* FreeBSD does not look whether there is room. */
+static void produce(struct file *f, const char *data, size_t len)
+{
+	size_t i;
+
+	for (i = 0; i < len; i++)
+		f->ring[f->produced++ % sizeof(f->ring)] = data[i];
+}
+
 static void queue_message(struct file *f, struct xsd_sockmsg header, const char *body,
 			  bool answers)
 {
@@ -126,6 +143,12 @@ static void queue_message(struct file *f, struct xsd_sockmsg header, const char 
 
 	if (!f->users)
 		return;			/* nobody can read it */
+	if (f->freebsd) {
+		produce(f, (const char *)&header, sizeof(header));
+		produce(f, body, header.len);
+		make_readable(f);
+		return;
+	}
 	m = allocate(sizeof(*m) + sizeof(header) + header.len);
 	m->answers = answers;
 	m->size = sizeof(header) + header.len;
@@ -133,14 +156,10 @@ static void queue_message(struct file *f, struct xsd_sockmsg header, const char 
 	memcpy(m->data + sizeof(header), body, header.len);
 	*f->tail = m;
 	f->tail = &m->next;
-	if (!f->readable) {
-		f->readable = true;
-		syscall(SYS_write, f->out, "", 1);
-	}
+	make_readable(f);
 }
 
-/* The kernel's own answer to the message in the buffer. */
-void answer_buffer(struct file *f, uint32_t type, const char *text)
+static void answer(struct file *f, uint32_t type, const char *body, size_t len)
 {
 	struct xsd_sockmsg header = f->buffer.header;
 
@@ -149,8 +168,22 @@ void answer_buffer(struct file *f, uint32_t type, const char *text)
 	else if (modes & WRONG_IDS)
 		header.req_id--;
 	header.type = type;
-	header.len = strlen(text) + 1;
-	queue_message(f, header, text, false);
+	header.len = len;
+	queue_message(f, header, body, false);
+}
+
+/* The kernel's own answer to the message in the buffer. */
+void answer_buffer(struct file *f, uint32_t type, const char *text)
+{
+	answer(f, type, text, strlen(text) + 1);
+}
+
+/* The answer to the WATCH or UNWATCH in the buffer: FreeBSD's has the size of a pointer. */
+void acknowledge(struct file *f, uint32_t type)
+{
+	static const char memory[8] = "OK\0xs_de";
+
+	answer(f, type, memory, f->freebsd ? sizeof(memory) : sizeof("OK"));
 }
 
 /* ---- files ---- */
@@ -223,6 +256,16 @@ static int errno_of(const char *name)
 	return EINVAL;			/* oxenstored's EQUOTA is one */
 }
 
+const char *name_of(int error)
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(xsd_errors) / sizeof(xsd_errors[0]); i++)
+		if (xsd_errors[i].errnum == error)
+			return xsd_errors[i].errstring;
+	return "EINVAL";
+}
+
 void free_request(struct request *r)
 {
 	if (r->file)
@@ -245,7 +288,7 @@ static void acknowledge_watch(struct kernel *k, struct request *r)
 {
 	k->awaiting_first -= r->watch->first == r;
 	r->watch->first = NULL;
-	answer_buffer(r->file, XS_WATCH, "OK");
+	acknowledge(r->file, XS_WATCH);
 	finish(r);
 }
 
@@ -287,7 +330,8 @@ static bool transaction_is_known(struct request *r, uint32_t type, const char *b
 		p = find_transaction(r->file, 0);
 		if (!*p)
 			return false;
-		if (type == XS_ERROR)
+		/* FreeBSD takes an error's name for the id 0. */
+		if (type == XS_ERROR && !r->file->freebsd)
 			forget_transaction(p);
 		else
 			(*p)->id = strtoul(body, NULL, 10);

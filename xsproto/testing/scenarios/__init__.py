@@ -5,6 +5,7 @@
 `connection`      many tasks on one client; waits that are given up; the end of a connection
 `domains`         what a guest may do, and how much; what dom0 does about domains
 `nodes`           values, children, walks through a tree
+`replies`         the bytes of replies, where clients are tolerant
 `storms`          tasks cancelled at any moment, a daemon that dies, floods of events
 `transactions`    isolation, conflicts, commit and rollback, `transact`
 `watches`         which changes fire a watch, when its events come, and when they end
@@ -14,13 +15,14 @@ Importing the package registers all of them in `xsproto.testing.SCENARIOS`. The 
 function says what holds.
 """
 
-from . import arguments, connection, domains, nodes, storms, transactions, watches
+from . import arguments, connection, domains, nodes, replies, storms, transactions, watches
 
 __all__ = [
     "arguments",
     "connection",
     "domains",
     "nodes",
+    "replies",
     "storms",
     "transactions",
     "watches",

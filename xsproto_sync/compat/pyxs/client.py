@@ -258,7 +258,7 @@ class Client:
     def set_perms(self, path: bytes, perms: _List[bytes]) -> None:
         """Set the permissions of a node, in the form that `get_perms` returns."""
         check_path(path)
-        check_perms(perms)
+        check_perms(perms, allow_domid_any=isinstance(self.router.connection, XenBusConnection))
         self.ack(Op.SET_PERMS, path + NUL, *[perm + NUL for perm in perms])
 
     def walk(self, top: bytes, topdown: bool = True) -> Iterator[tuple[bytes, bytes, _List[bytes]]]:

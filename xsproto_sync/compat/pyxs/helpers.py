@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from xsproto import errors, paths
 from xsproto.perms import PERM_LETTERS
 from xsproto.requests import Watch
-from xsproto.wire import DOMID_FIRST_RESERVED, NUL
+from xsproto.wire import DOMID_ANY, DOMID_FIRST_RESERVED, NUL
 
 from .exceptions import InvalidPath, InvalidPermission, PyXSError
 
@@ -84,11 +84,14 @@ def check_token(wpath: bytes, token: bytes) -> bytes:
     return token
 
 
-def check_perms(perms: _Perms) -> _Perms:
+def check_perms(perms: _Perms, allow_domid_any: bool = False) -> _Perms:
     """Return `perms` if each is a letter and a domain id, such as ``b"r5"``.
 
-    Ids of more than 16 bits are passed on to the daemon. The ids that Xen reserves are refused,
-    because 32757 crashes C xenstored of Xen 4.21 and newer.
+    Ids of more than 16 bits are passed on to the daemon. The ids that Xen reserves are refused.
+
+    Arguments:
+        allow_domid_any: whether 32757 is allowed, which stands for all domains. Over a socket it
+            crashes C xenstored of Xen 4.21 and newer.
 
     Raises:
         InvalidPermission: a permission has another form, or a reserved id.
@@ -97,6 +100,8 @@ def check_perms(perms: _Perms) -> _Perms:
         digits = perm[1:]
         if perm[:1] not in _LETTERS or not digits.isdigit() or len(digits) > 10:
             raise InvalidPermission(perm)
+        if allow_domid_any and int(digits) == DOMID_ANY:
+            continue
         if DOMID_FIRST_RESERVED <= int(digits) <= 0x7FFF or NUL in perm:
             raise InvalidPermission(perm)
     return perms
