@@ -78,6 +78,19 @@ async def sets_permissions_of_special_paths(h: Harness) -> None:
         await client.set_perms(path, [b"n0", b"r3"])
 
 
+@scenario(needs=["device", "guest"])
+async def permissions_on_a_device_may_be_for_all_domains(h: Harness) -> None:
+    """Domain id 32757 in a permission stands for all domains, where the transport allows it."""
+    await h.add_domain(5)
+    dom0 = await h.open()
+    await dom0.write(b"/local/domain/5/data", b"")
+    await dom0.set_perms(b"/local/domain/5/data", [b"n5"])
+    # A guest asks, because dom0's connection may be a socket behind a fake device.
+    guest = await h.open(5)
+    await guest.set_perms(b"data", [b"n5", b"r32757"])
+    expect([str(permission) for permission in await guest.get_perms(b"data")], ["n5", "r32757"])
+
+
 # Paths
 
 
