@@ -308,6 +308,7 @@ class ClientConnection:
         self._max_reply = max_reply
         self._allow_domid_any = allow_domid_any
         self._next_id = first_id
+        self._wrapped = False  # before the ids have come round, none is in use
         self._queue: deque[Exchange] = deque()  # not handed out; withdrawn ones are skipped
         self._withdrawn = 0  # how many in the queue are withdrawn
         #: The exchanges that are handed out and unanswered, by id. Read only.
@@ -375,9 +376,12 @@ class ClientConnection:
         if tx_id or needs_check:
             self._check_state(request, tx_id)
         rq_id = self._next_id
-        while rq_id in self.outstanding:
-            rq_id = rq_id % UINT32_MAX + 1
-        self._next_id = rq_id % UINT32_MAX + 1
+        if self._wrapped:
+            while rq_id in self.outstanding:
+                rq_id = rq_id % UINT32_MAX + 1
+        self._next_id = rq_id + 1
+        if rq_id >= UINT32_MAX:
+            self._next_id, self._wrapped = 1, True
         exchange = Exchange()
         exchange.id = rq_id
         exchange.request = request
@@ -538,6 +542,8 @@ class ClientConnection:
                 self.events.append(exchange)
             else:
                 self._receive_other(Packet(op, rq_id, tx_id, data[body:stop]), exchange)
+            if stop == end:
+                return
             at = stop
             body = stop + HEADER_SIZE
         if at != end and self.closed is None:

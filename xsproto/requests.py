@@ -224,8 +224,8 @@ class _OnePath(Request[T]):
 
     def payload(self) -> bytes:
         path = self.path
-        if path.__class__ is bytes and path in valid_paths:
-            return path + NUL
+        if path.__class__ is bytes and (encoded := valid_paths.get(path)) is not None:
+            return encoded
         return check_node_path(path) + NUL
 
     @classmethod
