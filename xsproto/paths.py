@@ -34,9 +34,9 @@ SPECIAL_PATHS: Final = (b"@introduceDomain", b"@releaseDomain")
 
 _CHARACTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-/_@"
 
-#: Paths of nodes that were found valid lately, each with itself and a NUL. To look a path up takes a
-#: third of the time that it takes to check it. The most frequent requests look here before they call
-#: `check_node_path`.
+#: Paths of nodes that were found valid lately, each with itself and a NUL. To look a path up takes
+#: a third of the time that it takes to check it. The most frequent requests look here before they
+#: call `check_node_path`.
 valid_paths: Final[dict[bytes, bytes]] = {}
 _VALID_MAX: Final = 2048
 

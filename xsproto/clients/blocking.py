@@ -90,7 +90,7 @@ class BlockingOperations:
             self._check_known((exchange,), deadline)
         answer = exchange.answer
         if answer.__class__ is bytes:  # as `Exchange.result`, without the call
-            return request.parse_reply(answer)  # type: ignore[arg-type]
+            return request.parse_reply(answer)
         return exchange.result()  # type: ignore[no-any-return]
 
     def _perform(self, operation: Operation[T], timeout: Timeout) -> T:

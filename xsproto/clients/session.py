@@ -376,11 +376,10 @@ class Session:
         if not engine.events:
             return
         events, engine.events = engine.events, []
-        # The end of the connection leaves the leader where it is, since it may be receiving.
-        leader = self.leader if engine.closed is None else None
         for event in events:
-            if event is leader and not self._waiting:
-                self.leader = None  # as `leave` does
+            if event is self.leader and not self._waiting and engine.closed is None:
+                # As `leave` does. (At the end of the connection the leader may be receiving.)
+                self.leader = None
             elif event.__class__ is Exchange:
                 self._take_answer(event)
             else:

@@ -90,7 +90,8 @@ class SocketTransport(transport.SocketTransport, WaitingTransport):
     def __init__(self, sock: Any, path: str) -> None:
         WaitingTransport.__init__(self, path)
         transport.SocketTransport.__init__(self, sock, path, MSG_DONTWAIT | MSG_NOSIGNAL)
-        self.recv = self._recv
+        if select.select is NATIVE_SELECT:
+            self.recv = self._recv
 
     def read_now(self) -> bytes:
         """See `ConnectionTransport`."""
