@@ -186,8 +186,8 @@ class Service:
 
         Raises:
             InvalidType: `sock` is no socket, or `domid` no int.
-            InvalidArgument: `sock` is closed, not connected, no stream, or its handshake is not
-                done; or the domain does not exist.
+            InvalidArgument: `sock` is closed, no stream, not connected (over TCP, its client may
+                have reset it), or its handshake is not done; or the domain does not exist.
             LocalProtocolError: the server is closed.
         """
         if self.ended:
