@@ -114,17 +114,17 @@ class Exchange:
         handle: another one, for what the caller is woken with.
     """
 
-    # `send` sets the first five. The others keep these values until they change: an __init__ that
+    # `send` sets the first four. The others keep these values until they change: an __init__ that
     # sets them all would cost more than what is left of `send`.
     id: int
     request: Request[Any]
-    tx_id: int
     # The request as a packet while it is in the queue; None once it was handed out or withdrawn.
     message: bytes | None
     # The type of a reply that needs nothing done but to be kept; -1 if any reply does.
     plain_op: int
     # None; the payload of a successful reply; an error name; or the error that ended the wait.
     answer: bytes | XenStoreError | None = None
+    tx_id = 0
     abandoned = False
     withdrawn = False
     owner: Any = None
@@ -366,11 +366,11 @@ class ClientConnection:
             AlreadyExists: a watch with this path and token is set.
             ConnectionClosed: the connection is closed.
         """
-        if self.closed is not None:
-            raise _not_sent(self.closed, request)
         payload = request.payload()
         size = len(payload)
         if size > self._max_payload:
+            if self.closed is not None:
+                raise _not_sent(self.closed, request)
             raise _too_long(request, size, self._max_payload)
         needs_check = request.needs_check
         if tx_id or needs_check:
@@ -382,7 +382,8 @@ class ClientConnection:
         exchange = Exchange()
         exchange.id = rq_id
         exchange.request = request
-        exchange.tx_id = tx_id
+        if tx_id:
+            exchange.tx_id = tx_id
         exchange.plain_op = op = request.op
         exchange.message = _pack(op, rq_id, tx_id, size) + payload
         self._queue.append(exchange)
@@ -628,6 +629,7 @@ class ClientConnection:
         if self.closed is not None:
             return
         self.closed = reason
+        self._max_payload = -1  # so that `send` refuses everything
         for exchange in self.outstanding.values():
             exchange.answer = _unanswered(reason, exchange.request)
         for exchange in self._queue:

@@ -375,8 +375,6 @@ class Session:
             engine.receive_data(data)
         else:
             engine.receive_eof()
-        if not engine.events:
-            return
         events, engine.events = engine.events, []
         for event in events:
             if event is self.leader and not self._waiting and engine.closed is None:
@@ -385,7 +383,9 @@ class Session:
             elif event.__class__ is not Exchange:
                 self._take(event)
             elif (waiter := event.owner) is None:
-                self._wake(event)
+                if event in self._waiting:  # as `_wake`, without the call
+                    self.to_wake.append(event)
+                    del self._waiting[event]
             else:
                 event.owner = None  # else there would be a cycle for the garbage collector
                 waiter.unanswered -= 1
