@@ -137,7 +137,7 @@ class Packet:
 def split_packets(data: bytes, max_payload: int) -> tuple[list[RawPacket], int, int | None]:
     """Find the whole packets at the start of `data`.
 
-    `ClientConnection.process` has this loop written out, because the tuples of each packet would
+    `ClientConnection.receive_data` has this loop written out, because the tuples of each packet would
     cost a tenth of its rate, and `ServerConnection.next_raw` has one step of it, because each
     answer decides whether there is a next step. Tests compare both with this function.
 
