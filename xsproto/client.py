@@ -114,7 +114,7 @@ class Exchange:
         handle: another one, for what the caller is woken with.
     """
 
-    # `send` sets the first six. The others keep these values until they change: an __init__ that
+    # `send` sets the first five. The others keep these values until they change: an __init__ that
     # sets them all would cost more than what is left of `send`.
     id: int
     request: Request[Any]
@@ -124,7 +124,7 @@ class Exchange:
     # The type of a reply that needs nothing done but to be kept; -1 if any reply does.
     plain_op: int
     # None; the payload of a successful reply; an error name; or the error that ended the wait.
-    answer: bytes | XenStoreError | None
+    answer: bytes | XenStoreError | None = None
     abandoned = False
     withdrawn = False
     owner: Any = None
@@ -308,6 +308,7 @@ class ClientConnection:
         self._max_reply = max_reply
         self._allow_domid_any = allow_domid_any
         self._next_id = first_id
+        self._unused_up_to = UINT32_MAX  # until the ids have come round
         self._queue: deque[Exchange] = deque()  # not handed out; withdrawn ones are skipped
         self._withdrawn = 0  # how many in the queue are withdrawn
         #: The exchanges that are handed out and unanswered, by id. Read only.
@@ -375,21 +376,28 @@ class ClientConnection:
         if tx_id or needs_check:
             self._check_state(request, tx_id)
         rq_id = self._next_id
-        while rq_id in self.outstanding:
-            rq_id = rq_id % UINT32_MAX + 1
-        self._next_id = rq_id % UINT32_MAX + 1
+        if rq_id > self._unused_up_to:
+            rq_id = self._find_id(rq_id)
+        self._next_id = rq_id + 1
         exchange = Exchange()
         exchange.id = rq_id
         exchange.request = request
         exchange.tx_id = tx_id
         exchange.plain_op = op = request.op
         exchange.message = _pack(op, rq_id, tx_id, size) + payload
-        exchange.answer = None
         self._queue.append(exchange)
         if needs_check and request.changes_state:
             exchange.plain_op = -1
             self._begin(exchange)
         return exchange
+
+    def _find_id(self, rq_id: int) -> int:
+        """Return the first id from `rq_id` on that no outstanding request has."""
+        self._unused_up_to = 0
+        rq_id = (rq_id - 1) % UINT32_MAX + 1
+        while rq_id in self.outstanding:
+            rq_id = rq_id % UINT32_MAX + 1
+        return rq_id
 
     def _check_state(self, request: Request[Any], tx_id: int) -> None:
         """Raise the error of a request that the state or the transport does not permit."""
@@ -424,8 +432,8 @@ class ClientConnection:
         """Take a request back, if it was not handed out.
 
         Returns:
-            Whether the request is withdrawn, and the daemon will never see it. If not, it was handed
-            out or has ended: `abandon` it.
+            Whether the request is withdrawn, and the daemon will never see it. If not, it was
+            handed out or has ended: `abandon` it.
         """
         if exchange.message is None or exchange.answer is not None:
             return exchange.withdrawn
@@ -545,6 +553,8 @@ class ClientConnection:
                 self.events.append(exchange)
             else:
                 self._receive_other(Packet(op, rq_id, tx_id, data[body:stop]), exchange)
+            if stop == end:
+                return
             at = stop
             body = stop + HEADER_SIZE
         if at != end and self.closed is None:

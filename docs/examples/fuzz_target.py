@@ -7,7 +7,7 @@ mutations of a real conversation. With atheris: `atheris.Setup(sys.argv, fuzz); 
 import random
 from collections import Counter
 
-from xsproto import ClientConnection, Closed, Daemon, Event
+from xsproto import ClientConnection, Closed, Daemon, Event, Exchange
 from xsproto.requests import Directory, Read, TransactionStart, Watch, Write
 
 REQUESTS = (
@@ -25,7 +25,7 @@ def asking() -> tuple[ClientConnection, bytes]:
     client = ClientConnection()
     for request in REQUESTS:
         client.send(request)
-    return client, b"".join(client.data_to_send())
+    return client, client.data_to_send()
 
 
 def answers(requests: bytes) -> bytes:

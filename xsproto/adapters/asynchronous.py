@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..client import Exchange
 from ..clients.asynchronous import AsyncClient
@@ -25,7 +25,11 @@ from .device import ClientBase, device_session, watch_session
 from .device_transport import RequestTransport, SystemModules, WatchTransport
 from .discovery import Location
 from .fork import register_for_fork
+from .streams import Stream, own_socket
 from .transport import ConnectionTransport, SocketTransport, read_now
+
+if TYPE_CHECKING:
+    from .ssh import SshProcess
 
 __all__ = [
     "AsyncClientBase",
@@ -400,23 +404,25 @@ class Backend(NamedTuple):
         sleep: the loop's own, which takes seconds; awaited at least once, see `connect`.
         socket: the module ``socket``, or one like it.
         modules: the operating system, for the device; None for an adapter of sockets only.
+        open_ssh: connects to a host by ssh, in a thread; None for an adapter that cannot.
     """
 
     connection: Callable[[ConnectionTransport, Session], EventLoopConnection]
     sleep: Callable[[float], Awaitable[object]]
     socket: Any
     modules: SystemModules | None = None
+    open_ssh: Callable[[str], Awaitable[SshProcess]] | None = None
 
 
 #: The arguments of `AsyncClientBase`.
 Connections = tuple[EventLoopConnection, Callable[[], EventLoopConnection] | None]
 
 
-async def open_connections(location: Location, backend: Backend) -> Connections:
+async def open_connections(place: Location | Stream, backend: Backend) -> Connections:
     """Open what an `AsyncClientBase` is made of.
 
     Arguments:
-        location: where XenStore is.
+        place: where XenStore is, or a stream that is connected to it, which is taken over.
         backend: what the adapter hands in.
 
     Returns:
@@ -424,11 +430,25 @@ async def open_connections(location: Location, backend: Backend) -> Connections:
 
     Raises:
         ConnectFailed: nobody listens at the socket, or it may not be used; or the device cannot be
-            opened, or the adapter cannot use it.
+            opened; or ssh fails; or the adapter cannot use what there is.
     """
-    path = location.path
-    connection, sleep, socket, modules = backend
-    if location.kind == "device":
+    connection, sleep, socket, modules, open_ssh = backend
+    if isinstance(place, Stream):
+        sock = own_socket(place.sock, socket.socket)
+        if sock is not place.sock:
+            sock.setblocking(False)
+        flags = 0 if sock is place.sock else socket.MSG_NOSIGNAL
+        return connection(SocketTransport(sock, place.name, flags), Session()), None
+    path = place.path
+    if place.kind == "ssh":
+        if open_ssh is None:
+            raise ConnectFailed(f"this adapter cannot reach {path} by ssh; xsproto_sync can")
+        from .ssh import SshSocket  # most programs need none of it
+
+        process = await open_ssh(path)
+        transport = SocketTransport(SshSocket(process), process.name, socket.MSG_NOSIGNAL)
+        return connection(transport, Session()), None
+    if place.kind == "device":
         if modules is None:
             raise ConnectFailed(
                 f"XenStore is at {path}, a XenBus device, which this adapter cannot use; "

@@ -88,6 +88,9 @@ class AsyncOperations:
         exchange = await connection.exchange(request, tx_id)
         if tx_id and connection.forgetful:
             await self._check_known((exchange,))
+        answer = exchange.answer
+        if answer.__class__ is bytes:  # as `Exchange.result`, without the call
+            return request.parse_reply(answer)
         return exchange.result()  # type: ignore[no-any-return]
 
     async def _perform(self, operation: Operation[T]) -> T:

@@ -88,6 +88,9 @@ class BlockingOperations:
         exchange = connection.exchange(request, tx_id, deadline)
         if tx_id and connection.forgetful:
             self._check_known((exchange,), deadline)
+        answer = exchange.answer
+        if answer.__class__ is bytes:  # as `Exchange.result`, without the call
+            return request.parse_reply(answer)
         return exchange.result()  # type: ignore[no-any-return]
 
     def _perform(self, operation: Operation[T], timeout: Timeout) -> T:

@@ -184,20 +184,22 @@ class Session:
                 `ClientConnection.send`.
             ConnectionClosed: see `ClientConnection.send`.
         """
-        if any(request.changes_state for request in requests):
+        kinds: set[type[Request[Any]]] = set(map(type, requests))
+        if any(kind.changes_state for kind in kinds):
             raise LocalProtocolError("transactions and watches cannot be part of a batch")
         send = self.engine.send
         exchanges: list[Exchange] = []
         waiter.exchanges = exchanges
         try:
             for request in requests:
-                exchanges.append(send(request, tx_id))
+                exchange = send(request, tx_id)
+                exchange.owner = waiter
+                exchanges.append(exchange)
         except XenStoreError:
             for exchange in exchanges:
                 self.engine.withdraw(exchange)
+                exchange.owner = None
             raise
-        for exchange in exchanges:
-            exchange.owner = waiter
         waiter.unanswered = len(exchanges)
         waiter.done = not exchanges
         return exchanges
@@ -376,27 +378,20 @@ class Session:
         if not engine.events:
             return
         events, engine.events = engine.events, []
-        # The end of the connection leaves the leader where it is, since it may be receiving.
-        leader = self.leader if engine.closed is None else None
         for event in events:
-            if event is leader and not self._waiting:
-                self.leader = None  # as `leave` does
-            elif event.__class__ is Exchange:
-                self._take_answer(event)
-            else:
+            if event is self.leader and not self._waiting and engine.closed is None:
+                # As `leave` does. (At the end of the connection the leader may be receiving.)
+                self.leader = None
+            elif event.__class__ is not Exchange:
                 self._take(event)
-
-    def _take_answer(self, exchange: Exchange) -> None:
-        """Note what an answer that has come does for the caller that waits for it."""
-        waiter: Any = exchange
-        if exchange.owner is not None:
-            waiter = exchange.owner
-            exchange.owner = None  # else there would be a cycle for the garbage collector
-            waiter.unanswered -= 1
-            if waiter.unanswered:
-                return
-            waiter.done = True
-        self._wake(waiter)
+            elif (waiter := event.owner) is None:
+                self._wake(event)
+            else:
+                event.owner = None  # else there would be a cycle for the garbage collector
+                waiter.unanswered -= 1
+                if not waiter.unanswered:
+                    waiter.done = True
+                    self._wake(waiter)
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection: every unanswered request and every watch ends with `reason`.

@@ -35,7 +35,6 @@ number is not given to another file; the last of these closes it.
 from __future__ import annotations
 
 import os
-import select
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -54,7 +53,7 @@ from xsproto.errors import ConnectionClosed, TimedOut, XenStoreError
 from xsproto.requests import Request
 
 from .readiness import Readiness
-from .transport import NATIVE_SELECT, WaitingTransport
+from .transport import WaitingTransport
 
 __all__ = ["Connection"]
 
@@ -291,14 +290,13 @@ class Connection(AdapterConnection):
         late = 0
         while True:
             failure = None
-            in_time = True
             try:
-                if deadline is None and transport.recv is not None and not transport.write_blocked:
-                    if select.select is not NATIVE_SELECT:
-                        transport.wait(None, False)  # it lets other greenlets run
+                recv = transport.recv
+                if recv is not None and deadline is None and not transport.write_blocked:
                     # The recv idiom: see `xsproto.adapters.transport`.
-                    inbox.extend(map(transport.recv, READ_SIZES))
+                    inbox.extend(map(recv, READ_SIZES))
                 else:
+                    in_time = True
                     left = None if deadline is None else deadline - monotonic()
                     # Once the time is over, count each read, and stop when nothing is there.
                     if left is not None and left <= 0:
@@ -337,7 +335,7 @@ class Connection(AdapterConnection):
             lock.release()
             if done:
                 return
-            if not in_time:
+            if deadline is not None and not in_time:
                 raise TimedOut("not in time")
             self._offer_cpu()
 
