@@ -627,7 +627,6 @@ class ClientConnection:
         """End the connection: every unanswered request fails with `reason`. Idempotent."""
         if self.closed is not None:
             return
-        self.closed = reason
         for exchange in self.outstanding.values():
             exchange.answer = _unanswered(reason, exchange.request)
         for exchange in self._queue:
@@ -642,6 +641,7 @@ class ClientConnection:
         self._watches.clear()
         self._forget_rest()
         self._rest.append(b"")  # so that `receive_data` comes by `_join`, which looks at `closed`
+        self.closed = reason  # last: after an interrupt the next call does all of this again
 
     # What answers do to transactions and watches
 
