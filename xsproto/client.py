@@ -176,7 +176,8 @@ class Exchange:
         """
         answer = self.answer
         if answer.__class__ is not bytes:
-            return self._failure()
+            self.answer = failure = self._failure()
+            return failure
         try:
             return self.request.parse_reply(answer)
         except XenStoreError as error:
@@ -195,8 +196,8 @@ class Exchange:
         assert isinstance(answer, _Refusal)
         code = answer.removesuffix(NUL).decode("ascii", "backslashreplace")
         path = getattr(self.request, "path", None)
-        self.answer = error_from_code(code, request=self.request, path=path)
-        return self.answer
+        # Not kept here: an error that `result` raises refers to its frames, and so to this.
+        return error_from_code(code, request=self.request, path=path)
 
 
 # What a request id stands for that no outstanding request has. No packet has its type.
