@@ -176,7 +176,8 @@ class Exchange:
         """
         answer = self.answer
         if answer.__class__ is not bytes:
-            return self._failure()
+            self.answer = failure = self._failure()
+            return failure
         try:
             return self.request.parse_reply(answer)
         except XenStoreError as error:
@@ -195,8 +196,8 @@ class Exchange:
         assert isinstance(answer, _Refusal)
         code = answer.removesuffix(NUL).decode("ascii", "backslashreplace")
         path = getattr(self.request, "path", None)
-        self.answer = error_from_code(code, request=self.request, path=path)
-        return self.answer
+        # Not kept here: an error that `result` raises refers to its frames, and so to this.
+        return error_from_code(code, request=self.request, path=path)
 
 
 # What a request id stands for that no outstanding request has. No packet has its type.
@@ -637,7 +638,6 @@ class ClientConnection:
         """End the connection: every unanswered request fails with `reason`. Idempotent."""
         if self.closed is not None:
             return
-        self.closed = reason
         self._max_payload = -1  # so that `send` refuses everything
         for exchange in self.outstanding.values():
             exchange.answer = _unanswered(reason, exchange.request)
@@ -653,6 +653,7 @@ class ClientConnection:
         self._watches.clear()
         self._forget_rest()
         self._rest.append(b"")  # so that `receive_data` comes by `_join`, which looks at `closed`
+        self.closed = reason  # last: after an interrupt the next call does all of this again
 
     # What answers do to transactions and watches
 

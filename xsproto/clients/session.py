@@ -158,13 +158,14 @@ class Session:
 
     def break_off(self) -> None:
         """Close the connection, because a step of bookkeeping was interrupted."""
-        self.changing = False
-        self.close(
-            ConnectionClosed(
-                "the connection was closed: an exception, as of a signal handler, interrupted its "
-                "bookkeeping"
-            )
+        reason = ConnectionClosed(
+            "the connection was closed: an exception, as of a signal handler, interrupted its "
+            "bookkeeping"
         )
+        self.close(reason)
+        # If the interrupted step was the end of the connection, `close` has done nothing.
+        self._end(self.closed or reason)
+        self.changing = False  # last: an interrupt of this step is one as well
 
     # Requests
 
@@ -335,8 +336,8 @@ class Session:
         if self.leader is waiter:
             if self._waiting:
                 self.leader = next_leader = next(iter(self._waiting))
-                del self._waiting[next_leader]
                 self.to_wake.append(next_leader)
+                del self._waiting[next_leader]
             else:
                 self.leader = None
 
@@ -430,20 +431,24 @@ class Session:
                         self._wake_waiters(queue)
                         self._detach(queue, path, token)
         elif isinstance(event, Closed):
-            self.fired = True
-            for listeners in self._listeners.values():
-                for _, queue in listeners:
-                    queue.ended = event.reason
-                    self._wake_waiters(queue)
-            leader = () if self.leader is None else (self.leader,)
-            for waiter in (*leader, *self._waiting):
-                # An interrupted step may have left an exchange without an answer.
-                for exchange in waiter.exchanges if isinstance(waiter, Waiter) else (waiter,):
-                    if exchange.answer is None and not exchange.withdrawn:
-                        exchange.answer = event.reason
-                self._end_wait(waiter)
+            self._end(event.reason)
         else:
             self.ignored.append(event)
+
+    def _end(self, reason: XenStoreError) -> None:
+        """End every wait. May be called again."""
+        self.fired = True
+        for listeners in self._listeners.values():
+            for _, queue in listeners:
+                queue.ended = reason
+                self._wake_waiters(queue)
+        leader = () if self.leader is None else (self.leader,)
+        for waiter in (*leader, *self._waiting):
+            # An interrupted step may have left an exchange without an answer.
+            for exchange in waiter.exchanges if isinstance(waiter, Waiter) else (waiter,):
+                if exchange.answer is None and not exchange.withdrawn:
+                    exchange.answer = reason
+            self._end_wait(waiter)
 
     def _wake_waiters(self, queue: EventQueue) -> None:
         for waiter in queue.waiters:

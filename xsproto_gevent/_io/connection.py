@@ -109,6 +109,15 @@ class Connection(AdapterConnection):
 
     # What greenlets call
 
+    def begin_step(self) -> Session:
+        """See `ConnectionBase`."""
+        session = self.session
+        if session.changing:
+            session.break_off()
+            self._hub.loop.run_callback(self._ready)  # it wakes all, and closes the transport
+        session.changing = True
+        return session
+
     def exchange(
         self,
         request: Request[Any],
@@ -123,7 +132,7 @@ class Connection(AdapterConnection):
         exchange = None
         try:
             if session.changing:
-                session.break_off()
+                self.begin_step()
             session.changing = True
             exchange = session.engine.send(request, tx_id)
             if waiter is not None:
