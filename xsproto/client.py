@@ -602,7 +602,6 @@ class ClientConnection:
         """End the connection: every unanswered request fails with `reason`. Idempotent."""
         if self.closed is not None:
             return
-        self.closed = reason
         for exchange in self.outstanding.values():
             exchange.end(_unanswered(reason, exchange.request))
         for exchange in self._queue:
@@ -616,6 +615,8 @@ class ClientConnection:
         self._transactions.clear()
         self._watches.clear()
         self._rest.clear()
+        # Last: after an interrupt in between the next call does all of this again.
+        self.closed = reason
 
     # What answers do to transactions and watches
 

@@ -69,7 +69,7 @@ from ..errors import ConnectionClosed, LocalProtocolError, XenStoreError
 from ..events import Closed, Ignored, Reset, WatchFired
 from ..paths import is_within
 from ..requests import Request, TransactionEnd, Unwatch, Watch
-from ..states import WatchState
+from ..states import TransactionState, WatchState
 from .event_queue import EventQueue
 
 __all__ = ["WINDOW", "Role", "Session", "Wait", "Waiter"]
@@ -156,14 +156,17 @@ class Session:
         return self.engine.closed
 
     def break_off(self) -> None:
-        """Close the connection, because a step of bookkeeping was interrupted."""
-        self.changing = False
-        self.close(
-            ConnectionClosed(
-                "the connection was closed: an exception, as of a signal handler, interrupted its "
-                "bookkeeping"
-            )
+        """Close the connection, because a step of bookkeeping was interrupted.
+
+        The caller clears `changing` once it has told all waiters. May be called again.
+        """
+        reason = ConnectionClosed(
+            "the connection was closed: an exception, as of a signal handler, interrupted its "
+            "bookkeeping"
         )
+        self.close(reason)
+        # The step may have been one that closed the connection.
+        self._take(Closed(self.engine.closed or reason))
 
     # Requests
 
@@ -340,7 +343,8 @@ class Session:
     def cancel(self, waiter: Wait) -> bool:
         """Give up the requests of `waiter`; `leave` must follow.
 
-        Requests that were not handed out are withdrawn, except a rollback, which must take place.
+        Requests that were not handed out are withdrawn, except a rollback, which must take place. A
+        rollback takes the place of a commit that is withdrawn.
         The others are abandoned: the engine drops their late answers, and ends the transactions and
         watches that they began. May be called again.
 
@@ -355,6 +359,12 @@ class Session:
             if exchange.request == _ROLLBACK or not engine.withdraw(exchange):
                 engine.abandon(exchange)
                 sent = True
+            elif (
+                isinstance(exchange.request, TransactionEnd)
+                and engine.transactions.get(exchange.tx_id) is TransactionState.DOOMED
+            ):
+                # The caller may have looked already, and found its transaction about to end.
+                self.post(_ROLLBACK, exchange.tx_id)
         return sent
 
     # What the daemon sends
