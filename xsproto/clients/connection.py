@@ -121,7 +121,7 @@ class ConnectionBase(ABC):
             self.begin_step().changing = False
 
     def defer(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> object:
-        """Call a function that cleans up: where no interrupt can reach it, if there is such a place.
+        """Call a function that cleans up, where no interrupt reaches it if there is such a place.
 
         Arguments:
             function: what to call; it need not have returned when this returns.
@@ -131,7 +131,12 @@ class ConnectionBase(ABC):
 
     def post(self, request: Request[Any], tx_id: int = 0) -> None:
         """Send a request without waiting for its answer. A closed connection sends nothing."""
-        self.step(lambda session: session.closed or session.post(request, tx_id))
+
+        def post(session: Session) -> None:
+            if session.closed is None:
+                session.post(request, tx_id)
+
+        self.step(post)
 
     def roll_back(self, tx_id: int) -> None:
         """Roll back without waiting for the answer, unless the transaction is ending or ended."""

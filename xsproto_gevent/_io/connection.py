@@ -121,7 +121,7 @@ class Connection(AdapterConnection):
         exchange = None
         try:
             if session.changing:
-                session.break_off()
+                self.begin_step()
             session.changing = True
             exchange = session.engine.send(request, tx_id)
             if waiter is not None:
@@ -133,7 +133,12 @@ class Connection(AdapterConnection):
             self._sleep(exchange, deadline)
             return exchange
         except BaseException as error:
-            if (timed_out := self._fail(error, exchange)) is not None:
+            try:
+                timed_out = self._fail(error, exchange)
+            except BaseException:
+                self._give_up(exchange)
+                raise
+            if timed_out is not None:
                 raise timed_out from None
             raise
 
@@ -155,8 +160,12 @@ class Connection(AdapterConnection):
                 self._sleep(waiter, deadline)
             return exchanges
         except BaseException as error:
-            failed = None if exchanges is None else waiter
-            if (timed_out := self._fail(error, failed)) is not None:
+            try:
+                timed_out = self._fail(error, None if exchanges is None else waiter)
+            except BaseException:
+                self._give_up(waiter)
+                raise
+            if timed_out is not None:
                 raise timed_out from None
             raise
 
@@ -201,10 +210,23 @@ class Connection(AdapterConnection):
         except BaseException as error:
             if event is not None:
                 queue.put_back(event)
-            self._give_up(waiter)
+            try:
+                self._give_up(waiter)
+            except BaseException:
+                self._give_up(waiter)
+                raise
             if isinstance(error, TimedOut):
                 raise no_event(queue.watches) from None
             raise
+
+    def begin_step(self) -> Session:
+        """See `ConnectionBase`."""
+        if self.session.changing:
+            self.session.break_off()
+            # Without it nothing would tell the greenlets, nor close the descriptor.
+            self._hub.loop.run_callback(self._ready)
+        self.session.changing = True
+        return self.session
 
     def _sleep(self, waiter: Wait, deadline: float | None) -> None:
         """Let other greenlets run until `waiter` is done.
@@ -274,8 +296,8 @@ class Connection(AdapterConnection):
 
     def _ready(self) -> None:
         """Receive, write and wake. The hub calls it when there may be something of that to do."""
-        session = self.begin_step()
         try:
+            session = self.begin_step()
             if len(session.engine.outstanding) > 1:
                 # Offer the CPU: else each answer would interrupt the daemon in giving the next
                 # one, where both share a CPU.

@@ -86,9 +86,9 @@ class Connection(AdapterConnection):
         self._readiness = Readiness()
         register_for_fork(self)
 
-    #: Only the main thread runs the handlers of signals: nothing interrupts another one. It is a
-    #: C function, so that an interrupt comes before it was called for, or when the thread has begun.
-    defer = staticmethod(_thread.start_new_thread)
+    # Only the main thread runs the handlers of signals, so that nothing interrupts this one. It is
+    # called without a frame in between, in which an interrupt could keep the thread from starting.
+    defer = staticmethod(_thread.start_new_thread)  # type: ignore[assignment]
 
     # Exchanges
 
