@@ -7,7 +7,7 @@ import threading
 
 from xsproto.adapters.blocking import Backend, BlockingClientBase
 from xsproto.adapters.deadlines import Clock
-from xsproto.adapters.device import device_session, watch_session
+from xsproto.adapters.device import device_session
 from xsproto.adapters.discovery import locate
 from xsproto.clients.connection import DEFAULT, Timeout
 from xsproto.clients.session import Session
@@ -29,7 +29,7 @@ def _open_requests(path: str, clock: Clock) -> Connection:
 
 
 def _open_watches(path: str, clock: Clock) -> Connection:
-    return Connection(WatchTransport(path), clock, watch_session())
+    return Connection(WatchTransport(path), clock, device_session())
 
 
 _BACKEND = Backend(deadlines.Clock, _connect, _open_requests, _open_watches)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from gevent.monkey import get_original
 
 from xsproto.adapters.deadlines import Clock
-from xsproto.adapters.device import device_session, watch_session
+from xsproto.adapters.device import device_session
 from xsproto.adapters.device_transport import (
     DeviceTransport,
     RequestTransport,
@@ -62,4 +62,4 @@ def open_watches(path: str, clock: Clock) -> Connection:
         ConnectFailed: there is no device at `path`, or it may not be used, or no thread can be
             started.
     """
-    return Connection(_transport(WatchTransport(path, _MODULES)), clock, watch_session())
+    return Connection(_transport(WatchTransport(path, _MODULES)), clock, device_session())
