@@ -319,7 +319,7 @@ class Connection(AdapterConnection):
                 else:
                     session.close(ConnectionClosed(f"{transport.path}: {failure}"))
                 done = waiter.done
-                if session.leader is not None or not done:
+                if session.leader is not None or session.to_wake or not done:
                     if transport.write_blocked or engine.window_full:
                         self.flush()
                     if done:
