@@ -1,4 +1,4 @@
-"""The events of `ClientConnection.events_received` and `ServerConnection.next_event`.
+"""The events of `ClientConnection.events_received`, and the requests of a `ServerConnection`.
 
 The end of a request is an event as well: its `xsproto.client.Exchange`.
 """
@@ -49,21 +49,14 @@ class Ignored:
 
 
 @record
-class RequestReceived:
-    """A client sent a request.
-
-    The payload is not parsed yet: daemons answer an unknown type, a missing right or a missing
-    transaction before they look into it. `parse_request` parses it.
-    """
-
-    op: int
-    rq_id: int
-    tx_id: int
-    payload: bytes
-
-
-@record
 class Closed:
     """The connection ended. This is the last event, and comes exactly once."""
 
     reason: XenStoreError
+
+
+#: A request that a client sent: the message type, the request id, the transaction id (0 outside of
+#: a transaction) and the payload. It is a plain tuple, which is made ten times faster than an
+#: object. The payload is not parsed yet: daemons answer an unknown type, a missing right or a
+#: missing transaction before they look into it. `parse_request` parses it.
+RequestReceived = tuple[int, int, int, bytes]

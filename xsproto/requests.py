@@ -224,13 +224,15 @@ class _OnePath(Request[T]):
 
     def payload(self) -> bytes:
         path = self.path
-        if path.__class__ is bytes and path in valid_paths:
-            return path + NUL
+        if path.__class__ is bytes and (encoded := valid_paths.get(path)) is not None:
+            return encoded
         return check_node_path(path) + NUL
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        (path,) = _parse_strings(cls, payload, 1)
+        path, nul, rest = payload.partition(NUL)
+        if rest or not nul:
+            raise _malformed_request(cls, payload)
         return cls(path)
 
 
@@ -443,7 +445,7 @@ class Directory(_OnePath[list[bytes]]):
         return names
 
     def encode_reply(self, value: Sequence[bytes]) -> bytes:
-        return b"".join([name + NUL for name in value])
+        return NUL.join([*value, b""])
 
 
 @record(frozen=True)

@@ -1,17 +1,19 @@
 """The daemon's end of a connection, as a state machine without I/O.
 
-The daemon hands in the bytes that it read (`receive_data`) and takes out requests (`next_event`).
-It hands in answers and watch events (`reply`, `error`, `fire`) and takes out the bytes to write
-(`data_to_send`). Each of these rules is a property in ``tests/engine/test_server.py``:
+It is the mirror of `ClientConnection`. The daemon hands in the bytes that it read (`receive_data`,
+`receive_eof`) and takes out requests (`requests_received`). It hands in answers and watch events
+(`reply`, `error`, `fire`) and takes out the bytes to write (`data_to_send`). The engine keeps these
+rules, each of which is a property in ``tests/engine/test_server.py``:
 
-1. The events do not depend on how the stream is cut into portions. `Closed` is the last event, and
-   comes once.
+1. The requests do not depend on how the stream is cut into portions. The connection ends once the
+   last of them is answered, and the first reason why it ended stands (`closed`).
 2. No byte from the client makes `receive_data` raise. A header that announces more than
-   `max_payload` bytes ends the connection, after the requests before it.
-3. Requests come out one by one, in the order in which they came. Answers go out in the order in
-   which the daemon gave them.
+   `max_payload` bytes ends the connection, after the requests before it are answered.
+3. Requests come out in the order in which they came. Answers go out in the order in which the
+   daemon gave them.
 4. While more than `max_output` bytes of answers wait to be sent, no request comes out and no more
-   data is wanted. No answer is dropped.
+   data is wanted. Only as many requests come out at once as their answers have room for. No answer
+   is dropped.
 5. An event equal to one that still waits is not sent again, unless its path is a special one. An
    event that does not fit a packet is dropped. With more than `max_events` bytes of events waiting,
    the connection ends.
@@ -20,13 +22,10 @@ It hands in answers and watch events (`reply`, `error`, `fire`) and takes out th
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any, Final
 
-from attrs import define
-
 from .errors import ConnectionClosed, RemoteProtocolError
-from .events import Closed, RequestReceived
+from .events import RequestReceived
 from .requests import Request
 from .wire import HEADER, HEADER_SIZE, NUL, PAYLOAD_MAX, Op
 
@@ -42,16 +41,7 @@ _unpack: Final = HEADER.unpack_from
 _pack: Final = HEADER.pack
 _ERROR: Final = Op.ERROR.value
 _WATCH_EVENT: Final = Op.WATCH_EVENT.value
-
-
-@define(eq=False, repr=False, slots=True)
-class _Waiting:
-    """The messages that wait, the events among them, and the bytes of answers and of events."""
-
-    messages: deque[bytes]
-    events: set[bytes]
-    answer_bytes: int = 0
-    event_bytes: int = 0
+_PACKET_MAX: Final = HEADER_SIZE + PAYLOAD_MAX
 
 
 class ServerConnection:
@@ -61,6 +51,11 @@ class ServerConnection:
         max_payload: the most bytes of a request's payload; a longer one ends the connection.
         max_output: the bytes of waiting answers beyond which no request comes out.
         max_events: the bytes of waiting events beyond which the connection ends.
+
+    Attributes:
+        closed: why the connection ended; None while it is open. Read only.
+        wants_data: whether the daemon should read from the client; False while requests wait for
+            room for their answers. `requests_received` brings it up to date. Read only.
     """
 
     def __init__(
@@ -70,63 +65,67 @@ class ServerConnection:
         max_output: int = MAX_OUTPUT,
         max_events: int = MAX_EVENTS,
     ) -> None:
+        self.closed: ConnectionClosed | RemoteProtocolError | None = None
+        self.wants_data = True
         self._max_payload = max_payload
         self._max_output = max_output
         self._max_events = max_events
-        self._data = b""
-        self._used = 0  # how many bytes of `_data` are used up
-        self._out = _Waiting(deque(), set())
-        #: Why the connection ended; None while it is open. Read only.
-        self.closed: ConnectionClosed | RemoteProtocolError | None = None
-        self._ended = False  # whether the client has ended the stream
-        self._finished = False  # whether `next_event` has returned `Closed`
+        self._inbox = b""
+        self._eof = False  # whether the client has ended the stream
+        self._outbox: list[bytes] = []
+        self._answer_bytes = 0
+        # The events in the outbox that an equal one is merged with, and the bytes of all events.
+        self._mergeable: set[bytes] = set()
+        self._event_bytes = 0
 
-    # Bytes in, events out
+    # Bytes in, requests out
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
-        """Take bytes from the client; empty data is the end of the stream."""
-        if not data:
-            self._ended = True
-        elif self.closed is None:
-            self._data = self._data[self._used :] + data
-            self._used = 0
+        """Take bytes from the client."""
+        if self.closed is None:
+            self._inbox += data
 
-    def next_event(self) -> RequestReceived | Closed | None:
-        """Return the next request, or the end; None while there is nothing to do."""
-        raw = self.next_raw()
-        if raw is not None:
-            return RequestReceived(*raw)
-        if self.closed is not None and not self._finished:
-            self._finished = True
-            return Closed(self.closed)
-        return None
+    def receive_eof(self) -> None:
+        """Take note that the client has ended the stream. Its requests are answered still."""
+        self._eof = True
 
-    def next_raw(self) -> tuple[int, int, int, bytes] | None:
-        """Return the next request as (type, request id, transaction id, payload), or None.
+    def requests_received(self) -> list[RequestReceived]:
+        """Return requests that the client has sent, in order. Answer each of them.
 
-        This is `next_event` without objects, and without the end.
+        Then call this again, until `wants_data` is True or the list is empty. With an empty list,
+        there is nothing to do until `data_to_send` has made room for answers, or for good: see
+        `closed`.
         """
-        if self.closed is not None or self._out.answer_bytes > self._max_output:
-            return None
-        # One step of `wire.split_packets`, because each answer decides whether there is a next one.
-        data, used = self._data, self._used
-        body = used + HEADER_SIZE
-        if body <= len(data):
-            op, rq_id, tx_id, size = _unpack(data, used)
+        requests: list[RequestReceived] = []
+        if self.closed is not None:
+            return requests
+        # The loop of `wire.split_packets`, which stops where the answers might have no room.
+        data, start, end = self._inbox, 0, len(self._inbox)
+        self.wants_data = False
+        for _ in range((self._max_output - self._answer_bytes) // _PACKET_MAX + 1):
+            if (body := start + HEADER_SIZE) > end:
+                self.wants_data = not self._eof
+                break
+            op, rq_id, tx_id, size = _unpack(data, start)
             if size > self._max_payload:
-                self._close(
-                    RemoteProtocolError(
-                        f"a request of {size} bytes, more than the {self._max_payload} allowed"
-                    )
-                )
-                return None
-            stop = body + size
-            if stop <= len(data):
-                self._used = stop
-                return op, rq_id, tx_id, data[body:stop]
-        if self._ended:
-            self._close(ConnectionClosed("the client has closed the connection"))
-        return None
+                if not requests:
+                    most = self._max_payload
+                    words = f"a request of {size} bytes, more than the {most} allowed"
+                    self._close(RemoteProtocolError(words))
+                break
+            if (stop := body + size) > end:
+                self.wants_data = not self._eof
+                break
+            requests.append((op, rq_id, tx_id, data[body:stop]))
+            start = stop
+        else:
+            # The answers might have no room: further requests stay in the inbox.
+            self._inbox = data[start:]
+            return requests
+        self._inbox = data[start:] if start < end else b""
+        if self._eof and not requests:
+            self.close("the client has closed the connection")
+        return requests
 
     def close(self, why: str = "the daemon has closed the connection") -> None:
         """End the connection from the daemon's side."""
@@ -135,38 +134,34 @@ class ServerConnection:
     def _close(self, reason: ConnectionClosed | RemoteProtocolError) -> None:
         if self.closed is None:
             self.closed = reason
-            self._data, self._used = b"", 0
-
-    @property
-    def wants_data(self) -> bool:
-        """Whether the daemon should read from the client now."""
-        return (
-            self.closed is None
-            and not self._ended
-            and self._out.answer_bytes <= self._max_output
-            and len(self._data) - self._used <= self._max_payload + HEADER_SIZE
-        )
+            self.wants_data = False
+            self._inbox = b""
 
     # Answers
 
     def reply(self, received: RequestReceived, request: Request[Any], value: Any = None) -> None:
-        """Answer a request with success; `Request.encode_reply` says what `value` may be."""
-        self.answer(received.op, received.rq_id, received.tx_id, request.encode_reply(value))
+        """Answer a request with success. After the end, do nothing.
+
+        Arguments:
+            request: what `received` was parsed to.
+            value: `Request.encode_reply` of `request` says what it may be.
+        """
+        payload = request.encode_reply(value)
+        size = len(payload)
+        if size > PAYLOAD_MAX:
+            self.error(received, "E2BIG")
+        elif self.closed is None:
+            op, rq_id, tx_id, _ = received
+            self._outbox.append(_pack(op, rq_id, tx_id, size) + payload)
+            self._answer_bytes += HEADER_SIZE + size
 
     def error(self, received: RequestReceived, code: str) -> None:
-        """Answer a request with an error name, such as ``"ENOENT"``."""
-        payload = code.encode("ascii") + NUL
-        self.answer(_ERROR, received.rq_id, received.tx_id, payload)
-
-    def answer(self, op: int, rq_id: int, tx_id: int, payload: bytes) -> None:
-        """Answer with a payload that is encoded already. After the end, do nothing."""
-        if self.closed is not None:
-            return
-        if len(payload) > PAYLOAD_MAX:
-            op, payload = _ERROR, b"E2BIG\0"
-        message = _pack(op, rq_id, tx_id, len(payload)) + payload
-        self._out.messages.append(message)
-        self._out.answer_bytes += len(message)
+        """Answer a request with an error name, such as ``"ENOENT"``. After the end, do nothing."""
+        if self.closed is None:
+            _, rq_id, tx_id, _ = received
+            payload = code.encode("ascii") + NUL
+            self._outbox.append(_pack(_ERROR, rq_id, tx_id, len(payload)) + payload)
+            self._answer_bytes += HEADER_SIZE + len(payload)
 
     def fire(self, path: bytes, token: bytes) -> None:
         """Send a watch event, unless rule 5 drops it."""
@@ -174,23 +169,22 @@ class ServerConnection:
         if self.closed is not None or size > PAYLOAD_MAX:
             return
         message = b"%b%b\0%b\0" % (_pack(_WATCH_EVENT, 0, 0, size), path, token)
-        out = self._out
         if path[:1] != b"@":
-            if message in out.events:
+            if message in self._mergeable:
                 return
-            out.events.add(message)
-        out.messages.append(message)
-        out.event_bytes += size + HEADER_SIZE
-        if out.event_bytes > self._max_events:
+            self._mergeable.add(message)
+        self._outbox.append(message)
+        self._event_bytes += len(message)
+        if self._event_bytes > self._max_events:
             self.close("the client does not read its events")
-            self._out = _Waiting(deque(), set())
+            self._empty_outbox()
 
     # Bytes out
 
     @property
     def pending(self) -> int:
         """How many bytes of answers and events wait to be sent."""
-        return self._out.answer_bytes + self._out.event_bytes
+        return self._answer_bytes + self._event_bytes
 
     def data_to_send(self, size: int | None = None) -> bytes:
         """Return messages that wait to be sent. The caller must send them all.
@@ -199,20 +193,27 @@ class ServerConnection:
             size: stop after the message that reaches this many bytes; None for all messages.
                 Events that stay can still be merged with later ones.
         """
-        out = self._out
         if size is None or self.pending <= size:
-            data = b"".join(out.messages)
-            if data:
-                self._out = _Waiting(deque(), set())
+            data = b"".join(self._outbox)
+            self._empty_outbox()
             return data
-        taken: list[bytes] = []
-        while size > 0:
-            message = out.messages.popleft()
-            taken.append(message)
-            size -= len(message)
+        count = taken = 0
+        while taken < size:
+            message = self._outbox[count]
+            count += 1
+            taken += len(message)
             if _unpack(message)[0] == _WATCH_EVENT:
-                out.events.discard(message)
-                out.event_bytes -= len(message)
+                self._mergeable.discard(message)
+                self._event_bytes -= len(message)
             else:
-                out.answer_bytes -= len(message)
-        return b"".join(taken)
+                self._answer_bytes -= len(message)
+        data = b"".join(self._outbox[:count])
+        del self._outbox[:count]
+        return data
+
+    def _empty_outbox(self) -> None:
+        self._outbox = []
+        self._answer_bytes = 0
+        if self._event_bytes:
+            self._mergeable.clear()
+            self._event_bytes = 0

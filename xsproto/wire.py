@@ -138,8 +138,8 @@ def split_packets(data: bytes, max_payload: int) -> tuple[list[RawPacket], int, 
     """Find the whole packets at the start of `data`.
 
     `ClientConnection.process` has this loop written out, because the tuples of each packet would
-    cost a tenth of its rate, and `ServerConnection.next_raw` has one step of it, because each
-    answer decides whether there is a next step. Tests compare both with this function.
+    cost a tenth of its rate, and so has `ServerConnection.requests_received`, which also stops
+    where the answers might have no room. Tests compare both with this function.
 
     Arguments:
         data: bytes from the peer, of which the first begins a packet.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import selectors
 import socket
 from types import TracebackType
 from typing import Self
 
-from xsproto.adapters.server import PAUSE, Service
+from xsproto.adapters.server import PAUSE, Service, make_poller
 from xsproto.daemon import Daemon
 
 __all__ = ["Server"]
@@ -26,13 +27,13 @@ class Server(Service):
     """
 
     def __init__(self, daemon: Daemon | None = None) -> None:
-        super().__init__(daemon, os, socket, selectors)
+        super().__init__(daemon, os, socket, make_poller(select, selectors))
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._loop.add_reader(self.selector.fileno(), self._ready)
+        self._loop.add_reader(self.poller.fileno(), self._ready)
 
     def _ready(self) -> None:
-        self.step(self.selector.select(0))
+        self.step(self.poller.poll(0))
         if self.paused and self._timer is None:
             self._timer = self._loop.call_later(PAUSE, self.resume)
 
@@ -44,7 +45,7 @@ class Server(Service):
     def close(self) -> None:
         """End all connections and remove the sockets. Idempotent. Nothing is to be awaited."""
         if not self.ended:
-            self._loop.remove_reader(self.selector.fileno())
+            self._loop.remove_reader(self.poller.fileno())
             if self._timer is not None:
                 self._timer.cancel()
             self.end()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import selectors
 import socket
 from types import SimpleNamespace, TracebackType
 from typing import Any, Final, Self
@@ -11,7 +10,7 @@ from typing import Any, Final, Self
 from gevent import get_hub
 from gevent.monkey import get_original
 
-from xsproto.adapters.server import PAUSE, Service
+from xsproto.adapters.server import PAUSE, SelectorPoller, Service
 from xsproto.daemon import Daemon
 
 from ._io.transport import READ
@@ -19,11 +18,7 @@ from ._io.transport import READ
 __all__ = ["Server"]
 
 # The originals, also where Python is monkey-patched: nothing here waits.
-_SELECTORS: Final = SimpleNamespace(
-    DefaultSelector=get_original("selectors", "DefaultSelector"),
-    EVENT_READ=selectors.EVENT_READ,
-    EVENT_WRITE=selectors.EVENT_WRITE,
-)
+_DefaultSelector: Final[Any] = get_original("selectors", "DefaultSelector")
 _SOCKET: Final = SimpleNamespace(
     socket=get_original("socket", "socket"),
     AF_UNIX=socket.AF_UNIX,
@@ -43,9 +38,9 @@ class Server(Service):
     """
 
     def __init__(self, daemon: Daemon | None = None) -> None:
-        super().__init__(daemon, os, _SOCKET, _SELECTORS)
+        super().__init__(daemon, os, _SOCKET, SelectorPoller(_DefaultSelector()))
         self._loop: Any = get_hub().loop
-        self._watcher: Any = self._loop.io(self.selector.fileno(), READ)
+        self._watcher: Any = self._loop.io(self.poller.fileno(), READ)
         self._timer: Any = self._loop.timer(PAUSE)
         self._add_reader()
 
@@ -55,7 +50,7 @@ class Server(Service):
 
     def _ready(self) -> None:
         try:
-            self.step(self.selector.select(0))
+            self.step(self.poller.poll(0))
             if self.paused and not self._timer.active:
                 self._timer.start(self.resume)
         except BaseException:

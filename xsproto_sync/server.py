@@ -1,15 +1,16 @@
-"""A XenStore daemon on Unix sockets: one thread, one selector, any number of clients."""
+"""A XenStore daemon on Unix sockets: one thread, one poller, any number of clients."""
 
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import socket
 import threading
 from types import TracebackType
 from typing import Self
 
-from xsproto.adapters.server import PAUSE, Service
+from xsproto.adapters.server import PAUSE, Service, make_poller
 from xsproto.adapters.transport import READ_SIZE
 from xsproto.daemon import Daemon
 from xsproto.errors import LocalProtocolError
@@ -30,13 +31,13 @@ class Server(Service):
     """
 
     def __init__(self, daemon: Daemon | None = None) -> None:
-        super().__init__(daemon, os, socket, selectors)
+        super().__init__(daemon, os, socket, make_poller(select, selectors))
         #: Held over each use of the daemon.
         self.lock = threading.Lock()
         self._wakeup_sender, self._wakeup = socket.socketpair()
         self._wakeup.setblocking(False)
         self._wakeup_sender.setblocking(False)
-        self.selector.register(self._wakeup, selectors.EVENT_READ, self._drain_wakeup)
+        self._add_callback(self._wakeup, self._drain_wakeup)
         self._thread: threading.Thread | None = None
         self._serving = False
         self._over = False
@@ -81,16 +82,17 @@ class Server(Service):
 
     def serve(self) -> None:
         """Serve in the calling thread until another thread or a signal handler calls `close`."""
-        select = self.selector.select
+        poll = self.poller.poll
         self._serving = True
         try:
             while not self._over:
-                ready = select(PAUSE if self.paused else None)
+                ready = poll(PAUSE if self.paused else None)
                 with self.lock:
                     if self._over:
                         return
                     self.step(ready)
-                    self.resume()
+                    if self.paused:
+                        self.resume()
         finally:
             with self.lock:
                 self.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import selectors
 import socket
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 
 import trio
 
-from xsproto.adapters.server import PAUSE, Service
+from xsproto.adapters.server import PAUSE, Service, make_poller
 from xsproto.daemon import Daemon
 
 __all__ = ["serve"]
@@ -38,16 +39,16 @@ async def serve(
     Raises:
         FileExistsError, OSError, InvalidArgument: see `Service.listen`.
     """
-    service = Service(daemon, os, socket, selectors)
-    selector = service.selector
+    service = Service(daemon, os, socket, make_poller(select, selectors))
+    poller = service.poller
     try:
         for path, domid in sockets.items():
             service.listen(path, domid)
         task_status.started(service)
         while True:
             with trio.move_on_after(PAUSE if service.paused else math.inf):
-                await trio.lowlevel.wait_readable(selector.fileno())
-            service.step(selector.select(0))
+                await trio.lowlevel.wait_readable(poller.fileno())
+            service.step(poller.poll(0))
             service.resume()
     finally:
         service.end()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import selectors
 import socket
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from xsproto.adapters.server import Service
+from xsproto.adapters.server import SelectorPoller, Service, make_poller
 from xsproto.wire import HEADER, Op
 
 from ..support.descriptors import open_descriptors
@@ -69,15 +70,26 @@ class Scene:
         self.odd: Odd
 
     def turn(self) -> None:
-        self.service.step(self.service.selector.select(0))
+        self.service.step(self.service.poller.poll(0))
 
     def is_served(self) -> bool:
         """Whether it is still a peer."""
         return bool(self.service._peers)
 
 
-@pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+def epoll_or_what_stands_in() -> Any:
+    return make_poller(select, selectors)
+
+
+def selector() -> Any:
+    """What stands in for epoll, also where there is epoll."""
+    return SelectorPoller(selectors.DefaultSelector())
+
+
+@pytest.fixture(params=[epoll_or_what_stands_in, selector], ids=lambda make: make.__name__)
+def scene(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Scene]:
     accept = socket.socket.accept
 
     def odd(listener: socket.socket) -> tuple[Any, Any]:
@@ -86,7 +98,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
         return made.odd, address
 
     monkeypatch.setattr(socket.socket, "accept", odd)
-    service = Service(None, os, socket, selectors)
+    service = Service(None, os, socket, request.param())
     service.listen(tmp_path / "socket")
     made = Scene(service, str(tmp_path / "socket"))
     made.turn()
@@ -97,7 +109,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 
 def test_the_end_comes_to_one_of_whom_nothing_is_awaited_too(scene: Scene) -> None:
     (peer,) = scene.service._peers.values()
-    scene.service.selector.unregister(peer.sock)
+    scene.service.poller.unregister(peer.fd)
     peer.interest = 0
     scene.service.end()
     assert scene.client.recv(1) == b""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from xsproto.daemon import Connection, Daemon
-from xsproto.daemon.daemon import _HANDLERS
+from xsproto.daemon.daemon import _OPERATIONS
 from xsproto.daemon.store import PROFILE_4_17, PROFILE_CURRENT
 from xsproto.requests import REQUESTS
 from xsproto.wire import HEADER, Op, Packet, PacketReader
@@ -43,14 +43,14 @@ def test_a_blocked_reader_is_bounded_loses_no_answer_and_delays_nobody() -> None
     slow, other = daemon.connect(), daemon.connect()
     daemon.block(slow)
     daemon.receive_data(slow, Packet(Op.READ, 1, 0, b"/tool\0").encode() * 500)
-    assert not slow.wants_data
+    assert not slow.engine.wants_data
     assert ask(daemon, other, Op.READ, b"/tool\0")[0].op == Op.READ
     daemon.unblock(slow)
     answers = 0
     while packets := received(daemon, slow):
         answers += len(packets)
     assert answers == 500
-    assert slow.wants_data
+    assert slow.engine.wants_data
 
 
 def test_asking_for_output_serves_no_request() -> None:
@@ -63,9 +63,9 @@ def test_asking_for_output_serves_no_request() -> None:
     first = node.value
     ((_, answers),) = daemon.data_to_send()
     assert daemon.data_to_send() == []
-    assert (node.value, client.closed) == (first, False)
+    assert (node.value, client.engine.closed) == (first, None)
     assert len(PacketReader().receive_data(answers)) == int(first) + 1 < 500
-    while not client.closed:
+    while client.engine.closed is None:
         daemon.serve_waiting()
         ((_, more),) = daemon.data_to_send()
         answers += more
@@ -84,7 +84,7 @@ def test_a_client_that_has_ended_its_stream_still_gets_every_answer() -> None:
         daemon.serve_waiting()
         answers += batch[0][1]
     assert len(PacketReader().receive_data(answers)) == 500
-    assert client.closed
+    assert client.engine.closed is not None
 
 
 def test_a_client_that_breaks_the_protocol_is_closed_and_forgotten() -> None:
@@ -93,7 +93,7 @@ def test_a_client_that_breaks_the_protocol_is_closed_and_forgotten() -> None:
     ask(daemon, client, Op.WATCH, b"/a\0t\0")
     daemon.receive_data(client, HEADER.pack(Op.READ, 1, 0, 0xFFFFFFFF))
     assert daemon.data_to_send() == [(client, b"")]
-    assert client.closed
+    assert client.engine.closed is not None
     ask(daemon, other, Op.WRITE, b"/a\0")
     assert daemon.data_to_send() == []
 
@@ -106,7 +106,7 @@ def test_a_client_that_reads_no_events_is_closed_and_forgotten_at_once() -> None
     daemon.block(slow)
     for number in range(20):
         ask(daemon, other, Op.WRITE, b"/a/%d\0" % number)
-        assert not slow.closed
+        assert slow.engine.closed is None
     for number in range(20, 50):
         daemon.receive_data(other, Packet(Op.WRITE, 1, 0, b"/a/%d\0" % number).encode())
     dom0 = daemon.store.domains.by_id[0]
@@ -120,7 +120,7 @@ def test_the_last_answers_of_a_blocked_client_wait_until_it_is_unblocked() -> No
     daemon.block(client)
     request = Packet(Op.READ, 1, 0, b"/tool\0").encode()
     daemon.receive_data(client, request + HEADER.pack(Op.READ, 1, 0, 0xFFFFFFFF))
-    assert client.closed
+    assert client.engine.closed is not None
     assert daemon.data_to_send() == []
     daemon.unblock(client)
     assert [p.op for p in received(daemon, client)] == [Op.READ]
@@ -145,7 +145,7 @@ def test_removing_a_domain_removes_its_nodes_ends_its_connections_and_is_announc
     assert received(daemon, root) == [], "which tells nobody anything"
     daemon.remove_domain(7)
     assert [p.payload for p in received(daemon, root)] == [b"@releaseDomain\0t\0"]
-    assert guest.closed
+    assert guest.engine.closed is not None
     assert ask(daemon, root, Op.READ, b"/home\0")[0].payload == b"ENOENT\0"
     assert ask(daemon, root, Op.IS_DOMAIN_INTRODUCED, b"7\0")[0].payload == b"F\0"
 
@@ -429,5 +429,6 @@ def test_directory_reports_a_child_twice_that_a_transaction_has_created_twice() 
 
 
 def test_every_request_has_a_handler() -> None:
-    assert _HANDLERS.keys() == REQUESTS.keys()
-    assert max(_HANDLERS) == PROFILE_CURRENT.newest_op
+    requests = {operation.request.op: operation.request for operation in _OPERATIONS}
+    assert requests == REQUESTS
+    assert max(requests) == PROFILE_CURRENT.newest_op

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from xsproto.daemon.store import PROFILE_4_17, PROFILE_CURRENT, Caller, Profile, Store, StoreError
-from xsproto.daemon.store.nodes import IGNORE, READ, WRITE, format_perms
+from xsproto.daemon.store.nodes import IGNORE, READ, WRITE, shown_permissions
+from xsproto.requests import GetPerms
 
 paths = st.lists(st.sampled_from([b"a", b"b", b"c"]), min_size=1, max_size=3).map(
     lambda parts: b"/" + b"/".join(parts)
@@ -495,7 +496,8 @@ def test_entries_for_an_earlier_domain_with_the_same_id_give_no_events(profile: 
 
 
 def test_permissions_are_formatted_with_at_most_ten_characters_of_a_domain_id() -> None:
-    assert format_perms(((0, READ), (-(1 << 31), 0))) == b"r0\0n-214748364\0"
+    shown = shown_permissions(((0, READ), (-(1 << 31), 0)))
+    assert GetPerms(b"/").encode_reply(shown) == b"r0\0n-214748364\0"
 
 
 # Domains

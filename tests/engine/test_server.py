@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from xsproto.client import ClientConnection
 from xsproto.errors import ConnectionClosed, RemoteProtocolError
-from xsproto.events import Closed, Event, Reply, RequestReceived, WatchFired
+from xsproto.events import Event, Reply, RequestReceived, WatchFired
 from xsproto.requests import Directory, Read, Request, Watch, Write, parse_request
 from xsproto.server import ServerConnection
 from xsproto.wire import HEADER, PAYLOAD_MAX, Op, Packet, PacketReader
@@ -24,8 +24,9 @@ packets = st.builds(
 )
 
 
-def events_of(server: ServerConnection) -> list[RequestReceived | Closed]:
-    return list(iter(server.next_event, None))
+def requests_of(server: ServerConnection) -> list[RequestReceived]:
+    """All requests that come out, as if each was answered and the answers were sent."""
+    return [received for batch in iter(server.requests_received, []) for received in batch]
 
 
 def chunks(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -38,17 +39,21 @@ def test_chunking_never_changes_the_requests_and_closed_comes_last(
     sent: list[Packet], cuts: list[int], rest: bytes
 ) -> None:
     server = ServerConnection()
-    events: list[RequestReceived | Closed] = []
+    requests: list[RequestReceived] = []
     for chunk in chunks(b"".join(packet.encode() for packet in sent) + rest, cuts):
         server.receive_data(chunk)
-        events += events_of(server)
-    server.receive_data(b"")
-    *requests, closed = events + events_of(server)
-    assert requests == [RequestReceived(p.op, p.rq_id, p.tx_id, p.payload) for p in sent]
-    assert isinstance(closed, Closed)
-    assert isinstance(closed.reason, ConnectionClosed)
-    server.receive_data(b"")
-    assert events_of(server) == []
+        requests += requests_of(server)
+        assert server.closed is None
+        assert server.wants_data
+    server.receive_eof()
+    requests += requests_of(server)
+    assert requests == [(p.op, p.rq_id, p.tx_id, p.payload) for p in sent]
+    reason = server.closed
+    assert isinstance(reason, ConnectionClosed)
+    server.receive_eof()
+    server.receive_data(Packet(Op.READ, 1, 0, b"/\0").encode())
+    assert requests_of(server) == []
+    assert server.closed is reason
 
 
 @given(st.lists(st.binary(max_size=100)))
@@ -56,7 +61,7 @@ def test_no_byte_of_the_peer_makes_it_raise(portions: list[bytes]) -> None:
     server = ServerConnection()
     for portion in portions:
         server.receive_data(portion)
-        events_of(server)
+        requests_of(server)
     assert server.data_to_send() == b""
 
 
@@ -66,10 +71,12 @@ def test_a_header_over_the_bound_ends_it_after_the_requests_before(
 ) -> None:
     server = ServerConnection()
     server.receive_data(b"".join(p.encode() for p in sent) + HEADER.pack(2, 1, 0, size) + b"x" * 99)
-    *requests, closed = events_of(server)
+    requests = server.requests_received()
+    if sent:
+        assert server.closed is None, "the requests before it are still answered"
+        assert server.requests_received() == []
     assert len(requests) == len(sent)
-    assert isinstance(closed, Closed)
-    assert isinstance(closed.reason, RemoteProtocolError)
+    assert isinstance(server.closed, RemoteProtocolError)
     assert not server.wants_data
 
 
@@ -78,9 +85,9 @@ def test_unread_answers_hold_requests_back_and_none_is_dropped() -> None:
     server.receive_data(Packet(Op.READ, 1, 0, b"/\0").encode() * 50)
     answered, read = 0, 0
     while answered < 50:
-        while (event := server.next_event()) is not None:
-            assert isinstance(event, RequestReceived)
-            server.reply(event, Read(b"/"), b"x" * 20)
+        while requests := server.requests_received():
+            assert len(requests) == 1, "another answer might have no room"
+            server.reply(requests[0], Read(b"/"), b"x" * 20)
             answered += 1
         if answered < 50:
             assert 100 < server.pending < 200
@@ -118,7 +125,7 @@ def test_data_handed_out_in_portions_is_the_same_data(sizes: list[int], size: in
     whole, parts = ServerConnection(), ServerConnection()
     for server in (whole, parts):
         for number, length in enumerate(sizes):
-            server.answer(Op.READ, number, 0, b"v" * length)
+            server.reply((Op.READ, number, 0, b"/\0"), Read(b"/"), b"v" * length)
             server.fire(b"/%d" % number, b"t")
     got = list(iter(lambda: parts.data_to_send(size), b""))
     assert b"".join(got) == whole.data_to_send()
@@ -128,7 +135,7 @@ def test_data_handed_out_in_portions_is_the_same_data(sizes: list[int], size: in
 
 def test_answers_and_events_too_long_for_a_packet() -> None:
     server = ServerConnection()
-    server.answer(Op.DIRECTORY, 7, 3, b"x" * (PAYLOAD_MAX + 1))
+    server.reply((Op.DIRECTORY, 7, 3, b"/\0"), Directory(b"/"), [b"x" * PAYLOAD_MAX])
     server.fire(b"/" * PAYLOAD_MAX, b"t")
     (packet,) = PacketReader().receive_data(server.data_to_send())
     assert packet == Packet(Op.ERROR, 7, 3, b"E2BIG\0")
@@ -142,10 +149,10 @@ def test_client_and_server_joined_understand_each_other(asked: list[Request[Any]
         client.send(request)
     for message in client.data_to_send():
         server.receive_data(message)
-    for event in events_of(server):
-        assert isinstance(event, RequestReceived)
-        request = parse_request(event.op, event.payload)
-        server.reply(event, request, values.get(type(request)))
+    for received in server.requests_received():
+        op, _, _, payload = received
+        request = parse_request(op, payload)
+        server.reply(received, request, values.get(type(request)))
     server.fire(b"/w", b"t")
     client.receive_data(server.data_to_send())
     events: list[Event] = list(client.events_received())
@@ -157,12 +164,11 @@ def test_client_and_server_joined_understand_each_other(asked: list[Request[Any]
 def test_an_answer_may_be_an_error_and_none_comes_after_the_end() -> None:
     server = ServerConnection()
     server.receive_data(Packet(Op.READ, 7, 3, b"/a\0").encode() * 2)
-    first, second = server.next_event(), server.next_event()
-    assert isinstance(first, RequestReceived)
-    assert isinstance(second, RequestReceived)
+    first, second = server.requests_received()
     server.error(first, "ENOENT")
     server.close()
     server.error(second, "ENOENT")
+    server.reply(second, Read(b"/a"), b"late")
     assert server.data_to_send() == Packet(Op.ERROR, 7, 3, b"ENOENT\0").encode()
 
 
@@ -170,6 +176,19 @@ def test_the_first_reason_to_close_stands() -> None:
     server = ServerConnection()
     server.close("the first reason")
     server.close("another")
-    (closed,) = events_of(server)
-    assert isinstance(closed, Closed)
-    assert str(closed.reason) == "the first reason"
+    server.receive_eof()
+    assert requests_of(server) == []
+    assert str(server.closed) == "the first reason"
+
+
+def test_only_as_many_requests_come_out_as_their_answers_have_room_for() -> None:
+    server = ServerConnection(max_output=10 * (HEADER.size + PAYLOAD_MAX))
+    server.receive_data(Packet(Op.READ, 1, 0, b"/\0").encode() * 25)
+    sizes = []
+    while requests := server.requests_received():
+        sizes.append(len(requests))
+        for received in requests:
+            server.reply(received, Read(b"/"), b"x" * PAYLOAD_MAX)
+        server.data_to_send()
+    assert sizes == [11, 11, 3]
+    assert server.wants_data

@@ -126,13 +126,14 @@ def test_split_packets_returns_a_length_over_the_bound_and_the_packets_before_it
 def test_a_server_connection_finds_the_packets_that_split_packets_finds(
     stream: bytes, data: st.DataObject
 ) -> None:
-    # `next_raw` has one step of the loop written out. `test_client.py` has the same test for
+    # `requests_received` has the loop written out. `test_client.py` has the same test for
     # `ClientConnection`.
     server = ServerConnection(max_payload=LIMIT)
     taken: list[tuple[int, int, int, bytes]] = []
     for chunk in data.draw(strategies.chunkings(stream), label="chunks"):
         server.receive_data(chunk)
-        taken += iter(server.next_raw, None)
+        while requests := server.requests_received():
+            taken += requests
     found, _, too_long = split_packets(stream, LIMIT)
     assert taken == [(op, rq_id, tx_id, body) for (op, rq_id, tx_id, _), body in found]
     assert isinstance(server.closed, RemoteProtocolError) == (too_long is not None)

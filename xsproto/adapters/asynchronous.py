@@ -368,7 +368,7 @@ class AsyncClientBase(ClientBase, AsyncClient):
         connection: EventLoopConnection,
         open_watches: Callable[[], EventLoopConnection] | None = None,
     ) -> None:
-        self._tx_id = 0  # as inherited; of the instance it costs less to look up
+        self._tx_id = 0
         self._connection: EventLoopConnection = connection
         self._open_watches = open_watches
         self._watches: EventLoopConnection | None = connection if open_watches is None else None

@@ -85,7 +85,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
         path, on_device = location.path, location.kind == "device"
         if timeout is DEFAULT:
             timeout = device.TIMEOUT if on_device else None
-        self._tx_id = 0  # as inherited; of the instance it costs less to look up
+        self._tx_id = 0
         self._path = path
         self._backend = backend
         self._clock = clock = backend.clock(timeout)

@@ -1,24 +1,38 @@
 """Serve a `Daemon` on Unix sockets: everything but how to wait for them.
 
-A `Service` has a selector. An adapter waits until something is ready there, and then calls
-`Service.step`. An event loop waits for the selector's own descriptor, which is readable while
+A `Service` has a poller. An adapter waits until something is ready there, and then calls
+`Service.step`. An event loop waits for the poller's own descriptor, which is readable while
 something is ready. The adapter also hands in the modules that do input and output.
 
 Each listening socket stands for one domain: clients that connect there act as that domain.
+
+**The way of a request.** The poller says that a client's socket is readable. `Service.step` finds
+the client by its descriptor, receives what there is, and gives it to `Daemon.receive_data`, which
+acts on every request in it. When that is done for all sockets that are ready, `Service._flush`
+takes what the daemon has to say (`Daemon.data_to_send`) and sends it. The kernel nearly always
+takes all of it at once, so the poller is told nothing: it waits for the same sockets as before.
+Only where the kernel takes less is the rest kept, until the poller says that the socket is
+writable; and a client that sends requests and does not take the answers is not read from until it
+does.
 """
 
 from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 from ..daemon.daemon import Connection, Daemon
 from ..errors import InvalidArgument, LocalProtocolError
 from .transport import READ_SIZE
 
-__all__ = ["PAUSE", "Service"]
+__all__ = ["PAUSE", "SelectorPoller", "Service", "make_poller"]
+
+#: What a poller reports and waits for; the numbers of ``select.EPOLLIN`` and ``select.EPOLLOUT``.
+_READ: Final = 1
+_WRITE: Final = 4
 
 _BACKLOG: Final = 1024
 # The number of clients accepted at once on one listening socket, so that a crowd keeps nobody else
@@ -28,16 +42,62 @@ _ACCEPT: Final = 64
 PAUSE: Final = 0.1
 
 
+def make_poller(select: Any, selectors: Any) -> Any:
+    """Return a new poller: an ``epoll`` object, or a `SelectorPoller` where there is none.
+
+    Arguments:
+        select: the module ``select``, or one like it.
+        selectors: the module ``selectors``, or one like it. Its default decides: where gevent has
+            patched Python, that is gevent's own, and an epoll object would block the hub.
+    """
+    if selectors.DefaultSelector is getattr(selectors, "EpollSelector", None):
+        return select.epoll()
+    return SelectorPoller(selectors.DefaultSelector())
+
+
+class SelectorPoller:
+    """A selector with the methods of ``select.epoll`` that a `Service` uses.
+
+    Arguments:
+        selector: such as a ``selectors.DefaultSelector``.
+    """
+
+    def __init__(self, selector: Any) -> None:
+        self._selector = selector
+        self.fileno = selector.fileno
+        self.unregister = selector.unregister
+        self.close = selector.close
+
+    def register(self, fd: int, events: int) -> None:
+        """Wait for a descriptor, too. The bits of a selector are 1 and 2."""
+        self._selector.register(fd, events & _READ | (events & _WRITE) >> 1)
+
+    def modify(self, fd: int, events: int) -> None:
+        """Wait for other events of a descriptor."""
+        self._selector.modify(fd, events & _READ | (events & _WRITE) >> 1)
+
+    def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
+        """Return what is ready, as descriptors and events."""
+        ready = self._selector.select(timeout)
+        return [(key.fd, mask & 1 | (mask & 2) << 1) for key, mask in ready]
+
+
 class _Peer:
-    """A client's socket, and the bytes that it has not taken yet."""
+    """A client's socket, and what the service knows of it.
 
-    __slots__ = ("connection", "interest", "rest", "sock")
+    Attributes:
+        interest: what the poller waits for.
+        rest: the bytes that the client has not taken yet, of those that were handed out.
+    """
 
-    def __init__(self, sock: Any, connection: Connection, interest: int) -> None:
+    __slots__ = ("connection", "fd", "interest", "rest", "sock")
+
+    def __init__(self, sock: Any, connection: Connection) -> None:
         self.sock = sock
+        self.fd: int = sock.fileno()
         self.connection = connection
+        self.interest = _READ
         self.rest: memoryview | None = None
-        self.interest = interest
 
 
 class Service:
@@ -47,21 +107,21 @@ class Service:
         daemon: the daemon to serve; None for an empty one.
         os: the module ``os``, or one like it.
         socket: the module ``socket``, or one like it.
-        selectors: the module ``selectors``, or one like it.
+        poller: a poller of its own (`make_poller`).
     """
 
-    def __init__(self, daemon: Daemon | None, os: Any, socket: Any, selectors: Any) -> None:
+    def __init__(self, daemon: Daemon | None, os: Any, socket: Any, poller: Any) -> None:
         #: The daemon. After changing it from outside, call `wake`.
         self.daemon = daemon or Daemon()
         self._os = os
         self._socket = socket
-        self._read: int = selectors.EVENT_READ
-        self._write: int = selectors.EVENT_WRITE
         #: Says which sockets are ready. The adapter waits for it, and gives the result to `step`.
-        self.selector = selectors.DefaultSelector()
+        self.poller = poller
         # By path: the listening socket and its domain.
         self._listeners: dict[str, tuple[Any, int]] = {}
-        self._peers: dict[Connection, _Peer] = {}
+        # By descriptor: the clients, and what else is to be called when something is readable.
+        self._peers: dict[int, _Peer] = {}
+        self._callbacks: dict[int, Callable[[], object]] = {}
         #: Listening sockets that are left alone, with their domains, since the process ran out of
         #: descriptors. If there are any, the adapter must call `resume` after `PAUSE` seconds.
         self.paused: list[tuple[Any, int]] = []
@@ -109,7 +169,7 @@ class Service:
             sock.close()
             raise
         self._listeners[path] = (sock, domid)
-        self.selector.register(sock, self._read, (sock, domid))
+        self._add_callback(sock, partial(self._accept, sock, domid))
 
     def _bind(self, sock: Any, path: str) -> None:
         try:
@@ -149,24 +209,30 @@ class Service:
 
     # Serving
 
-    def step(self, ready: Iterable[tuple[Any, int]]) -> None:
+    def step(self, ready: Iterable[tuple[int, int]]) -> None:
         """Serve the sockets that are ready: accept, receive and send what can be without waiting.
 
         Arguments:
-            ready: what ``selector.select()`` has returned.
+            ready: what ``poller.poll()`` has returned.
         """
-        for key, events in ready:
-            what = key.data
-            if what.__class__ is _Peer:
-                if events & self._write:
-                    self._write_rest(what)
-                if events & self._read:
-                    self._receive(what)
-            elif what.__class__ is tuple:
-                self._accept(*what)
-            else:
-                what()
+        peers = self._peers
+        for fd, events in ready:
+            peer = peers.get(fd)
+            if peer is None:
+                # Neither is there if what came before in `ready` has closed it.
+                if fd in self._callbacks:
+                    self._callbacks[fd]()
+                continue
+            if events != _READ and peer.rest is not None:
+                self._write_rest(peer)
+            if events != _WRITE and peer.interest & _READ:
+                self._receive(peer)
         self._flush()
+
+    def _add_callback(self, sock: Any, callback: Callable[[], object]) -> None:
+        """Have `step` call something whenever a socket is readable."""
+        self._callbacks[sock.fileno()] = callback
+        self.poller.register(sock.fileno(), _READ)
 
     def admit(self, domid: int) -> None:
         """Accept all clients that have connected as a domain so far.
@@ -192,19 +258,23 @@ class Service:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     # The client stays in the backlog, so that the socket would be ready at once
                     # again: leave it alone for a while.
-                    self.selector.unregister(listener)
+                    self.poller.unregister(listener.fileno())
                     self.paused.append((listener, domid))
                 return False
-            sock.setblocking(False)
-            peer = _Peer(sock, self.daemon.connect(domid), self._read)
-            self._peers[peer.connection] = peer
-            self.selector.register(sock, peer.interest, peer)
+            self._add_client(sock, domid)
         return True
+
+    def _add_client(self, sock: Any, domid: int) -> None:
+        sock.setblocking(False)
+        connection = self.daemon.connect(domid)
+        peer = connection.owner = _Peer(sock, connection)
+        self._peers[peer.fd] = peer
+        self.poller.register(peer.fd, peer.interest)
 
     def resume(self) -> None:
         """Listen again on the sockets that were left alone; see `paused`."""
-        for listener, domid in self.paused:
-            self.selector.register(listener, self._read, (listener, domid))
+        for listener, _domid in self.paused:
+            self.poller.register(listener.fileno(), _READ)
         self.paused.clear()
 
     def _receive(self, peer: _Peer) -> None:
@@ -214,16 +284,18 @@ class Service:
             return
         except OSError:
             data = b""
-        if peer.connection in self._peers:
-            self.daemon.receive_data(peer.connection, data)
+        self.daemon.receive_data(peer.connection, data)
+        if not peer.connection.engine.wants_data:
             self._update_interest(peer)
 
     def _flush(self) -> None:
         """Send what the daemon has to say, as far as the clients take it now."""
-        while batch := self.daemon.data_to_send():
-            self.daemon.serve_waiting()
+        daemon, more = self.daemon, True
+        while more:
+            batch = daemon.data_to_send()
+            more = daemon.serve_waiting()
             for connection, data in batch:
-                peer = self._peers.get(connection)
+                peer = connection.owner
                 if peer is None:
                     continue
                 if not data:
@@ -238,8 +310,10 @@ class Service:
                     continue
                 if sent != len(data):
                     peer.rest = memoryview(data)[sent:]
-                    self.daemon.block(connection)
-                self._update_interest(peer)
+                    daemon.block(connection)
+                    self._update_interest(peer)
+                elif peer.interest != _READ or not connection.engine.wants_data:
+                    self._update_interest(peer)
 
     def _write_rest(self, peer: _Peer) -> None:
         assert peer.rest is not None
@@ -256,24 +330,26 @@ class Service:
             self._update_interest(peer)
 
     def _update_interest(self, peer: _Peer) -> None:
-        """Have the selector wait for what can be done with a client's socket next."""
-        interest = (self._read if peer.connection.wants_data else 0) | (
-            self._write if peer.rest is not None else 0
-        )
+        """Have the poller wait for what can be done with a client's socket next."""
+        interest = _READ if peer.connection.engine.wants_data else 0
+        if peer.rest is not None:
+            interest |= _WRITE
         if interest == peer.interest:
             return
         if peer.interest == 0:
-            self.selector.register(peer.sock, interest, peer)
+            self.poller.register(peer.fd, interest)
         elif interest == 0:
-            self.selector.unregister(peer.sock)
+            self.poller.unregister(peer.fd)  # an epoll object would go on to report a hang-up
         else:
-            self.selector.modify(peer.sock, interest, peer)
+            self.poller.modify(peer.fd, interest)
         peer.interest = interest
 
     def _drop(self, peer: _Peer) -> None:
-        del self._peers[peer.connection]
+        del self._peers[peer.fd]
+        peer.connection.owner = None
         if peer.interest:
-            self.selector.unregister(peer.sock)
+            self.poller.unregister(peer.fd)
+            peer.interest = 0
         self._hang_up(peer.sock)
         self.daemon.disconnect(peer.connection)
 
@@ -304,14 +380,14 @@ class Service:
             sock.close()
         for peer in list(self._peers.values()):
             if not ours:
-                # Not unregistered: the child shares the selector's descriptor with its parent, for
+                # Not unregistered: the child shares the poller's descriptor with its parent, for
                 # which that would count as well.
                 peer.sock.close()
                 continue
             if peer.interest:
                 # Before it is closed: a socket that gevent has patched closes only once nothing
                 # waits for it.
-                self.selector.unregister(peer.sock)
+                self.poller.unregister(peer.fd)
             self._hang_up(peer.sock)
         self._peers.clear()
-        self.selector.close()
+        self.poller.close()

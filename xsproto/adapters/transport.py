@@ -3,7 +3,7 @@
 A `Transport` is a connection's bytes, and anyone may bring one. Adapters use it through a
 `ConnectionTransport`, which writes what an engine has to send, keeps what is not taken at once, and
 reads. `SocketTransport` is the one of any connected stream socket. A call that cannot go on raises
-``BlockingIOError``: no call waits, except `receive` with a function that does.
+``BlockingIOError``: no call waits.
 
 **The recv idiom.** CPython runs the Python code of a signal handler in the main thread, between two
 of its bytecode instructions, and that code may raise: `KeyboardInterrupt` on Ctrl-C, or whatever
@@ -15,8 +15,7 @@ exception a program has its handler raise. A thread that waits in ``recv`` must 
 
 there are instructions between the return of ``recv`` and the end of ``append``. An exception there
 loses the bytes: the kernel has given them out, and no list has them. The next packet would then be
-parsed from its middle, and no later answer could be trusted. In `receive` one instruction does all
-of it ::
+parsed from its middle, and no later answer could be trusted. Here one instruction does all of it ::
 
     inbox.extend(map(recv, (65536,)))
 
@@ -44,16 +43,17 @@ from ..errors import ConnectionClosed
 
 __all__ = [
     "READ_SIZE",
+    "READ_SIZES",
     "ConnectionTransport",
     "SocketTransport",
     "Transport",
     "read_now",
-    "receive",
 ]
 
 #: The most bytes that one read takes from a connection.
 READ_SIZE: Final = 65536
-_READ_SIZES: Final = (READ_SIZE,)
+#: The arguments of one ``recv``, for the recv idiom.
+READ_SIZES: Final = (READ_SIZE,)
 
 
 class Transport(Protocol):
@@ -104,11 +104,10 @@ class ConnectionTransport(ABC):
         path: the path of the socket or the device, or another name of the connection, for messages.
     """
 
-    #: Whether more must be written once there is room.
-    write_blocked = False
-
     def __init__(self, path: str) -> None:
         self.path = path
+        #: Whether more must be written once there is room.
+        self.write_blocked = False
 
     @abstractmethod
     def fileno(self) -> int:
@@ -146,20 +145,6 @@ class ConnectionTransport(ABC):
         self.close()
 
 
-def receive(inbox: list[bytes], recv: Callable[[int], bytes]) -> None:
-    """Wait for bytes, and keep them: the recv idiom of this module's docstring.
-
-    Arguments:
-        inbox: gets the bytes appended, in the step that receives them; empty ones at the end of the
-            stream.
-        recv: a C function that receives at most so many bytes.
-
-    Raises:
-        OSError: raised by `recv`.
-    """
-    inbox.extend(map(recv, _READ_SIZES))
-
-
 class SocketTransport(ConnectionTransport):
     """A connected, non-blocking stream socket.
 
@@ -175,7 +160,8 @@ class SocketTransport(ConnectionTransport):
         self._send: Callable[[bytes | memoryview, int], int] = sock.send
         self._recv: Callable[[int], bytes] = sock.recv
         self._flags = flags
-        #: What an engine has handed out and the socket has not taken.
+        #: What an engine has handed out and the socket has not taken; nothing unless
+        #: `write_blocked`.
         self.rest: bytes | memoryview = b""
 
     def fileno(self) -> int:
@@ -185,13 +171,12 @@ class SocketTransport(ConnectionTransport):
 
     def write(self, engine: ClientConnection) -> None:
         """See `ConnectionTransport`."""
-        if self.rest:
+        if self.write_blocked:
             self.rest = self.send(self.rest)
             if self.rest:
-                self.write_blocked = True
                 return
+            self.write_blocked = False
         data = engine.data_to_send()
-        self.write_blocked = False
         if data:
             try:
                 count = self._send(data, self._flags)
@@ -203,7 +188,7 @@ class SocketTransport(ConnectionTransport):
                 return
             if count < len(data):
                 self.rest = memoryview(data)[count:]
-                self.write(engine)
+                self.write_blocked = True
 
     def send(self, data: bytes | memoryview) -> bytes | memoryview:
         """Write as much of `data` as can be written at once; return what is left.

@@ -74,7 +74,7 @@ class AsyncOperations:
     _connection: AsyncConnection
     #: The transaction that the requests are part of; 0 for none. None if no request can be made:
     #: `_why_not` says why.
-    _tx_id: int | None = 0
+    _tx_id: int | None
 
     # Between the user's call and the exchange there is one function, `_ask` or `_perform`, which
     # also raises what came of it. So the traceback of a failed call is three frames long.
@@ -88,6 +88,9 @@ class AsyncOperations:
         exchange = await connection.exchange(request, tx_id)
         if tx_id and connection.forgetful:
             await self._check_known((exchange,))
+        answer = exchange.answer
+        if answer.__class__ is bytes:  # as `Exchange.result`, without the call
+            return request.parse_reply(answer)
         return exchange.result()  # type: ignore[no-any-return]
 
     async def _perform(self, operation: Operation[T]) -> T:

@@ -71,7 +71,7 @@ class BlockingOperations:
     _connection: BlockingConnection
     #: The transaction that the requests are part of; 0 for none. None if no request can be made:
     #: `_why_not` says why.
-    _tx_id: int | None = 0
+    _tx_id: int | None
 
     # Between the user's call and the exchange there is one function, `_ask` or `_perform`, which
     # also raises what came of it. So the traceback of a failed call is three frames long.
@@ -79,16 +79,18 @@ class BlockingOperations:
     def _ask(self, request: Request[T], timeout: Timeout) -> T:
         """Send one request; return the value of the reply."""
         connection = self._connection
-        clock = connection.clock
-        # The first half of the condition saves nearly every call the question.
-        ever = timeout is DEFAULT and clock.endless
-        deadline = None if ever else clock.deadline_for(timeout)
+        deadline = None
+        if timeout is not DEFAULT or not connection.clock.endless:  # else `deadline_for` says None
+            deadline = connection.clock.deadline_for(timeout)
         tx_id = self._tx_id
         if tx_id is None:
             raise self._why_not()
         exchange = connection.exchange(request, tx_id, deadline)
         if tx_id and connection.forgetful:
             self._check_known((exchange,), deadline)
+        answer = exchange.answer
+        if answer.__class__ is bytes:  # as `Exchange.result`, without the call
+            return request.parse_reply(answer)
         return exchange.result()  # type: ignore[no-any-return]
 
     def _perform(self, operation: Operation[T], timeout: Timeout) -> T:

@@ -49,7 +49,8 @@ Ctrl-C does. The contract is this:
 2. In a step of bookkeeping, an interrupt ends the connection, with a reason that says so. Every
    caller gets that reason. Nothing half done is ever acted upon.
 3. The bytes of a ``recv`` that waits are stored by the very call that receives them. So an
-   interrupt finds them in the kernel or in the store (`xsproto.adapters.transport.receive`).
+   interrupt finds them in the kernel or in the store: see "The recv idiom" in
+   `xsproto.adapters.transport`.
 
 `Session.changing` is how the second rule is kept. An adapter sets it at the beginning of a step, or
 of several in a row, and clears it at the end. If it is found set by the clean-up of the call that
@@ -297,14 +298,14 @@ class Session:
             is done. ``WAIT``: another one leads, and this caller must sleep until it is woken.
             ``DONE``: `waiter` is done already.
         """
-        if waiter.__class__ is Waiter and (queue := waiter.queue) is not None:
-            waiter.done = queue.ready or self.closed is not None
-            if not waiter.done:
+        if isinstance(waiter, Waiter):
+            if (queue := waiter.queue) is not None:
+                waiter.done = queue.ready
+            if waiter.done or self.engine.closed is not None:
+                waiter.done = True
+                return Role.DONE
+            if queue is not None:
                 queue.waiters.add(waiter)
-        elif self.engine.closed is not None:
-            waiter.done = True
-        if waiter.done:
-            return Role.DONE
         if self.leader is None:
             self.leader = waiter
             return _LEAD
@@ -376,21 +377,25 @@ class Session:
             return
         events, engine.events = engine.events, []
         for event in events:
-            if event.__class__ is not Exchange:
+            if event is self.leader and not self._waiting and engine.closed is None:
+                # As `leave` does. (At the end of the connection the leader may be receiving.)
+                self.leader = None
+            elif event.__class__ is Exchange:
+                self._take_answer(event)
+            else:
                 self._take(event)
-                continue
-            waiter: Any = event
-            if event.owner is not None:
-                waiter = event.owner
-                event.owner = None  # else there would be a cycle for the garbage collector
-                waiter.unanswered -= 1
-                if waiter.unanswered:
-                    continue
-                waiter.done = True
-            if self._waiting:
-                self._wake(waiter)
-            elif self.leader is waiter and engine.closed is None:
-                self.leader = None  # as `leave` does
+
+    def _take_answer(self, exchange: Exchange) -> None:
+        """Note what an answer that has come does for the caller that waits for it."""
+        waiter: Any = exchange
+        if exchange.owner is not None:
+            waiter = exchange.owner
+            exchange.owner = None  # else there would be a cycle for the garbage collector
+            waiter.unanswered -= 1
+            if waiter.unanswered:
+                return
+            waiter.done = True
+        self._wake(waiter)
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection: every unanswered request and every watch ends with `reason`.
@@ -407,7 +412,8 @@ class Session:
             del self._waiting[waiter]
 
     def _end_wait(self, waiter: Wait) -> None:
-        waiter.done = True
+        if isinstance(waiter, Waiter):
+            waiter.done = True
         self._wake(waiter)
 
     def _take(self, event: Any) -> None:
@@ -438,7 +444,7 @@ class Session:
                 # An interrupted step may have left an exchange without an answer.
                 for exchange in waiter.exchanges if isinstance(waiter, Waiter) else (waiter,):
                     if exchange.answer is None and not exchange.withdrawn:
-                        exchange.end(event.reason)
+                        exchange.answer = event.reason
                 self._end_wait(waiter)
         else:
             self.ignored.append(event)

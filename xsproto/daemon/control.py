@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..wire import OK
+from ..requests import Control
 from .store import Domain, Store, StoreError
 from .store.nodes import atoi
 
 __all__ = ["control"]
 
+_OK: Final = b"OK"
 _HELP: Final = b"""\
 check\t
 help\t
@@ -21,28 +22,25 @@ log\ton|off
 print\t<text>
 quota\t[set <name> <number> | <domid>]
 quota-soft\t[set memory <number>]
-\0"""
+"""
 
 
-def control(store: Store, texts: list[bytes]) -> bytes:
+def control(store: Store, request: Control) -> bytes:
     """Carry out a command.
 
-    Arguments:
-        texts: the command and its arguments.
-
     Returns:
-        The payload of the reply.
+        The text of the reply.
 
     Raises:
         StoreError: EINVAL if there is no such command; ENOENT if the store does not know the
             domain.
     """
     names = store.profile.control_quotas
-    match texts:
+    match [request.command, *request.parameters]:
         case [b"check"] | [b"print", _] | [b"log", b"on" | b"off"]:
-            return OK  # there is nothing to repair, and no log to print to
+            return _OK  # there is nothing to repair, and no log to print to
         case [b"log"] if store.profile.reports_log:
-            return b"There is no log.\n\0"
+            return b"There is no log.\n"
         case [b"help"]:
             return _HELP
         case [b"quota"]:
@@ -74,7 +72,7 @@ def _usage(domain: Domain) -> bytes:
 
 
 def _table(title: bytes, rows: dict[bytes, int]) -> bytes:
-    lines = [b"%b:\n" % title, *[b"%-17b: %8d\n" % row for row in rows.items()], b"\0"]
+    lines = [b"%b:\n" % title, *[b"%-17b: %8d\n" % row for row in rows.items()]]
     return b"".join(lines)
 
 
@@ -83,4 +81,4 @@ def _set_quota(store: Store, name: bytes, number: bytes) -> bytes:
     if value < 1:
         raise StoreError("EINVAL")
     store.domains.set_quota(name, value, None)
-    return OK
+    return _OK

@@ -16,74 +16,82 @@ An adapter moves the bytes, between sockets or in memory:
 - `add_domain`, `shutdown` and `remove_domain` do what a hypervisor does.
 
 A request that fails is answered with an error name (`StoreError`). The order is the C daemon's:
-unknown type, missing privilege, unknown transaction, then the arguments. The arguments are read
-with C's leniencies, which are kept on purpose:
-
-- Numbers are read as by atoi(): blanks before the digits and anything after them are skipped, and
-  no digits are 0. Domain ids are stricter. In permissions they are read as by strtol(). Elsewhere,
-  but for CONTROL, the newest daemon reads them as by strtoul(), and they are 65535 at most.
-- Where a payload has several strings, what follows the last NUL is not looked at. A payload of one
-  string, on the other hand, must end in its only NUL.
-- WATCH and UNWATCH ignore the transaction.
-- INTRODUCE and SET_TARGET accept more arguments than they need. Nothing looks at those, nor at the
-  frame number of INTRODUCE.
+unknown type, missing privilege, unknown transaction, then the arguments. `Request.parse` reads the
+arguments of a request that is well formed; what C accepts beyond that is in
+`xsproto.daemon.leniency`, one function for each type of request. One leniency is in the table at
+the end: WATCH and UNWATCH ignore the transaction.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
 
-from attrs import define
+from attrs import define, field, frozen
 
-from ..errors import InvalidArgument
+from ..errors import InvalidArgument, InvalidRequest
+from ..perms import Permission
+from ..requests import (
+    Control,
+    Directory,
+    DirectoryPart,
+    GetDomainPath,
+    GetFeature,
+    GetPerms,
+    GetQuota,
+    Introduce,
+    IsDomainIntroduced,
+    Mkdir,
+    Part,
+    Read,
+    Release,
+    Request,
+    ResetWatches,
+    Resume,
+    Rm,
+    SetFeature,
+    SetPerms,
+    SetQuota,
+    SetTarget,
+    TransactionEnd,
+    TransactionStart,
+    Unwatch,
+    Watch,
+    Write,
+)
 from ..server import MAX_EVENTS, MAX_OUTPUT, ServerConnection
-from ..wire import DOMID_FIRST_RESERVED, DOMID_SELF, NUL, OK, PAYLOAD_MAX, Op
+from ..wire import DOMID_FIRST_RESERVED, DOMID_SELF, NUL, PAYLOAD_MAX
+from . import leniency
 from .control import control
-from .store import PROFILE_CURRENT, Caller, Profile, Store, StoreError, Transaction
-from .store.nodes import atoi, format_perms
+from .store import PROFILE_CURRENT, Caller, Domain, Profile, Store, StoreError, Transaction
+from .store.nodes import shown_permissions
 from .store.profiles import FEATURE_WATCH_DEPTH
 
 __all__ = ["Connection", "Daemon"]
 
-_ERROR: Final = Op.ERROR.value
-_WATCH: Final = Op.WATCH.value
-_STRTOUL: Final = re.compile(rb"[ \t-\r]*([+-]?)([0-9]+)")
+_WATCH: Final = Watch.op
 
 
 @define(eq=False)
 class Connection:
-    """A client's connection to a `Daemon`, made by `Daemon.connect`. Adapters only read it.
+    """A client's connection to a `Daemon`, made by `Daemon.connect`.
 
     Attributes:
         domid: the domain that the client acts as.
-        engine: the state machine that finds requests in bytes and encodes answers.
+        engine: the state machine that finds requests in bytes and encodes answers. Adapters only
+            read its ``closed`` and ``wants_data``.
         caller: what the store knows of the client.
+        owner: the adapter's own mark; the daemon does not use it.
         blocked: whether the client takes no more for now.
-        has_waiting: whether requests wait until output was handed out.
         end_reported: whether `Daemon.data_to_send` has handed out the end.
     """
 
     domid: int
     engine: ServerConnection
     caller: Caller
+    owner: Any = None
     blocked: bool = False
-    has_waiting: bool = False
     end_reported: bool = False
-
-    @property
-    def closed(self) -> bool:
-        """Whether the connection is over."""
-        return self.engine.closed is not None
-
-    @property
-    def wants_data(self) -> bool:
-        """Whether it makes sense to read from the client now."""
-        return self.engine.wants_data
-
-
-_Handler = Callable[["Daemon", Caller, "Transaction | None", bytes], "bytes | None"]
 
 
 class Daemon:
@@ -107,6 +115,9 @@ class Daemon:
     ) -> None:
         self.store = Store(profile)
         self._profile = profile
+        self._operations = {
+            each.request.op: each for each in _OPERATIONS if each.request.op <= profile.newest_op
+        }
         self._max_output = max_output
         self._max_events = max_events
         self._connections: dict[Connection, None] = {}
@@ -142,7 +153,10 @@ class Daemon:
 
     def receive_data(self, connection: Connection, data: bytes) -> None:
         """Take bytes from a client, and act on the requests; no bytes are the end of the stream."""
-        connection.engine.receive_data(data)
+        if data:
+            connection.engine.receive_data(data)
+        else:
+            connection.engine.receive_eof()
         self._serve_requests(connection)
 
     def disconnect(self, connection: Connection) -> None:
@@ -168,43 +182,69 @@ class Daemon:
         result = []
         ready, self._ready = self._ready, {}
         for connection in ready:
-            if connection.end_reported:
-                continue
             engine = connection.engine
             over = engine.closed is not None
             if connection.blocked and (not over or engine.pending):
                 continue
-            data = engine.data_to_send()
-            if data:
+            if data := engine.data_to_send():
                 result.append((connection, data))
-                if connection.has_waiting:
-                    self._drained[connection] = None
                 if over:
                     self._ready[connection] = None  # the end is reported on its own
-            elif over:
+                elif not engine.wants_data:
+                    self._drained[connection] = None
+            elif over and not connection.end_reported:
                 connection.end_reported = True
                 result.append((connection, b""))
         return result
 
-    def serve_waiting(self) -> None:
-        """Act on the requests that had to wait until the last `data_to_send` handed out output."""
-        drained, self._drained = self._drained, {}
-        for connection in drained:
-            self._serve_requests(connection)
+    def serve_waiting(self) -> bool:
+        """Act on the requests that had to wait until the last `data_to_send` handed out output.
+
+        Returns:
+            whether `data_to_send` has more to hand out.
+        """
+        if self._drained:
+            drained, self._drained = self._drained, {}
+            for connection in drained:
+                self._serve_requests(connection)
+        return bool(self._ready)
 
     def _serve_requests(self, connection: Connection) -> None:
         """Act on the requests of a connection, as long as there is room for the answers."""
-        engine = connection.engine
-        while (raw := engine.next_raw()) is not None:
-            self._serve(connection, *raw)
+        engine, caller, operations = connection.engine, connection.caller, self._operations
+        while requests := engine.requests_received():
             self._ready[connection] = None
+            for received in requests:
+                op, _, tx_id, payload = received
+                try:
+                    operation = operations.get(op)
+                    if operation is None:
+                        raise StoreError("ENOSYS")
+                    if operation.privileged and not caller.privileged:
+                        raise StoreError("EACCES")
+                    tx = None
+                    if tx_id and operation.in_transaction:
+                        tx = caller.transactions.get(tx_id)
+                        if tx is None:
+                            raise StoreError("ENOENT")
+                    try:
+                        request = operation.parse(payload)
+                    except InvalidRequest:
+                        request = operation.read_as_c(self._profile, caller, payload)
+                    value = operation.act(self, caller, tx, request)
+                except StoreError as refused:
+                    engine.error(received, refused.code)
+                else:
+                    engine.reply(received, request, value)
+                    if op == _WATCH:
+                        # It follows the reply, whether or not the client may know of the node.
+                        engine.fire(request.path, request.token)
+                if engine.closed is not None:  # by a request, such as one with too many events
+                    break
+            if engine.wants_data:
+                return
         if engine.closed is not None:
-            connection.has_waiting = False
             self._forget(connection)
-        else:
-            # An open engine that gives no request either needs more data, or has more than
-            # `max_output` bytes of answers. It wants no data in the latter case only.
-            connection.has_waiting = not engine.wants_data
 
     def _forget(self, connection: Connection) -> None:
         """Release what a connection holds that has ended. Idempotent."""
@@ -253,268 +293,193 @@ class Daemon:
 
     # Requests
 
-    def _serve(
-        self, connection: Connection, op: int, rq_id: int, tx_id: int, payload: bytes
-    ) -> None:
-        answer = connection.engine.answer
-        caller = connection.caller
-        handler = _HANDLERS.get(op) if op <= self._profile.newest_op else None
-        try:
-            if handler is None:
-                raise StoreError("ENOSYS")
-            if op in _PRIVILEGED and not caller.privileged:
-                raise StoreError("EACCES")
-            tx = None
-            if tx_id and op not in _NO_TRANSACTION:
-                tx = caller.transactions.get(tx_id)
-                if tx is None:
-                    raise StoreError("ENOENT")
-            reply = handler(self, caller, tx, payload)
-        except StoreError as refused:
-            answer(_ERROR, rq_id, tx_id, refused.code.encode("ascii") + NUL)
-            return
-        answer(op, rq_id, tx_id, OK if reply is None else reply)
-        if op == _WATCH:
-            # The first event follows the reply, whether or not the client may know of the node.
-            path, token = payload.split(NUL)[:2]
-            connection.engine.fire(path, token)
+    # Each of these acts on one type of request, and returns the value of the reply.
 
-    # Handlers. Each takes the caller, its transaction or None, and the payload, and returns the
-    # payload of the reply; None stands for OK.
+    def _read(self, caller: Caller, tx: Transaction | None, request: Read) -> bytes:
+        path = request.path
+        if path[:1] != b"/":
+            path = caller.canonical(path)
+        return self.store.node(caller, tx, path).value
 
-    def _path(self, caller: Caller, payload: bytes) -> bytes:
-        path = payload[: _one_string(payload)]
-        return path if path[:1] == b"/" else caller.canonical(path)
+    def _directory(self, caller: Caller, tx: Transaction | None, request: Directory) -> list[bytes]:
+        return self.store.node(caller, tx, caller.canonical(request.path)).names
 
-    def _read(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
-        return self.store.node(caller, tx, self._path(caller, payload)).value
-
-    def _directory(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
-        node = self.store.node(caller, tx, self._path(caller, payload))
-        if node.listing is not None:
-            return NUL.join(node.names) + NUL
-        return NUL.join(node.children) + NUL if node.children else b""
-
-    def _directory_part(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
-        path, offset = _exactly(payload, 2)
-        node = self.store.node(caller, tx, caller.canonical(path))
-        head = b"%d\0" % node.generation
-        start = atoi(offset) & 0xFFFFFFFF
+    def _directory_part(
+        self, caller: Caller, tx: Transaction | None, request: DirectoryPart
+    ) -> Part:
+        node = self.store.node(caller, tx, caller.canonical(request.path))
+        start = request.offset
         if start >= node.names_size:
-            return head + NUL
-        names = NUL.join(node.names) + NUL
-        room = PAYLOAD_MAX - len(head) - 1
-        if len(names) - start <= room:
-            return head + names[start:] + NUL  # an empty name marks the end
-        return head + names[start : names.rfind(NUL, start, start + room) + 1]
+            return Part(node.generation, [], final=True)
+        names = NUL.join([*node.names, b""])
+        room = PAYLOAD_MAX - len(b"%d\0" % node.generation) - 1
+        stop = len(names)
+        if stop - start > room:
+            stop = names.rfind(NUL, start, start + room) + 1
+        return Part(node.generation, names[start:stop].split(NUL)[:-1], stop == len(names))
 
-    def _get_perms(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
-        if payload[:1] == b"@" and self._profile.special_nodes:
-            path = payload[: _one_string(payload)]
-        else:
-            path = self._path(caller, payload)
-        return format_perms(self.store.perms(caller, tx, path))
+    def _get_perms(
+        self, caller: Caller, tx: Transaction | None, request: GetPerms
+    ) -> list[Permission]:
+        path = caller.canonical(request.path, special=self._profile.special_nodes)
+        return shown_permissions(self.store.perms(caller, tx, path))
 
-    def _set_perms(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
-        path, *texts = payload.split(NUL)[:-1] or [b""]
-        path = caller.canonical(path, special=True)
+    def _set_perms(self, caller: Caller, tx: Transaction | None, request: SetPerms) -> None:
+        path = caller.canonical(request.path, special=True)
+        texts = cast(Sequence[bytes], request.permissions)  # `leniency.do_set_perms` keeps them
         self.store.set_perms(caller, tx, path, texts)
 
-    def _write(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
-        path, nul, value = payload.partition(NUL)
-        if not nul:
+    def _write(self, caller: Caller, tx: Transaction | None, request: Write) -> None:
+        self.store.write(caller, tx, caller.canonical(request.path), request.value)
+
+    def _mkdir(self, caller: Caller, tx: Transaction | None, request: Mkdir) -> None:
+        self.store.mkdir(caller, tx, caller.canonical(request.path))
+
+    def _rm(self, caller: Caller, tx: Transaction | None, request: Rm) -> None:
+        self.store.rm(caller, tx, caller.canonical(request.path))
+
+    def _watch(self, caller: Caller, tx: Transaction | None, request: Watch) -> None:
+        depth = request.depth
+        counts = caller.domain.features & FEATURE_WATCH_DEPTH
+        if depth is not None and (depth < 0 or not counts):
             raise StoreError("EINVAL")
-        self.store.write(caller, tx, caller.canonical(path), value)
+        self.store.watches.add(caller, request.path, request.token, depth)
 
-    def _mkdir(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
-        self.store.mkdir(caller, tx, self._path(caller, payload))
+    def _unwatch(self, caller: Caller, tx: Transaction | None, request: Unwatch) -> None:
+        self.store.watches.remove(caller, request.path, request.token)
 
-    def _rm(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
-        self.store.rm(caller, tx, self._path(caller, payload))
-
-    def _watch(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
-        depth = None
-        texts = payload.split(NUL)[:-1]
-        if len(texts) == 3 and caller.domain.features & FEATURE_WATCH_DEPTH:
-            depth = atoi(texts.pop())
-            if depth < 0:
-                raise StoreError("EINVAL")
-        if len(texts) != 2:
-            raise StoreError("EINVAL")
-        path, token = texts
-        self.store.watches.add(caller, path, token, depth)
-
-    def _unwatch(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
-        path, token = _exactly(payload, 2)
-        self.store.watches.remove(caller, path, token)
-
-    def _reset(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
+    def _reset(self, caller: Caller, tx: Transaction | None, request: ResetWatches) -> None:
         self.store.reset(caller)
 
-    def _start(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
+    def _start(self, caller: Caller, tx: Transaction | None, request: TransactionStart) -> int:
         if tx is not None:
             raise StoreError("EBUSY")
-        return b"%d\0" % self.store.start(caller)
+        return self.store.start(caller)
 
-    def _end(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
-        if payload not in (b"T\0", b"F\0"):
-            raise StoreError("EINVAL")
+    def _end(self, caller: Caller, tx: Transaction | None, request: TransactionEnd) -> None:
         if tx is None:
             raise StoreError("ENOENT")
-        self.store.end(caller, tx, commit=payload == b"T\0")
+        self.store.end(caller, tx, commit=request.commit)
 
-    def _domid(self, text: bytes) -> int:
-        """Read a domain id as the profile's daemon does."""
-        if not self._profile.strict_domids:
-            return atoi(text) & 0xFFFFFFFF
-        found = _STRTOUL.fullmatch(text)
-        number = int(found[2]) if found else -1 if text else 0  # no text at all is dom0
-        if found and found[1] == b"-":
-            number = -number & 0xFFFFFFFFFFFFFFFF  # strtoul() negates within its 64 bits
-        if not 0 <= number <= 0xFFFF:
-            raise StoreError("EINVAL")
-        return number
-
-    def _one_domid(self, payload: bytes) -> int:
-        return self._domid(payload[: _one_string(payload)])
-
-    def _introduced_guest(self, payload: bytes) -> int:
-        """Read the id of a domain that is served, and is not dom0."""
-        domid = self._one_domid(payload)
-        if domid == 0:
-            raise StoreError("EINVAL")
-        return self.store.domains.require_introduced(domid).domid
-
-    def _introduce(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
-        texts = payload.split(NUL)[:-1]
-        if len(texts) < 3:
-            raise StoreError("EINVAL")
-        domid = self._domid(texts[0])
-        port = atoi(texts[2]) & 0xFFFFFFFF
-        if port == 0:
+    def _introduce(self, caller: Caller, tx: Transaction | None, request: Introduce) -> None:
+        if request.evtchn == 0:
             raise StoreError("EINVAL")
         # There are no event channels. Any port that could be one is taken for the domain's.
-        self.store.introduce(domid, reachable=port <= 0xFFFF)
+        self.store.introduce(request.domid, reachable=request.evtchn <= 0xFFFF)
         for other in self._connections:
-            if other.domid == domid and domid:
+            if other.domid == request.domid and request.domid:
                 self.store.reset(other.caller)
 
-    def _release(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
-        domid = self._introduced_guest(payload)
+    def _introduced_guest(self, domid: int) -> Domain:
+        """Return a domain that is served, and is not dom0."""
+        if domid == 0:
+            raise StoreError("EINVAL")
+        return self.store.domains.require_introduced(domid)
+
+    def _release(self, caller: Caller, tx: Transaction | None, request: Release) -> None:
+        domid = self._introduced_guest(request.domid).domid
         self._end_connections(domid)
         self.store.release(domid)
 
-    def _resume(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
-        self.store.domains.require_introduced(self._introduced_guest(payload)).shutdown = False
+    def _resume(self, caller: Caller, tx: Transaction | None, request: Resume) -> None:
+        self._introduced_guest(request.domid).shutdown = False
 
-    def _set_target(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
-        texts = payload.split(NUL)[:-1]
-        if len(texts) < 2:
-            raise StoreError("EINVAL")
-        self.store.domains.set_target(self._domid(texts[0]), self._domid(texts[1]))
+    def _set_target(self, caller: Caller, tx: Transaction | None, request: SetTarget) -> None:
+        self.store.domains.set_target(request.domid, request.target)
 
-    def _domain_path(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
-        return b"/local/domain/%d\0" % self._one_domid(payload)
+    def _domain_path(self, caller: Caller, tx: Transaction | None, request: GetDomainPath) -> bytes:
+        return b"/local/domain/%d" % request.domid
 
-    def _is_introduced(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
-        domid = self._one_domid(payload)
-        return b"T\0" if domid == DOMID_SELF or self.store.domains.is_introduced(domid) else b"F\0"
+    def _is_introduced(
+        self, caller: Caller, tx: Transaction | None, request: IsDomainIntroduced
+    ) -> bool:
+        return request.domid == DOMID_SELF or self.store.domains.is_introduced(request.domid)
 
-    def _get_feature(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
-        texts = payload.split(NUL)[:-1]
-        if not texts:
-            return b"%d\0" % caller.domain.features
+    def _get_feature(self, caller: Caller, tx: Transaction | None, request: GetFeature) -> int:
+        if request.domid is None:
+            return caller.domain.features
         if not caller.privileged:
             raise StoreError("EACCES")
-        if len(texts) > 1:
-            raise StoreError("EINVAL")
-        return b"%d\0" % self.store.domains.require_existing(self._domid(texts[0])).features
+        return self.store.domains.require_existing(request.domid).features
 
-    def _set_feature(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
-        domid, bits = _exactly(payload, 2)
-        domain = self.store.domains.require_existing(self._domid(domid))
+    def _set_feature(self, caller: Caller, tx: Transaction | None, request: SetFeature) -> None:
+        domain = self.store.domains.require_existing(request.domid)
         if domain.introduced:
             raise StoreError("EBUSY")
-        if atoi(bits) & ~self._profile.features:
+        if request.features & ~self._profile.features:
             raise StoreError("EINVAL")
-        domain.features = atoi(bits)
+        domain.features = request.features
 
-    def _get_quota(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
-        texts = payload.split(NUL)[:-1]
-        if not texts:
-            return b" ".join(self.store.domains.limits) + NUL
-        if len(texts) > 2:
+    def _get_quota(
+        self, caller: Caller, tx: Transaction | None, request: GetQuota
+    ) -> int | list[bytes]:
+        if request.name is None:
+            return list(self.store.domains.limits)
+        return self.store.domains.quota(request.name, request.domid)
+
+    def _set_quota(self, caller: Caller, tx: Transaction | None, request: SetQuota) -> None:
+        if request.value == 0xFFFFFFFF:  # the C daemon's mark for a quota that does not exist
             raise StoreError("EINVAL")
-        domid = self._domid(texts[0]) if len(texts) == 2 else None
-        return b"%d\0" % self.store.domains.quota(texts[-1], domid)
+        self.store.domains.set_quota(request.name, request.value, request.domid)
 
-    def _set_quota(self, caller: Caller, tx: Transaction | None, payload: bytes) -> None:
-        texts = payload.split(NUL)[:-1]
-        if len(texts) not in (2, 3):
-            raise StoreError("EINVAL")
-        domid = self._domid(texts[0]) if len(texts) == 3 else None
-        value = atoi(texts[-1]) & 0xFFFFFFFF
-        if value == 0xFFFFFFFF:  # the C daemon's mark for a quota that does not exist
-            raise StoreError("EINVAL")
-        self.store.domains.set_quota(texts[-2], value, domid)
-
-    def _control(self, caller: Caller, tx: Transaction | None, payload: bytes) -> bytes:
-        return control(self.store, payload.split(NUL)[:-1])
+    def _control(self, caller: Caller, tx: Transaction | None, request: Control) -> bytes:
+        return control(self.store, request)
 
 
-def _one_string(payload: bytes) -> int:
-    """Return the length of a payload's one string, which must end in the payload's only NUL."""
-    size = len(payload) - 1
-    if size < 0 or payload.find(NUL) != size:
-        raise StoreError("EINVAL")
-    return size
+@frozen
+class _Operation:
+    """What the daemon does with a type of request.
+
+    Attributes:
+        request: its class.
+        act: acts on it. Takes the daemon, the caller, its transaction or None, and the request;
+            returns the value of the reply.
+        read_as_c: reads a payload that `parse` refuses.
+        privileged: whether only dom0 may ask for it.
+        in_transaction: whether the header's transaction must be one of the caller's, or 0.
+        parse: reads a payload.
+    """
+
+    request: type[Request[Any]]
+    act: Callable[[Daemon, Caller, Transaction | None, Any], Any]
+    read_as_c: leniency.Reader = leniency.refuse
+    privileged: bool = field(default=False, kw_only=True)
+    in_transaction: bool = field(default=True, kw_only=True)
+    parse: Callable[[bytes], Any] = field(kw_only=True)
+
+    @parse.default
+    def _parse(self) -> Callable[[bytes], Any]:
+        return self.request.parse
 
 
-def _exactly(payload: bytes, count: int) -> list[bytes]:
-    """Return a payload's strings, `count` of them. What follows the last NUL is not looked at."""
-    texts = payload.split(NUL)[:-1]
-    if len(texts) != count:
-        raise StoreError("EINVAL")
-    return texts
-
-
-_HANDLERS: Final[dict[int, _Handler]] = {
-    Op.CONTROL.value: Daemon._control,
-    Op.DIRECTORY.value: Daemon._directory,
-    Op.READ.value: Daemon._read,
-    Op.GET_PERMS.value: Daemon._get_perms,
-    Op.WATCH.value: Daemon._watch,
-    Op.UNWATCH.value: Daemon._unwatch,
-    Op.TRANSACTION_START.value: Daemon._start,
-    Op.TRANSACTION_END.value: Daemon._end,
-    Op.INTRODUCE.value: Daemon._introduce,
-    Op.RELEASE.value: Daemon._release,
-    Op.GET_DOMAIN_PATH.value: Daemon._domain_path,
-    Op.WRITE.value: Daemon._write,
-    Op.MKDIR.value: Daemon._mkdir,
-    Op.RM.value: Daemon._rm,
-    Op.SET_PERMS.value: Daemon._set_perms,
-    Op.IS_DOMAIN_INTRODUCED.value: Daemon._is_introduced,
-    Op.RESUME.value: Daemon._resume,
-    Op.SET_TARGET.value: Daemon._set_target,
-    Op.RESET_WATCHES.value: Daemon._reset,
-    Op.DIRECTORY_PART.value: Daemon._directory_part,
-    Op.GET_FEATURE.value: Daemon._get_feature,
-    Op.SET_FEATURE.value: Daemon._set_feature,
-    Op.GET_QUOTA.value: Daemon._get_quota,
-    Op.SET_QUOTA.value: Daemon._set_quota,
-}
-_PRIVILEGED: Final = frozenset(
-    {
-        Op.CONTROL,
-        Op.INTRODUCE,
-        Op.RELEASE,
-        Op.IS_DOMAIN_INTRODUCED,
-        Op.RESUME,
-        Op.SET_TARGET,
-        Op.SET_FEATURE,
-        Op.GET_QUOTA,
-        Op.SET_QUOTA,
-    }
+_OPERATIONS: Final = (
+    _Operation(Control, Daemon._control, leniency.do_control, privileged=True),
+    _Operation(Directory, Daemon._directory),
+    _Operation(Read, Daemon._read),
+    _Operation(GetPerms, Daemon._get_perms),
+    _Operation(Watch, Daemon._watch, leniency.do_watch, in_transaction=False),
+    _Operation(Unwatch, Daemon._unwatch, leniency.do_unwatch, in_transaction=False),
+    _Operation(TransactionStart, Daemon._start),
+    _Operation(TransactionEnd, Daemon._end),
+    _Operation(Introduce, Daemon._introduce, leniency.do_introduce, privileged=True),
+    _Operation(Release, Daemon._release, leniency.onearg_domid(Release), privileged=True),
+    _Operation(GetDomainPath, Daemon._domain_path, leniency.onearg_domid(GetDomainPath)),
+    _Operation(Write, Daemon._write),
+    _Operation(Mkdir, Daemon._mkdir),
+    _Operation(Rm, Daemon._rm),
+    _Operation(SetPerms, Daemon._set_perms, parse=leniency.do_set_perms),
+    _Operation(
+        IsDomainIntroduced,
+        Daemon._is_introduced,
+        leniency.onearg_domid(IsDomainIntroduced),
+        privileged=True,
+    ),
+    _Operation(Resume, Daemon._resume, leniency.onearg_domid(Resume), privileged=True),
+    _Operation(SetTarget, Daemon._set_target, leniency.do_set_target, privileged=True),
+    _Operation(ResetWatches, Daemon._reset),
+    _Operation(DirectoryPart, Daemon._directory_part, leniency.send_directory_part),
+    _Operation(GetFeature, Daemon._get_feature, leniency.do_get_feature),
+    _Operation(SetFeature, Daemon._set_feature, leniency.do_set_feature, privileged=True),
+    _Operation(GetQuota, Daemon._get_quota, leniency.do_get_quota, privileged=True),
+    _Operation(SetQuota, Daemon._set_quota, leniency.do_set_quota, privileged=True),
 )
-_NO_TRANSACTION: Final = frozenset({Op.WATCH, Op.UNWATCH})

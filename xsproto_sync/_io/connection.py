@@ -7,6 +7,9 @@ them. `xsproto.clients.session` tells how they take turns.
 **The lock.** ``_lock`` guards the session. It is held over each step of bookkeeping and over
 nothing that waits. A write may be made under it, since a write never waits: the socket takes what
 it has room for, and the rest is left for later. The leader waits for the connection without it.
+``with`` costs as much as two calls, so the steps of nearly every request call ``acquire`` and
+``release``. An interrupt can come after the one and skip the other. So the lock is an RLock, which
+knows its owner, and each clean-up begins with ``_unlock``.
 
 **The writer.** A thread that is alone writes under the lock, which costs nothing. If several
 threads did so, each would run into the lock that another one holds over its ``send``. So where
@@ -32,7 +35,6 @@ number is not given to another file; the last of these closes it.
 from __future__ import annotations
 
 import os
-import select
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -42,7 +44,7 @@ from typing import Any, Final
 from xsproto.adapters.blocking import AdapterConnection
 from xsproto.adapters.deadlines import Clock
 from xsproto.adapters.fork import close_all_after_fork, register_for_fork
-from xsproto.adapters.transport import SocketTransport, read_now, receive
+from xsproto.adapters.transport import READ_SIZES, SocketTransport, read_now
 from xsproto.client import Exchange
 from xsproto.clients.event_queue import EventQueue, WatchEvent
 from xsproto.clients.messages import forked, no_answer, no_event, nothing_watched
@@ -51,7 +53,7 @@ from xsproto.errors import ConnectionClosed, TimedOut, XenStoreError
 from xsproto.requests import Request
 
 from .readiness import Readiness
-from .transport import NATIVE_SELECT, WaitingTransport
+from .transport import WaitingTransport
 
 __all__ = ["Connection"]
 
@@ -80,7 +82,8 @@ class Connection(AdapterConnection):
         self.session = session
         self._inbox: list[bytes] = []  # what the leader has received and the session has not
         self._ended = False  # whether `close` was called
-        self._lock = self.guard = threading.Lock()
+        self._lock: Any = threading.RLock()
+        self.guard = self._lock
         self._writer: Wait | None = None  # the wait whose thread writes outside of the lock
         self._readiness = Readiness()
         register_for_fork(self)
@@ -95,30 +98,27 @@ class Connection(AdapterConnection):
         waiter: Waiter | None = None,
     ) -> Exchange:
         """See `BlockingConnection`."""
-        session = self.session
+        session, lock = self.session, self._lock
         exchange = None
         try:
-            with self._lock:
-                if session.changing:
-                    self._break_off()
-                session.changing = True
-                exchange = session.engine.send(request, tx_id)
-                if waiter is not None:
-                    waiter.exchanges = (exchange,)
-                if session.leader is None and self._writer is None:
-                    # As `_start`, for a caller that is alone.
-                    self.transport.write(session.engine)
-                    session.leader = exchange
-                    role = _LEAD
-                else:
-                    role = self._start(exchange)
-                session.changing = False
-            if role is not _LEAD:
-                if self._writer is exchange:
-                    self._write_for_all()
-                if not self._follow(exchange, deadline):
-                    return exchange
-            self._lead(exchange, deadline)
+            lock.acquire()  # `_fail` gives it back
+            if session.changing:
+                self._break_off()
+            session.changing = True
+            exchange = session.engine.send(request, tx_id)
+            if waiter is not None:
+                waiter.exchanges = (exchange,)
+            if session.leader is None and self._writer is None:
+                # As `_start`, for a caller that is alone.
+                self.transport.write(session.engine)
+                session.leader = exchange
+                leads = True
+            else:
+                leads = self._start(exchange) is _LEAD
+            session.changing = False
+            lock.release()
+            if leads or self._follow(exchange, deadline):
+                self._lead(exchange, deadline)
             return exchange
         except BaseException as error:
             if (timed_out := self._fail(error, exchange)) is not None:
@@ -137,8 +137,6 @@ class Connection(AdapterConnection):
                 exchanges = session.send_all(waiter, requests, tx_id)
                 role = self._start(waiter)
                 session.changing = False
-            if self._writer is waiter:
-                self._write_for_all()
             if role is _LEAD or (role is _WAIT and self._follow(waiter, deadline)):
                 self._lead(waiter, deadline)
             return exchanges
@@ -168,6 +166,7 @@ class Connection(AdapterConnection):
                     raise nothing_watched()
                 # Another thread took the event first: wait for the next one.
         except BaseException as error:
+            self._unlock()
             if event is not None:
                 with self._lock:
                     session = self.begin_step()
@@ -200,7 +199,7 @@ class Connection(AdapterConnection):
         """Begin a wait for answers; have the requests written. ``_lock`` is held.
 
         Returns:
-            what the caller must do. If it is ``_writer`` now, it must call `_write_for_all` first.
+            what the caller must do; it may be ``_writer`` now.
         """
         role = self._enter(waiter)
         if role is _LEAD or not isinstance(self.transport, SocketTransport):
@@ -222,7 +221,7 @@ class Connection(AdapterConnection):
             if rest and len(rest) == len(data):
                 session.engine.take_back(data)
             elif rest:
-                transport.rest = rest
+                transport.rest, transport.write_blocked = rest, True
             self._writer = None
             self.flush()
             if session.closed is not None:
@@ -253,11 +252,13 @@ class Connection(AdapterConnection):
         return role
 
     def _follow(self, waiter: Wait, deadline: float | None) -> bool:
-        """Sleep until `waiter` is done or leads; return whether it leads.
+        """Sleep until `waiter` is done or leads; return whether it leads. The writer writes first.
 
         Raises:
             TimedOut: it is neither by `deadline`.
         """
+        if self._writer is waiter:
+            self._write_for_all()
         while True:
             left = -1 if deadline is None else max(0, deadline - monotonic())
             waiter.handle.acquire(timeout=left)
@@ -271,8 +272,10 @@ class Connection(AdapterConnection):
                     self._leave(waiter)
                     self.session.changing = False
                     return False
-                if self.session.leads(waiter):
-                    return True
+                leads = self.session.leads(waiter)
+            if leads:
+                self._offer_cpu()
+                return True
             if left == 0:
                 raise TimedOut("not in time")
 
@@ -282,23 +285,18 @@ class Connection(AdapterConnection):
         Raises:
             TimedOut: it is not done by `deadline`.
         """
-        session, transport, inbox = self.session, self.transport, self._inbox
+        session, transport, inbox, lock = self.session, self.transport, self._inbox, self._lock
         engine = session.engine
-        recv = transport.recv
         late = 0
         while True:
             failure = None
-            in_time = True
-            if len(engine.outstanding) > 1:
-                # Offer the CPU: else each answer would interrupt the daemon in giving the next one,
-                # where both share a CPU.
-                os.sched_yield()
             try:
-                if deadline is None and recv is not None and not transport.write_blocked:
-                    if select.select is not NATIVE_SELECT:
-                        transport.wait(None, False)  # it lets other greenlets run
-                    receive(inbox, recv)
+                recv = transport.recv
+                if recv is not None and deadline is None and not transport.write_blocked:
+                    # The recv idiom: see `xsproto.adapters.transport`.
+                    inbox.extend(map(recv, READ_SIZES))
                 else:
+                    in_time = True
                     left = None if deadline is None else deadline - monotonic()
                     # Once the time is over, count each read, and stop when nothing is there.
                     if left is not None and left <= 0:
@@ -308,33 +306,46 @@ class Connection(AdapterConnection):
                     in_time = left != 0 or (ready and late < _LATE_READS)
             except OSError as error:
                 failure = error
-            with self._lock:
-                if session.changing:
-                    self._break_off()
-                session.changing = True
-                if inbox:
-                    session.received(inbox.pop())
-                elif failure is None:
-                    read_now(session, transport)
-                else:
-                    session.close(ConnectionClosed(f"{transport.path}: {failure}"))
-                done = waiter.done
-                if session.leader is not None or session.to_wake or not done:
-                    if transport.write_blocked or engine.window_full:
-                        self.flush()
-                    if done:
-                        session.leave(waiter)
-                    if session.to_wake:
-                        self._wake()
-                    if engine.closed is not None:
-                        self._dispose()
-                if session.fired:
-                    self._readiness.update(session)
+            lock.acquire()  # the clean-up of the call gives it back
+            if session.changing:
+                self._break_off()
+            session.changing = True
+            if inbox:
+                session.received(inbox.pop())
+            elif failure is None:
+                read_now(session, transport)
+            else:
+                session.close(ConnectionClosed(f"{transport.path}: {failure}"))
+            if session.fired:
+                self._readiness.update(session)
+            if session.leader is None and not (session.to_wake or engine.window_full):
+                # The waiter has its answers, and nobody else waits.
                 session.changing = False
+                lock.release()
+                return
+            if transport.write_blocked or engine.window_full:
+                self.flush()
+            if done := waiter.done:
+                session.leave(waiter)
+            if session.to_wake:
+                self._wake()
+            if engine.closed is not None:
+                self._dispose()
+            session.changing = False
+            lock.release()
             if done:
                 return
-            if not in_time:
+            if deadline is not None and not in_time:
                 raise TimedOut("not in time")
+            self._offer_cpu()
+
+    def _offer_cpu(self) -> None:
+        """Offer the CPU, if more answers are to come, before the leader waits for them.
+
+        Else each answer would interrupt the daemon in giving the next one, where both share a CPU.
+        """
+        if len(self.session.engine.outstanding) > 1:
+            os.sched_yield()
 
     def _wake(self) -> None:
         """Wake the threads in `Session.to_wake`; ``_lock`` is held."""
@@ -346,6 +357,7 @@ class Connection(AdapterConnection):
 
     def _fail(self, error: BaseException, waiter: Wait | None) -> TimedOut | None:
         """Give up a wait after an exception; return the error that tells a user of a `TimedOut`."""
+        self._unlock()
         if isinstance(error, XenStoreError):
             error.__traceback__ = None  # the frames of the engine tell a user nothing
             if waiter is None:
@@ -368,6 +380,7 @@ class Connection(AdapterConnection):
         Returns:
             whether the daemon may have seen any of its requests.
         """
+        self._unlock()
         with self._lock:
             if self._writer is not None and self._writer is waiter:
                 self._break_off()  # nobody knows how much it has written
@@ -381,6 +394,11 @@ class Connection(AdapterConnection):
             self.flush()
             session.changing = False
         return sent
+
+    def _unlock(self) -> None:
+        """Give back the lock, if an exception has left this thread with it."""
+        while self._lock._is_owned():
+            self._lock.release()
 
     def _leave(self, waiter: Wait) -> None:
         """End a wait, and wake the next leader; ``_lock`` is held."""
@@ -446,7 +464,7 @@ class Connection(AdapterConnection):
 
     def close_after_fork(self) -> None:
         """See `ForkAware`."""
-        self._lock = self.guard = threading.Lock()
+        self._lock = self.guard = threading.RLock()
         self._writer = None
         self.session = Session()
         self.session.close(forked(self.transport.path))

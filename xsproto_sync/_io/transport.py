@@ -14,8 +14,8 @@ from xsproto.adapters.transport import READ_SIZE, ConnectionTransport
 
 __all__ = ["NATIVE_SELECT", "SocketTransport", "WaitingTransport"]
 
-#: The ``select.select`` that waits as a thread of the system does; None if it was patched before this
-#: module was imported. Where it is another one, threads may be greenlets, and only
+#: The ``select.select`` that waits as a thread of the system does; None if it was patched before
+#: this module was imported. Where it is another one, threads may be greenlets, and only
 #: `WaitingTransport.wait` lets the others run.
 NATIVE_SELECT: Final = select.select if isinstance(select.select, BuiltinFunctionType) else None
 
@@ -27,12 +27,11 @@ class WaitingTransport(ConnectionTransport):
         path: the path of the socket or the device, or another name, for messages.
     """
 
-    #: A C function that waits for bytes without a time limit, for
-    #: `xsproto.adapters.transport.receive`; None if there is none, so that `wait` must be used.
-    recv: Callable[[int], bytes] | None = None
-
     def __init__(self, path: str) -> None:
         super().__init__(path)
+        #: A C function that waits for bytes without a time limit, for the recv idiom of
+        #: `xsproto.adapters.transport`; None if there is none, so that `wait` must be used.
+        self.recv: Callable[[int], bytes] | None = None
         self._poll: Any = None
         self._poll_read: Any = None
         self._poll_both: Any = None
@@ -91,7 +90,8 @@ class SocketTransport(transport.SocketTransport, WaitingTransport):
     def __init__(self, sock: Any, path: str) -> None:
         WaitingTransport.__init__(self, path)
         transport.SocketTransport.__init__(self, sock, path, MSG_DONTWAIT | MSG_NOSIGNAL)
-        self.recv = self._recv
+        if select.select is NATIVE_SELECT:
+            self.recv = self._recv
 
     def read_now(self) -> bytes:
         """See `ConnectionTransport`."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from attrs import define, field
 
-from ...perms import PERM_LETTERS
+from ...perms import PERM_LETTERS, Permission
 from .profiles import Profile
 
 __all__ = [
@@ -27,10 +27,10 @@ __all__ = [
     "Watch",
     "atoi",
     "check_path",
-    "format_perms",
     "node_size",
     "parent",
     "parse_perms",
+    "shown_permissions",
 ]
 
 #: Bits of a permission. `OWNER` is only asked for, never stored.
@@ -107,7 +107,7 @@ def check_path(path: bytes, caller: Caller, profile: Profile) -> None:
 # Permissions
 
 
-def parse_perms(texts: list[bytes]) -> Perms:
+def parse_perms(texts: Sequence[bytes]) -> Perms:
     """Parse permissions such as ``b"r5"``.
 
     The domain id is read as by strtol() with base 0: octal and hexadecimal ones, signs and leading
@@ -131,11 +131,15 @@ def parse_perms(texts: list[bytes]) -> Perms:
     return tuple(perms)
 
 
-def format_perms(perms: Perms) -> bytes:
-    """Return the payload of a GET_PERMS reply."""
-    # The C daemon prints each id into a buffer with room for ten characters.
-    texts = [(PERM_LETTERS[bits & 3], (b"%d" % domid)[:10]) for domid, bits in perms]
-    return b"".join([b"%c%b\0" % text for text in texts])
+def shown_permissions(perms: Perms) -> list[Permission]:
+    """Return permissions as GET_PERMS shows them.
+
+    The C daemon prints each id into a buffer with room for ten characters.
+    """
+    return [
+        Permission(int((b"%d" % domid)[:10]), bool(bits & READ), bool(bits & WRITE))
+        for domid, bits in perms
+    ]
 
 
 # Records
