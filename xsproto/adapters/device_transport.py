@@ -124,9 +124,9 @@ class DeviceTransport(ConnectionTransport):
         Arguments:
             engine: a `DeviceEngine`.
         """
-        assert isinstance(engine, DeviceEngine)
         if self._closed:
             return
+        assert isinstance(engine, DeviceEngine)
         for exchange in engine.waiting():
             descriptor = self._choose(exchange.tx_id)
             if descriptor is not None:
