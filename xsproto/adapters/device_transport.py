@@ -76,7 +76,7 @@ class DeviceTransport(ConnectionTransport):
         self._modules = modules
         self._closed = False
         self._epoll: Any = None
-        self._poll: Any = None  # of the device; only where there is no epoll
+        self._file_poll: Any = None  # of the device; only where there is no epoll
         socket, select = modules.socket, modules.select
         # Descriptors are kept by objects that close them when they are freed: an interrupt,
         # wherever it comes, leaves none open.
@@ -90,8 +90,8 @@ class DeviceTransport(ConnectionTransport):
                     kept[3].register(of, select.EPOLLIN)
                 self._epoll = kept[3]
             else:
-                self._poll = select.poll()
-                self._poll.register(kept[0], select.POLLIN)
+                self._file_poll = select.poll()
+                self._file_poll.register(kept[0], select.POLLIN)
         except OSError as error:
             for one in kept:
                 one.close()
@@ -342,7 +342,7 @@ class RequestTransport(DeviceTransport):
         """Return the descriptors that may have something to read."""
         if self._epoll is None:
             # FreeBSD's ``read()`` would wait if there is nothing.
-            return self._descriptors.values() if self._poll.poll(0) else ()
+            return self._descriptors.values() if self._file_poll.poll(0) else ()
         if len(self._descriptors) == 1:
             return self._descriptors.values()
         ready = [fd for fd, _ in self._epoll.poll(0)]
@@ -425,7 +425,7 @@ class WatchTransport(DeviceTransport):
         try:
             for _ in range(_READS):
                 # FreeBSD's ``read()`` would wait if there is nothing.
-                if self._poll is not None and not self._poll.poll(0):
+                if self._file_poll is not None and not self._file_poll.poll(0):
                     raise BlockingIOError
                 pieces.append(self._modules.os.read(self._file.fileno(), READ_SIZE))
         except BlockingIOError:

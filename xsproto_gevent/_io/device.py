@@ -7,7 +7,7 @@ import io
 import posix
 import select
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Final
 
 from gevent.monkey import get_original
 
@@ -26,9 +26,9 @@ from .transport import Transport
 __all__ = ["open_requests", "open_watches"]
 
 # The originals. Monkey-patching makes greenlets of threads, and takes epoll away.
-_SELECT: Any = select
+_SELECT: Final = SimpleNamespace(poll=get_original("select", "poll"), POLLIN=select.POLLIN)
 if hasattr(select, "EPOLLIN"):
-    _SELECT = SimpleNamespace(epoll=get_original("select", "epoll"), EPOLLIN=select.EPOLLIN)
+    _SELECT.epoll, _SELECT.EPOLLIN = get_original("select", "epoll"), select.EPOLLIN
 _MODULES: Final = SystemModules(
     io, posix, _SELECT, _socket, get_original("_thread", "start_new_thread")
 )
