@@ -158,13 +158,14 @@ class Session:
 
     def break_off(self) -> None:
         """Close the connection, because a step of bookkeeping was interrupted."""
-        self.changing = False
-        self.close(
-            ConnectionClosed(
-                "the connection was closed: an exception, as of a signal handler, interrupted its "
-                "bookkeeping"
-            )
+        reason = ConnectionClosed(
+            "the connection was closed: an exception, as of a signal handler, interrupted its "
+            "bookkeeping"
         )
+        self.close(reason)
+        # If the interrupted step was the end of the connection, `close` has done nothing.
+        self._end(self.closed or reason)
+        self.changing = False  # last: an interrupt of this step is one as well
 
     # Requests
 
@@ -184,20 +185,22 @@ class Session:
                 `ClientConnection.send`.
             ConnectionClosed: see `ClientConnection.send`.
         """
-        if any(request.changes_state for request in requests):
+        kinds: set[type[Request[Any]]] = set(map(type, requests))
+        if any(kind.changes_state for kind in kinds):
             raise LocalProtocolError("transactions and watches cannot be part of a batch")
         send = self.engine.send
         exchanges: list[Exchange] = []
         waiter.exchanges = exchanges
         try:
             for request in requests:
-                exchanges.append(send(request, tx_id))
+                exchange = send(request, tx_id)
+                exchange.owner = waiter
+                exchanges.append(exchange)
         except XenStoreError:
             for exchange in exchanges:
                 self.engine.withdraw(exchange)
+                exchange.owner = None
             raise
-        for exchange in exchanges:
-            exchange.owner = waiter
         waiter.unanswered = len(exchanges)
         waiter.done = not exchanges
         return exchanges
@@ -333,8 +336,8 @@ class Session:
         if self.leader is waiter:
             if self._waiting:
                 self.leader = next_leader = next(iter(self._waiting))
-                del self._waiting[next_leader]
                 self.to_wake.append(next_leader)
+                del self._waiting[next_leader]
             else:
                 self.leader = None
 
@@ -373,29 +376,23 @@ class Session:
             engine.receive_data(data)
         else:
             engine.receive_eof()
-        if not engine.events:
-            return
         events, engine.events = engine.events, []
         for event in events:
             if event is self.leader and not self._waiting and engine.closed is None:
                 # As `leave` does. (At the end of the connection the leader may be receiving.)
                 self.leader = None
-            elif event.__class__ is Exchange:
-                self._take_answer(event)
-            else:
+            elif event.__class__ is not Exchange:
                 self._take(event)
-
-    def _take_answer(self, exchange: Exchange) -> None:
-        """Note what an answer that has come does for the caller that waits for it."""
-        waiter: Any = exchange
-        if exchange.owner is not None:
-            waiter = exchange.owner
-            exchange.owner = None  # else there would be a cycle for the garbage collector
-            waiter.unanswered -= 1
-            if waiter.unanswered:
-                return
-            waiter.done = True
-        self._wake(waiter)
+            elif (waiter := event.owner) is None:
+                if event in self._waiting:  # as `_wake`, without the call
+                    self.to_wake.append(event)
+                    del self._waiting[event]
+            else:
+                event.owner = None  # else there would be a cycle for the garbage collector
+                waiter.unanswered -= 1
+                if not waiter.unanswered:
+                    waiter.done = True
+                    self._wake(waiter)
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection: every unanswered request and every watch ends with `reason`.
@@ -434,20 +431,24 @@ class Session:
                         self._wake_waiters(queue)
                         self._detach(queue, path, token)
         elif isinstance(event, Closed):
-            self.fired = True
-            for listeners in self._listeners.values():
-                for _, queue in listeners:
-                    queue.ended = event.reason
-                    self._wake_waiters(queue)
-            leader = () if self.leader is None else (self.leader,)
-            for waiter in (*leader, *self._waiting):
-                # An interrupted step may have left an exchange without an answer.
-                for exchange in waiter.exchanges if isinstance(waiter, Waiter) else (waiter,):
-                    if exchange.answer is None and not exchange.withdrawn:
-                        exchange.answer = event.reason
-                self._end_wait(waiter)
+            self._end(event.reason)
         else:
             self.ignored.append(event)
+
+    def _end(self, reason: XenStoreError) -> None:
+        """End every wait. May be called again."""
+        self.fired = True
+        for listeners in self._listeners.values():
+            for _, queue in listeners:
+                queue.ended = reason
+                self._wake_waiters(queue)
+        leader = () if self.leader is None else (self.leader,)
+        for waiter in (*leader, *self._waiting):
+            # An interrupted step may have left an exchange without an answer.
+            for exchange in waiter.exchanges if isinstance(waiter, Waiter) else (waiter,):
+                if exchange.answer is None and not exchange.withdrawn:
+                    exchange.answer = reason
+            self._end_wait(waiter)
 
     def _wake_waiters(self, queue: EventQueue) -> None:
         for waiter in queue.waiters:

@@ -192,6 +192,7 @@ class Connection(AdapterConnection):
         """Close a connection whose bookkeeping was interrupted; ``_lock`` is held."""
         self._writer = None
         self.session.break_off()
+        self.transport.shutdown()  # the leader may be waiting, for an event that would not come
         self._wake()
         self._dispose()
 
