@@ -21,7 +21,7 @@ from ..clients.messages import forked, nothing_watched
 from ..clients.session import Role, Session, Wait, Waiter
 from ..errors import ConnectFailed, Forked, LocalProtocolError, XenStoreError, connect_failed
 from ..requests import Request
-from .device import ClientBase, device_session, watch_session
+from .device import ClientBase, device_session
 from .device_transport import RequestTransport, SystemModules, WatchTransport
 from .discovery import Location
 from .fork import register_for_fork
@@ -477,7 +477,7 @@ async def open_connections(place: Location | Stream, backend: Backend) -> Connec
             )
         requests = connection(RequestTransport(path, modules), device_session())
         requests.forgetful = True
-        return requests, lambda: connection(WatchTransport(path, modules), watch_session())
+        return requests, lambda: connection(WatchTransport(path, modules), device_session())
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)

@@ -341,7 +341,7 @@ class Connection(AdapterConnection):
                 session.close(ConnectionClosed(f"{transport.path}: {failure}"))
             if session.fired:
                 self._readiness.update(session)
-            if session.leader is None and not engine.window_full:
+            if session.leader is None and not (session.to_wake or engine.window_full):
                 # The waiter has its answers, and nobody else waits.
                 session.changing = False
                 lock.release()
