@@ -22,6 +22,7 @@ __all__ = [
     "Wrapper",
     "check_socket",
     "find",
+    "is_tls",
     "own_socket",
 ]
 
@@ -87,7 +88,7 @@ def find(
         raise InvalidArgument(f"only one place of XenStore can be meant: {shown}")
     if sock is not None:
         check_socket(sock)
-        return Stream(TlsSocket(sock) if _is_tls(sock) else sock, _name_of(sock))
+        return Stream(TlsSocket(sock) if is_tls(sock) else sock, _name_of(sock))
     if transport is not None:
         return Stream(CheckedTransport(transport), f"transport {type(transport).__qualname__}")
     return locate(unix_socket_path, xen_bus_path, os, host)
@@ -111,7 +112,7 @@ def check_socket(sock: Any) -> None:
 
     Raises:
         InvalidType: it is no socket.
-        InvalidArgument: it is closed, not connected, or no stream.
+        InvalidArgument: it is closed, not connected, no stream, or its TLS handshake is not done.
     """
     if not all(hasattr(sock, name) for name in ("fileno", "getpeername", "recv", "send", "type")):
         raise InvalidType(f"sock must be a connected socket, not {sock!r}")
@@ -127,6 +128,10 @@ def check_socket(sock: Any) -> None:
         raise InvalidArgument(
             f"sock is not connected: call its connect() first: {sock!r}: {error.strerror}"
         ) from error
+    if is_tls(sock) and sock.version() is None:
+        raise InvalidArgument(
+            f"the TLS handshake of sock is not done: call its do_handshake() first: {sock!r}"
+        )
 
 
 def _name_of(sock: Any) -> str:
@@ -139,7 +144,7 @@ def _name_of(sock: Any) -> str:
     return f"socket to {peer}" if peer else "socket without a name"
 
 
-def _is_tls(sock: Any) -> bool:
+def is_tls(sock: Any) -> bool:
     """Whether a socket is an ``ssl.SSLSocket``, of `ssl` or of gevent."""
     return hasattr(sock, "do_handshake") and hasattr(sock, "pending")
 
@@ -164,7 +169,15 @@ class TlsSocket(Wrapper):
         """See `Wrapper`."""
         self._sock.close()
 
-    def send(self, data: bytes | memoryview, flags: int) -> int:
+    def shutdown(self, how: int) -> None:
+        """Say ``close_notify``, so that the peer knows that nothing was cut off; then shut down."""
+        try:
+            self._sock.unwrap()
+        except (OSError, ValueError):
+            pass  # the peer's close_notify is not waited for, or the connection is gone
+        self._sock.shutdown(how)
+
+    def send(self, data: bytes | memoryview, flags: int = 0) -> int:
         """Send as much as can be sent now, which may be nothing. There are no flags over TLS."""
         try:
             count: int = self._sock.send(data)
