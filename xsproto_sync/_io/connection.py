@@ -45,7 +45,7 @@ from typing import Any, Final
 from xsproto.adapters.blocking import AdapterConnection
 from xsproto.adapters.deadlines import Clock
 from xsproto.adapters.fork import close_all_after_fork, register_for_fork
-from xsproto.adapters.transport import READ_SIZES, SocketTransport, read_now
+from xsproto.adapters.transport import READ_SIZES, read_now
 from xsproto.client import Exchange
 from xsproto.clients.event_queue import EventQueue, WatchEvent
 from xsproto.clients.messages import forked, no_answer, no_event, nothing_watched
@@ -54,7 +54,7 @@ from xsproto.errors import ConnectionClosed, TimedOut, XenStoreError
 from xsproto.requests import Request
 
 from .readiness import Readiness
-from .transport import WaitingTransport
+from .transport import SocketTransport, WaitingTransport
 
 __all__ = ["Connection"]
 
