@@ -471,7 +471,7 @@ def test_the_next_step_after_one_that_was_interrupted_ends_the_connection(
         watch.get()
         event = spawn(outcome, watch.get)
         client._connection.session.changing = True  # as if a step had been interrupted
-        calls = {
+        calls: dict[str, Callable[[], Any]] = {
             "call": lambda: client.read(b"/"),
             "batch": lambda: client.read_many([b"/"]),
             "event": watch.get,
