@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 from gevent.local import local
 
 from xsproto.adapters.blocking import Backend, BlockingClientBase
 from xsproto.adapters.deadlines import Clock
-from xsproto.adapters.discovery import locate
+from xsproto.adapters.streams import find
+from xsproto.adapters.transport import Transport
 from xsproto.clients.connection import DEFAULT, Timeout
 from xsproto.clients.session import Session
 
 from ._io.connection import Connection
 from ._io.device import open_requests, open_watches
-from ._io.sockets import connect
+from ._io.sockets import adopt, connect
+
+if TYPE_CHECKING:
+    from xsproto.adapters.ssh import SshProcess
 
 __all__ = ["Client"]
 
@@ -34,7 +39,17 @@ def _connect(path: str, clock: Clock) -> Connection:
     return Connection(connect(path, clock.timeout), clock, Session())
 
 
-_BACKEND = Backend(_clock, _connect, open_requests, open_watches)
+def _adopt(sock: Any, name: str, clock: Clock) -> Connection:
+    return Connection(adopt(sock, name), clock, Session())
+
+
+def _open_ssh(where: str, timeout: float | None) -> SshProcess:
+    from ._io.ssh import open_process  # most programs need none of it
+
+    return open_process(where, timeout)
+
+
+_BACKEND = Backend(_clock, _connect, _adopt, _open_ssh, open_requests, open_watches)
 
 
 class Client(BlockingClientBase[Connection]):
@@ -64,15 +79,23 @@ class Client(BlockingClientBase[Connection]):
     may end any of its calls; the client is usable afterwards.
 
     Arguments:
-        unix_socket_path (str | os.PathLike[str] | None): the socket of a daemon.
-        xen_bus_path (str | os.PathLike[str] | None): the XenBus device of a guest. Without both
-            paths, `xsproto.adapters.discovery.locate` finds XenStore.
+        unix_socket_path (str | os.PathLike[str] | None): the socket of a daemon; or another host,
+            as ``ssh://[user@]host[:port][/path/of/socket]``.
+        xen_bus_path (str | os.PathLike[str] | None): the XenBus device of a guest.
+        sock (socket.socket | None): a connected stream socket of any kind, TLS included. The client
+            takes it over, and closes it.
+        transport (Transport | None): any other byte stream, as an
+            `xsproto.adapters.transport.Transport`, which the client takes over as well.
+        host (str | None): another host to reach by ssh, as ``[user@]host``. If none of these is
+            given, `xsproto.adapters.discovery.locate` finds XenStore.
         timeout (float | None): seconds for connecting, and for each call that does not name a
             timeout; None for no limit. By default there is none on a socket; on the device it is
             `xsproto.adapters.device.TIMEOUT`, since nothing else tells that the daemon is dead.
 
     Raises:
         ConnectFailed: no daemon listens there, or this process may not connect.
+        InvalidArgument, InvalidType: `sock` or `transport` is none that is connected; or more than
+            one place is given.
         LocalProtocolError: raised by any call in another thread than the client's.
     """
 
@@ -81,6 +104,10 @@ class Client(BlockingClientBase[Connection]):
         unix_socket_path: str | os.PathLike[str] | None = None,
         xen_bus_path: str | os.PathLike[str] | None = None,
         *,
+        sock: Any = None,
+        transport: Transport | None = None,
+        host: str | None = None,
         timeout: Timeout = DEFAULT,
     ) -> None:
-        super().__init__(locate(unix_socket_path, xen_bus_path, os), timeout, _BACKEND)
+        place = find(unix_socket_path, xen_bus_path, sock, transport, host, os)
+        super().__init__(place, timeout, _BACKEND)

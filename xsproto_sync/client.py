@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import TYPE_CHECKING, Any
 
 from xsproto.adapters.blocking import Backend, BlockingClientBase
 from xsproto.adapters.deadlines import Clock
-from xsproto.adapters.device import device_session, watch_session
-from xsproto.adapters.discovery import locate
+from xsproto.adapters.device import device_session
+from xsproto.adapters.streams import find
+from xsproto.adapters.transport import Transport
 from xsproto.clients.connection import DEFAULT, Timeout
 from xsproto.clients.session import Session
 
 from ._io import deadlines
 from ._io.connection import Connection
 from ._io.device_transport import WatchTransport, XenBusTransport
-from ._io.sockets import connect
+from ._io.sockets import adopt, connect
+
+if TYPE_CHECKING:
+    from xsproto.adapters.ssh import SshProcess
 
 __all__ = ["Client"]
 
@@ -29,10 +34,22 @@ def _open_requests(path: str, clock: Clock) -> Connection:
 
 
 def _open_watches(path: str, clock: Clock) -> Connection:
-    return Connection(WatchTransport(path), clock, watch_session())
+    return Connection(WatchTransport(path), clock, device_session())
 
 
-_BACKEND = Backend(deadlines.Clock, _connect, _open_requests, _open_watches)
+def _adopt(sock: Any, name: str, clock: Clock) -> Connection:
+    return Connection(adopt(sock, name), clock, Session())
+
+
+def _open_ssh(where: str, timeout: float | None) -> SshProcess:
+    from xsproto.adapters.ssh import open_ssh  # most programs need none of it
+
+    from ._io.ssh import MODULES
+
+    return open_ssh(where, MODULES, timeout=timeout)
+
+
+_BACKEND = Backend(deadlines.Clock, _connect, _adopt, _open_ssh, _open_requests, _open_watches)
 
 
 class Client(BlockingClientBase[Connection]):
@@ -62,9 +79,15 @@ class Client(BlockingClientBase[Connection]):
     the client whose call it may interrupt: it would wait for itself, for ever.
 
     Arguments:
-        unix_socket_path (str | os.PathLike[str] | None): the socket of a daemon.
-        xen_bus_path (str | os.PathLike[str] | None): the XenBus device of a guest. Without both
-            paths, `xsproto.adapters.discovery.locate` finds XenStore.
+        unix_socket_path (str | os.PathLike[str] | None): the socket of a daemon; or another host,
+            as ``ssh://[user@]host[:port][/path/of/socket]``.
+        xen_bus_path (str | os.PathLike[str] | None): the XenBus device of a guest.
+        sock (socket.socket | None): a connected stream socket of any kind, TLS included. The client
+            takes it over, and closes it.
+        transport (Transport | None): any other byte stream, as an
+            `xsproto.adapters.transport.Transport`, which the client takes over as well.
+        host (str | None): another host to reach by ssh, as ``[user@]host``. If none of these is
+            given, `xsproto.adapters.discovery.locate` finds XenStore.
         timeout (float | None): seconds for connecting, and for each call that does not name a
             timeout; None for no limit. By default there is none on a socket; on the device it is
             `xsproto.adapters.device.TIMEOUT`, since nothing else tells that the daemon is dead.
@@ -73,6 +96,8 @@ class Client(BlockingClientBase[Connection]):
 
     Raises:
         ConnectFailed: no daemon listens there, or this process may not connect.
+        InvalidArgument, InvalidType: `sock` or `transport` is none that is connected; or more than
+            one place is given.
     """
 
     def __init__(
@@ -80,11 +105,15 @@ class Client(BlockingClientBase[Connection]):
         unix_socket_path: str | os.PathLike[str] | None = None,
         xen_bus_path: str | os.PathLike[str] | None = None,
         *,
+        sock: Any = None,
+        transport: Transport | None = None,
+        host: str | None = None,
         timeout: Timeout = DEFAULT,
         reader: bool = False,
     ) -> None:
         self._opening = threading.Lock()
-        super().__init__(locate(unix_socket_path, xen_bus_path, os), timeout, _BACKEND)
+        place = find(unix_socket_path, xen_bus_path, sock, transport, host, os)
+        super().__init__(place, timeout, _BACKEND)
         if reader:
             read = self._watch_connection().read_for_all
             thread = threading.Thread(target=read, name="xsproto reader", daemon=True)

@@ -11,19 +11,30 @@ import select
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from xsproto.adapters.asynchronous import AsyncClientBase, Backend, open_connections
 from xsproto.adapters.device_transport import SystemModules
-from xsproto.adapters.discovery import locate
+from xsproto.adapters.streams import find
 
 from ._connection import Connection
 
+if TYPE_CHECKING:
+    from xsproto.adapters.ssh import SshProcess
+
 __all__ = ["Client", "open_client"]
 
+
+async def _open_ssh(where: str) -> SshProcess:
+    from ._ssh import open_process  # most programs need none of it
+
+    return await open_process(where)
+
+
 _MODULES = SystemModules(io, posix, select, _socket, _thread.start_new_thread)
-_BACKEND = Backend(Connection, trio.sleep, socket, _MODULES)
+_BACKEND = Backend(Connection, trio.sleep, socket, _MODULES, _open_ssh)
 
 
 class Client(AsyncClientBase):
@@ -55,20 +66,29 @@ class Client(AsyncClientBase):
 async def open_client(
     unix_socket_path: str | os.PathLike[str] | None = None,
     xen_bus_path: str | os.PathLike[str] | None = None,
+    *,
+    sock: Any = None,
+    host: str | None = None,
 ) -> AsyncIterator[Client]:
     """Connect to XenStore, for ``async with``, whose end closes the client.
 
     Arguments:
-        unix_socket_path (str | os.PathLike[str] | None): the socket of a daemon.
+        unix_socket_path (str | os.PathLike[str] | None): the socket of a daemon; or another host,
+            as ``ssh://[user@]host[:port][/path/of/socket]``.
         xen_bus_path (str | os.PathLike[str] | None): the XenBus device of a guest, where only time
-            limits of yours tell of a dead daemon. Without both paths,
-            `xsproto.adapters.discovery.locate` finds XenStore.
+            limits of yours tell of a dead daemon.
+        sock (socket.socket | None): a connected stream socket of any kind, TLS included. The client
+            takes it over, and closes it.
+        host (str | None): another host to reach by ssh, as ``[user@]host``. If none of these is
+            given, `xsproto.adapters.discovery.locate` finds XenStore.
 
     Raises:
         ConnectFailed: no daemon listens there, or this process may not connect.
+        InvalidArgument, InvalidType: `sock` is none that is connected; or more than one place is
+            given.
     """
-    location = locate(unix_socket_path, xen_bus_path, os)
-    client = Client(*await open_connections(location, _BACKEND))
+    place = find(unix_socket_path, xen_bus_path, sock, None, host, os)
+    client = Client(*await open_connections(place, _BACKEND))
     try:
         yield client
     finally:

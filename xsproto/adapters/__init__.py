@@ -5,7 +5,7 @@ imports ``socket``, ``os``, ``select``, ``threading`` or anything else that does
 the time; ``tests/test_layers.py`` keeps that rule. Some modules act on the system all the same,
 through what an adapter hands in:
 
-- `transport` reads and writes through the socket that it is given;
+- `transport` and `streams` read and write through the socket that they are given;
 - `asynchronous` makes and connects sockets, through the modules and the ``sleep`` of a `Backend`;
 - `device_transport` opens, reads and writes the XenBus device, and starts a thread, through
   `SystemModules`;

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 from ..clients.blocking import BlockingClient
 from ..clients.connection import DEFAULT, BlockingConnection, Timeout
@@ -19,6 +19,10 @@ from . import device
 from .deadlines import Clock
 from .device import ClientBase
 from .discovery import Location
+from .streams import Stream
+
+if TYPE_CHECKING:
+    from .ssh import SshProcess
 
 __all__ = ["AdapterConnection", "Backend", "BlockingClientBase"]
 
@@ -51,12 +55,17 @@ class Backend(NamedTuple, Generic[ConnectionT]):
     Attributes:
         clock: makes the clock of a client, of its timeout in seconds.
         connect: connects to the socket at a path, and makes a connection of it.
+        adopt: makes a connection of a connected stream, which it takes over, and its name.
+        open_ssh: connects to a host by ssh; its arguments are the destination and the seconds that
+            it may take.
         open_requests: opens the device at a path, and makes a connection for requests of it.
         open_watches: opens the device at a path, and makes a connection for watches of it.
     """
 
     clock: Callable[[float | None], Clock]
     connect: Callable[[str, Clock], ConnectionT]
+    adopt: Callable[[Any, str, Clock], ConnectionT]
+    open_ssh: Callable[[str, float | None], SshProcess]
     open_requests: Callable[[str, Clock], ConnectionT]
     open_watches: Callable[[str, Clock], ConnectionT]
 
@@ -67,7 +76,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
     The client connects at once. The end of its ``with`` closes it.
 
     Arguments:
-        location: where XenStore is.
+        place: where XenStore is, or a stream that is connected to it.
         timeout: the seconds that connecting, and each call without a time limit of its own, may
             take; None for ever. By default that is for ever on a socket, and `device.TIMEOUT` on
             the device.
@@ -81,21 +90,31 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
     # Taken while a connection is opened, so that two threads do not open one each.
     _opening: AbstractContextManager[Any] = nullcontext()
 
-    def __init__(self, location: Location, timeout: Timeout, backend: Backend[ConnectionT]) -> None:
-        path, on_device = location.path, location.kind == "device"
+    def __init__(
+        self, place: Location | Stream, timeout: Timeout, backend: Backend[ConnectionT]
+    ) -> None:
+        on_device = isinstance(place, Location) and place.kind == "device"
         if timeout is DEFAULT:
             timeout = device.TIMEOUT if on_device else None
         self._tx_id = 0
-        self._path = path
+        self._place = place
         self._backend = backend
         self._clock = clock = backend.clock(timeout)
         self._ended = False  # whether `close` was called
         self._watches: ConnectionT | None = None
-        if on_device:
-            self._connection = backend.open_requests(path, clock)
+        if isinstance(place, Stream):
+            self._connection = self._watches = backend.adopt(place.sock, place.name, clock)
+        elif place.kind == "ssh":
+            from .ssh import SshSocket  # most programs need none of it
+
+            process = backend.open_ssh(place.path, clock.timeout)
+            stream = SshSocket(process)
+            self._connection = self._watches = backend.adopt(stream, process.name, clock)
+        elif place.kind == "device":
+            self._connection = backend.open_requests(place.path, clock)
             self._connection.forgetful = True
         else:
-            self._connection = self._watches = backend.connect(path, clock)
+            self._connection = self._watches = backend.connect(place.path, clock)
 
     def __enter__(self) -> Self:
         return self
@@ -145,7 +164,8 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
             self._connection.check_owner()
             with self._opening:
                 if self._watches is None:
-                    self._watches = self._backend.open_watches(self._path, self._clock)
+                    assert isinstance(self._place, Location)
+                    self._watches = self._backend.open_watches(self._place.path, self._clock)
             if self._ended:
                 self.close()
         return self._watches

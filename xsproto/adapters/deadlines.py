@@ -16,6 +16,9 @@ __all__ = ["WAIT_MAX", "Clock", "Deadline"]
 WAIT_MAX: Final = 1_000_000.0
 
 
+_NUMBERS: Final = (int, float)
+
+
 class Deadline(Protocol):
     """The deadline of each thread or greenlet, as `Clock.deadline` has set it.
 
@@ -106,7 +109,7 @@ def _checked(timeout: Any) -> float | None:
     """Return a valid `timeout`, with None for what is longer than `WAIT_MAX`."""
     if timeout is None:
         return None
-    if not isinstance(timeout, int | float) or isinstance(timeout, bool):
+    if not isinstance(timeout, _NUMBERS) or isinstance(timeout, bool):
         raise InvalidType(f"timeout must be seconds or None, not {timeout!r}")
     if not timeout >= 0:
         raise InvalidArgument(f"invalid timeout {timeout!r}: it must not be negative")

@@ -41,26 +41,27 @@ _CAPABILITIES: Final = "/proc/xen/capabilities"
 
 @frozen
 class Location:
-    """A place where XenStore is: a daemon's socket or a domain's device.
+    """A place where XenStore is: a daemon's socket, a domain's device or another host.
 
     Attributes:
-        kind: ``"socket"`` or ``"device"``.
-        path: the path of the socket or the device.
+        kind: ``"socket"``, ``"device"`` or ``"ssh"``.
+        path: the path of the socket or the device, or the URL of the host.
         how: how `locate` found it, in words that can follow the path in a message.
     """
 
-    kind: Literal["socket", "device"]
+    kind: Literal["socket", "device", "ssh"]
     path: str
     how: str = field(default="given by the caller", eq=False)
 
 
-def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any) -> Location:
+def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any, host: Any = None) -> Location:
     """Find the XenStore that a client connects to.
 
     The first of these counts:
 
-    1. the path that is given, if one is not None;
-    2. ``XENSTORED_PATH`` in the environment: a device if something is there that is no socket, else
+    1. the path or host that is given, if one is not None;
+    2. the host that ``XSPROTO_HOST`` names in the environment;
+       ``XENSTORED_PATH`` in the environment: a device if something is there that is no socket, else
        a socket; then the file ``socket`` in the directory ``XENSTORED_RUNDIR`` of the environment;
     3. the first of `SOCKET_PATHS` that exists;
     4. the first of `DEVICE_PATHS` of this system that exists;
@@ -74,9 +75,11 @@ def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any) -> Location:
     is dom0.
 
     Arguments:
-        unix_socket_path: the path of a daemon's socket, as a string or a path object, or None.
+        unix_socket_path: the path of a daemon's socket, as a string or a path object, or the URL
+            of a host, ``ssh://[user@]host[:port][/path]``, or None.
         xen_bus_path: the path of a XenBus device, or None.
         os: the module ``os``, which all questions to the system go through.
+        host: a host to reach by ssh, as ``[user@]host`` or its URL, or None.
 
     Returns:
         the place.
@@ -92,10 +95,16 @@ def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any) -> Location:
             "unix_socket_path and xen_bus_path are both given: "
             f"{unix_socket_path!r}, {xen_bus_path!r}"
         )
+    if isinstance(unix_socket_path, str) and unix_socket_path.startswith("ssh://"):
+        host, unix_socket_path = unix_socket_path, None
+    if host is not None:
+        return Location("ssh", _checked(host, "host"))
     if unix_socket_path is not None:
         return Location("socket", _checked(unix_socket_path, "unix_socket_path"))
     if xen_bus_path is not None:
         return Location("device", _checked(xen_bus_path, "xen_bus_path"))
+    if named_host := os.environ.get("XSPROTO_HOST"):
+        return Location("ssh", _checked(named_host, "XSPROTO_HOST"), "named by XSPROTO_HOST")
     if (named := named_by_environment(os)) is not None:
         return named
     for path in SOCKET_PATHS:

@@ -46,6 +46,7 @@ from ..errors import ConnectFailed, InvalidArgument, InvalidType, RemoteProtocol
 from ..wire import Op, Packet, PacketReader
 from .deadlines import WAIT_MAX
 from .fork import register_for_fork
+from .streams import Wrapper
 from .transport import READ_SIZE
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "Destination",
     "SshModules",
     "SshProcess",
+    "SshSocket",
     "command",
     "open_ssh",
     "parse_destination",
@@ -504,6 +506,36 @@ class SshProcess:
         # Else ssh would stay as a zombie.
         if getattr(self, "_pids", None):
             self.close()
+
+
+class SshSocket(Wrapper):
+    """The connection of an `SshProcess`, for a client, which ends the process with it."""
+
+    def __init__(self, process: SshProcess) -> None:
+        process.sock.setblocking(False)
+        self._process = process
+
+    def fileno(self) -> int:
+        """See `Wrapper`."""
+        fd: int = self._process.sock.fileno()
+        return fd
+
+    def send(self, data: bytes | memoryview, flags: int) -> int:
+        """See `Wrapper`."""
+        count: int = self._process.sock.send(data, flags)
+        return count
+
+    def recv(self, size: int) -> bytes:
+        """See `Wrapper`. The end of ssh is an error with what ssh has said."""
+        data: bytes = self._process.sock.recv(size)
+        if not data:
+            words = self._process.words()
+            raise ConnectionResetError(f"ssh has ended{': ' if words else ''}{words}")
+        return data
+
+    def close(self) -> None:
+        """See `Wrapper`, and `SshProcess.close`."""
+        self._process.close()
 
 
 def _inheritable(os: Any) -> Iterator[int]:

@@ -197,9 +197,12 @@ class SocketTransport(ConnectionTransport):
         """
         while data:
             try:
-                data = memoryview(data)[self._send(data, self._flags) :]
+                count = self._send(data, self._flags)
             except OSError:
                 break  # if the connection is gone, `read_now` will say why
+            if not count:
+                break
+            data = memoryview(data)[count:]
         return data
 
     def read_now(self) -> bytes:

@@ -70,7 +70,7 @@ from ..errors import ConnectionClosed, LocalProtocolError, XenStoreError
 from ..events import Closed, Ignored, Reset, WatchFired
 from ..paths import is_within
 from ..requests import Request, TransactionEnd, Unwatch, Watch
-from ..states import WatchState
+from ..states import TransactionState, WatchState
 from .event_queue import EventQueue
 
 __all__ = ["WINDOW", "Role", "Session", "Wait", "Waiter"]
@@ -157,7 +157,10 @@ class Session:
         return self.engine.closed
 
     def break_off(self) -> None:
-        """Close the connection, because a step of bookkeeping was interrupted."""
+        """Close the connection, because a step of bookkeeping was interrupted.
+
+        The caller clears `changing` once it has told all waiters. May be called again.
+        """
         reason = ConnectionClosed(
             "the connection was closed: an exception, as of a signal handler, interrupted its "
             "bookkeeping"
@@ -165,7 +168,6 @@ class Session:
         self.close(reason)
         # If the interrupted step was the end of the connection, `close` has done nothing.
         self._end(self.closed or reason)
-        self.changing = False  # last: an interrupt of this step is one as well
 
     # Requests
 
@@ -185,20 +187,22 @@ class Session:
                 `ClientConnection.send`.
             ConnectionClosed: see `ClientConnection.send`.
         """
-        if any(request.changes_state for request in requests):
+        kinds: set[type[Request[Any]]] = set(map(type, requests))
+        if any(kind.changes_state for kind in kinds):
             raise LocalProtocolError("transactions and watches cannot be part of a batch")
         send = self.engine.send
         exchanges: list[Exchange] = []
         waiter.exchanges = exchanges
         try:
             for request in requests:
-                exchanges.append(send(request, tx_id))
+                exchange = send(request, tx_id)
+                exchange.owner = waiter
+                exchanges.append(exchange)
         except XenStoreError:
             for exchange in exchanges:
                 self.engine.withdraw(exchange)
+                exchange.owner = None
             raise
-        for exchange in exchanges:
-            exchange.owner = waiter
         waiter.unanswered = len(exchanges)
         waiter.done = not exchanges
         return exchanges
@@ -342,7 +346,8 @@ class Session:
     def cancel(self, waiter: Wait) -> bool:
         """Give up the requests of `waiter`; `leave` must follow.
 
-        Requests that were not handed out are withdrawn, except a rollback, which must take place.
+        Requests that were not handed out are withdrawn, except a rollback, which must take place. A
+        rollback takes the place of a commit that is withdrawn.
         The others are abandoned: the engine drops their late answers, and ends the transactions and
         watches that they began. May be called again.
 
@@ -357,6 +362,12 @@ class Session:
             if exchange.request == _ROLLBACK or not engine.withdraw(exchange):
                 engine.abandon(exchange)
                 sent = True
+            elif (
+                isinstance(exchange.request, TransactionEnd)
+                and engine.transactions.get(exchange.tx_id) is TransactionState.DOOMED
+            ):
+                # The caller may have looked already, and found its transaction about to end.
+                self.post(_ROLLBACK, exchange.tx_id)
         return sent
 
     # What the daemon sends
@@ -374,29 +385,23 @@ class Session:
             engine.receive_data(data)
         else:
             engine.receive_eof()
-        if not engine.events:
-            return
         events, engine.events = engine.events, []
         for event in events:
             if event is self.leader and not self._waiting and engine.closed is None:
                 # As `leave` does. (At the end of the connection the leader may be receiving.)
                 self.leader = None
-            elif event.__class__ is Exchange:
-                self._take_answer(event)
-            else:
+            elif event.__class__ is not Exchange:
                 self._take(event)
-
-    def _take_answer(self, exchange: Exchange) -> None:
-        """Note what an answer that has come does for the caller that waits for it."""
-        waiter: Any = exchange
-        if exchange.owner is not None:
-            waiter = exchange.owner
-            exchange.owner = None  # else there would be a cycle for the garbage collector
-            waiter.unanswered -= 1
-            if waiter.unanswered:
-                return
-            waiter.done = True
-        self._wake(waiter)
+            elif (waiter := event.owner) is None:
+                if event in self._waiting:  # as `_wake`, without the call
+                    self.to_wake.append(event)
+                    del self._waiting[event]
+            else:
+                event.owner = None  # else there would be a cycle for the garbage collector
+                waiter.unanswered -= 1
+                if not waiter.unanswered:
+                    waiter.done = True
+                    self._wake(waiter)
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection: every unanswered request and every watch ends with `reason`.

@@ -5,16 +5,17 @@ from __future__ import annotations
 from _socket import socket  # monkey-patching replaces the one of the module `socket`
 from socket import AF_UNIX, MSG_NOSIGNAL, SOCK_STREAM
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import gevent
 
+from xsproto.adapters.streams import Wrapper, own_socket
 from xsproto.adapters.transport import SocketTransport
 from xsproto.errors import connect_failed
 
 from .transport import Transport
 
-__all__ = ["connect"]
+__all__ = ["adopt", "connect"]
 
 # The seconds between two attempts to connect to a daemon whose backlog is full.
 _PAUSE: Final = 0.01
@@ -50,3 +51,17 @@ def connect(path: str, timeout: float | None = None) -> Transport:
     except BaseException:
         sock.close()
         raise
+
+
+def adopt(sock: Any, name: str) -> Transport:
+    """Take over a connected stream.
+
+    Arguments:
+        sock: a plain socket or a `Wrapper`; see `xsproto.adapters.streams.Stream`.
+        name: its name, for messages.
+    """
+    if isinstance(sock, Wrapper):
+        return Transport(SocketTransport(sock, name, 0))
+    own = own_socket(sock, socket)
+    own.setblocking(False)
+    return Transport(SocketTransport(own, name, MSG_NOSIGNAL))

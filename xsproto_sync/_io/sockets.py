@@ -1,15 +1,16 @@
-"""Connect to the Unix socket of a XenStore daemon, from a thread that waits."""
+"""Connect to the Unix socket of a XenStore daemon, or adopt a stream, for threads that wait."""
 
 from _socket import socket  # monkey-patching replaces the one of the module `socket`
 from socket import AF_UNIX, SO_SNDTIMEO, SOCK_STREAM, SOL_SOCKET
 from struct import Struct
-from typing import Final
+from typing import Any, Final
 
+from xsproto.adapters.streams import Wrapper, own_socket
 from xsproto.errors import connect_failed
 
-from .transport import SocketTransport
+from .transport import SocketTransport, WaitingTransport, WrappedTransport
 
-__all__ = ["connect"]
+__all__ = ["adopt", "connect"]
 
 _TIMEVAL: Final = Struct("@ll")
 
@@ -47,3 +48,17 @@ def connect(path: str, timeout: float | None = None) -> SocketTransport:
     except BaseException:
         sock.close()
         raise
+
+
+def adopt(sock: Any, name: str) -> WaitingTransport:
+    """Take over a connected stream.
+
+    Arguments:
+        sock: a plain socket or a `Wrapper`; see `xsproto.adapters.streams.Stream`.
+        name: its name, for messages.
+    """
+    if isinstance(sock, Wrapper):
+        return WrappedTransport(sock, name)
+    own = own_socket(sock, socket)
+    own.setblocking(True)
+    return SocketTransport(own, name)

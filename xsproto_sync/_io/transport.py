@@ -5,14 +5,16 @@ from __future__ import annotations
 import select
 from abc import abstractmethod
 from collections.abc import Callable
-from socket import MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR
+from functools import partial
+from socket import MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, socketpair
 from types import BuiltinFunctionType
 from typing import Any, Final
 
 from xsproto.adapters import transport
+from xsproto.adapters.streams import Wrapper
 from xsproto.adapters.transport import READ_SIZE, ConnectionTransport
 
-__all__ = ["NATIVE_SELECT", "SocketTransport", "WaitingTransport"]
+__all__ = ["NATIVE_SELECT", "SocketTransport", "WaitingTransport", "WrappedTransport"]
 
 #: The ``select.select`` that waits as a thread of the system does; None if it was patched before
 #: this module was imported. Where it is another one, threads may be greenlets, and only
@@ -47,28 +49,36 @@ class WaitingTransport(ConnectionTransport):
         Returns:
             whether there is something to read, or with `write` room to write.
         """
-        try:
-            # Looked up at each call: gevent may patch it later, and eventlet take it away.
-            poll = select.poll
-        except AttributeError:
-            writing = [self.fileno()] if write else []
-            found = select.select([self.fileno(), *self.wakeup_fds()], writing, [], timeout)
-            return bool(found[0] or found[1])
-        if poll is not self._poll:
-            self._poll_read = self._poller(select.POLLIN)
-            self._poll_both = self._poller(select.POLLIN | select.POLLOUT)
-            # Last: after an interrupt in between the next call makes both again.
-            self._poll = poll
-        wait = self._poll_both if write else self._poll_read
+        poll = self._poll_both if write else self._poll_read
+        # Looked up at each call: gevent may patch it later, and eventlet take it away.
+        if getattr(select, "poll", None) is not self._poll:
+            self._poll = getattr(select, "poll", None)
+            poll = None
+        if poll is None:
+            poll = self._poller(write)
         # In milliseconds. `poll` rounds up, so it never returns too early.
-        return bool(wait(timeout if timeout is None else timeout * 1000))
+        return bool(poll(timeout if timeout is None else timeout * 1000))
 
-    def _poller(self, events: int) -> Callable[[float | None], Any]:
-        poller = select.poll()
-        poller.register(self.fileno(), events)
-        for fd in self.wakeup_fds():
-            poller.register(fd, select.POLLIN)
-        return poller.poll
+    def _poller(self, write: bool) -> Callable[[float | None], Any]:
+        """Make what `wait` calls from now on: it waits for so many milliseconds."""
+        if self._poll is None:
+            return partial(self._select, write)
+        pollers = []
+        for events in (select.POLLIN, select.POLLIN | select.POLLOUT):
+            poller = select.poll()
+            poller.register(self.fileno(), events)
+            for fd in self.wakeup_fds():
+                poller.register(fd, select.POLLIN)
+            pollers.append(poller.poll)
+        self._poll_read, self._poll_both = pollers
+        return pollers[write]
+
+    def _select(self, write: bool, milliseconds: float | None) -> bool:
+        """Wait as ``poll`` does, where there is none."""
+        writing = [self.fileno()] if write else []
+        timeout = None if milliseconds is None else milliseconds / 1000
+        found = select.select([self.fileno(), *self.wakeup_fds()], writing, [], timeout)
+        return bool(found[0] or found[1])
 
     def wakeup_fds(self) -> tuple[int, ...]:
         """Return more descriptors that end a wait when they become readable."""
@@ -104,3 +114,32 @@ class SocketTransport(transport.SocketTransport, WaitingTransport):
             self.sock.shutdown(SHUT_RDWR)
         except OSError:
             pass  # the daemon has ended it before
+
+
+class WrappedTransport(transport.SocketTransport, WaitingTransport):
+    """A stream that is no plain socket; its callers wait for its descriptor.
+
+    Arguments:
+        wrapper: the stream; it is closed with this.
+        name: its name, for messages.
+    """
+
+    def __init__(self, wrapper: Wrapper, name: str) -> None:
+        WaitingTransport.__init__(self, name)
+        transport.SocketTransport.__init__(self, wrapper, name, 0)
+        # Nothing else wakes a thread that polls the descriptor.
+        self._wakeup, self._waker = socketpair()
+
+    def wakeup_fds(self) -> tuple[int, ...]:
+        """See `WaitingTransport`."""
+        return (self._wakeup.fileno(),)
+
+    def shutdown(self) -> None:
+        """See `WaitingTransport`."""
+        self._waker.close()
+
+    def close(self) -> None:
+        """See `ConnectionTransport`."""
+        super().close()
+        self._wakeup.close()
+        self._waker.close()

@@ -1,0 +1,258 @@
+"""Sockets and transports that a user hands in, made fit for a `transport.SocketTransport`.
+
+A client takes over what it is given: from then on it belongs to the client, which closes it. A
+plain socket is detached from its object, and its descriptor becomes a socket of the adapter's own
+kind. Everything else becomes a `Wrapper`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from ..errors import InvalidArgument, InvalidType
+from .discovery import Location, locate
+from .transport import Transport
+
+__all__ = [
+    "CheckedTransport",
+    "Stream",
+    "TlsSocket",
+    "Wrapper",
+    "check_socket",
+    "find",
+    "is_tls",
+    "own_socket",
+]
+
+# Of `socket`, the same on every system that has Unix sockets.
+_SOCK_STREAM: Final = 1
+
+# The errors of an ssl.SSLSocket that cannot go on now. (They are no BlockingIOError, and importing
+# their module would cost every client its time.)
+_TLS_WANTS: Final = ("SSLWantReadError", "SSLWantWriteError")
+
+
+class Wrapper(ABC):
+    """What is no plain socket, with the calls of one that `transport.SocketTransport` makes."""
+
+    @abstractmethod
+    def fileno(self) -> int:
+        """Return the descriptor to wait for; -1 once it is closed."""
+
+    @abstractmethod
+    def send(self, data: bytes | memoryview, flags: int) -> int:
+        """Send as much as can be sent now; return how many bytes. Flags need not count."""
+
+    @abstractmethod
+    def recv(self, size: int) -> bytes:
+        """Receive what is there."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the descriptor. Idempotent."""
+
+
+class Stream(NamedTuple):
+    """A connected stream that a user hands in: a plain socket or a `Wrapper`, and its name."""
+
+    sock: Any
+    name: str
+
+
+def find(
+    unix_socket_path: Any, xen_bus_path: Any, sock: Any, transport: Any, host: Any, os: Any
+) -> Location | Stream:
+    """Find what a client connects to, of the arguments that it was given.
+
+    Arguments:
+        unix_socket_path, xen_bus_path, host, os: see `xsproto.adapters.discovery.locate`.
+        sock: a connected socket, or None.
+        transport: a `Transport`, or None.
+
+    Raises:
+        InvalidArgument: more than one place is given; or see `check_socket`, `CheckedTransport`.
+        InvalidType, ConnectFailed: see these and `locate`.
+    """
+    places = {
+        "unix_socket_path": unix_socket_path,
+        "xen_bus_path": xen_bus_path,
+        "sock": sock,
+        "transport": transport,
+        "host": host,
+    }
+    given = [name for name, place in places.items() if place is not None]
+    if len(given) > 1:
+        shown = ", ".join(f"{name}={places[name]!r}" for name in given)
+        raise InvalidArgument(f"only one place of XenStore can be meant: {shown}")
+    if sock is not None:
+        check_socket(sock)
+        return Stream(TlsSocket(sock) if is_tls(sock) else sock, _name_of(sock))
+    if transport is not None:
+        return Stream(CheckedTransport(transport), f"transport {type(transport).__qualname__}")
+    return locate(unix_socket_path, xen_bus_path, os, host)
+
+
+def own_socket(sock: Any, make: Callable[..., Any]) -> Any:
+    """Take a plain socket over: detach it, and make a socket of the adapter's own kind.
+
+    Arguments:
+        sock: `Stream.sock`. A `Wrapper` is returned as it is.
+        make: the class of the adapter's sockets.
+    """
+    return sock if isinstance(sock, Wrapper) else make(fileno=sock.detach())
+
+
+def check_socket(sock: Any) -> None:
+    """Check that a socket can carry the protocol: a stream, open and connected.
+
+    Arguments:
+        sock: a socket of `socket`, `ssl`, gevent or trio.
+
+    Raises:
+        InvalidType: it is no socket.
+        InvalidArgument: it is closed, not connected, no stream, or its TLS handshake is not done.
+    """
+    if not all(hasattr(sock, name) for name in ("fileno", "getpeername", "recv", "send", "type")):
+        raise InvalidType(f"sock must be a connected socket, not {sock!r}")
+    if sock.fileno() < 0:
+        raise InvalidArgument(f"sock is closed: {sock!r}")
+    if sock.type != _SOCK_STREAM:
+        raise InvalidArgument(
+            f"sock must be a stream socket (SOCK_STREAM), and this keeps messages apart: {sock!r}"
+        )
+    try:
+        sock.getpeername()
+    except OSError as error:
+        raise InvalidArgument(
+            f"sock is not connected: call its connect() first: {sock!r}: {error.strerror}"
+        ) from error
+    if is_tls(sock) and sock.version() is None:
+        raise InvalidArgument(
+            f"the TLS handshake of sock is not done: call its do_handshake() first: {sock!r}"
+        )
+
+
+def _name_of(sock: Any) -> str:
+    """Return the name of a connected socket for messages: its peer's address, where it has one."""
+    peer = sock.getpeername()
+    if isinstance(peer, tuple):
+        return "socket to " + ":".join(str(part) for part in peer[:2])
+    if isinstance(peer, bytes):
+        peer = peer.decode(errors="backslashreplace")
+    return f"socket to {peer}" if peer else "socket without a name"
+
+
+def is_tls(sock: Any) -> bool:
+    """Whether a socket is an ``ssl.SSLSocket``, of `ssl` or of gevent."""
+    return hasattr(sock, "do_handshake") and hasattr(sock, "pending")
+
+
+class TlsSocket(Wrapper):
+    """An ``ssl.SSLSocket`` whose handshake is done, with calls that never wait.
+
+    Arguments:
+        sock: the socket; it is closed with this.
+    """
+
+    def __init__(self, sock: Any) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+
+    def fileno(self) -> int:
+        """See `Wrapper`."""
+        fd: int = self._sock.fileno()
+        return fd
+
+    def close(self) -> None:
+        """See `Wrapper`."""
+        self._sock.close()
+
+    def shutdown(self, how: int) -> None:
+        """Say ``close_notify``, so that the peer knows that nothing was cut off; then shut down."""
+        try:
+            self._sock.unwrap()
+        except (OSError, ValueError):
+            pass  # the peer's close_notify is not waited for, or the connection is gone
+        self._sock.shutdown(how)
+
+    def send(self, data: bytes | memoryview, flags: int = 0) -> int:
+        """Send as much as can be sent now, which may be nothing. There are no flags over TLS."""
+        try:
+            count: int = self._sock.send(data)
+        except OSError as error:
+            if type(error).__name__ not in _TLS_WANTS:
+                raise
+            # No BlockingIOError: OpenSSL has seen the bytes, and must be given the same ones next.
+            return 0
+        return count
+
+    def recv(self, size: int) -> bytes:
+        """Receive what is there, all that is deciphered already included."""
+        try:
+            data: bytes = self._sock.recv(size)
+            # The descriptor does not tell of what OpenSSL has taken from it.
+            while left := self._sock.pending():
+                data += self._sock.recv(left)
+        except OSError as error:
+            if type(error).__name__ not in _TLS_WANTS:
+                raise
+            raise BlockingIOError from error
+        return data
+
+
+class CheckedTransport(Wrapper):
+    """A `Transport` of a user, whose results are checked. What is wrong ends the connection.
+
+    Arguments:
+        transport: what the user hands in; it is closed with this.
+
+    Raises:
+        InvalidType: it lacks a method of `Transport`.
+        InvalidArgument: its descriptor is none.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        for name in ("send", "recv", "fileno", "close"):
+            if not callable(getattr(transport, name, None)):
+                raise InvalidType(f"transport must have a method {name}(): {transport!r}")
+        fd = transport.fileno()
+        if not isinstance(fd, int) or fd < 0:
+            raise InvalidArgument(
+                f"fileno() of a transport must return an open descriptor, not {fd!r}: {transport!r}"
+            )
+        self._transport = transport
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """Return the descriptor; -1 once it is closed."""
+        return self._fd
+
+    def send(self, data: bytes | memoryview, flags: int) -> int:
+        """Send as much as can be sent now. There are no flags."""
+        count = self._call("send", data)
+        if not isinstance(count, int) or not 0 <= count <= len(data):
+            raise OSError(f"send() of the transport returned {count!r} for {len(data)} bytes")
+        return count
+
+    def recv(self, size: int) -> bytes:
+        """Receive what is there."""
+        data = self._call("recv", size)
+        if not isinstance(data, bytes):
+            raise OSError(f"recv() of the transport returned {data!r:.100}, which is not bytes")
+        return data
+
+    def _call(self, name: str, argument: Any) -> Any:
+        try:
+            return getattr(self._transport, name)(argument)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"{name}() of the transport raised {error!r}") from error
+
+    def close(self) -> None:
+        """Close the transport. Idempotent."""
+        if self._fd >= 0:
+            self._fd = -1
+            self._transport.close()
