@@ -18,7 +18,7 @@ import pytest
 
 from xsproto.adapters import device_transport
 from xsproto.adapters.device import POOL_MAX
-from xsproto.adapters.device_transport import RequestTransport, WatchTransport
+from xsproto.adapters.device_transport import DeviceTransport, RequestTransport, WatchTransport
 from xsproto.adapters.fork import close_all_after_fork
 from xsproto.errors import (
     ConnectFailed,
@@ -57,7 +57,7 @@ def message(op: int, payload: bytes, rq_id: int = 1, tx_id: int = 0) -> bytes:
     return Packet(op, rq_id, tx_id, payload).encode()
 
 
-def wait(transport: RequestTransport | WatchTransport) -> bytes:
+def wait(transport: DeviceTransport) -> bytes:
     """What comes next."""
     while True:
         fds = [transport.fileno(), *transport.wakeup_fds()]
