@@ -413,6 +413,26 @@ def test_an_event_is_no_answer_whatever_its_ids_are(store: EmbeddedXenStore) -> 
         end.close()
 
 
+def test_others_have_their_turn_however_much_there_is_to_read(kernel: Kernel) -> None:
+    reads = []
+
+    def read_little(fd: int, size: int) -> bytes:
+        reads.append(size)
+        return os.read(fd, 2)
+
+    files = types.SimpleNamespace(FileIO=kernel.file)
+    modules = MODULES._replace(io=files, os=system_of(read=read_little))
+    transport = WatchTransport("the device", modules)
+    event = Packet(Op.WATCH_EVENT, 0, 0, b"/a\0t\0").encode()
+    kernel.ends[0].send(event * 4)
+    assert transport.read_now() == event
+    assert len(reads) == 16
+    assert min(reads) > 4096, "to read nothing would be the end of the machine"
+    assert b"".join([transport.read_now(), transport.read_now()]) == event * 3
+    transport.close()
+    assert select.select([kernel.ends[0]], [], [], 10)[0], "its thread leaves it open"
+
+
 def test_the_end_of_a_descriptor_is_the_end_after_the_last_answers(
     kernel: Kernel, pool: RequestTransport
 ) -> None:
