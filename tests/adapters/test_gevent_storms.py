@@ -131,11 +131,11 @@ def assert_clean(client: Client) -> None:
     assert not session.to_wake
     engine = session.engine
     assert not engine.outstanding
-    assert not engine.has_unsent
+    assert not engine.data_to_send()
     assert not engine.transactions
     assert not engine.watches
     assert not session._listeners
-    assert not client._connection.transport.has_reader
+    assert not client._connection._watching
 
 
 WOKEN = pytest.mark.parametrize("woken", [False, True], ids=["asleep", "about to be woken"])
@@ -147,7 +147,7 @@ def test_a_greenlet_killed_at_any_switch_leaves_nothing_behind(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch, call: Callable[[Client], None], woken: bool
 ) -> None:
     def clean(client: Client) -> None:
-        assert not client._connection.session.engine.has_unsent
+        assert not client._connection.session.engine.data_to_send()
         assert_clean(client)
 
     kill_at_each_switch(monkeypatch, lambda: Client(daemon.socket_path), call, woken, clean)
@@ -206,7 +206,7 @@ class Storm:
 
     def roughen(self) -> None:
         """Have the socket take and give bytes in portions as they come."""
-        transport: Any = self.client._connection.transport._bytes
+        transport: Any = self.client._connection.transport.bytes
         send, recv, chance = transport._send, transport._recv, self.random.random
 
         def some(data: bytes, flags: int) -> int:

@@ -60,6 +60,22 @@ def test_it_is_told_apart_from_a_node_that_is_missing(
         tx.read(b"/a")
 
 
+def test_an_awaited_batch_tells_it_apart_too() -> None:
+    daemon = Daemon(a=b"1")
+    client = AsyncMemory(daemon)
+    client.forgetful = True
+
+    async def use() -> None:
+        async with client.transaction() as tx:
+            daemon.transactions.clear()
+            await tx.read_many([b"/a", b"/b"], None)
+
+    with pytest.raises(TransactionLost):
+        run(use())
+    assert run(client.exists(b"/a"))
+    assert client.session.engine.transactions == {}
+
+
 def test_a_node_that_is_missing_is_just_that() -> None:
     daemon, client = opened(a=b"1")
     with client.transaction() as tx:
@@ -133,23 +149,3 @@ def test_transact_of_an_awaited_function() -> None:
     tried.clear()
     with pytest.raises(RetriesExhausted):
         run(client.transact(function, attempts=2))
-
-
-def test_a_transaction_goes_on_where_it_was_begun() -> None:
-    here, there = BlockingMemory(Daemon(a=b"here")), BlockingMemory(Daemon(a=b"there"))
-    # As of a connection that takes no more.
-    here.start_transaction = there.start_transaction  # type: ignore[method-assign]
-    with here.transaction() as tx:
-        assert tx.read(b"/a") == b"there"
-
-
-def test_an_awaited_transaction_goes_on_where_it_was_begun() -> None:
-    here, there = AsyncMemory(Daemon(a=b"here")), AsyncMemory(Daemon(a=b"there"))
-    # As of a connection that takes no more.
-    here.start_transaction = there.start_transaction  # type: ignore[method-assign]
-
-    async def use() -> bytes:
-        async with here.transaction() as tx:
-            return await tx.read(b"/a")
-
-    assert run(use()) == b"there"

@@ -66,9 +66,13 @@ class SelectorPoller:
 
     def __init__(self, selector: Any) -> None:
         self._selector = selector
-        self.fileno = selector.fileno
         self.unregister = selector.unregister
         self.close = selector.close
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable while something is ready. gevent has none."""
+        fd: int = self._selector.fileno()
+        return fd
 
     def register(self, fd: int, events: int) -> None:
         """Wait for a descriptor, too. The bits of a selector are 1 and 2."""
