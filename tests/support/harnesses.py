@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -20,7 +22,7 @@ from typing import Any, Final, Generic, Self, TypeVar, cast
 
 import xsproto_sync
 from xsproto.clients.connection import DEFAULT
-from xsproto.errors import CommitUnknown, NotSupported, TimedOut
+from xsproto.errors import CommitUnknown, NotSupported, TimedOut, connect_failed
 from xsproto.requests import DirectoryPart
 from xsproto.testing import Cancelled, Client, Task
 from xsproto_sync.testing import (
@@ -32,6 +34,7 @@ from xsproto_sync.testing import (
 )
 
 from . import embedded_daemon as embedded
+from . import tls
 from .daemons import Daemon
 from .fake_device import device_of
 
@@ -238,6 +241,79 @@ class DeviceHarness(SyncHarness):
         return xsproto_sync.Client(xen_bus_path=device_of(socket_path), **options)
 
 
+class SockHarness(SyncHarness):
+    """`xsproto_sync` on connected sockets that are handed in."""
+
+    def _open(self, socket_path: str, **options: Any) -> xsproto_sync.Client:
+        return xsproto_sync.Client(sock=connected(socket_path), **options)
+
+
+class TransportHarness(SyncHarness):
+    """`xsproto_sync` on transports of a class of our own."""
+
+    def _open(self, socket_path: str, **options: Any) -> xsproto_sync.Client:
+        return xsproto_sync.Client(transport=PlainTransport(connected(socket_path)), **options)
+
+
+class TlsHarness(SyncHarness):
+    """`xsproto_sync` on TLS."""
+
+    def __init__(self, daemon: DaemonUnderTest, **options: Any) -> None:
+        super().__init__(daemon, **options)
+        self._proxy = tls.TlsProxy()
+
+    def _open(self, socket_path: str, **options: Any) -> xsproto_sync.Client:
+        return xsproto_sync.Client(sock=connected_by_tls(self._proxy, socket_path), **options)
+
+    def end(self) -> None:
+        super().end()
+        with self._proxy:
+            pass
+
+
+def connected(path: str) -> socket.socket:
+    """Connect to a daemon's socket.
+
+    Raises:
+        ConnectFailed: as a client's own attempt.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.connect(path)
+    except OSError as error:
+        sock.close()
+        raise connect_failed(path, error) from error
+    return sock
+
+
+def connected_by_tls(proxy: tls.TlsProxy, path: str) -> ssl.SSLSocket:
+    """As `connected`, through TLS."""
+    try:
+        return proxy.connect(path)
+    except OSError as error:
+        raise connect_failed(path, error) from error
+
+
+class PlainTransport:
+    """A `Transport` that is a connected socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def send(self, data: bytes | memoryview, /) -> int:
+        return self.sock.send(data)
+
+    def recv(self, size: int, /) -> bytes:
+        return self.sock.recv(size)
+
+    def close(self) -> None:
+        self.sock.close()
+
+
 class RealDeviceHarness(DeviceHarness):
     """`xsproto_sync` on a real XenBus device, whose daemon is not ours: it is left as it was.
 
@@ -354,6 +430,9 @@ ADAPTERS: Final[Adapters] = {
     "sync": _sync,
     "sync_timeout": lambda kind: _sync(kind, timeout=LIMIT),
     "sync_reader": lambda kind: _sync(kind, reader=True),
+    "sync_sock": lambda kind: _sync(kind, SockHarness),
+    "sync_tls": lambda kind: _sync(kind, TlsHarness),
+    "sync_transport": lambda kind: _sync(kind, TransportHarness),
     "asyncio": _awaited("asyncio"),
     "asyncio_uvloop": _awaited("asyncio_uvloop"),
     "trio": _awaited("trio"),

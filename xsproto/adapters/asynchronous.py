@@ -456,10 +456,14 @@ async def open_connections(place: Location | Stream, backend: Backend) -> Connec
     connection, sleep, socket, modules, open_ssh = backend
     if isinstance(place, Stream):
         sock = own_socket(place.sock, socket.socket)
-        if sock is not place.sock:
-            sock.setblocking(False)
-        flags = 0 if sock is place.sock else socket.MSG_NOSIGNAL
-        return connection(SocketTransport(sock, place.name, flags), Session()), None
+        try:
+            if sock is not place.sock:
+                sock.setblocking(False)
+            flags = 0 if sock is place.sock else socket.MSG_NOSIGNAL
+            return connection(SocketTransport(sock, place.name, flags), Session()), None
+        except BaseException:
+            sock.close()
+            raise
     path = place.path
     if place.kind == "ssh":
         if open_ssh is None:
@@ -467,7 +471,7 @@ async def open_connections(place: Location | Stream, backend: Backend) -> Connec
         from .ssh import SshSocket  # most programs need none of it
 
         process = await open_ssh(path)
-        transport = SocketTransport(SshSocket(process), process.name, socket.MSG_NOSIGNAL)
+        transport = SocketTransport(SshSocket(process), process.name, 0)
         return connection(transport, Session()), None
     if place.kind == "device":
         if modules is None:

@@ -514,6 +514,7 @@ class SshSocket(Wrapper):
     def __init__(self, process: SshProcess) -> None:
         process.sock.setblocking(False)
         self._process = process
+        self._flags = process._modules.socket.MSG_NOSIGNAL
 
     def fileno(self) -> int:
         """See `Wrapper`."""
@@ -522,7 +523,7 @@ class SshSocket(Wrapper):
 
     def send(self, data: bytes | memoryview, flags: int) -> int:
         """See `Wrapper`."""
-        count: int = self._process.sock.send(data, flags)
+        count: int = self._process.sock.send(data, self._flags)
         return count
 
     def recv(self, size: int) -> bytes:

@@ -7,8 +7,11 @@ kind. Everything else becomes a `Wrapper`.
 
 from __future__ import annotations
 
+import errno
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from ..errors import InvalidArgument, InvalidType
@@ -22,6 +25,7 @@ __all__ = [
     "Wrapper",
     "check_socket",
     "find",
+    "is_tls",
     "own_socket",
 ]
 
@@ -87,9 +91,9 @@ def find(
         raise InvalidArgument(f"only one place of XenStore can be meant: {shown}")
     if sock is not None:
         check_socket(sock)
-        return Stream(TlsSocket(sock) if _is_tls(sock) else sock, _name_of(sock))
+        return Stream(TlsSocket(sock) if is_tls(sock) else sock, _name_of(sock))
     if transport is not None:
-        return Stream(CheckedTransport(transport), f"transport {type(transport).__qualname__}")
+        return Stream(CheckedTransport(transport, os), f"transport {type(transport).__qualname__}")
     return locate(unix_socket_path, xen_bus_path, os, host)
 
 
@@ -111,9 +115,10 @@ def check_socket(sock: Any) -> None:
 
     Raises:
         InvalidType: it is no socket.
-        InvalidArgument: it is closed, not connected, or no stream.
+        InvalidArgument: it is closed, not connected, no stream, or its TLS handshake is not done.
     """
-    if not all(hasattr(sock, name) for name in ("fileno", "getpeername", "recv", "send", "type")):
+    names = "detach", "fileno", "getpeername", "recv", "send", "type"
+    if isinstance(sock, type) or not all(hasattr(sock, name) for name in names):
         raise InvalidType(f"sock must be a connected socket, not {sock!r}")
     if sock.fileno() < 0:
         raise InvalidArgument(f"sock is closed: {sock!r}")
@@ -124,9 +129,17 @@ def check_socket(sock: Any) -> None:
     try:
         sock.getpeername()
     except OSError as error:
+        if error.errno in (errno.EBADF, errno.ENOTSOCK):
+            raise InvalidArgument(
+                f"the descriptor of sock is no open socket any more: {sock!r}: {error.strerror}"
+            ) from error
         raise InvalidArgument(
             f"sock is not connected: call its connect() first: {sock!r}: {error.strerror}"
         ) from error
+    if is_tls(sock) and sock.version() is None:
+        raise InvalidArgument(
+            f"the TLS handshake of sock is not done: call its do_handshake() first: {sock!r}"
+        )
 
 
 def _name_of(sock: Any) -> str:
@@ -139,7 +152,7 @@ def _name_of(sock: Any) -> str:
     return f"socket to {peer}" if peer else "socket without a name"
 
 
-def _is_tls(sock: Any) -> bool:
+def is_tls(sock: Any) -> bool:
     """Whether a socket is an ``ssl.SSLSocket``, of `ssl` or of gevent."""
     return hasattr(sock, "do_handshake") and hasattr(sock, "pending")
 
@@ -164,7 +177,15 @@ class TlsSocket(Wrapper):
         """See `Wrapper`."""
         self._sock.close()
 
-    def send(self, data: bytes | memoryview, flags: int) -> int:
+    def shutdown(self, how: int) -> None:
+        """Say ``close_notify``, so that the peer knows that nothing was cut off; then shut down."""
+        try:
+            self._sock.unwrap()
+        except (OSError, ValueError):
+            pass  # the peer's close_notify is not waited for, or the connection is gone
+        self._sock.shutdown(how)
+
+    def send(self, data: bytes | memoryview, flags: int = 0) -> int:
         """Send as much as can be sent now, which may be nothing. There are no flags over TLS."""
         try:
             count: int = self._sock.send(data)
@@ -192,25 +213,46 @@ class TlsSocket(Wrapper):
 class CheckedTransport(Wrapper):
     """A `Transport` of a user, whose results are checked. What is wrong ends the connection.
 
+    A `Transport` that cannot write may still have answers of the daemon to give. So an error of
+    ``send`` is kept, and raised by `recv` once nothing more is there to read.
+
     Arguments:
         transport: what the user hands in; it is closed with this.
+        os: the module ``os``.
 
     Raises:
         InvalidType: it lacks a method of `Transport`.
-        InvalidArgument: its descriptor is none.
+        InvalidArgument: its descriptor is not open, or cannot be waited for.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, os: Any) -> None:
         for name in ("send", "recv", "fileno", "close"):
             if not callable(getattr(transport, name, None)):
                 raise InvalidType(f"transport must have a method {name}(): {transport!r}")
-        fd = transport.fileno()
-        if not isinstance(fd, int) or fd < 0:
+        try:
+            fd = transport.fileno()
+        except Exception as error:
+            raise InvalidArgument(
+                f"fileno() of the transport raised {error!r}: {transport!r}"
+            ) from error
+        if not isinstance(fd, int) or isinstance(fd, bool) or fd < 0:
             raise InvalidArgument(
                 f"fileno() of a transport must return an open descriptor, not {fd!r}: {transport!r}"
             )
+        try:
+            mode = os.fstat(fd).st_mode
+        except OSError as error:
+            raise InvalidArgument(
+                f"fileno() of the transport returned {fd}, which is not open: {transport!r}"
+            ) from error
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            raise InvalidArgument(
+                f"fileno() of the transport returned {fd}, a file, and nothing can wait for a "
+                f"file: {transport!r}"
+            )
         self._transport = transport
         self._fd = fd
+        self._failure: OSError | None = None
 
     def fileno(self) -> int:
         """Return the descriptor; -1 once it is closed."""
@@ -218,28 +260,43 @@ class CheckedTransport(Wrapper):
 
     def send(self, data: bytes | memoryview, flags: int) -> int:
         """Send as much as can be sent now. There are no flags."""
-        count = self._call("send", data)
-        if not isinstance(count, int) or not 0 <= count <= len(data):
-            raise OSError(f"send() of the transport returned {count!r} for {len(data)} bytes")
-        return count
+        count: Any = 0
+        if self._failure is None:
+            try:
+                count = self._transport.send(data)
+            except BlockingIOError:
+                raise
+            except OSError as error:
+                self._failure = error
+                raise BlockingIOError from error  # nothing was written, and `recv` is called next
+            except Exception as error:
+                self._failure = OSError(f"send() of the transport raised {error!r}")
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= len(data):
+            self._failure = OSError(
+                f"send() of the transport returned {count!r} for {len(data)} bytes"
+            )
+        # After such a failure nobody knows what was written: the bytes count as handed out.
+        return 0 if self._failure is not None else count
 
     def recv(self, size: int) -> bytes:
         """Receive what is there."""
-        data = self._call("recv", size)
+        try:
+            data = self._transport.recv(size)
+        except BlockingIOError:
+            if self._failure is not None:
+                raise self._failure from None
+            raise
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"recv() of the transport raised {error!r}") from error
         if not isinstance(data, bytes):
             raise OSError(f"recv() of the transport returned {data!r:.100}, which is not bytes")
         return data
 
-    def _call(self, name: str, argument: Any) -> Any:
-        try:
-            return getattr(self._transport, name)(argument)
-        except OSError:
-            raise
-        except Exception as error:
-            raise OSError(f"{name}() of the transport raised {error!r}") from error
-
     def close(self) -> None:
-        """Close the transport. Idempotent."""
+        """Close the transport. Idempotent. The connection is over already, whatever it raises."""
         if self._fd >= 0:
             self._fd = -1
-            self._transport.close()
+            with suppress(Exception):
+                self._transport.close()

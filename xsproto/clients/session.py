@@ -70,7 +70,7 @@ from ..errors import ConnectionClosed, LocalProtocolError, XenStoreError
 from ..events import Closed, Ignored, Reset, WatchFired
 from ..paths import is_within
 from ..requests import Request, TransactionEnd, Unwatch, Watch
-from ..states import WatchState
+from ..states import TransactionState, WatchState
 from .event_queue import EventQueue
 
 __all__ = ["WINDOW", "Role", "Session", "Wait", "Waiter"]
@@ -157,7 +157,10 @@ class Session:
         return self.engine.closed
 
     def break_off(self) -> None:
-        """Close the connection, because a step of bookkeeping was interrupted."""
+        """Close the connection, because a step of bookkeeping was interrupted.
+
+        The caller clears `changing` once it has told all waiters. May be called again.
+        """
         reason = ConnectionClosed(
             "the connection was closed: an exception, as of a signal handler, interrupted its "
             "bookkeeping"
@@ -165,7 +168,6 @@ class Session:
         self.close(reason)
         # If the interrupted step was the end of the connection, `close` has done nothing.
         self._end(self.closed or reason)
-        self.changing = False  # last: an interrupt of this step is one as well
 
     # Requests
 
@@ -344,7 +346,8 @@ class Session:
     def cancel(self, waiter: Wait) -> bool:
         """Give up the requests of `waiter`; `leave` must follow.
 
-        Requests that were not handed out are withdrawn, except a rollback, which must take place.
+        Requests that were not handed out are withdrawn, except a rollback, which must take place. A
+        rollback takes the place of a commit that is withdrawn.
         The others are abandoned: the engine drops their late answers, and ends the transactions and
         watches that they began. May be called again.
 
@@ -359,6 +362,12 @@ class Session:
             if exchange.request == _ROLLBACK or not engine.withdraw(exchange):
                 engine.abandon(exchange)
                 sent = True
+            elif (
+                isinstance(exchange.request, TransactionEnd)
+                and engine.transactions.get(exchange.tx_id) is TransactionState.DOOMED
+            ):
+                # The caller may have looked already, and found its transaction about to end.
+                self.post(_ROLLBACK, exchange.tx_id)
         return sent
 
     # What the daemon sends

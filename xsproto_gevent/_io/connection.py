@@ -109,15 +109,6 @@ class Connection(AdapterConnection):
 
     # What greenlets call
 
-    def begin_step(self) -> Session:
-        """See `ConnectionBase`."""
-        session = self.session
-        if session.changing:
-            session.break_off()
-            self._hub.loop.run_callback(self._ready)  # it wakes all, and closes the transport
-        session.changing = True
-        return session
-
     def exchange(
         self,
         request: Request[Any],
@@ -144,7 +135,12 @@ class Connection(AdapterConnection):
             self._sleep(exchange, deadline)
             return exchange
         except BaseException as error:
-            if (timed_out := self._fail(error, exchange)) is not None:
+            try:
+                timed_out = self._fail(error, exchange)
+            except BaseException:
+                self._give_up(exchange)
+                raise
+            if timed_out is not None:
                 raise timed_out from None
             raise
 
@@ -166,8 +162,12 @@ class Connection(AdapterConnection):
                 self._sleep(waiter, deadline)
             return exchanges
         except BaseException as error:
-            failed = None if exchanges is None else waiter
-            if (timed_out := self._fail(error, failed)) is not None:
+            try:
+                timed_out = self._fail(error, None if exchanges is None else waiter)
+            except BaseException:
+                self._give_up(waiter)
+                raise
+            if timed_out is not None:
                 raise timed_out from None
             raise
 
@@ -212,10 +212,23 @@ class Connection(AdapterConnection):
         except BaseException as error:
             if event is not None:
                 queue.put_back(event)
-            self._give_up(waiter)
+            try:
+                self._give_up(waiter)
+            except BaseException:
+                self._give_up(waiter)
+                raise
             if isinstance(error, TimedOut):
                 raise no_event(queue.watches) from None
             raise
+
+    def begin_step(self) -> Session:
+        """See `ConnectionBase`."""
+        if self.session.changing:
+            self.session.break_off()
+            # Without it nothing would tell the greenlets, nor close the descriptor.
+            self._hub.loop.run_callback(self._ready)
+        self.session.changing = True
+        return self.session
 
     def _sleep(self, waiter: Wait, deadline: float | None) -> None:
         """Let other greenlets run until `waiter` is done.
@@ -287,11 +300,8 @@ class Connection(AdapterConnection):
 
     def _ready(self) -> None:
         """Receive, write and wake. The hub calls it when there may be something of that to do."""
-        session = self.session
-        if session.changing:
-            session.break_off()
-        session.changing = True
         try:
+            session = self.begin_step()
             if len(session.engine.outstanding) > 1:
                 # Offer the CPU: else each answer would interrupt the daemon in giving the next
                 # one, where both share a CPU.

@@ -1,18 +1,30 @@
 """Connect to the Unix socket of a XenStore daemon, or adopt a stream, for threads that wait."""
 
 from _socket import socket  # monkey-patching replaces the one of the module `socket`
-from socket import AF_UNIX, SO_SNDTIMEO, SOCK_STREAM, SOL_SOCKET
+from socket import (
+    AF_UNIX,
+    MSG_NOSIGNAL,
+    SO_RCVTIMEO,
+    SO_SNDBUF,
+    SO_SNDTIMEO,
+    SOCK_STREAM,
+    SOL_SOCKET,
+)
 from struct import Struct
 from typing import Any, Final
 
 from xsproto.adapters.streams import Wrapper, own_socket
-from xsproto.errors import connect_failed
+from xsproto.errors import ConnectFailed, connect_failed
 
-from .transport import SocketTransport, WaitingTransport, WrappedTransport
+from .transport import PolledTransport, SocketTransport, WaitingTransport
 
 __all__ = ["adopt", "connect"]
 
 _TIMEVAL: Final = Struct("@ll")
+
+# The bytes that a Unix socket must have room for, so that whole messages go out; see
+# `PolledTransport`.
+_ROOM: Final = 8192
 
 
 def connect(path: str, timeout: float | None = None) -> SocketTransport:
@@ -56,9 +68,20 @@ def adopt(sock: Any, name: str) -> WaitingTransport:
     Arguments:
         sock: a plain socket or a `Wrapper`; see `xsproto.adapters.streams.Stream`.
         name: its name, for messages.
+
+    Raises:
+        ConnectFailed: there can be no more descriptors. The stream is closed.
     """
-    if isinstance(sock, Wrapper):
-        return WrappedTransport(sock, name)
-    own = own_socket(sock, socket)
-    own.setblocking(True)
-    return SocketTransport(own, name)
+    stream, flags = own_socket(sock, socket), 0
+    if not isinstance(stream, Wrapper):
+        if stream.family == AF_UNIX and stream.getsockopt(SOL_SOCKET, SO_SNDBUF) >= _ROOM:
+            stream.setsockopt(SOL_SOCKET, SO_RCVTIMEO, _TIMEVAL.pack(0, 0))
+            stream.setblocking(True)
+            return SocketTransport(stream, name)
+        stream.setblocking(False)
+        flags = MSG_NOSIGNAL
+    try:
+        return PolledTransport(stream, name, flags)
+    except OSError as error:
+        stream.close()
+        raise ConnectFailed(f"cannot use {name}: {error.strerror}") from error

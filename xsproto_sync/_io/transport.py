@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import select
+from _socket import socketpair  # monkey-patching replaces the one of the module `socket`
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from socket import MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, socketpair
+from socket import MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR
 from types import BuiltinFunctionType
 from typing import Any, Final
 
 from xsproto.adapters import transport
-from xsproto.adapters.streams import Wrapper
 from xsproto.adapters.transport import READ_SIZE, ConnectionTransport
+from xsproto.client import ClientConnection
 
-__all__ = ["NATIVE_SELECT", "SocketTransport", "WaitingTransport", "WrappedTransport"]
+__all__ = ["NATIVE_SELECT", "PolledTransport", "SocketTransport", "WaitingTransport"]
 
 #: The ``select.select`` that waits as a thread of the system does; None if it was patched before
 #: this module was imported. Where it is another one, threads may be greenlets, and only
@@ -116,23 +118,52 @@ class SocketTransport(transport.SocketTransport, WaitingTransport):
             pass  # the daemon has ended it before
 
 
-class WrappedTransport(transport.SocketTransport, WaitingTransport):
-    """A stream that is no plain socket; its callers wait for its descriptor.
+class PolledTransport(transport.SocketTransport, WaitingTransport):
+    """A stream whose callers wait for its descriptor, and never in a call of it.
+
+    A socket that waits in ``recv`` cannot be told that there is something to write as well. A Unix
+    socket need not be told: the daemon answers what it has, and that wakes the leader. Elsewhere a
+    part of a message may be all that is written.
 
     Arguments:
-        wrapper: the stream; it is closed with this.
+        stream: a `Wrapper` of `xsproto.adapters.streams`, or a socket that does not wait; it is
+            closed with this.
         name: its name, for messages.
+        flags: the flags of each ``send``.
+
+    Raises:
+        OSError: there can be no more descriptors.
     """
 
-    def __init__(self, wrapper: Wrapper, name: str) -> None:
+    def __init__(self, stream: Any, name: str, flags: int) -> None:
         WaitingTransport.__init__(self, name)
-        transport.SocketTransport.__init__(self, wrapper, name, 0)
+        transport.SocketTransport.__init__(self, stream, name, flags)
         # Nothing else wakes a thread that polls the descriptor.
         self._wakeup, self._waker = socketpair()
+        self._wakeup.setblocking(False)
+        self._waker.setblocking(False)
+        self._woken = False
 
     def wakeup_fds(self) -> tuple[int, ...]:
         """See `WaitingTransport`."""
         return (self._wakeup.fileno(),)
+
+    def write(self, engine: ClientConnection) -> None:
+        """See `ConnectionTransport`."""
+        blocked = self.write_blocked
+        super().write(engine)
+        if self.write_blocked and not blocked and not self._woken and self._waker.fileno() >= 0:
+            # The leader may wait for something to read only.
+            self._woken = True
+            self._waker.send(b"\0")
+
+    def read_now(self) -> bytes:
+        """See `ConnectionTransport`."""
+        if self._woken:
+            self._woken = False
+            with suppress(OSError):  # an interrupt came before the byte was sent
+                self._wakeup.recv(1)
+        return self._recv(READ_SIZE)
 
     def shutdown(self) -> None:
         """See `WaitingTransport`."""
