@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -338,7 +338,7 @@ def test_the_next_step_after_one_that_was_interrupted_ends_the_connection(
         other = client.watch(b"/other").__enter__()
         other.get(timeout=10)
         client._connection.session.changing = True  # as if a step had been interrupted
-        calls = {
+        calls: dict[str, Callable[[], Any]] = {
             "call": lambda: client.read(b"/"),
             "batch": lambda: client.read_many([b"/"]),
             "event": lambda: other.get(timeout=10),

@@ -1,7 +1,7 @@
 """TLS before a daemon's Unix socket, with a certificate made on the spot.
 
-    with TlsProxy() as proxy:
-        Client(sock=proxy.connect(daemon.socket_path))
+with TlsProxy() as proxy:
+    Client(sock=proxy.connect(daemon.socket_path))
 """
 
 from __future__ import annotations

@@ -70,6 +70,7 @@ from .store.profiles import FEATURE_WATCH_DEPTH
 __all__ = ["Connection", "Daemon"]
 
 _WATCH: Final = Watch.op
+_SLASH: Final = ord("/")
 
 
 @define(eq=False)
@@ -217,9 +218,10 @@ class Daemon:
             for received in requests:
                 op, _, tx_id, payload = received
                 try:
-                    operation = operations.get(op)
-                    if operation is None:
-                        raise StoreError("ENOSYS")
+                    try:
+                        operation = operations[op]
+                    except KeyError:
+                        raise StoreError("ENOSYS") from None
                     if operation.privileged and not caller.privileged:
                         raise StoreError("EACCES")
                     tx = None
@@ -297,7 +299,7 @@ class Daemon:
 
     def _read(self, caller: Caller, tx: Transaction | None, request: Read) -> bytes:
         path = request.path
-        if path[:1] != b"/":
+        if not path or path[0] != _SLASH:
             path = caller.canonical(path)
         return self.store.node(caller, tx, path).value
 
