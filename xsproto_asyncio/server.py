@@ -1,4 +1,4 @@
-"""A XenStore daemon on Unix sockets, served by an asyncio loop."""
+"""A XenStore daemon on sockets, served by an asyncio loop."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import select
 import selectors
 import socket
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from xsproto.adapters.server import PAUSE, Service, make_poller
 from xsproto.daemon import Daemon
+
+from ._bridge import Stream, bridge, check_stream
 
 __all__ = ["Server"]
 
 
 class Server(Service):
-    """Serves a daemon on the sockets that it is told to `listen` on.
+    """Serves a daemon on the sockets that it is told to `listen` on, and on connected sockets.
 
     The loop that runs when it is made serves from then on until `close`. No task is needed.
     ``async with`` closes it.
@@ -30,6 +32,7 @@ class Server(Service):
         super().__init__(daemon, os, socket, make_poller(select, selectors))
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._bridges: set[asyncio.Task[Any]] = set()
         self._loop.add_reader(self.poller.fileno(), self._ready)
 
     def _ready(self) -> None:
@@ -42,12 +45,46 @@ class Server(Service):
         self._timer = None
         super().resume()
 
+    def serve_connection(self, sock: socket.socket | Stream, domid: int = 0) -> None:
+        """Serve a connected socket or stream, whose client acts as a domain.
+
+        Everything that `xsproto.adapters.server.Service.serve_connection` says holds for streams,
+        too. The server closes the stream at the end of the connection. Nothing else may close it
+        before.
+
+        Arguments:
+            sock: a socket; or a pair ``(StreamReader, StreamWriter)`` of the server's loop.
+            domid: the domain, which must exist.
+        """
+        if not isinstance(sock, tuple):
+            super().serve_connection(sock, domid)
+            return
+        writer = check_stream(sock)
+        near, far = socket.socketpair()
+        try:
+            super().serve_connection(near, domid)
+        except BaseException:
+            near.close()
+            far.close()
+            raise
+        task = self._loop.create_task(bridge(sock, far))
+
+        def ended(_: object) -> None:
+            self._bridges.discard(task)
+            far.close()  # a task that was cancelled before it ran has closed neither
+            writer.transport.abort()
+
+        self._bridges.add(task)
+        task.add_done_callback(ended)
+
     def close(self) -> None:
         """End all connections and remove the sockets. Idempotent. Nothing is to be awaited."""
         if not self.ended:
             self._loop.remove_reader(self.poller.fileno())
             if self._timer is not None:
                 self._timer.cancel()
+            for task in self._bridges:
+                task.cancel()
             self.end()
 
     async def __aenter__(self) -> Self:
@@ -60,3 +97,5 @@ class Server(Service):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+        if self._bridges:
+            await asyncio.wait(self._bridges)

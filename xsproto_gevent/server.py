@@ -1,4 +1,4 @@
-"""A XenStore daemon on Unix sockets, served by a hub of gevent."""
+"""A XenStore daemon on sockets, served by a hub of gevent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SOCKET: Final = SimpleNamespace(
 
 
 class Server(Service):
-    """Serves a daemon on the sockets that it is told to `listen` on.
+    """Serves a daemon on the sockets that it is told to `listen` on, and on connected sockets.
 
     The hub of the thread that makes it serves from then on until `close`, whenever the program lets
     the hub run. No greenlet is needed. ``with`` closes it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import socket
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -132,6 +133,19 @@ class EmbeddedXenStore:
         client = Client(self.socket_path(domid), **options)
         self._clients.append(client)
         return client
+
+    def serve_connection(self, sock: socket.socket, domid: int = 0) -> None:
+        """Serve a connected socket, whose client acts as a domain.
+
+        See `xsproto.adapters.server.Service.serve_connection`. A domain exists from `add_domain`,
+        or its first `socket_path` or `client`, on.
+
+        Arguments:
+            sock: a connected stream socket, or an ``ssl.SSLSocket`` whose handshake is done.
+            domid: the domain, which must exist.
+        """
+        self._check_process()
+        self._server.serve_connection(sock, domid)
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:

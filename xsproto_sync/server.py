@@ -1,4 +1,4 @@
-"""A XenStore daemon on Unix sockets: one thread, one poller, any number of clients."""
+"""A XenStore daemon on sockets: one thread, one poller, any number of clients."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["Server"]
 
 
 class Server(Service):
-    """Serves a daemon on the sockets that it is told to `listen` on.
+    """Serves a daemon on the sockets that it is told to `listen` on, and on connected sockets.
 
     `start` serves in a thread of its own until `close`; `serve` serves in the calling thread.
-    ``with`` starts the server, and its end closes it. `listen`, `wake`, `start` and `close` may be
-    called from any thread.
+    ``with`` starts the server, and its end closes it. `listen`, `serve_connection`, `wake`, `start`
+    and `close` may be called from any thread.
 
     Arguments:
         daemon: the daemon to serve; None for an empty one. Use it under `lock` only, and call
@@ -49,6 +49,11 @@ class Server(Service):
         with self.lock:
             super().listen(path, domid)
         self.wake()
+
+    def serve_connection(self, sock: socket.socket, domid: int = 0) -> None:
+        """See `xsproto.adapters.server.Service.serve_connection`."""
+        with self.lock:
+            super().serve_connection(sock, domid)
 
     def wake(self) -> None:
         """Have the server look at its daemon again, after a change from outside."""

@@ -17,17 +17,17 @@ from xsproto.clients.asynchronous import Monitor, Transaction, Watch
 from .client import Client, open_client
 
 if TYPE_CHECKING:
-    from .server import serve
+    from .server import Server, serve
 
-__all__ = ["Client", "Monitor", "Transaction", "Watch", "open_client", "serve"]
+__all__ = ["Client", "Monitor", "Server", "Transaction", "Watch", "open_client", "serve"]
 
 
 def __getattr__(name: str) -> Any:
     # Only a program that serves a store pays for importing one.
-    if name == "serve":
-        from .server import serve
+    if name in ("Server", "serve"):
+        from . import server
 
-        return serve
+        return getattr(server, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

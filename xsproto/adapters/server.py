@@ -4,7 +4,8 @@ A `Service` has a poller. An adapter waits until something is ready there, and t
 `Service.step`. An event loop waits for the poller's own descriptor, which is readable while
 something is ready. The adapter also hands in the modules that do input and output.
 
-Each listening socket stands for one domain: clients that connect there act as that domain.
+Each listening socket stands for one domain: clients that connect there act as that domain. A
+client can also be handed in, as a socket that is connected already (`Service.serve_connection`).
 
 **The way of a request.** The poller says that a client's socket is readable. `Service.step` finds
 the client by its descriptor, receives what there is, and gives it to `Daemon.receive_data`, which
@@ -25,7 +26,8 @@ from functools import partial
 from typing import Any, Final
 
 from ..daemon.daemon import Connection, Daemon
-from ..errors import InvalidArgument, LocalProtocolError
+from ..errors import InvalidArgument, InvalidType, LocalProtocolError
+from .streams import TlsSocket, check_socket, is_tls, own_socket
 from .transport import READ_SIZE
 
 __all__ = ["PAUSE", "SelectorPoller", "Service", "make_poller"]
@@ -171,6 +173,40 @@ class Service:
         self._listeners[path] = (sock, domid)
         self._add_callback(sock, partial(self._accept, sock, domid))
 
+    def serve_connection(self, sock: Any, domid: int = 0) -> None:
+        """Serve a connected socket, whose client acts as a domain.
+
+        The server takes the socket over and closes it at the end of the connection. A plain socket
+        is detached: `sock` itself is closed from now on. What is refused is left as it is.
+
+        Arguments:
+            sock: a connected stream socket: an end of a socketpair, an accepted connection, or an
+                ``ssl.SSLSocket`` whose handshake is done.
+            domid: the domain. It must exist: it was given to `listen`, or to ``add_domain``.
+
+        Raises:
+            InvalidType: `sock` is no socket, or `domid` no int.
+            InvalidArgument: `sock` is closed, not connected, no stream, or its handshake is not
+                done; or the domain does not exist.
+            LocalProtocolError: the server is closed.
+        """
+        if self.ended:
+            raise LocalProtocolError("the server is closed")
+        if not isinstance(domid, int):
+            raise InvalidType(f"domid must be an int, not {type(domid).__name__}: {domid!r}")
+        if domid not in self.daemon.store.domains.existing:
+            raise InvalidArgument(
+                f"this store has no domain {domid}: create it first, with add_domain({domid})"
+            )
+        check_socket(sock)
+        if is_tls(sock):
+            sock = TlsSocket(sock)
+        else:
+            sock = own_socket(sock, self._socket.socket)
+            sock.setblocking(False)
+        self._add_client(sock, domid)
+        self.wake()  # the domain may have been introduced by that
+
     def _bind(self, sock: Any, path: str) -> None:
         try:
             sock.bind(path)
@@ -261,11 +297,11 @@ class Service:
                     self.poller.unregister(listener.fileno())
                     self.paused.append((listener, domid))
                 return False
+            sock.setblocking(False)
             self._add_client(sock, domid)
         return True
 
     def _add_client(self, sock: Any, domid: int) -> None:
-        sock.setblocking(False)
         connection = self.daemon.connect(domid)
         peer = connection.owner = _Peer(sock, connection)
         self._peers[peer.fd] = peer

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -19,12 +19,14 @@ from .discovery import Location, locate
 from .transport import Transport
 
 __all__ = [
+    "BridgedSocket",
     "CheckedTransport",
     "Stream",
     "TlsSocket",
     "Wrapper",
     "check_socket",
     "find",
+    "is_tls",
     "own_socket",
 ]
 
@@ -64,14 +66,21 @@ class Stream(NamedTuple):
 
 
 def find(
-    unix_socket_path: Any, xen_bus_path: Any, sock: Any, transport: Any, host: Any, os: Any
+    unix_socket_path: Any,
+    xen_bus_path: Any,
+    sock: Any,
+    transport: Any,
+    host: Any,
+    os: Any,
+    adopt: Callable[[Any], Stream] | None = None,
 ) -> Location | Stream:
     """Find what a client connects to, of the arguments that it was given.
 
     Arguments:
         unix_socket_path, xen_bus_path, host, os: see `xsproto.adapters.discovery.locate`.
         sock: a connected socket, or None.
-        transport: a `Transport`, or None.
+        transport: a `Transport`, or what `adopt` takes, or None.
+        adopt: makes a stream of `transport`; None to make one of a `Transport`.
 
     Raises:
         InvalidArgument: more than one place is given; or see `check_socket`, `CheckedTransport`.
@@ -90,8 +99,10 @@ def find(
         raise InvalidArgument(f"only one place of XenStore can be meant: {shown}")
     if sock is not None:
         check_socket(sock)
-        return Stream(TlsSocket(sock) if _is_tls(sock) else sock, _name_of(sock))
+        return Stream(TlsSocket(sock) if is_tls(sock) else sock, _name_of(sock))
     if transport is not None:
+        if adopt is not None:
+            return adopt(transport)
         return Stream(CheckedTransport(transport, os), f"transport {type(transport).__qualname__}")
     return locate(unix_socket_path, xen_bus_path, os, host)
 
@@ -114,7 +125,7 @@ def check_socket(sock: Any) -> None:
 
     Raises:
         InvalidType: it is no socket.
-        InvalidArgument: it is closed, not connected, or no stream; or its TLS handshake is not done.
+        InvalidArgument: it is closed, not connected, no stream, or its TLS handshake is not done.
     """
     names = "detach", "fileno", "getpeername", "recv", "send", "type"
     if isinstance(sock, type) or not all(hasattr(sock, name) for name in names):
@@ -135,8 +146,10 @@ def check_socket(sock: Any) -> None:
         raise InvalidArgument(
             f"sock is not connected: call its connect() first: {sock!r}: {error.strerror}"
         ) from error
-    if _is_tls(sock) and sock.version() is None:
-        raise InvalidArgument(f"call do_handshake() of sock first: {sock!r}")
+    if is_tls(sock) and sock.version() is None:
+        raise InvalidArgument(
+            f"the TLS handshake of sock is not done: call its do_handshake() first: {sock!r}"
+        )
 
 
 def _name_of(sock: Any) -> str:
@@ -149,7 +162,7 @@ def _name_of(sock: Any) -> str:
     return f"socket to {peer}" if peer else "socket without a name"
 
 
-def _is_tls(sock: Any) -> bool:
+def is_tls(sock: Any) -> bool:
     """Whether a socket is an ``ssl.SSLSocket``, of `ssl` or of gevent."""
     return hasattr(sock, "do_handshake") and hasattr(sock, "pending")
 
@@ -174,7 +187,15 @@ class TlsSocket(Wrapper):
         """See `Wrapper`."""
         self._sock.close()
 
-    def send(self, data: bytes | memoryview, flags: int) -> int:
+    def shutdown(self, how: int) -> None:
+        """Say ``close_notify``, so that the peer knows that nothing was cut off; then shut down."""
+        try:
+            self._sock.unwrap()
+        except (OSError, ValueError):
+            pass  # the peer's close_notify is not waited for, or the connection is gone
+        self._sock.shutdown(how)
+
+    def send(self, data: bytes | memoryview, flags: int = 0) -> int:
         """Send as much as can be sent now, which may be nothing. There are no flags over TLS."""
         try:
             count: int = self._sock.send(data)
@@ -197,6 +218,48 @@ class TlsSocket(Wrapper):
                 raise
             raise BlockingIOError from error
         return data
+
+
+class BridgedSocket(Wrapper):
+    """An end of a socketpair whose other end is carried to a stream, by a bridge of an adapter.
+
+    Arguments:
+        sock: the end of the socketpair; it is closed with this.
+        errors: gets the errors of the stream, before the bridge closes its end.
+        flags: the flags of each ``send``.
+    """
+
+    def __init__(self, sock: Any, errors: Sequence[Exception], flags: int) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._errors = errors
+        self._flags = flags
+
+    def fileno(self) -> int:
+        """See `Wrapper`."""
+        fd: int = self._sock.fileno()
+        return fd
+
+    def send(self, data: bytes | memoryview, flags: int) -> int:
+        """See `Wrapper`."""
+        count: int = self._sock.send(data, self._flags)
+        return count
+
+    def recv(self, size: int) -> bytes:
+        """See `Wrapper`. An error of the stream comes in the place of its end."""
+        try:
+            data: bytes = self._sock.recv(size)
+        except ConnectionError:
+            if not self._errors:
+                raise
+            data = b""
+        if not data and self._errors:
+            raise ConnectionResetError(repr(self._errors[0])) from self._errors[0]
+        return data
+
+    def close(self) -> None:
+        """See `Wrapper`."""
+        self._sock.close()
 
 
 class CheckedTransport(Wrapper):
