@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, cast
 
 import gevent
+import gevent.socket
 
 import xsproto.daemon
 import xsproto_gevent
 from xsproto.daemon.store import PROFILES
-from xsproto.testing import Cancelled, Client, DomainState
+from xsproto.testing import Cancelled, Client, DomainState, RawConnection
+from xsproto_sync.testing import _RawSocket
 
 from . import embedded_daemon as embedded
 from . import tls
@@ -149,6 +151,10 @@ class GeventHarness(SyncHarness):
         client = self._open_path(path, **self._options, **options)
         self._clients.append(client)
         return cast(Client, _AwaitableClient(client, client))
+
+    async def open_raw(self, domid: int = 0) -> RawConnection:
+        # The daemon may be in this hub: its own clients must not block it.
+        return _RawSocket(self.socket_path(domid), gevent.socket)
 
     def _open_path(self, path: str, **options: Any) -> xsproto_gevent.Client:
         return xsproto_gevent.Client(path, **options)

@@ -312,23 +312,24 @@ class CheckedTransport(Wrapper):
 
     def send(self, data: bytes | memoryview, flags: int) -> int:
         """Send as much as can be sent now. There are no flags."""
-        count: Any = 0
-        if self._failure is None:
-            try:
-                count = self._transport.send(data)
-            except BlockingIOError:
-                raise
-            except OSError as error:
-                self._failure = error
-                raise BlockingIOError from error  # nothing was written, and `recv` is called next
-            except Exception as error:
-                self._failure = OSError(f"send() of the transport raised {error!r}")
-        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= len(data):
+        if self._failure is not None:
+            raise BlockingIOError  # `recv` is called next, and raises the failure
+        try:
+            count: Any = self._transport.send(data)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self._failure = error
+            raise BlockingIOError from error  # nothing was written
+        except Exception as error:
+            self._failure = OSError(f"send() of the transport raised {error!r}")
+        else:
+            if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= len(data):
+                return count
             self._failure = OSError(
                 f"send() of the transport returned {count!r} for {len(data)} bytes"
             )
-        # After such a failure nobody knows what was written: the bytes count as handed out.
-        return 0 if self._failure is not None else count
+        return 0  # nobody knows what was written: the bytes count as handed out
 
     def recv(self, size: int) -> bytes:
         """Receive what is there."""
