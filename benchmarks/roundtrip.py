@@ -277,7 +277,7 @@ def decoding(plan: Plan, report: Report) -> None:
 
     def waiting_session() -> tuple[Session, Waiter]:
         session, waiter = Session(ClientConnection()), Waiter()
-        session.submit(waiter, [request] * count)
+        session.send_all(waiter, [request] * count)
         session.engine.data_to_send()
         session.enter(waiter)
         return session, waiter
@@ -285,8 +285,7 @@ def decoding(plan: Plan, report: Report) -> None:
     def through_session(made: tuple[Session, Waiter]) -> None:
         session, waiter = made
         for chunk in chunks:
-            session.inbox.append(chunk)
-            session.received()
+            session.received(chunk)
         assert waiter.done
 
     results = compete(

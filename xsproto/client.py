@@ -114,17 +114,17 @@ class Exchange:
         handle: another one, for what the caller is woken with.
     """
 
-    # `send` sets the first five. The others keep these values until they change: an __init__ that
+    # `send` sets the first four. The others keep these values until they change: an __init__ that
     # sets them all would cost more than what is left of `send`.
     id: int
     request: Request[Any]
-    tx_id: int
     # The request as a packet while it is in the queue; None once it was handed out or withdrawn.
     message: bytes | None
     # The type of a reply that needs nothing done but to be kept; -1 if any reply does.
     plain_op: int
     # None; the payload of a successful reply; an error name; or the error that ended the wait.
     answer: bytes | XenStoreError | None = None
+    tx_id = 0
     abandoned = False
     withdrawn = False
     owner: Any = None
@@ -176,7 +176,8 @@ class Exchange:
         """
         answer = self.answer
         if answer.__class__ is not bytes:
-            return self._failure()
+            self.answer = failure = self._failure()
+            return failure
         try:
             return self.request.parse_reply(answer)
         except XenStoreError as error:
@@ -195,8 +196,8 @@ class Exchange:
         assert isinstance(answer, _Refusal)
         code = answer.removesuffix(NUL).decode("ascii", "backslashreplace")
         path = getattr(self.request, "path", None)
-        self.answer = error_from_code(code, request=self.request, path=path)
-        return self.answer
+        # Not kept here: an error that `result` raises refers to its frames, and so to this.
+        return error_from_code(code, request=self.request, path=path)
 
 
 # What a request id stands for that no outstanding request has. No packet has its type.
@@ -366,11 +367,11 @@ class ClientConnection:
             AlreadyExists: a watch with this path and token is set.
             ConnectionClosed: the connection is closed.
         """
-        if self.closed is not None:
-            raise _not_sent(self.closed, request)
         payload = request.payload()
         size = len(payload)
         if size > self._max_payload:
+            if self.closed is not None:
+                raise _not_sent(self.closed, request)
             raise _too_long(request, size, self._max_payload)
         needs_check = request.needs_check
         if tx_id or needs_check:
@@ -382,7 +383,8 @@ class ClientConnection:
         exchange = Exchange()
         exchange.id = rq_id
         exchange.request = request
-        exchange.tx_id = tx_id
+        if tx_id:
+            exchange.tx_id = tx_id
         exchange.plain_op = op = request.op
         exchange.message = _pack(op, rq_id, tx_id, size) + payload
         self._queue.append(exchange)
@@ -432,7 +434,8 @@ class ClientConnection:
         """Take a request back, if it was not handed out.
 
         Returns:
-            Whether the daemon will never see the request. If not, it is on its way: `abandon` it.
+            Whether the request is withdrawn, and the daemon will never see it. If not, it was
+            handed out or has ended: `abandon` it.
         """
         if exchange.message is None or exchange.answer is not None:
             return exchange.withdrawn
@@ -457,9 +460,14 @@ class ClientConnection:
         Its id stays taken until the answer comes. If the request was part of a transaction, the
         transaction is doomed, because its contents are unknown from then on. If the answer is there
         already, or once it comes, the engine ends what the request began: a transaction, a watch.
+        Idempotent.
         """
+        if exchange.abandoned:
+            return  # what it began may be over, and its transaction's id another one's by now
         exchange.abandoned = True
         exchange.plain_op = -1
+        if exchange.done and exchange in self.events:
+            self.events.remove(exchange)
         if exchange.tx_id and exchange.answer is None and not exchange.withdrawn:
             self._move_open_transaction(exchange.tx_id, TransactionInput.ABANDON)
         elif exchange.answer.__class__ is bytes and exchange.request.changes_state:
@@ -516,6 +524,7 @@ class ClientConnection:
             if (exchange := self.outstanding.pop(header[1], None)) is not None:
                 exchange.message = _pack(*header) + payload
                 self._queue.appendleft(exchange)
+                self.window_full = False  # else what was handed out before might now have to wait
 
     # In
 
@@ -557,9 +566,11 @@ class ClientConnection:
 
     def _join(self, data: bytes) -> bytes:
         """Return `data` behind the rest of earlier data; nothing if no packet is whole yet."""
+        if self.closed is not None:
+            return b""
         self._rest.append(data)
         self._rest_size += len(data)
-        if self.closed is not None or self._rest_size < self._needed:
+        if self._rest_size < self._needed:
             return b""
         data = b"".join(self._rest)
         self._forget_rest()
@@ -627,7 +638,7 @@ class ClientConnection:
         """End the connection: every unanswered request fails with `reason`. Idempotent."""
         if self.closed is not None:
             return
-        self.closed = reason
+        self._max_payload = -1  # so that `send` refuses everything
         for exchange in self.outstanding.values():
             exchange.answer = _unanswered(reason, exchange.request)
         for exchange in self._queue:
@@ -642,6 +653,7 @@ class ClientConnection:
         self._watches.clear()
         self._forget_rest()
         self._rest.append(b"")  # so that `receive_data` comes by `_join`, which looks at `closed`
+        self.closed = reason  # last: after an interrupt the next call does all of this again
 
     # What answers do to transactions and watches
 
@@ -708,15 +720,13 @@ class ClientConnection:
 
     def _settle(self, request: Watch | Unwatch) -> None:
         """Move the watch of a request that has ended; forget a watch that is unset."""
-        paths = self._watches.get(request.token, {})
-        watched = paths.get(request.path)
-        if watched is None:
-            return
+        paths = self._watches[request.token]
+        watched = paths[request.path]
         watched.settle()
         if watched.shown is _W.UNSET:
-            paths.pop(request.path, None)
+            del paths[request.path]
             if not paths:
-                self._watches.pop(request.token, None)
+                del self._watches[request.token]
 
     def _reset(self) -> None:
         gone = [

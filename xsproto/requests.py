@@ -223,10 +223,10 @@ class _OnePath(Request[T]):
     transactional: ClassVar[bool] = True
 
     def payload(self) -> bytes:
-        path = self.path
-        if path.__class__ is bytes and (encoded := valid_paths.get(path)) is not None:
-            return encoded
-        return check_node_path(path) + NUL
+        try:
+            return valid_paths[self.path]
+        except (KeyError, TypeError):  # TypeError: it cannot even be looked up
+            return check_node_path(self.path) + NUL
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:

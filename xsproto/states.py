@@ -133,10 +133,8 @@ TRANSACTION: Final[Mapping[tuple[TransactionState, TransactionInput], Transactio
             (_T.STARTED, _TI.COMMIT): _T.ENDING,
             (_T.STARTED, _TI.ROLLBACK): _T.ENDING,
             (_T.STARTED, _TI.ABANDON): _T.DOOMED,
-            # A TRANSACTION_END can be withdrawn or answered though the state is not ENDING: an
-            # interrupt came between queueing it and moving the state; or an interrupted `withdraw`
-            # is done again; or it was meant for an earlier transaction with the same id, which
-            # RESET_WATCHES ended.
+            # A TRANSACTION_END can be withdrawn or answered though the state is not ENDING: it was
+            # meant for an earlier transaction with the same id, which RESET_WATCHES ended.
             (_T.STARTED, _TI.WITHDRAW): _T.DOOMED,
             (_T.STARTED, _TI.FORGET): _T.LOST,
             (_T.STARTED, _TI.ANSWER): _T.ENDED,

@@ -137,7 +137,7 @@ class Packet:
 def split_packets(data: bytes, max_payload: int) -> tuple[list[RawPacket], int, int | None]:
     """Find the whole packets at the start of `data`.
 
-    `ClientConnection.process` has this loop written out, because the tuples of each packet would
+    `ClientConnection.receive_data` has this loop written out, because a tuple for each packet would
     cost a tenth of its rate, and so has `ServerConnection.requests_received`, which also stops
     where the answers might have no room. Tests compare both with this function.
 

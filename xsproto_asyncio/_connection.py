@@ -48,15 +48,9 @@ class Connection(EventLoopConnection):
         while self.session.closed is None and self._end_poll.poll(0):
             self.receive()
 
-    def receive(self) -> bool:
+    def call_receive_again(self) -> None:
         """See `EventLoopConnection`."""
-        try:
-            return super().receive()
-        except BaseException:
-            # It came out of a signal handler, and interrupted the step. The descriptor need not
-            # become readable again: without this nobody would find that out and tell the tasks.
-            self._loop.call_soon(self.receive)
-            raise
+        self._loop.call_soon(self.receive)
 
     def check_owner(self) -> None:
         """See `EventLoopConnection`."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from xsproto.adapters.blocking import Backend, BlockingClientBase
 from xsproto.adapters.deadlines import Clock
-from xsproto.adapters.device import device_session, watch_session
+from xsproto.adapters.device import device_session
 from xsproto.adapters.streams import find
 from xsproto.adapters.transport import Transport
 from xsproto.clients.connection import DEFAULT, Timeout
@@ -34,7 +34,7 @@ def _open_requests(path: str, clock: Clock) -> Connection:
 
 
 def _open_watches(path: str, clock: Clock) -> Connection:
-    return Connection(WatchTransport(path), clock, watch_session())
+    return Connection(WatchTransport(path), clock, device_session())
 
 
 def _adopt(sock: Any, name: str, clock: Clock) -> Connection:

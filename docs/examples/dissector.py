@@ -41,17 +41,18 @@ class Dissector:
 
 
 def main() -> None:
-    client, daemon, dissector = ClientConnection(), Daemon(), Dissector()
+    client, daemon, dissector = ClientConnection(max_outstanding=1), Daemon(), Dissector()
     connection = daemon.connect()
     client.send(Write(b"/vm/name", b"web"))
     client.send(Watch(b"/vm", b"token"))
     client.send(Directory(b"/vm"))
     client.send(Read(b"/vm/size"))
-    for message in client.data_to_send():
+    while message := client.data_to_send():
         print(*dissector.client_sends(message), sep="\n")
         daemon.receive_data(connection, message)
         for _, data in daemon.data_to_send():
             print(*dissector.daemon_sends(data), sep="\n")
+            client.receive_data(data)
 
 
 if __name__ == "__main__":

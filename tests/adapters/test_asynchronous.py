@@ -100,7 +100,7 @@ class Wire:
         engine = self.session.engine
         assert self.session.waiting == 0
         assert self.session._listeners == {}
-        assert engine.outstanding == 0
+        assert engine.outstanding == {}
         assert engine.transactions == {}
         assert engine.watches == {}
         caller = self.daemon_connection.caller
@@ -424,7 +424,7 @@ def test_an_error_of_the_socket_ends_the_connection(loop: Loop) -> None:
         task = loop.spawn(wire.client.read(b"/a"))
         await wire.turns()
 
-        def broken(inbox: list[bytes]) -> None:
+        def broken() -> bytes:
             raise ConnectionResetError(104, "Connection reset by peer")
 
         wire.transport.read_now = broken  # type: ignore[method-assign]  # of this one alone
@@ -489,17 +489,45 @@ def test_a_wait_for_an_event_may_be_given_up(loop: Loop) -> None:
     wired(loop, test)
 
 
-def test_whoever_comes_acts_on_what_was_left_undone(loop: Loop) -> None:
+@pytest.mark.parametrize("how", ["call", "batch", "event", "post", "receive", "close"])
+def test_the_next_step_after_one_that_was_interrupted_ends_the_connection(
+    loop: Loop, how: str
+) -> None:
     async def test(wire: Wire) -> None:
+        events = wire.client.watch(b"/a")
+        await wire.do(events.__aenter__())
+        await wire.do(events.get())
+        transaction = wire.client.transaction()
+        await wire.do(transaction.__aenter__())
         tasks = [loop.spawn(wire.client.read(b"/")) for _ in range(2)]
+        tasks.append(loop.spawn(events.get()))
         await wire.turns()
+        wire.seen.clear()
         wire.take()
-        wire.session.inbox.append(wire._answers)  # as if a task had been interrupted there
-        wire._answers = b""
-        tasks.append(loop.spawn(wire.client.read(b"/tool")))
+        wire.session.changing = True  # as if a step had been interrupted
+        if how == "receive":
+            wire.give()
+        elif how == "close":
+            wire.client.close()
+        elif how == "post":
+            await transaction.__aexit__(Cancelled, Cancelled(), None)
+        else:
+            calls = {
+                "call": lambda: wire.client.read(b"/never"),
+                "batch": lambda: wire.client.read_many([b"/never"]),
+                "event": events.get,
+            }
+            with pytest.raises(ConnectionClosed, match="interrupted its bookkeeping"):
+                await calls[how]()
         for task in tasks:
-            assert await wire.serve(task) == b""
-        await wire.assert_whole()
+            with pytest.raises(ConnectionClosed, match="interrupted its bookkeeping"):
+                await task.result()
+        assert wire.transport.fileno() == -1
+        assert wire.seen == [rq.Read(b"/")] * 2
+        assert wire.session.leader is None or wire.session.leader.exchanges == ()
+        events.close()
+
+    wired(loop, test)
 
     wired(loop, test)
 

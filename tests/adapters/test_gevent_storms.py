@@ -131,7 +131,7 @@ def assert_clean(client: Client) -> None:
     assert not session.to_wake
     engine = session.engine
     assert not engine.outstanding
-    assert not engine.has_unsent
+    assert not engine.data_to_send()
     assert not engine.transactions
     assert not engine.watches
     assert not session._listeners
@@ -147,7 +147,7 @@ def test_a_greenlet_killed_at_any_switch_leaves_nothing_behind(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch, call: Callable[[Client], None], woken: bool
 ) -> None:
     def clean(client: Client) -> None:
-        assert not client._connection.session.engine.has_unsent
+        assert not client._connection.session.engine.data_to_send()
         assert_clean(client)
 
     kill_at_each_switch(monkeypatch, lambda: Client(daemon.socket_path), call, woken, clean)

@@ -17,7 +17,7 @@ import pytest
 import xsproto_sync
 from xsproto import ConnectFailed, ConnectionClosed, Forked, InvalidArgument, InvalidType, TimedOut
 from xsproto.wire import HEADER, Op
-from xsproto_sync._io.sockets import UnixTransport
+from xsproto_sync._io.transport import SocketTransport
 
 from ..support.daemons import Connection, Daemon, require
 
@@ -162,20 +162,21 @@ class Busy:
         self.go_on = threading.Event()
         self.outcomes: dict[str, Any] = {}
         self.threads: list[threading.Thread] = []
-        self._write = client._connection.transport.write
-        client._connection.transport.write = self.write  # type: ignore[method-assign]
+        transport = client._connection.transport
+        assert isinstance(transport, SocketTransport)
+        self._send, transport._send = transport._send, self.send
         self.watch = client.watch(b"/busy")
         self.watch.__enter__()
         self.watch.get()
         self.call("leader", self.watch.get)
         self.until(lambda: self.client._connection.session.leader is not None)
 
-    def write(self, data: bytes | memoryview, written: list[int]) -> None:
+    def send(self, data: bytes | memoryview, flags: int) -> int:
         self.written.append(bytes(data))
         if self.slow:
             self.writing.set()
             assert self.go_on.wait(10)
-        self._write(data, written)
+        return self._send(data, flags)
 
     def call(self, name: str, function: Any) -> None:
         def run() -> None:
@@ -235,8 +236,8 @@ def test_who_comes_while_another_thread_writes_leaves_its_request_to_it(busy: Bu
 def test_while_a_thread_writes_what_it_writes_cannot_be_withdrawn(busy: Busy) -> None:
     client = busy.client
     busy.write_slowly("writer", lambda: client.read(b"/a"))
-    (exchange,) = client._connection.session.engine._outbox[0]
-    assert not client._connection.session.engine.withdraw(exchange.rq_id)
+    (exchange,) = client._connection.session.engine.outstanding.values()
+    assert not client._connection.session.engine.withdraw(exchange)
     # What is still queued can.
     with pytest.raises(TimedOut, match="not sent") as caught:
         client.write(b"/a", b"never", timeout=0)
@@ -276,23 +277,57 @@ def test_the_lead_may_pass_to_the_thread_that_writes_while_the_client_is_closed(
     assert isinstance(busy.outcomes["writer"], ConnectionClosed)
 
 
-def test_an_interrupted_writer_leaves_the_rest_to_others(busy: Busy) -> None:
+def test_an_interrupted_writer_ends_the_connection(busy: Busy) -> None:
     client = busy.client
+    transport = client._connection.transport
+    assert isinstance(transport, SocketTransport)
 
-    def read() -> bytes:
-        client._connection.transport.write = interrupt  # type: ignore[method-assign]
-        return client.read(b"/a")
-
-    def interrupt(data: bytes | memoryview, written: list[int]) -> None:
-        client._connection.transport.write = busy.write  # type: ignore[method-assign]
+    def interrupt(data: bytes | memoryview, flags: int) -> int:
+        busy._send(data[:10], flags)
         raise KeyboardInterrupt
 
+    def read() -> bytes:
+        transport._send = interrupt
+        return client.read(b"/a")
+
     busy.call("writer", read)
-    busy.until(lambda: "writer" in busy.outcomes)
+    # Nobody knows how much it has written. The leader, too, is told so at once.
+    busy.until(lambda: len(busy.outcomes) == 2)
     assert isinstance(busy.outcomes["writer"], KeyboardInterrupt)
-    assert client.read(b"/a", timeout=10) == b"value"
-    client.write(b"/busy", b"")
+    assert isinstance(busy.outcomes["leader"], ConnectionClosed)
+    with pytest.raises(ConnectionClosed, match="interrupted its bookkeeping"):
+        client.read(b"/a", timeout=10)
     busy.end()
+    assert transport.fileno() == -1
+
+
+@pytest.mark.parametrize("how", ["call", "batch", "event", "post", "close"])
+def test_the_next_step_after_one_that_was_interrupted_ends_the_connection(
+    daemon: Daemon, how: str
+) -> None:
+    with xsproto_sync.Client(daemon.socket_path) as client:
+        busy = Busy(client)
+        transaction = client.transaction().__enter__()
+        other = client.watch(b"/other").__enter__()
+        other.get(timeout=10)
+        client._connection.session.changing = True  # as if a step had been interrupted
+        calls = {
+            "call": lambda: client.read(b"/"),
+            "batch": lambda: client.read_many([b"/"]),
+            "event": lambda: other.get(timeout=10),
+        }
+        if how in calls:
+            with pytest.raises(ConnectionClosed, match="interrupted its bookkeeping"):
+                calls[how]()
+        elif how == "post":
+            transaction.__exit__(KeyError, KeyError(), None)
+        else:
+            client.close()
+        busy.until(lambda: "leader" in busy.outcomes)
+        assert "interrupted its bookkeeping" in str(busy.outcomes["leader"])
+        assert client.closed is busy.outcomes["leader"]
+        busy.end()
+        assert client._connection.transport.fileno() == -1
 
 
 def test_no_call_leaves_anything_to_the_garbage_collector(daemon: Daemon) -> None:
@@ -413,8 +448,8 @@ def test_the_default_timeout_of_sockets_does_not_hold_here(daemon: Daemon) -> No
     try:
         with xsproto_sync.Client(daemon.socket_path) as client:
             transport = client._connection.transport
-            assert isinstance(transport, UnixTransport)
-            assert transport._sock.gettimeout() is None
+            assert isinstance(transport, SocketTransport)
+            assert transport.sock.gettimeout() is None
     finally:
         socket.setdefaulttimeout(before)
 
@@ -439,11 +474,11 @@ def test_a_daemon_that_never_stops_sending_cannot_prolong_a_call(daemon: Daemon)
     with xsproto_sync.Client(daemon.socket_path) as client:
         reads = 0
 
-        def read_now(inbox: list[bytes]) -> None:
+        def read_now() -> bytes:
             nonlocal reads
             reads += 1
             assert reads < 1000
-            inbox.append(HEADER.pack(Op.WATCH_EVENT, 0, 0, 5) + b"/a\0t\0")
+            return HEADER.pack(Op.WATCH_EVENT, 0, 0, 5) + b"/a\0t\0"
 
         client._connection.transport.read_now = read_now  # type: ignore[method-assign]
         client._connection.transport.wait = lambda timeout, write: True  # type: ignore[method-assign]

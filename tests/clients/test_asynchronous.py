@@ -61,7 +61,7 @@ def assert_whole(client: AsyncMemory) -> None:
     for _ in range(3):  # late answers, what they have undone, and its answers
         assert run(client.exists(b"/"))
     assert session._listeners == {}
-    assert session.engine.outstanding == 0
+    assert session.engine.outstanding == {}
     assert daemon.transactions == {}
     assert daemon.watches == []
     assert session.engine.transactions == {}
@@ -842,4 +842,4 @@ def test_every_suspension_may_find_the_connection_closed(scenario: Scenario) -> 
         assert session._listeners == {}
         if session.closed is None:
             break
-        assert session.engine.outstanding == 0
+        assert session.engine.outstanding == {}

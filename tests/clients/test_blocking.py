@@ -9,7 +9,7 @@ not answer at once it never will, and the wait ends with `TimedOut`, or with an 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 from xsproto import requests as rq
 from xsproto.client import Exchange
 from xsproto.clients.blocking import Transaction, Watch
-from xsproto.clients.connection import DEFAULT, run_despite_interrupt
+from xsproto.clients.connection import DEFAULT
 from xsproto.clients.event_queue import WatchEvent
 from xsproto.clients.session import Waiter
 from xsproto.errors import (
@@ -79,7 +79,7 @@ def assert_whole(client: BlockingMemory, *, left: bool = False) -> None:
     for _ in range(3):  # late answers, what they have undone, and its answers
         assert client.exists(b"/")
     assert session._listeners == {}
-    assert left or session.engine.outstanding == 0
+    assert left or session.engine.outstanding == {}
     assert daemon.transactions == {}
     assert daemon.watches == []
     assert left or session.engine.transactions == {}
@@ -665,12 +665,23 @@ class Stalled(BlockingMemory):
 
     at, how = 0, ""
 
-    def _begin(self, *args: Any) -> None:
+    def _stall(self) -> None:
         if self.waits == self.at:
             self.daemon.delays = True
             self.daemon.room = {"unsent": 0, "half sent": 7}.get(self.how)
             self.daemon.dead = self.how == "dead"
-        super()._begin(*args)
+
+    def _send(self, *args: Any) -> Exchange:
+        self._stall()
+        return super()._send(*args)
+
+    def _send_all(self, *args: Any) -> Waiter:
+        self._stall()
+        return super()._send_all(*args)
+
+    def _listen(self, *args: Any) -> Waiter:
+        self._stall()
+        return super()._listen(*args)
 
 
 @pytest.mark.parametrize("error", [TimedOut("not in time"), Interrupt()], ids=["time", "interrupt"])
@@ -701,19 +712,22 @@ def test_every_wait_may_find_the_connection_closed(
         assert session.leader is None
         assert session.waiting == 0
         assert session._listeners == {}
-        assert session.closed is None or session.engine.outstanding == 0
+        assert session.closed is None or session.engine.outstanding == {}
 
 
 def test_an_interrupt_between_the_start_and_its_end() -> None:
-    class Answers(list[Exchange]):
-        def __getitem__(self, index: Any) -> Any:
-            raise Interrupt
-
     class Interrupted(BlockingMemory):
-        def exchange(self, tx_id: int, requests: Any, at: Any) -> Sequence[Exchange]:
-            exchanges = super().exchange(tx_id, requests, at)
-            starts = isinstance(requests[0], rq.TransactionStart)
-            return Answers(exchanges) if starts else exchanges
+        def exchange(
+            self,
+            request: rq.Request[Any],
+            tx_id: int,
+            deadline: float | None,
+            waiter: Waiter | None = None,
+        ) -> Exchange:
+            exchange = super().exchange(request, tx_id, deadline, waiter)
+            if isinstance(request, rq.TransactionStart):
+                raise Interrupt  # before the caller has the exchange
+            return exchange
 
     daemon = Daemon()
     client = Interrupted(daemon)
@@ -748,31 +762,15 @@ def test_an_interrupted_get_leaves_nobody_waiting() -> None:
     assert_whole(client)
 
 
-def test_a_clean_up_that_is_interrupted_is_done_again() -> None:
-    done: list[str] = []
-
-    def clean_up(what: str) -> str:
-        done.append(what)
-        if len(done) == 1:
-            raise Interrupt
-        return what
-
-    with pytest.raises(Interrupt):
-        run_despite_interrupt(clean_up, "this")
-    assert done == ["this", "this"]
-    assert run_despite_interrupt(clean_up, "that") == "that"
-
-
 # What tests have found before
 
 
 def test_an_answer_that_comes_while_time_is_up_was_sent() -> None:
     _, client = opened(a=b"1")
-    waiter = Waiter()
-    client._begin(waiter, (rq.Read(b"/a"),))
+    exchange = client._send(rq.Read(b"/a"), 0, None)
     client._receive()
-    assert waiter.done
-    assert client._cancel(waiter)
+    assert exchange.done
+    assert client._cancel(exchange)
 
 
 def test_a_token_can_be_used_again_at_once() -> None:

@@ -35,9 +35,9 @@ def put(queue: EventQueue, changes: Iterable[Change]) -> None:
 
 
 def take_all(queue: EventQueue) -> list[WatchEvent]:
-    taken: list[WatchEvent] = []
+    taken = []
     while queue:
-        queue.take(taken)
+        taken.append(queue.take())
     return taken
 
 
@@ -107,8 +107,7 @@ def test_one_event_more_collapses_all_to_one_of_every_watch() -> None:
 def test_once_an_overflow_is_taken_its_watchs_changes_count_again_and_others_not_yet() -> None:
     queue = queue_of(A, B, limit=3)
     put(queue, [(b"/a/%d" % number, b"token-a") for number in range(4)])
-    taken: list[WatchEvent] = []
-    queue.take(taken)
+    queue.take()
     put(queue, [(b"/a/1", b"token-a"), (b"/b/1", b"token-b")])
     assert take_all(queue) == [
         WatchEvent(b"/b", b"token-b", overflow=True),
@@ -131,18 +130,25 @@ def test_the_bound_is_1024_unless_told() -> None:
 def test_what_is_put_back_is_the_first_again() -> None:
     queue = queue_of(A)
     put(queue, [(b"/a/%d" % number, b"token-a") for number in range(3)])
-    taken: list[WatchEvent] = []
-    queue.take(taken)
-    queue.take(taken)
-    queue.put_back(taken)
+    first, second = queue.take(), queue.take()
+    queue.put_back(second)
+    queue.put_back(first)
     assert [event.path for event in take_all(queue)] == [b"/a/0", b"/a/1", b"/a/2"]
+
+
+def test_what_is_put_back_leaves_an_overflow_that_came_meanwhile() -> None:
+    queue = queue_of(A, limit=1)
+    queue.put(b"/a", b"token-a")
+    taken = queue.take()
+    put(queue, [(b"/a/1", b"token-a"), (b"/a/2", b"token-a")])
+    queue.put_back(taken)
+    assert take_all(queue) == [WatchEvent(b"/a", b"token-a", overflow=True)]
 
 
 def test_an_overflow_that_is_put_back_is_one_even_if_its_path_changed_meanwhile() -> None:
     queue = queue_of(A, limit=1)
     put(queue, [(b"/a/1", b"token-a"), (b"/a/2", b"token-a")])
-    taken: list[WatchEvent] = []
-    queue.take(taken)
+    taken = queue.take()
     queue.put(b"/a", b"token-a")
     queue.put_back(taken)
     assert take_all(queue) == [WatchEvent(b"/a", b"token-a", overflow=True)]
@@ -167,7 +173,7 @@ def test_a_watch_that_comes_again_after_an_overflow_is_heard_again() -> None:
 
 def test_nothing_can_be_taken_from_an_empty_queue() -> None:
     with pytest.raises(StopIteration):
-        EventQueue().take([])
+        EventQueue().take()
 
 
 def test_there_is_no_point_in_waiting_if_an_event_is_here_or_none_will_ever_come() -> None:
@@ -201,7 +207,7 @@ class Queues(RuleBasedStateMachine):
         self.limit = 1  # so that much overflows
         self.queue = queue_of(*WATCHES[:2], limit=self.limit)
         self.untold: set[Change] = set()
-        self.last: list[WatchEvent] = []
+        self.last: WatchEvent | None = None
         self.told: set[Change] = set()  # by the last event taken
 
     @rule(change=changes)
@@ -214,18 +220,17 @@ class Queues(RuleBasedStateMachine):
     @precondition(lambda self: len(self.queue) > 0)
     @rule()
     def take(self) -> None:
-        self.last = []
-        self.queue.take(self.last)
-        (event,) = self.last
+        self.last = event = self.queue.take()
         self.told = {change for change in self.untold if tells(event, change)}
         self.untold -= self.told
 
-    @precondition(lambda self: self.last)
+    @precondition(lambda self: self.last is not None)
     @rule()
     def put_back(self) -> None:
+        assert self.last is not None
         self.queue.put_back(self.last)
         self.untold |= self.told
-        self.last, self.told = [], set()
+        self.last, self.told = None, set()
 
     @rule(watch=st.sampled_from(WATCHES))
     def add_watch(self, watch: Change) -> None:
@@ -238,7 +243,8 @@ class Queues(RuleBasedStateMachine):
         tokens = {token for _, token in self.queue.watches}
         for events in (self.untold, self.told):
             events.difference_update({change for change in events if self.orphan(change)})
-        self.last = [event for event in self.last if event.token in tokens]
+        if self.last is not None and self.last.token not in tokens:
+            self.last = None
 
     def orphan(self, change: Change) -> bool:
         return not any(

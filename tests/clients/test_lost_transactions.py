@@ -133,23 +133,3 @@ def test_transact_of_an_awaited_function() -> None:
     tried.clear()
     with pytest.raises(RetriesExhausted):
         run(client.transact(function, attempts=2))
-
-
-def test_a_transaction_goes_on_where_it_was_begun() -> None:
-    here, there = BlockingMemory(Daemon(a=b"here")), BlockingMemory(Daemon(a=b"there"))
-    # As of a connection that takes no more.
-    here.start_transaction = there.start_transaction  # type: ignore[method-assign]
-    with here.transaction() as tx:
-        assert tx.read(b"/a") == b"there"
-
-
-def test_an_awaited_transaction_goes_on_where_it_was_begun() -> None:
-    here, there = AsyncMemory(Daemon(a=b"here")), AsyncMemory(Daemon(a=b"there"))
-    # As of a connection that takes no more.
-    here.start_transaction = there.start_transaction  # type: ignore[method-assign]
-
-    async def use() -> bytes:
-        async with here.transaction() as tx:
-            return await tx.read(b"/a")
-
-    assert run(use()) == b"there"

@@ -20,18 +20,16 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import pytest
-import xsproto_sync._io.device
 
 import xsproto.adapters.device
-import xsproto_sync.client
 from xsproto.adapters import device_transport as _xenbus
-from xsproto.adapters.device import DeviceSession
-from xsproto.client import ClientConnection
+from xsproto.adapters.blocking import BlockingClientBase
+from xsproto.adapters.device import DeviceEngine
+from xsproto.client import ClientConnection, Exchange
 from xsproto.clients.session import Session
 from xsproto.events import Ignored, WatchFired
-from xsproto.wire import HEADER, HEADER_SIZE
 from xsproto_sync._io.device_transport import WatchTransport, XenBusTransport
-from xsproto_sync._io.transport import Transport
+from xsproto_sync._io.transport import WaitingTransport
 
 xenbus: Any = _xenbus
 
@@ -113,26 +111,23 @@ def _judge(session: pytest.Session, mutant: Mutant) -> Verdict:
     return verdicts[status]
 
 
-def _allow_outstanding(number: int) -> None:
-    def init(self: DeviceSession) -> None:
-        Session.__init__(self, ClientConnection(max_outstanding=number, max_payload=4080))
-        self._retired = False
+def _write_to_busy_descriptors() -> None:
+    """Use the first descriptor for all requests, whatever is outstanding on it."""
 
-    DeviceSession.__init__ = init
+    def choose(self: XenBusTransport, tx_id: int) -> Any:
+        return next(iter(self._descriptors.values()))
+
+    XenBusTransport._choose = choose
 
 
 @mutant(9, "test_nobody_gets_what_is_anothers and (strict or slow)")
 def several_requests_are_outstanding() -> None:
-    _allow_outstanding(8)
-    right = XenBusTransport.write
+    _write_to_busy_descriptors()
 
-    def write(self: XenBusTransport, data: bytes, written: list[int]) -> None:
-        while data:
-            size = HEADER_SIZE + HEADER.unpack_from(data)[3]
-            right(self, data[:size], written)
-            data = data[size:]
 
-    XenBusTransport.write = write
+@mutant(9, "test_a_transaction_stays_on_its_descriptor")
+def a_transaction_goes_to_any_descriptor() -> None:
+    XenBusTransport._note = lambda self, descriptor, asked, answer: None
 
 
 @mutant(10, "test_watches_come_and_go_while_others_read")
@@ -147,51 +142,49 @@ def watches_share_the_descriptor_of_requests() -> None:
             return opened[0]
         return FileIO(os.dup(opened[0].fileno()), "r+")
 
-    XenBusTransport._open = open_one
+    XenBusTransport._open = WatchTransport._open = open_one
 
 
 @mutant(11, "test_watches_come_and_go_while_others_read")
 def nothing_is_read() -> None:
     right = XenBusTransport.read_now
 
-    def read_now(self: XenBusTransport, inbox: list[bytes]) -> None:
-        os.read(self.fileno(), 0)  # as to see whether something is there
-        right(self, inbox)
+    def read_now(self: XenBusTransport) -> bytes:
+        os.read(self._file.fileno(), 0)  # as to see whether something is there
+        return right(self)
 
     XenBusTransport.read_now = read_now
 
 
 @mutant(12, "test_nobody_gets_what_is_anothers and strict")
 def several_messages_are_written_at_once() -> None:
-    _allow_outstanding(8)
+    def hand_out(self: DeviceEngine, exchange: Exchange) -> bytes:
+        self._max_outstanding = 8
+        return self.data_to_send()
+
+    DeviceEngine.hand_out = hand_out
 
 
 @mutant(12, "test_a_value_fits_or_is_refused_here")
 def payloads_are_as_long_as_on_a_socket() -> None:
-    def init(self: DeviceSession) -> None:
-        Session.__init__(self, ClientConnection(max_outstanding=1))
-        self._retired = False
-
-    DeviceSession.__init__ = init
+    DeviceEngine.__init__ = lambda self: ClientConnection.__init__(self)
 
 
 @mutant(13, "test_watches_are_set_whichever_comes_first and ack")
 def it_waits_until_it_may_write() -> None:
-    right = XenBusTransport.write
+    right = XenBusTransport._choose
 
-    def write(self: XenBusTransport, data: bytes, written: list[int]) -> None:
+    def choose(self: XenBusTransport, tx_id: int) -> Any:
         poll = select.poll()
         poll.register(self.fileno(), select.POLLOUT)
-        if not poll.poll(0):
-            raise BlockingIOError
-        right(self, data, written)
+        return right(self, tx_id) if poll.poll(0) else None
 
-    XenBusTransport.write = write
+    XenBusTransport._choose = choose
 
 
 @mutant(13, "test_closing_wakes_who_waits")
 def nothing_wakes_who_waits() -> None:
-    XenBusTransport.wait = Transport.wait
+    XenBusTransport.wait = WaitingTransport.wait
     XenBusTransport.fileno = lambda self: -1 if self._closed else self._file.fileno()
     XenBusTransport.wakeup_fds = lambda self: ()
 
@@ -229,24 +222,23 @@ def the_same_watch_is_set_twice() -> None:
 
 @mutant(14, "test_a_watch_is_set_once")
 def a_depth_is_let_through() -> None:
-    DeviceSession.submit = Session.submit
+    DeviceEngine.send = ClientConnection.send
 
 
 @mutant(14, "(anothers or first) and (wrong or old)")
 def answers_must_bear_the_right_id() -> None:
-    right = ClientConnection._receive_other
+    right = xenbus._Descriptor.take
 
-    def receive_other(self: ClientConnection, packet: Any, exchange: Any) -> None:
-        limit, self._max_outstanding = self._max_outstanding, 2
-        right(self, packet, exchange)
-        self._max_outstanding = limit
+    def take(self: Any, data: bytes) -> list[bytes]:
+        right(self, data)
+        return [data]
 
-    ClientConnection._receive_other = receive_other
+    xenbus._Descriptor.take = take
 
 
 @mutant(15, "test_what_would_harm_the_domain_is_not_sent")
 def watches_are_reset() -> None:
-    DeviceSession.submit = Session.submit
+    DeviceEngine.send = ClientConnection.send
 
 
 @mutant(15, "test_what_would_harm_the_domain_is_not_sent")
@@ -256,7 +248,13 @@ def the_end_of_no_transaction_is_sent() -> None:
 
 @mutant(15, "suspended or suspend")
 def a_lost_transaction_is_a_missing_node() -> None:
-    xsproto_sync._io.device.RequestConnection.forgetful = False
+    right = BlockingClientBase.__init__
+
+    def init(self: Any, *arguments: Any) -> None:
+        right(self, *arguments)
+        self._connection.forgetful = False
+
+    BlockingClientBase.__init__ = init
 
 
 @mutant(16, "test_time_is_limited_if_nobody_says_otherwise")
@@ -266,15 +264,33 @@ def time_is_not_limited() -> None:
 
 @mutant(16, "test_a_watch_that_hangs_hangs_nobody_else", hangs=True)
 def watches_are_written_by_who_sets_them() -> None:
-    WatchTransport.write = XenBusTransport.write
+    def write_to(self: WatchTransport, descriptor: Any, message: bytes) -> None:
+        os.write(descriptor.file.fileno(), message)
+
+    WatchTransport._write_to = write_to
 
 
-@mutant(16, "test_a_dead_daemon_is_a_matter_of_time or served")
-def a_connection_with_an_unanswered_request_is_kept() -> None:
-    def replace(self: xsproto_sync.client.Client, connection: Any) -> None:
-        return None
+@mutant(16, "test_a_dead_daemon_takes_no_more_and_more")
+def descriptors_are_opened_without_end() -> None:
+    xenbus.POOL_MAX = 1000
 
-    xsproto_sync.client.Client._replace = replace
+
+@mutant(16, "test_a_stuck_request_holds_nobody_up")
+def there_is_one_descriptor() -> None:
+    xenbus.POOL_MAX = 1
+
+
+@mutant(16, "test_who_waits_behind_a_request_that_is_given_up_is_served")
+def a_descriptor_with_an_unanswered_request_is_never_used_again() -> None:
+    right = xenbus._Descriptor.take
+
+    def take(self: Any, data: bytes) -> Any:
+        asked = self.asked
+        taken = right(self, data)
+        self.asked = asked
+        return taken
+
+    xenbus._Descriptor.take = take
 
 
 @mutant(17, "test_the_environment_may_name_a_device")

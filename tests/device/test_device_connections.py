@@ -1,4 +1,4 @@
-"""The device's connections of event loops, and its bytes, on a device that is a socket."""
+"""The device's transports, and the connections of event loops, on a device that is a socket."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import os
 import posix
 import select
-import signal
+import socket
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from xsproto.adapters.device import RETIRED_MAX, DeviceSession, Requests
+from xsproto.adapters import device_transport
+from xsproto.adapters.device import POOL_MAX
 from xsproto.adapters.device_transport import RequestTransport, WatchTransport
 from xsproto.adapters.fork import close_all_after_fork
 from xsproto.errors import (
@@ -28,11 +29,14 @@ from xsproto.errors import (
     TransactionEnded,
 )
 from xsproto.testing import Cancelled
-from xsproto.wire import Op, Packet
+from xsproto.wire import HEADER, Op, Packet, PacketReader
 from xsproto_sync.embedded import EmbeddedXenStore
 
-from ..support.event_loops import LOOPS, Loop, Run, TrioLoop, cancelled, enter, runner, turns
+from ..support.event_loops import LOOPS, Loop, Run, cancelled, enter, runner, turns
 from ..support.socket_device import MODULES, SocketFile
+
+#: A system without epoll, as FreeBSD is one.
+NO_EPOLL = MODULES._replace(select=types.SimpleNamespace(poll=select.poll, POLLIN=select.POLLIN))
 
 
 def system_of(**changed: object) -> Any:
@@ -49,21 +53,19 @@ def store() -> Iterator[EmbeddedXenStore]:
 # Bytes
 
 
-def message(op: int, payload: bytes) -> bytes:
-    return Packet(op, 1, 0, payload).encode()
+def message(op: int, payload: bytes, rq_id: int = 1, tx_id: int = 0) -> bytes:
+    return Packet(op, rq_id, tx_id, payload).encode()
 
 
-def wait(transport: RequestTransport) -> list[bytes]:
+def wait(transport: RequestTransport | WatchTransport) -> bytes:
     """What comes next."""
-    inbox: list[bytes] = []
-    while not inbox:
+    while True:
         fds = [transport.fileno(), *transport.wakeup_fds()]
         assert select.select(fds, [], [], 10)[0]
         try:
-            transport.read_now(inbox)
+            return transport.read_now()
         except BlockingIOError:
             pass
-    return inbox
 
 
 @pytest.mark.parametrize("kind", [RequestTransport, WatchTransport])
@@ -71,19 +73,15 @@ def wait(transport: RequestTransport) -> list[bytes]:
 def test_messages_come_and_go(
     store: EmbeddedXenStore, kind: type[RequestTransport], epoll: bool
 ) -> None:
-    modules = MODULES if epoll else MODULES._replace(select=object())
-    transport = kind(store.socket_path(), modules)
+    transport = kind(store.socket_path(), MODULES if epoll else NO_EPOLL)
     assert transport.fileno() >= 0
     assert len(transport.wakeup_fds()) == (not epoll)
-    written: list[int] = []
     for op, payload, answered in [(Op.READ, b"/a\0", b"value"), (Op.GET_QUOTA, b"", b"")]:
-        data = message(op, payload)
-        transport.write(data, written)
-        assert written.pop() == len(data)
-        assert answered in b"".join(wait(transport))
-    transport.wake()
-    with pytest.raises(BlockingIOError):
-        list(map(transport.read_now, ([], [], [])))
+        assert transport.send(message(op, payload))
+        assert answered in wait(transport)
+    for _ in range(3):
+        with pytest.raises(BlockingIOError):
+            transport.read_now()
     transport.shutdown()
     assert select.select([transport.fileno(), *transport.wakeup_fds()], [], [], 10)[0]
     transport.close()
@@ -91,10 +89,8 @@ def test_messages_come_and_go(
     assert transport.fileno() == -1
     assert transport.wakeup_fds() == ()
     with pytest.raises(OSError, match="it is closed"):
-        transport.read_now([])  # the descriptor's number may be another file's by now
+        transport.read_now()  # the descriptor's number may be another file's by now
     transport.shutdown()  # nor does it mind
-    if kind is RequestTransport:
-        transport.wake()
 
 
 @pytest.mark.parametrize("kind", [RequestTransport, WatchTransport])
@@ -104,13 +100,24 @@ def test_what_write_refuses_is_answered(
     def refuse(fd: int, data: bytes) -> int:
         raise OSError(errno.EINVAL, "no")
 
-    system = system_of(write=refuse)
-    transport = kind(store.socket_path(), MODULES._replace(os=system))
-    written: list[int] = []
-    data = message(Op.WATCH, b"/a\0t\0")
-    transport.write(data, written)
-    assert written == [len(data)]
-    assert wait(transport) == [Packet(Op.ERROR, 1, 0, b"EINVAL\0").encode()]
+    transport = kind(store.socket_path(), MODULES._replace(os=system_of(write=refuse)))
+    for rq_id in (1, 2):
+        assert transport.send(message(Op.WATCH, b"/a\0t\0", rq_id))
+        assert wait(transport) == Packet(Op.ERROR, rq_id, 0, b"EINVAL\0").encode()
+    with pytest.raises(BlockingIOError):
+        transport.read_now()
+    transport.close()
+
+
+def test_any_number_of_refusals_is_answered(store: EmbeddedXenStore) -> None:
+    def refuse(fd: int, data: bytes) -> int:
+        raise OSError(errno.EIO, "no")
+
+    transport = RequestTransport(store.socket_path(), MODULES._replace(os=system_of(write=refuse)))
+    for rq_id in range(1000):
+        assert transport.send(message(Op.READ, b"/a\0", rq_id))
+    answers = PacketReader().receive_data(wait(transport))
+    assert [answer.rq_id for answer in answers] == [*range(1000)]
     transport.close()
 
 
@@ -134,7 +141,8 @@ def test_a_refusal_that_nobody_wants_is_dropped(store: EmbeddedXenStore) -> None
     system = system_of(write=refuse)
     modules = MODULES._replace(os=system, start_thread=start)
     transport = WatchTransport(store.socket_path(), modules)
-    transport.write(message(Op.WATCH, b"/a\0t\0"), [])
+    assert transport.send(message(Op.WATCH, b"/a\0t\0"))
+    assert not transport.send(message(Op.READ, b"/a\0", 2)), "one is outstanding"
     assert began.acquire(timeout=10)
     transport.close()
     go_on.release()
@@ -186,8 +194,8 @@ def test_without_a_thread_there_is_no_watch(store: EmbeddedXenStore) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("no more threads")
 
-    for selector in (select, object()):
-        modules = MODULES._replace(start_thread=fail, select=selector)
+    for modules in (MODULES, NO_EPOLL):
+        modules = modules._replace(start_thread=fail)
         with pytest.raises(ConnectFailed, match="no more threads"):
             WatchTransport(store.socket_path(), modules)
 
@@ -204,10 +212,251 @@ def test_after_an_empty_request_the_other_request_may_fail(store: EmbeddedXenSto
 
     modules = MODULES._replace(io=types.SimpleNamespace(FileIO=file))
     transport = RequestTransport(store.socket_path(), modules)
-    transport.write(message(Op.GET_QUOTA, b""), [])
+    assert transport.send(message(Op.GET_QUOTA, b""))
     assert wait(transport)
     assert opened == 2
     transport.close()
+
+
+# The pool
+
+
+class Kernel:
+    """The other end of a device: a test answers what was written to each descriptor."""
+
+    def __init__(self) -> None:
+        self.ends: list[socket.socket] = []
+        self.files: list[socket.socket] = []
+        self.limit = 100  # of descriptors
+
+    def file(self, path: str, mode: str) -> socket.socket:
+        if len(self.files) == self.limit:
+            raise OSError(errno.EMFILE, "too many")
+        file, end = socket.socketpair()
+        self.files.append(file)
+        self.ends.append(end)
+        return file
+
+    def written(self, number: int) -> list[Packet]:
+        try:
+            data = self.ends[number].recv(65536, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        return list(PacketReader().receive_data(data))
+
+    def answer(self, number: int, packet: Packet, payload: bytes, rq_id: int | None = None) -> None:
+        rq_id = packet.rq_id if rq_id is None else rq_id
+        self.ends[number].send(Packet(packet.op, rq_id, packet.tx_id, payload).encode())
+
+
+@pytest.fixture
+def kernel() -> Iterator[Kernel]:
+    kernel = Kernel()
+    yield kernel
+    assert all(file.fileno() < 0 for file in kernel.files), "a descriptor was left open"
+    for end in kernel.ends:
+        end.close()
+
+
+@pytest.fixture
+def pool(kernel: Kernel) -> Iterator[RequestTransport]:
+    modules = MODULES._replace(io=types.SimpleNamespace(FileIO=kernel.file))
+    transport = RequestTransport("the device", modules)
+    yield transport
+    transport.close()
+
+
+def read(transport: RequestTransport) -> list[Packet]:
+    return list(PacketReader().receive_data(transport.read_now()))
+
+
+def test_each_request_has_a_descriptor_and_one_too_many_waits(
+    kernel: Kernel, pool: RequestTransport
+) -> None:
+    requests = [message(Op.READ, b"/%d\0" % at, at) for at in range(POOL_MAX + 1)]
+    assert [pool.send(one) for one in requests] == [True] * POOL_MAX + [False]
+    assert len(kernel.files) == POOL_MAX
+    asked = [kernel.written(number) for number in range(POOL_MAX)]
+    assert [[packet.payload for packet in one] for one in asked] == [
+        [b"/%d\0" % at] for at in range(POOL_MAX)
+    ]
+    for number in (5, 2):  # with the ids of an old kernel
+        kernel.answer(number, asked[number][0], b"%d" % number, 0)
+    assert sorted((one.rq_id, one.payload) for one in read(pool)) == [(2, b"2"), (5, b"5")]
+    assert pool.send(requests[-1])
+    assert kernel.written(2)[0].payload == b"/%d\0" % POOL_MAX
+    assert len(kernel.files) == POOL_MAX
+
+
+def test_one_request_after_the_other_needs_one_descriptor(
+    kernel: Kernel, pool: RequestTransport
+) -> None:
+    for at in range(20):
+        assert pool.send(message(Op.READ, b"/a\0", at))
+        kernel.answer(0, kernel.written(0)[0], b"value")
+        assert [one.rq_id for one in read(pool)] == [at]
+    assert len(kernel.files) == 1
+
+
+def test_what_cannot_be_opened_is_done_without(kernel: Kernel, pool: RequestTransport) -> None:
+    kernel.limit = 2
+    assert [pool.send(message(Op.READ, b"/a\0", at)) for at in range(3)] == [True, True, False]
+    kernel.answer(0, kernel.written(0)[0], b"value")
+    assert [one.rq_id for one in read(pool)] == [0]
+    assert pool.send(message(Op.READ, b"/a\0", 3))
+
+
+def test_what_cannot_be_polled_is_closed(kernel: Kernel) -> None:
+    class Epoll:
+        def __init__(self) -> None:
+            self._epoll = select.epoll()
+            self.fileno, self.poll, self.close = (
+                self._epoll.fileno,
+                self._epoll.poll,
+                self._epoll.close,
+            )
+
+        def register(self, file: Any, events: int) -> None:
+            if len(kernel.files) > 1:
+                raise OSError(errno.ENOSPC, "too many")
+            self._epoll.register(file, events)
+
+    selector = types.SimpleNamespace(epoll=Epoll, EPOLLIN=select.EPOLLIN)
+    files = types.SimpleNamespace(FileIO=kernel.file)
+    transport = RequestTransport("the device", MODULES._replace(io=files, select=selector))
+    assert [transport.send(message(Op.READ, b"/a\0", at)) for at in range(2)] == [True, False]
+    assert kernel.files[1].fileno() == -1
+    transport.close()
+
+
+def start(kernel: Kernel, pool: RequestTransport, number: int, tx_id: bytes) -> None:
+    assert pool.send(message(Op.TRANSACTION_START, b"\0"))
+    kernel.answer(number, kernel.written(number)[0], tx_id)
+    read(pool)
+
+
+def test_a_transaction_keeps_its_descriptor_and_others_avoid_it(
+    kernel: Kernel, pool: RequestTransport
+) -> None:
+    start(kernel, pool, 0, b"7\0")
+    assert pool.send(message(Op.READ, b"/other\0", 2))
+    assert pool.send(message(Op.READ, b"/inside\0", 3, 7))
+    assert not pool.send(message(Op.READ, b"/too\0", 4, 7))
+    assert [packet.rq_id for packet in kernel.written(0)] == [3]
+    assert [packet.rq_id for packet in kernel.written(1)] == [2]
+    kernel.answer(0, Packet(Op.READ, 3, 7, b""), b"")
+    read(pool)
+    # Where there is no other one, its descriptor serves others as well.
+    kernel.limit = 2
+    assert pool.send(message(Op.READ, b"/last\0", 5))
+    assert not pool.send(message(Op.TRANSACTION_END, b"T\0", 6, 7))
+    kernel.answer(0, kernel.written(0)[0], b"")
+    read(pool)
+    assert pool.send(message(Op.TRANSACTION_END, b"T\0", 6, 7))
+    kernel.answer(0, kernel.written(0)[0], b"OK\0")
+    read(pool)
+    assert pool.send(message(Op.READ, b"/a\0", 8, 7)), "the kernel says that there is none"
+    assert kernel.written(0)
+
+
+def test_an_id_that_comes_again_is_the_new_transactions(
+    kernel: Kernel, pool: RequestTransport
+) -> None:
+    start(kernel, pool, 0, b"7\0")
+    start(kernel, pool, 1, b"7\0")  # after a resume
+    assert pool.send(message(Op.READ, b"/inside\0", 3, 7))
+    assert kernel.written(1)
+    assert pool.send(message(Op.READ, b"/other\0", 4))
+    assert kernel.written(0), "nothing lives there any more"
+
+
+@pytest.mark.parametrize("answer", [b"", b"0\0", b"x\0", b"4294967296\0", b"9" * 5000])
+def test_an_answer_that_begins_nothing_binds_nothing(
+    kernel: Kernel, pool: RequestTransport, answer: bytes
+) -> None:
+    start(kernel, pool, 0, answer)
+    assert pool.send(message(Op.READ, b"/a\0", 2))
+    assert pool.send(message(Op.READ, b"/a\0", 3))
+    assert [packet.rq_id for packet in kernel.written(0)] == [2]
+
+
+def test_a_refused_start_binds_nothing(kernel: Kernel, pool: RequestTransport) -> None:
+    assert pool.send(message(Op.TRANSACTION_START, b"\0"))
+    assert kernel.written(0)
+    kernel.answer(0, Packet(Op.ERROR, 1, 0, b""), b"7\0")
+    read(pool)
+    assert pool.send(message(Op.READ, b"/a\0", 2))
+    assert pool.send(message(Op.READ, b"/a\0", 3, 7))
+    assert [kernel.written(number)[0].rq_id for number in (0, 1)] == [2, 3]
+
+
+def test_an_event_is_no_answer_whatever_its_ids_are(store: EmbeddedXenStore) -> None:
+    kernel = Kernel()
+    files = types.SimpleNamespace(FileIO=kernel.file)
+    transport = WatchTransport("the device", MODULES._replace(io=files))
+    assert transport.send(message(Op.WATCH, b"/a\0t\0", 9))
+    assert select.select([kernel.ends[0]], [], [], 10)[0]
+    (asked,) = kernel.written(0)
+    event = Packet(Op.WATCH_EVENT, 9, 5, b"/a\0t\0").encode()
+    kernel.ends[0].send(event)
+    assert wait(transport) == event
+    assert not transport.send(message(Op.UNWATCH, b"/a\0t\0", 10)), "there is no answer yet"
+    # In pieces, with an event behind it, and the id of an old kernel.
+    data = Packet(Op.WATCH, 0, 0, b"OK\0").encode() + event
+    kernel.ends[0].send(data[:20])
+    assert wait(transport) == Packet(Op.WATCH, asked.rq_id, 0, b"OK\0").encode()
+    kernel.ends[0].send(data[20:])
+    assert wait(transport).endswith(event)
+    assert transport.send(message(Op.UNWATCH, b"/a\0t\0", 10))
+    transport.close()
+    for end in kernel.ends:
+        end.close()
+
+
+def test_the_end_of_a_descriptor_is_the_end_after_the_last_answers(
+    kernel: Kernel, pool: RequestTransport
+) -> None:
+    for at in range(3):
+        assert pool.send(message(Op.READ, b"/a\0", at))
+    kernel.answer(2, kernel.written(2)[0], b"value")
+    assert kernel.written(0)
+    kernel.ends[0].close()
+    assert [one.rq_id for one in read(pool)] == [2]
+    assert pool.read_now() == b""
+
+
+def test_a_packet_that_is_too_long_is_passed_on(kernel: Kernel, pool: RequestTransport) -> None:
+    assert pool.send(message(Op.READ, b"/a\0"))
+    header = HEADER.pack(Op.READ, 1, 0, 2**31)
+    kernel.ends[0].send(header)
+    assert pool.read_now() == header
+
+
+def test_without_epoll_there_is_one_descriptor_and_it_is_polled_before_it_is_read(
+    kernel: Kernel,
+) -> None:
+    waits = []
+
+    def read_once(fd: int, size: int) -> bytes:
+        waits.append(not select.select([fd], [], [], 0)[0])
+        return os.read(fd, size)
+
+    files = types.SimpleNamespace(FileIO=kernel.file)
+    modules = NO_EPOLL._replace(io=files, os=system_of(read=read_once))
+    transports = RequestTransport("the device", modules), WatchTransport("the device", modules)
+    for number, transport in enumerate(transports):
+        assert transport.send(message(Op.WATCH, b"/a\0t\0", 1))
+        assert not transport.send(message(Op.READ, b"/a\0", 2))
+        with pytest.raises(BlockingIOError):
+            transport.read_now()
+        assert select.select([kernel.ends[number]], [], [], 10)[0]
+        (asked,) = kernel.written(number)
+        kernel.answer(number, asked, b"OK\0")
+        assert wait(transport) == Packet(Op.WATCH, 1, 0, b"OK\0").encode()
+        transport.close()
+    assert waits == [False, False], "FreeBSD's read() would wait"
+    for end in kernel.ends:
+        assert end.recv(1) == b"", "a descriptor was left open"
 
 
 # Connections
@@ -223,6 +472,12 @@ def on_sockets(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> Loop:
 @pytest.fixture(params=["asyncio", "trio"])
 def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Loop:
     return on_sockets(LOOPS[request.param](), monkeypatch)
+
+
+@pytest.fixture
+def one_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each descriptor of this device is a connection, so that transactions would share ids."""
+    monkeypatch.setattr(device_transport, "POOL_MAX", 1)
 
 
 @pytest.fixture
@@ -257,7 +512,10 @@ def test_a_client_that_is_closed_opens_no_connection(loop: Loop, run: Run) -> No
     run(main)
 
 
-def test_what_is_given_up_is_succeeded(loop: Loop, run: Run, store: EmbeddedXenStore) -> None:
+@pytest.mark.usefixtures("one_descriptor")
+def test_those_behind_what_is_given_up_are_served(
+    loop: Loop, run: Run, store: EmbeddedXenStore
+) -> None:
     async def main(client: Any) -> None:
         late = client.transaction()
         tx, doomed = await enter(client.transaction()), await enter(client.transaction())
@@ -287,6 +545,7 @@ def test_what_is_given_up_is_succeeded(loop: Loop, run: Run, store: EmbeddedXenS
     run(main)
 
 
+@pytest.mark.usefixtures("one_descriptor")
 def test_a_transaction_whose_request_is_given_up_is_over(
     loop: Loop, run: Run, store: EmbeddedXenStore
 ) -> None:
@@ -305,17 +564,15 @@ def test_a_transaction_whose_request_is_given_up_is_over(
     run(main)
 
 
-def test_a_forked_child_can_end_nothing_on_a_connection_that_was_given_up(
-    loop: Loop, run: Run, store: EmbeddedXenStore
-) -> None:
+@pytest.mark.usefixtures("one_descriptor")
+def test_a_forked_child_can_end_nothing(loop: Loop, run: Run, store: EmbeddedXenStore) -> None:
     async def main(client: Any) -> None:
         committed, rolled_back = [await enter(client.transaction()) for _ in range(2)]
         with pytest.raises(KeyError):  # noqa: PT012  # the end of `with` is part of it
             async with client.transaction():
                 with store._server.lock:
                     await cancelled(loop, client.read(b"/a"))
-                for connection in client._requests.connections:
-                    connection.unregister()  # in a child, the loop is not used any more
+                client._connection.unregister()  # in a child, the loop is not used any more
                 close_all_after_fork()  # which a fork has called
                 raise KeyError
         for end in committed.commit, rolled_back.rollback:
@@ -323,31 +580,6 @@ def test_a_forked_child_can_end_nothing_on_a_connection_that_was_given_up(
                 await end()
 
     run(main)
-
-
-def test_ctrl_c_leaves_no_connection_open(
-    store: EmbeddedXenStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loop = on_sockets(TrioLoop(), monkeypatch)
-
-    async def main(client: Any) -> None:
-        transaction = await enter(client.transaction())
-        connection = client._connection
-        with store._server.lock:
-            await cancelled(loop, client.read(b"/a"))
-        end_if_idle = connection.end_if_idle
-
-        def interrupted() -> None:
-            signal.raise_signal(signal.SIGINT)
-            end_if_idle()
-
-        connection.end_if_idle = interrupted
-        with pytest.raises(KeyboardInterrupt):  # noqa: PT012  # it comes when the library is done
-            connection.roll_back(transaction.id)
-            await loop.sleep(0)
-        assert connection.session.closed is not None
-
-    runner(loop, store.socket_path())(main)
 
 
 def test_an_exception_in_a_transaction_rolls_it_back(loop: Loop, run: Run) -> None:
@@ -363,58 +595,19 @@ def test_an_exception_in_a_transaction_rolls_it_back(loop: Loop, run: Run) -> No
 
 def test_a_dead_daemon_is_not_asked_for_ever(loop: Loop, run: Run, store: EmbeddedXenStore) -> None:
     async def main(client: Any) -> None:
+        engine = client._connection.session.engine
         with store._server.lock:
-            for _ in range(RETIRED_MAX + 3):
+            for asked in range(POOL_MAX + 3):
                 await cancelled(loop, client.read(b"/a"))
-        assert await client.read(b"/a") == b"value"
+                assert len(engine.outstanding) == min(asked + 1, POOL_MAX)
+            assert not engine.waiting(), "what was not sent is withdrawn"
+            patient = loop.spawn(client.read_many([b"/a", b"/none"] * 20, None))
+            await turns(loop)
+            assert len(engine.waiting()) == 40
+        assert await patient.result() == [b"value", None] * 20
+        assert not engine.outstanding
 
     run(main)
-
-
-def test_where_nothing_can_be_opened_the_connection_stays(
-    loop: Loop, run: Run, store: EmbeddedXenStore
-) -> None:
-    async def main(client: Any) -> None:
-        def fail() -> None:
-            raise ConnectFailed("no")
-
-        client._requests._make = fail
-        with store._server.lock:
-            await cancelled(loop, client.read(b"/a"))
-        assert await client.read(b"/a") == b"value"
-
-    run(main)
-
-
-def test_a_connection_whose_client_is_gone_has_no_successor(
-    loop: Loop, run: Run, store: EmbeddedXenStore
-) -> None:
-    async def main(client: Any) -> None:
-        def gone() -> None:
-            return None
-
-        connection = client._connection
-        method, connection.replace = connection.replace, gone
-        with store._server.lock:
-            await cancelled(loop, client.read(b"/a"))
-        connection.replace = method
-        assert await client.read(b"/a") == b"value"
-        assert client._connection is connection
-
-    run(main)
-
-
-def test_a_successor_is_made_once() -> None:
-    class Connection:
-        answered = True
-        session = DeviceSession()
-
-    requests = Requests(Connection)
-    first = requests.current
-    second = requests.replace(first)
-    assert second is requests.current
-    assert requests.replace(first) is second  # as after an interrupt
-    assert requests.connections == [first, second]
 
 
 def test_a_refused_watch(loop: Loop, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

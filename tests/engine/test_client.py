@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from xsproto.client import ClientConnection
+import xsproto.client
+from xsproto.client import ClientConnection, Event, Exchange
 from xsproto.errors import (
     AlreadyExists,
     ConnectionClosed,
@@ -27,12 +28,13 @@ from xsproto.errors import (
     TransactionEnded,
     TransactionLost,
 )
-from xsproto.events import Closed, ErrorReply, Event, Ignored, Reply, Reset, WatchFired
+from xsproto.events import Closed, Ignored, Reset, WatchFired
 from xsproto.perms import Permission
 from xsproto.requests import (
     UINT32_MAX,
     Control,
     Directory,
+    GetFeature,
     Mkdir,
     Read,
     Request,
@@ -60,6 +62,8 @@ from xsproto.wire import (
 OK = b"OK\0"
 COMMIT, ROLLBACK = TransactionEnd(commit=True), TransactionEnd(commit=False)
 WATCHED = Watch(b"/a", b"token")
+UNWATCHED = Unwatch(b"/a", b"token")
+COUNT = GetFeature()
 
 
 def bytes_of(op: int, rq_id: int, payload: bytes, tx_id: int = 0) -> bytes:
@@ -74,8 +78,11 @@ def told(events: Sequence[Event]) -> list[object]:
     """Return `events` in a form that can be compared: errors are equal if their text is."""
     said: list[object] = []
     for one in events:
-        if isinstance(one, ErrorReply):
-            said.append((one.rq_id, one.request, type(one.error), str(one.error), one.error.errno))
+        if isinstance(one, Exchange):
+            outcome = one.outcome()
+            if one.error is not None:
+                outcome = (type(one.error), str(one.error), one.error.errno)
+            said.append((one.id, one.request, outcome))
         elif isinstance(one, Closed):
             said.append((type(one.reason), str(one.reason)))
         else:
@@ -84,38 +91,54 @@ def told(events: Sequence[Event]) -> list[object]:
 
 
 def sent(client: ClientConnection) -> list[Packet]:
-    """Return the messages that go out now, parsed. Each element is one whole message."""
-    packets = []
-    for message in client.data_to_send():
-        op, rq_id, tx_id, size = HEADER.unpack_from(message)
-        assert len(message) == HEADER_SIZE + size
-        packets.append(Packet(op, rq_id, tx_id, message[HEADER_SIZE:]))
-    return packets
+    """Return the messages that go out now, parsed."""
+    reader = PacketReader()
+    packets = reader.receive_data(client.data_to_send())
+    assert reader.pending == 0, "messages are handed out whole"
+    return list(packets)
 
 
-def ask(client: ClientConnection, request: Request[Any], tx_id: int = 0) -> int:
-    """Send a request and write it."""
-    rq_id = client.send(request, tx_id)
+def ask(client: ClientConnection, request: Request[Any], tx_id: int = 0) -> Exchange:
+    """Send a request, and hand it out."""
+    exchange = client.send(request, tx_id)
     client.data_to_send()
-    return rq_id
+    return exchange
 
 
-def answer(client: ClientConnection, rq_id: int, request: Request[Any], value: Any = None) -> None:
-    client.receive_data(bytes_of(request.op, rq_id, request.encode_reply(value)))
+def reply(
+    client: ClientConnection, exchange: Exchange, payload: bytes = OK, op: int | None = None
+) -> None:
+    """Answer a request with any payload, and with the type of the request or another one."""
+    op = exchange.request.op if op is None else op
+    client.receive_data(bytes_of(op, exchange.id, payload))
+
+
+def answer(client: ClientConnection, exchange: Exchange, value: Any = None) -> None:
+    reply(client, exchange, exchange.request.encode_reply(value))
 
 
 def started(client: ClientConnection, tx_id: int = 7) -> int:
     """Start a transaction."""
-    answer(client, ask(client, TransactionStart()), TransactionStart(), tx_id)
+    answer(client, ask(client, TransactionStart()), tx_id)
     client.events_received()
     return tx_id
 
 
 def watching(client: ClientConnection, watch: Watch = WATCHED) -> Watch:
     """Set a watch."""
-    answer(client, ask(client, watch), watch)
+    answer(client, ask(client, watch))
     client.events_received()
     return watch
+
+
+def state(client: ClientConnection) -> object:
+    return (
+        dict(client.transactions),
+        client.watches,
+        sorted(client.outstanding),
+        client.window_full,
+        client.closed,
+    )
 
 
 # 1. The events do not depend on portions, and `Closed` is the last of them, once
@@ -174,7 +197,7 @@ def test_chunking_never_changes_the_events(
     assert told(events) == told(whole.events_received())
     assert cut.watches == whole.watches
     assert cut.transactions == whole.transactions
-    assert cut.outstanding == whole.outstanding
+    assert cut.outstanding.keys() == whole.outstanding.keys()
 
 
 @given(conversations(), st.binary(max_size=40))
@@ -183,7 +206,7 @@ def test_closed_is_the_last_event_and_comes_once(
 ) -> None:
     requests, stream = conversation
     client = asked(requests)
-    count = client.outstanding
+    count = len(client.outstanding)
     client.receive_data(stream)
     client.receive_eof()
     client.receive_data(more)
@@ -193,23 +216,52 @@ def test_closed_is_the_last_event_and_comes_once(
     assert [index for index, one in enumerate(events) if isinstance(one, Closed)] == [
         len(events) - 1
     ]
-    assert sum(isinstance(one, Reply | ErrorReply) for one in events) == count
+    assert sum(isinstance(one, Exchange) for one in events) == count
     assert client.events_received() == []
-    assert (client.outstanding, client.has_unsent) == (0, False)
+    assert (client.outstanding, client.data_to_send()) == ({}, b"")
     assert client.closed is events[-1].reason  # type: ignore[union-attr]
+
+
+@given(st.lists(strategies.requests(changes_state=False), max_size=6), st.data())
+def test_an_exchange_is_an_event_once_unless_it_was_given_up(
+    requests: list[Request[Any]], data: st.DataObject
+) -> None:
+    client = ClientConnection()
+    exchanges = [client.send(request) for request in requests]
+    withdrawn = {one for one in exchanges if data.draw(st.booleans()) and client.withdraw(one)}
+    client.data_to_send()
+    fates: dict[Exchange, str] = {}
+    events: list[Event] = []
+    for one in data.draw(st.permutations([one for one in exchanges if one not in withdrawn])):
+        fates[one] = data.draw(st.sampled_from(["wait", "wait", "abandon", "abandon at its end"]))
+        if fates[one] == "abandon":
+            client.abandon(one)
+        if data.draw(st.booleans()):
+            reply(client, one, data.draw(strategies.odd_payloads()))
+            reply(client, one, b"again")
+        if fates[one] == "abandon at its end":
+            client.abandon(one)
+        if data.draw(st.booleans()):
+            events += client.events_received()
+    client.receive_eof()
+    events += client.events_received()
+    ids = [one.id for one in events if isinstance(one, Exchange)]
+    assert sorted(ids) == sorted(one.id for one, fate in fates.items() if fate == "wait")
+    assert all(one.done for one in fates)
+    assert not any(one.done for one in withdrawn)
 
 
 def test_a_broken_packet_does_not_swallow_the_good_ones_before_it() -> None:
     client = ClientConnection()
-    rq_id = ask(client, Read(b"/a"))
-    ask(client, Read(b"/b"))
-    good = bytes_of(Op.READ, rq_id, b"value")
+    read, other = ask(client, Read(b"/a")), ask(client, Read(b"/b"))
+    good = bytes_of(Op.READ, read.id, b"value")
     client.receive_data(good + HEADER.pack(Op.READ, 2, 0, REPLY_MAX + 1) + b"junk" + good)
     first, second, last = client.events_received()
-    assert first == Reply(rq_id, Read(b"/a"), b"value")
-    assert isinstance(second, ErrorReply)
-    assert isinstance(second.error, ConnectionClosed)
-    assert second.error.sent
+    assert first is read
+    assert read.result() == b"value"
+    assert second is other
+    assert isinstance(other.error, ConnectionClosed)
+    assert other.error.sent
     assert isinstance(last, Closed)
     assert isinstance(last.reason, RemoteProtocolError)
     assert "65537 bytes, more than the 65536 allowed" in str(last.reason)
@@ -217,12 +269,12 @@ def test_a_broken_packet_does_not_swallow_the_good_ones_before_it() -> None:
 
 def test_a_request_ends_once_even_if_it_is_answered_before_it_is_sent() -> None:
     client = ClientConnection()
-    rq_id = client.send(Read(b"/a"))
-    assert client.outgoing()  # and nothing of it is written
-    client.receive_data(bytes_of(Op.READ, rq_id, b"a guess"))
+    read = ask(client, Read(b"/a"))  # and the transport has taken nothing of it
+    reply(client, read, b"a guess")
     client.receive_eof()
     first, last = client.events_received()
-    assert first == Reply(rq_id, Read(b"/a"), b"a guess")
+    assert first is read
+    assert read.result() == b"a guess"
     assert isinstance(last, Closed)
 
 
@@ -230,12 +282,13 @@ def test_a_request_ends_once_even_if_it_is_answered_before_it_is_sent() -> None:
 @pytest.mark.parametrize("op", [Op.TRANSACTION_START, Op.ERROR])
 def test_what_is_answered_before_it_is_sent_cannot_be_withdrawn(op: int, payload: bytes) -> None:
     client = ClientConnection()
-    rq_id = client.send(TransactionStart())
-    message = client.outgoing()  # and nothing of it is written
-    client.receive_data(bytes_of(op, rq_id, payload))
-    assert not client.withdraw(rq_id), "it has its outcome"
-    assert [one.rq_id for one in client.events_received()] == [rq_id]  # type: ignore[union-attr]
-    assert bytes(client.outgoing()) == message, "and goes out all the same"
+    start = client.send(TransactionStart())
+    data = client.data_to_send()  # and the transport takes nothing of it
+    reply(client, start, payload, op)
+    client.take_back(data)
+    assert not client.withdraw(start), "it has its outcome"
+    assert client.events_received() == [start]
+    assert client.data_to_send() == b""
 
 
 @pytest.mark.parametrize("rest", [b"", b"\1", bytes_of(Op.READ, 1, b"value")[:-1]])
@@ -246,26 +299,6 @@ def test_the_end_of_the_stream_says_how_far_into_a_packet_it_came(rest: bytes) -
     client.receive_eof()
     says = f", {len(rest)} bytes into a packet" if rest else ""
     assert str(client.closed) == f"the daemon closed the connection{says}"
-
-
-def test_what_another_thread_adds_to_the_inbox_meanwhile_is_not_lost() -> None:
-    client = ClientConnection()
-    ids = [ask(client, Read(path)) for path in (b"/a", b"/b", b"/c")]
-    first, second, third = (bytes_of(Op.READ, rq_id, b"value") for rq_id in ids)
-
-    class Recorded(list[Any]):
-        """The leader's `recv` returns while some other thread is in `process`."""
-
-        def append(self, item: Any) -> None:
-            super().append(item)
-            if arriving:
-                client.inbox.append(arriving.pop())
-
-    arriving = [second[5:] + third[:5]]
-    client.events = Recorded()
-    client.receive_data(first + second[:5])
-    client.receive_data(third[5:])
-    assert [event.rq_id for event in client.events_received() if isinstance(event, Reply)] == ids
 
 
 # 2. No byte from the daemon makes `receive_data` raise, or the engine hold more than a packet
@@ -280,12 +313,46 @@ def test_no_byte_of_the_peer_raises_or_is_hoarded(
     for portion in data.draw(strategies.chunkings(stream)):
         client.receive_data(portion)
         client.events_received()
-        assert sum(map(len, client.inbox)) < HEADER_SIZE + REPLY_MAX
+        assert sum(map(len, client._rest)) < HEADER_SIZE + REPLY_MAX
+        assert len(client._rest) <= HEADER_SIZE + REPLY_MAX
+        if client.closed is not None:
+            assert not any(client._rest)
+
+
+def test_what_comes_after_the_end_is_not_kept() -> None:
+    client = ClientConnection()
+    client.receive_data(HEADER.pack(Op.READ, 1, 0, UINT32_MAX))
+    assert isinstance(client.closed, RemoteProtocolError)
+    size = len(client._rest)
+    for _ in range(10):
+        client.receive_data(b"x" * REPLY_MAX)
+    assert len(client._rest) == size
+    assert not any(client._rest)
+
+
+@given(strategies.streams(300), st.data())
+def test_the_cost_of_portions_does_not_grow_with_what_came_before(
+    stream: bytes, data: st.DataObject
+) -> None:
+    """A packet is put together once its header is whole and once it is whole itself, and not at
+    each portion: bytes that come one by one would cost time in proportion to the square.
+    """
+    client = ClientConnection(max_reply=300)
+    reader = PacketReader(max_payload=300)
+    packets = 0
+    with mock.patch("xsproto.client._unpack", side_effect=HEADER.unpack_from) as unpack:
+        for portion in data.draw(strategies.chunkings(stream)):
+            client.receive_data(portion)
+    try:
+        packets = len(reader.receive_data(stream))
+    except RemoteProtocolError:
+        assert client.closed is not None
+    assert unpack.call_count <= 2 * packets + 1
 
 
 @given(strategies.streams(300), st.data())
 def test_packets_are_found_as_the_reader_finds_them(stream: bytes, data: st.DataObject) -> None:
-    # `ClientConnection.process` repeats the loop of `wire.split_packets`, to save the calls.
+    # `ClientConnection.receive_data` repeats the loop of `wire.split_packets`, to save the calls.
     client = ClientConnection(max_reply=300)
     reader = PacketReader(max_payload=300)
     packets: list[Packet] = []
@@ -313,15 +380,15 @@ def test_packets_are_found_as_the_reader_finds_them(stream: bytes, data: st.Data
 @given(st.integers(0, 3), st.binary(max_size=9))
 def test_a_reply_may_be_as_long_as_the_bound_and_no_longer(excess: int, tail: bytes) -> None:
     client = ClientConnection(max_reply=4200)
-    rq_id = ask(client, Read(b"/a"))
+    read = ask(client, Read(b"/a"))
     value = b"x" * (4200 + excess)
-    client.receive_data(bytes_of(Op.READ, rq_id, value) + tail)
-    first = client.events_received()[0]
+    client.receive_data(bytes_of(Op.READ, read.id, value) + tail)
+    assert client.events_received()[0] is read
     if excess:
-        assert isinstance(first, ErrorReply)
+        assert isinstance(read.error, ConnectionClosed)
         assert isinstance(client.closed, RemoteProtocolError)
     else:
-        assert first == Reply(rq_id, Read(b"/a"), value)
+        assert read.result() == value
 
 
 @given(strategies.requests(changes_state=False), strategies.odd_payloads())
@@ -329,39 +396,53 @@ def test_a_reply_that_is_nonsense_fails_its_request_and_nothing_else(
     request_: Request[Any], payload: bytes
 ) -> None:
     client = ClientConnection()
-    rq_id, other = ask(client, request_), ask(client, Read(b"/a"))
-    client.receive_data(bytes_of(request_.op, rq_id, payload) + bytes_of(Op.READ, other, b"1"))
-    first, second = client.events_received()
+    first, second = ask(client, request_), ask(client, Read(b"/a"))
+    reply(client, first, payload)
+    reply(client, second, b"1")
+    assert client.events_received() == [first, second]
     try:
-        assert first == Reply(rq_id, request_, request_.parse_reply(payload))
+        assert first.result() == request_.parse_reply(payload)
     except RemoteProtocolError as error:
-        assert isinstance(first, ErrorReply)
         assert (type(first.error), str(first.error)) == (RemoteProtocolError, str(error))
-    assert second == Reply(other, Read(b"/a"), b"1")
+    assert second.result() == b"1"
+    assert client.closed is None
 
 
 @given(strategies.uint32s())
 def test_a_reply_of_the_wrong_type_fails_its_request(op: int) -> None:
     assume(op not in (Op.READ, Op.ERROR, Op.WATCH_EVENT))
     client = ClientConnection()
-    rq_id = ask(client, Read(b"/a"))
-    client.receive_data(bytes_of(op, rq_id, b"value"))
-    (failed,) = client.events_received()
-    assert isinstance(failed, ErrorReply)
-    assert isinstance(failed.error, RemoteProtocolError)
-    assert failed.error.path == b"/a"
+    read = ask(client, Read(b"/a"))
+    reply(client, read, b"value", op)
+    assert client.events_received() == [read]
+    assert isinstance(read.error, RemoteProtocolError)
+    assert read.error.path == b"/a"
     assert client.closed is None
 
 
+@pytest.mark.parametrize("limit", [None, 1])
 @given(strategies.packets(), strategies.uint32s())
-def test_an_id_that_nobody_waits_for_is_ignored(packet: Packet, first_id: int) -> None:
-    client = ClientConnection(first_id=max(1, first_id))
-    rq_id = ask(client, Read(b"/a"))
-    assume(packet.rq_id != rq_id)
+def test_an_id_that_nobody_waits_for_is_ignored(
+    limit: int | None, packet: Packet, first_id: int
+) -> None:
+    client = ClientConnection(first_id=max(1, first_id), max_outstanding=limit)
+    read = ask(client, Read(b"/a"))
+    assume(packet.rq_id != read.id)
     assume(packet.op != Op.WATCH_EVENT)
     client.receive_data(packet.encode())
     assert client.events_received() == [Ignored(packet, "nobody waits for this request id")]
-    assert client.outstanding == 1
+    assert client.outstanding == {read.id: read}
+
+
+@given(strategies.requests())
+def test_a_request_that_was_not_handed_out_has_no_answer(request_: Request[Any]) -> None:
+    assume(not isinstance(request_, TransactionEnd))
+    client = ClientConnection()
+    exchange = client.send(request_)
+    packet = Packet(request_.op, exchange.id, 0, OK)
+    client.receive_data(packet.encode())
+    assert client.events_received() == [Ignored(packet, "nobody waits for this request id")]
+    assert not exchange.done
 
 
 @pytest.mark.parametrize("payload", [b"", b"\0", b"/a", b"/a\0token", b"token\0"])
@@ -376,9 +457,10 @@ def test_a_watch_event_that_is_nonsense_is_ignored(payload: bytes) -> None:
 @given(strategies.uint32s())
 def test_the_transaction_id_of_a_reply_does_not_matter(tx_id: int) -> None:
     client = ClientConnection()
-    rq_id = ask(client, Read(b"/a"))
-    client.receive_data(bytes_of(Op.READ, rq_id, b"value", tx_id))
-    assert client.events_received() == [Reply(rq_id, Read(b"/a"), b"value")]
+    read = ask(client, Read(b"/a"))
+    client.receive_data(bytes_of(Op.READ, read.id, b"value", tx_id))
+    assert client.events_received() == [read]
+    assert read.result() == b"value"
 
 
 @pytest.mark.parametrize(
@@ -392,16 +474,16 @@ def test_the_transaction_id_of_a_reply_does_not_matter(tx_id: int) -> None:
 )
 def test_an_error_names_its_request_and_path(name: bytes, kind: type, code: str) -> None:
     client = ClientConnection()
-    rq_id = ask(client, Read(b"/a"))
-    client.receive_data(bytes_of(Op.ERROR, rq_id, name))
-    (refused,) = client.events_received()
-    assert isinstance(refused, ErrorReply)
+    refused = ask(client, Read(b"/a"))
+    reply(client, refused, name, Op.ERROR)
+    assert client.events_received() == [refused]
+    assert refused.error is not None
     assert isinstance(refused.error, kind)
     assert (refused.error.code, refused.error.path) == (code, b"/a")
     assert refused.error.request == Read(b"/a")
 
 
-# 3. Only `send`, `withdraw`, `abandon` and `receive_*` change the state
+# 3. Taking out bytes or events never changes a transaction or a watch
 
 
 @given(conversations())
@@ -409,16 +491,30 @@ def test_looking_at_events_moves_nothing(conversation: tuple[list[Request[Any]],
     requests, stream = conversation
     client = asked(requests)
     client.receive_data(stream)
-
-    def state() -> object:
-        return dict(client.transactions), client.watches, client.outstanding, client.closed
-
-    before = state()
+    before = state(client)
     client.events_received()
-    assert state() == before
+    assert state(client) == before
 
 
-# 4. One element of `data_to_send` is one message, and at most `max_outstanding` are unanswered
+@given(st.lists(strategies.requests(), max_size=6), st.sampled_from([None, 1, 2, 3]))
+def test_handing_out_moves_no_transaction_and_no_watch(
+    requests: list[Request[Any]], limit: int | None
+) -> None:
+    client = ClientConnection(max_outstanding=limit)
+    tx_id = started(client)
+    for request in requests:
+        try:
+            client.send(request, tx_id if request.transactional else 0)
+        except (AlreadyExists, TransactionEnded):
+            continue
+    before = dict(client.transactions), client.watches
+    data = client.data_to_send()
+    assert (dict(client.transactions), client.watches) == before
+    client.take_back(data)
+    assert (dict(client.transactions), client.watches) == before
+
+
+# 4. Messages are handed out whole, and at most `max_outstanding` are unanswered
 
 
 @given(
@@ -428,75 +524,45 @@ def test_what_is_unanswered_stays_within_the_limit(
     requests: list[Request[Any]], limit: int, random: Any
 ) -> None:
     client = ClientConnection(max_outstanding=limit)
-    expected = [(client.send(one), one) for one in requests]
+    expected = [client.send(one) for one in requests]
     unanswered: list[Packet] = []
     written: list[tuple[int, int, bytes]] = []
     while messages := sent(client):
         unanswered += messages
         written += [(packet.rq_id, packet.op, packet.payload) for packet in messages]
-        assert len(unanswered) == client.outstanding <= limit
+        assert len(unanswered) == len(client.outstanding) <= limit
+        assert client.window_full == (len(written) < len(expected))
         assert not sent(client), "the limit is reached, or all is out"
-        while unanswered and client.outstanding * 2 > limit - 1:
+        while unanswered and len(client.outstanding) * 2 > limit - 1:
             packet = unanswered.pop(random.randrange(len(unanswered)) if limit > 1 else 0)
             client.receive_data(bytes_of(Op.ERROR, packet.rq_id, b"EIO\0"))
-    assert written == [(rq_id, one.op, one.payload()) for rq_id, one in expected], "in order"
-    assert not client.has_unsent
+    assert written == [(one.id, one.request.op, one.request.payload()) for one in expected], (
+        "in order"
+    )
+    assert all(one.done for one in expected if one.id not in client.outstanding)
 
 
 @given(st.integers(1, 3))
 def test_the_limit_holds_for_what_the_connection_sends_to_clean_up(limit: int) -> None:
     client = ClientConnection(max_outstanding=limit)
-    starts = [client.send(TransactionStart()) for _ in range(3)]
-    for rq_id in starts:
-        client.abandon(rq_id)
+    for start in [client.send(TransactionStart()) for _ in range(3)]:
+        client.abandon(start)
     at_once = 0
     answered: list[bytes] = []
     while messages := sent(client):
-        at_once = max(at_once, client.outstanding)
+        at_once = max(at_once, len(client.outstanding))
         for packet in messages:
             answered.append(packet.payload)
-            start = packet.op == Op.TRANSACTION_START
-            payload = b"%d\0" % packet.rq_id if start else OK
+            start_ = packet.op == Op.TRANSACTION_START
+            payload = b"%d\0" % packet.rq_id if start_ else OK
             client.receive_data(bytes_of(packet.op, packet.rq_id, payload))
     assert at_once <= limit
     assert sorted(answered) == [b"\0"] * 3 + [b"F\0"] * 3
     assert not client.transactions
 
 
-@pytest.mark.parametrize("op", [Op.READ, Op.ERROR])
-@given(rq_id=strategies.uint32s())
-def test_at_a_limit_of_one_an_answer_may_have_any_id(op: Op, rq_id: int) -> None:
-    client = ClientConnection(max_outstanding=1)
-    mine = ask(client, Read(b"/a"))
-    assume(rq_id != mine)
-    packet = Packet(op, rq_id, 0, b"EIO\0")
-    client.receive_data(packet.encode())
-    ignored, result = client.events_received()
-    assert ignored == Ignored(packet, f"taken as the answer to {mine}")
-    assert isinstance(result, ErrorReply if op == Op.ERROR else Reply)
-    assert result.rq_id == mine
-
-
-def test_at_a_limit_of_one_a_watch_may_be_acknowledged_with_id_0() -> None:
-    # Linux before 4.11 does so.
-    client = ClientConnection(max_outstanding=1)
-    rq_id = ask(client, WATCHED)
-    client.receive_data(bytes_of(Op.WATCH, 0, OK))
-    assert client.events_received()[1] == Reply(rq_id, WATCHED, None)
-    assert client.watches == {(b"/a", b"token"): WatchState.SET}
-
-
-def test_at_a_limit_of_one_an_answer_of_another_type_and_id_is_still_ignored() -> None:
-    client = ClientConnection(max_outstanding=1)
-    ask(client, Read(b"/a"))
-    client.receive_data(bytes_of(Op.WRITE, 99, OK))
-    (ignored,) = client.events_received()
-    assert isinstance(ignored, Ignored)
-    assert client.outstanding == 1
-
-
 @given(st.lists(st.sampled_from([Read(b"/a"), Write(b"/b", b"value"), Mkdir(b"/c")])), st.data())
-def test_however_little_is_written_at_once_the_same_bytes_go_out(
+def test_however_often_it_is_asked_for_the_same_bytes_are_handed_out(
     requests: list[Request[Any]], data: st.DataObject
 ) -> None:
     one, other = ClientConnection(), ClientConnection()
@@ -505,33 +571,109 @@ def test_however_little_is_written_at_once_the_same_bytes_go_out(
         one.send(request)
         other.send(request)
         for _ in range(data.draw(st.integers(0, 2))):
-            portion = bytes(one.outgoing())
-            count = data.draw(st.integers(0, len(portion)))
-            one.sent(count)
-            written += portion[:count]
-    while portion := bytes(one.outgoing()):
-        assert one.has_unsent
-        one.sent(1)
-        written += portion[:1]
-    assert not one.has_unsent
-    assert written == b"".join(other.data_to_send())
+            portion = one.data_to_send()
+            if data.draw(st.booleans()):
+                one.take_back(portion)
+            else:
+                written += portion
+    written += one.data_to_send()
+    assert one.data_to_send() == b""
+    assert written == other.data_to_send()
 
 
-def test_a_refusal_by_errno_fails_the_request_as_a_packet_would() -> None:
+def test_a_withdrawn_request_at_the_end_of_the_queue_does_not_fill_the_window() -> None:
     client = ClientConnection(max_outstanding=1)
-    rq_id = ask(client, WATCHED)
-    client.send_failed(rq_id, errno.ENOSPC)
-    client.send_failed(rq_id, errno.ENOSPC)  # it is over already
-    (refused,) = client.events_received()
-    assert isinstance(refused, ErrorReply)
-    assert isinstance(refused.error, QuotaExceeded)
-    assert refused.error.path == b"/a"
-    assert (client.watches, client.outstanding) == ({}, 0)
-    other = ask(client, Read(b"/a"))
-    client.send_failed(other, 9999)
-    (refused,) = client.events_received()
-    assert isinstance(refused, ErrorReply)
-    assert refused.error.code == "errno 9999"
+    first, second = client.send(Read(b"/a")), client.send(Read(b"/b"))
+    assert client.withdraw(second)
+    assert [packet.rq_id for packet in sent(client)] == [first.id]
+    reply(client, first, b"a")
+    assert client.data_to_send() == b""
+    third = client.send(Read(b"/c"))
+    assert [packet.rq_id for packet in sent(client)] == [third.id]
+
+
+def drained(client: ClientConnection) -> list[tuple[int, bytes]]:
+    """Answer all messages as they are handed out; return their ids and payloads."""
+    messages = []
+    while packets := sent(client):
+        for packet in packets:
+            messages.append((packet.rq_id, packet.payload))
+            client.receive_data(bytes_of(Op.ERROR, packet.rq_id, b"EIO\0"))
+    return messages
+
+
+@given(
+    st.lists(strategies.requests(changes_state=False), max_size=9),
+    st.sampled_from([None, 1, 2, 3]),
+    st.data(),
+)
+def test_what_is_taken_back_is_as_if_it_was_never_handed_out(
+    requests: list[Request[Any]], limit: int | None, data: st.DataObject
+) -> None:
+    client, twin = (ClientConnection(max_outstanding=limit) for _ in range(2))
+    for one in (client, twin):
+        for path in (b"/1", b"/2"):
+            one.send(Read(path))
+        one.data_to_send()
+
+    def perhaps() -> None:
+        if data.draw(st.booleans()):
+            message = client.data_to_send()
+            client.take_back(message)
+            assert client.data_to_send() == message
+            client.take_back(message)
+            assert client.outstanding.keys() == twin.outstanding.keys()
+
+    pairs = []
+    for request in requests:
+        pairs.append((client.send(request), twin.send(request)))
+        perhaps()
+    for mine, theirs in pairs:
+        if data.draw(st.booleans()):
+            assert client.withdraw(mine)
+            assert twin.withdraw(theirs)
+        perhaps()
+    for one in (client, twin):
+        for exchange in list(one.outstanding.values()):
+            reply(one, exchange)
+    assert drained(client) == drained(twin)
+
+
+@given(st.lists(strategies.requests(changes_state=False), min_size=1, max_size=6), st.data())
+def test_what_was_answered_meanwhile_is_not_taken_back(
+    requests: list[Request[Any]], data: st.DataObject
+) -> None:
+    client = ClientConnection()
+    exchanges = [client.send(request) for request in requests]
+    messages = client.data_to_send()
+    # A hostile daemon guesses ids, and callers give up.
+    guessed = [one for one in exchanges if data.draw(st.booleans())]
+    abandoned = [one for one in exchanges if data.draw(st.booleans())]
+    for one in abandoned:
+        client.abandon(one)
+    for one in guessed:
+        reply(client, one, b"a guess")
+    client.take_back(messages)
+    assert client.outstanding == {}
+    assert client.events_received() == [one for one in guessed if one not in abandoned]
+    rest = [one for one in exchanges if one not in guessed]
+    withdrawn = [one for one in rest if data.draw(st.booleans())]
+    assert all(client.withdraw(one) for one in withdrawn)
+    assert not any(client.withdraw(one) for one in guessed)
+    later = client.send(Read(b"/later"))
+    expected = [*[one for one in rest if one not in withdrawn], later]
+    assert drained(client) == [(one.id, one.request.payload()) for one in expected]
+
+
+def test_nothing_is_taken_back_once_the_connection_is_over() -> None:
+    client = ClientConnection()
+    read = client.send(Read(b"/a"))
+    data = client.data_to_send()
+    client.receive_eof()
+    client.take_back(data)
+    assert client.data_to_send() == b""
+    assert isinstance(read.error, ConnectionClosed)
+    assert read.error.sent, "perhaps"
 
 
 # 5. Request ids: 32 bits, each once; what an abandoned request began is undone
@@ -540,117 +682,173 @@ def test_a_refusal_by_errno_fails_the_request_as_a_packet_would() -> None:
 @given(st.integers(UINT32_MAX - 5, UINT32_MAX), st.sets(st.integers(0, 9)), st.integers(1, 3))
 def test_ids_wrap_and_skip_those_unanswered(first_id: int, answered: set[int], again: int) -> None:
     client = ClientConnection(first_id=first_id)
-    ids = [ask(client, Read(b"/a")) for _ in range(10)]
+    exchanges = [ask(client, Read(b"/a")) for _ in range(10)]
+    ids = [one.id for one in exchanges]
     assert len(set(ids)) == 10
     assert all(1 <= rq_id <= UINT32_MAX for rq_id in ids)
     for index in answered:
-        answer(client, ids[index], Read(b"/a"), b"")
+        answer(client, exchanges[index], b"")
     left = {rq_id for index, rq_id in enumerate(ids) if index not in answered}
     for _ in range(again):
         client._next_id = first_id  # as after four billion more
-        more = [ask(client, Read(b"/b")) for _ in range(10)]
+        more = [ask(client, Read(b"/b")).id for _ in range(10)]
         assert not left & set(more)
         assert len(set(more)) == 10
         left |= set(more)
 
 
-@given(strategies.requests(changes_state=False), st.data())
+@given(strategies.requests(changes_state=False), st.booleans(), st.data())
 def test_the_late_answer_to_what_was_abandoned_is_dropped(
-    request_: Request[Any], data: st.DataObject
+    request_: Request[Any], handed_out: bool, data: st.DataObject
 ) -> None:
     client = ClientConnection()
-    rq_id = client.send(request_)
-    if data.draw(st.booleans()):
+    late = client.send(request_)
+    if handed_out:
         client.data_to_send()
-    client.abandon(rq_id)
-    client.abandon(rq_id)
-    assert [packet.rq_id for packet in sent(client)] in ([], [rq_id])  # it is sent all the same
-    client._next_id = rq_id
-    assert ask(client, Read(b"/a")) != rq_id, "its id is taken until the answer comes"
-    client.receive_data(bytes_of(request_.op, rq_id, data.draw(strategies.odd_payloads())))
+    client.abandon(late)
+    client.abandon(late)
+    assert late.abandoned
+    ids = [packet.rq_id for packet in sent(client)]
+    assert ids == ([] if handed_out else [late.id]), "it is sent all the same"
+    client._next_id = late.id + UINT32_MAX  # as after four billion more
+    assert ask(client, Read(b"/a")).id != late.id, "its id is taken until the answer comes"
+    reply(client, late, data.draw(strategies.odd_payloads()))
     assert client.events_received() == []
-    assert client.outstanding == 1
+    assert len(client.outstanding) == 1
 
 
-@given(strategies.requests(), st.integers(0, 20))
-def test_a_request_is_withdrawn_if_not_one_byte_of_it_was_handed_out(
-    request_: Request[Any], count: int
+def test_an_event_that_was_taken_out_is_none_again_once_it_is_abandoned() -> None:
+    client = ClientConnection()
+    first, second = ask(client, Read(b"/a")), ask(client, Read(b"/b"))
+    reply(client, first, b"a")
+    reply(client, second, b"b")
+    client.abandon(first)
+    assert client.events_received() == [second]
+    client.abandon(second)
+    assert client.events_received() == []
+
+
+@given(strategies.requests(), st.booleans())
+def test_a_request_is_withdrawn_if_it_was_not_handed_out(
+    request_: Request[Any], handed_out: bool
 ) -> None:
     assume(not isinstance(request_, TransactionEnd))
     client = ClientConnection()
-    before = client.send(Read(b"/before"))
-    length = len(client.outgoing())
-    client.sent(length)
-    rq_id = client.send(request_)
-    client.outgoing()
-    client.sent(count)
-    withdrawn = client.withdraw(rq_id)
-    assert withdrawn == (count == 0)
+    before = ask(client, Read(b"/before"))
+    exchange = client.send(request_)
+    if handed_out:
+        client.data_to_send()
+    assert client.withdraw(exchange) == exchange.withdrawn == (not handed_out)
     assert not client.withdraw(before)
-    assert client.has_unsent != withdrawn
-    if withdrawn:
-        assert not client.withdraw(rq_id), "it is gone"
-        assert (client.watches, client.outstanding, client.outgoing()) == ({}, 1, b"")
+    assert client.withdraw(exchange) == (not handed_out), "asking again says the same"
+    if not handed_out:
+        assert client.watches == {}
+        assert client.outstanding == {before.id: before}
+        assert client.data_to_send() == b""
+        with pytest.raises(LocalProtocolError, match="it is withdrawn"):
+            exchange.result()
+        client.receive_eof()
+        assert [one for one in client.events_received() if one is exchange] == []
 
 
 def test_what_was_withdrawn_does_not_wait_to_be_written() -> None:
     client = ClientConnection()
     assert client.withdraw(client.send(Read(b"/a")))
-    assert not client.has_unsent
-    assert client.outgoing() == b""
-    assert ask(client, Read(b"/b"))
-    assert not client.has_unsent
+    assert client.data_to_send() == b""
+    assert ask(client, Read(b"/b")).message is None, "it was handed out"
+    assert client.data_to_send() == b""
 
 
-def test_with_one_outstanding_a_wrong_id_answers_nothing_that_is_not_out_whole() -> None:
+def test_with_one_outstanding_a_wrong_id_answers_nothing() -> None:
     client = ClientConnection(max_outstanding=1)
     first, second = client.send(Read(b"/a")), client.send(Read(b"/b"))
-    client.outgoing()
-    client.sent(8)
+    assert [packet.rq_id for packet in sent(client)] == [first.id]
     client.receive_data(bytes_of(Op.READ, 1000, b"stray"))
-    client.sent(len(client.outgoing()))
-    assert not client.outgoing(), "the first is unanswered"
-    client.receive_data(bytes_of(Op.READ, first, b"a"))
+    assert not client.data_to_send(), "the first is unanswered"
+    reply(client, first, b"a")
     client.data_to_send()
-    client.receive_data(bytes_of(Op.READ, second, b"b"))
-    replies = [one for one in client.events_received() if isinstance(one, Reply)]
-    assert replies == [Reply(first, Read(b"/a"), b"a"), Reply(second, Read(b"/b"), b"b")]
+    reply(client, second, b"b")
+    stray, *replies = client.events_received()
+    assert isinstance(stray, Ignored)
+    assert replies == [first, second]
+    assert [first.result(), second.result()] == [b"a", b"b"]
 
 
-def test_what_another_thread_may_be_writing_cannot_be_withdrawn() -> None:
+def test_what_was_handed_out_cannot_be_withdrawn_and_may_have_been_sent() -> None:
     client = ClientConnection()
-    first = client.send(Read(b"/a"))
-    data = client.outgoing()
-    client.writing = True
+    first = ask(client, Read(b"/a"))
     queued = client.send(Read(b"/b"))
     assert not client.withdraw(first)
     assert client.withdraw(queued)
     client.close(ConnectionClosed("gone"))
     (lost, _) = client.events_received()
-    assert isinstance(lost, ErrorReply)
-    assert isinstance(lost.error, ConnectionClosed)
-    assert lost.error.sent, "perhaps"
-    assert data
+    assert lost is first
+    assert isinstance(first.error, ConnectionClosed)
+    assert first.error.sent, "perhaps"
 
 
-def test_of_a_batch_those_that_are_not_begun_are_withdrawn() -> None:
-    client = ClientConnection()
-    ids = [client.send(Read(b"/%d" % number)) for number in range(4)]
-    whole = bytes(client.outgoing())
-    client.sent(len(whole) // 4 + 1)  # the first, and a byte of the second
-    assert [client.withdraw(rq_id) for rq_id in (ids[1], ids[2])] == [False, True]
-    rest = bytes(client.outgoing())
-    client.sent(len(rest))
-    message = len(whole) // 4
-    assert rest == whole[message + 1 : 2 * message] + whole[3 * message :]
-    assert client.outstanding == 3
+def test_of_a_batch_those_that_are_not_handed_out_are_withdrawn() -> None:
+    client = ClientConnection(max_outstanding=2)
+    exchanges = [client.send(Read(b"/%d" % number)) for number in range(4)]
+    assert [packet.rq_id for packet in sent(client)] == [exchanges[0].id, exchanges[1].id]
+    assert [client.withdraw(one) for one in exchanges[1:3]] == [False, True]
+    for one in exchanges[:2]:
+        reply(client, one)
+    assert [packet.rq_id for packet in sent(client)] == [exchanges[3].id]
+
+
+@given(st.integers(0, 60), st.sampled_from([None, 1, 2, 7]), st.data())
+def test_to_withdraw_costs_the_same_however_many_wait(
+    count: int, limit: int | None, data: st.DataObject
+) -> None:
+    looks = 0
+
+    class Counted(Exchange):
+        """It counts how often it is looked at, to be skipped or to be found."""
+
+        __hash__ = Exchange.__hash__
+
+        @property
+        def withdrawn(self) -> bool:
+            nonlocal looks
+            looks += 1
+            return self.marked
+
+        @withdrawn.setter
+        def withdrawn(self, value: bool) -> None:
+            self.marked = value
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal looks
+            looks += 1
+            return self is other
+
+        marked = False
+
+    client = ClientConnection(max_outstanding=limit)
+    with mock.patch.object(xsproto.client, "Exchange", Counted):
+        exchanges = [client.send(Read(b"/%d" % number)) for number in range(count)]
+    withdrawn: set[int] = set()
+    handed_out: list[int] = []
+    for one in data.draw(st.permutations(exchanges)):
+        if data.draw(st.integers(0, 7)) == 7:
+            handed_out += [packet.rq_id for packet in sent(client)]
+        if client.withdraw(one):
+            withdrawn.add(one.id)
+        assert (one.id in withdrawn) == (one.id not in handed_out)
+        assert len(client._queue) <= 2 * (count - len(withdrawn) - len(handed_out)) + 1
+    assert looks <= 2 * len(withdrawn) + count
+    for one in list(client.outstanding.values()):
+        reply(client, one)
+    handed_out += [rq_id for rq_id, _ in drained(client)]
+    assert handed_out == [one.id for one in exchanges if one.id not in withdrawn]
 
 
 def test_a_late_transaction_is_ended() -> None:
     client = ClientConnection()
-    rq_id = ask(client, TransactionStart())
-    client.abandon(rq_id)
-    answer(client, rq_id, TransactionStart(), 9)
+    late = ask(client, TransactionStart())
+    client.abandon(late)
+    answer(client, late, 9)
     (packet,) = sent(client)
     assert (packet.op, packet.tx_id, packet.payload) == (Op.TRANSACTION_END, 9, b"F\0")
     client.receive_data(bytes_of(Op.TRANSACTION_END, packet.rq_id, OK))
@@ -659,9 +857,9 @@ def test_a_late_transaction_is_ended() -> None:
 
 def test_a_late_watch_is_undone_and_its_events_are_stale() -> None:
     client = ClientConnection()
-    rq_id = ask(client, WATCHED)
-    client.abandon(rq_id)
-    answer(client, rq_id, WATCHED)
+    late = ask(client, WATCHED)
+    client.abandon(late)
+    answer(client, late)
     (packet,) = sent(client)
     assert (packet.op, packet.payload) == (Op.UNWATCH, b"/a\0token\0")
     client.receive_data(event())
@@ -676,7 +874,7 @@ def test_a_late_watch_is_undone_and_its_events_are_stale() -> None:
         (TransactionStart(), Op.TRANSACTION_START, b"nonsense"),
         *[
             (request, op, payload)
-            for request in (TransactionStart(), WATCHED, Unwatch(b"/a", b"token"))
+            for request in (TransactionStart(), WATCHED, UNWATCHED)
             for op, payload in ((Op.ERROR, b"EINVAL\0"), (Op.READ, b"nonsense"))
         ],
     ],
@@ -685,9 +883,9 @@ def test_what_was_abandoned_and_refused_has_nothing_to_undo(
     request_: Request[Any], op: Op, payload: bytes
 ) -> None:
     client = ClientConnection()
-    rq_id = ask(client, request_)
-    client.abandon(rq_id)
-    client.receive_data(bytes_of(op, rq_id, payload))
+    late = ask(client, request_)
+    client.abandon(late)
+    reply(client, late, payload, op)
     assert (sent(client), client.events_received()) == ([], [])
     assert (client.watches, dict(client.transactions)) == ({}, {})
 
@@ -697,44 +895,79 @@ def test_the_type_of_an_acknowledgement_counts_and_not_its_payload(payload: byte
     client = ClientConnection()
     tx_id = started(client)
     for request in (Write(b"/a", b""), COMMIT):
-        rq_id = ask(client, request, tx_id)
-        client.receive_data(bytes_of(request.op, rq_id, payload, tx_id))
-        assert client.events_received() == [Reply(rq_id, request, None)]
+        exchange = ask(client, request, tx_id)
+        client.receive_data(bytes_of(request.op, exchange.id, payload, tx_id))
+        assert client.events_received() == [exchange]
+        assert exchange.result() is None
     assert dict(client.transactions) == {}
-    unwatch = Unwatch(WATCHED.path, WATCHED.token)
-    client.receive_data(bytes_of(Op.WATCH, ask(client, WATCHED), payload))
+    reply(client, ask(client, WATCHED), payload)
     assert client.watches == {(b"/a", b"token"): WatchState.SET}
-    client.receive_data(bytes_of(Op.UNWATCH, ask(client, unwatch), payload))
+    reply(client, ask(client, UNWATCHED), payload)
     assert client.watches == {}
     # An abandoned WATCH is undone, since the daemon has set it.
-    rq_id = ask(client, WATCHED)
-    client.abandon(rq_id)
-    client.receive_data(bytes_of(Op.WATCH, rq_id, payload))
+    late = ask(client, WATCHED)
+    client.abandon(late)
+    reply(client, late, payload)
     assert [(packet.op, packet.payload) for packet in sent(client)] == [
-        (Op.UNWATCH, unwatch.payload())
+        (Op.UNWATCH, UNWATCHED.payload())
     ]
 
 
 def test_what_is_abandoned_with_its_answer_there_is_undone_at_once() -> None:
     client = ClientConnection()
-    start, watch = client.submit(TransactionStart(), 0, None), client.submit(WATCHED, 0, None)
+    start, watch = client.send(TransactionStart()), client.send(WATCHED)
     client.data_to_send()
-    answer(client, start.rq_id, TransactionStart(), 9)
-    answer(client, watch.rq_id, WATCHED)
-    client.abandon_exchange(start)
-    client.abandon_exchange(watch)
+    answer(client, start, 9)
+    answer(client, watch)
+    client.abandon(start)
+    client.abandon(watch)
     assert [packet.op for packet in sent(client)] == [Op.TRANSACTION_END, Op.UNWATCH]
-    client.abandon_exchange(start)
-    client.abandon_exchange(watch)
+    client.abandon(start)
+    client.abandon(watch)
     assert sent(client) == [], "once is enough"
+    assert client.events_received() == []
+
+
+def test_what_is_abandoned_twice_leaves_alone_what_others_began_since() -> None:
+    client = ClientConnection()
+    start, watch = client.send(TransactionStart()), client.send(WATCHED)
+    client.data_to_send()
+    answer(client, start, 9)
+    answer(client, watch)
+    for one in (start, watch):
+        client.abandon(one)
+    for packet in sent(client):
+        client.receive_data(bytes_of(packet.op, packet.rq_id, OK))
+    assert started(client, 9) == 9, "the daemon gives the id again"
+    watching(client)
+    for one in (start, watch):
+        client.abandon(one)
+    assert sent(client) == []
+    assert dict(client.transactions) == {9: TransactionState.STARTED}
+    assert client.watches == {(b"/a", b"token"): WatchState.SET}
+
+
+def test_what_is_abandoned_once_it_is_over_has_nothing_to_undo() -> None:
+    client = ClientConnection()
+    start, watch = client.send(TransactionStart()), client.send(WATCHED)
+    client.data_to_send()
+    answer(client, start, 9)
+    answer(client, watch)
+    for request, tx_id in ((COMMIT, 9), (UNWATCHED, 0)):
+        answer(client, ask(client, request, tx_id))
+    client.events_received()
+    client.abandon(start)
+    client.abandon(watch)
+    client.abandon(ask(client, ResetWatches()))
+    assert [packet.op for packet in sent(client)] == []
 
 
 @pytest.mark.parametrize("payload", [b"0\0", b"", b"\0", b"x\0", b"4294967296\0", b"7"])
 def test_a_transaction_that_has_no_id_is_none(payload: bytes) -> None:
     client = ClientConnection()
-    client.receive_data(bytes_of(Op.TRANSACTION_START, ask(client, TransactionStart()), payload))
-    (failed,) = client.events_received()
-    assert isinstance(failed, ErrorReply)
+    failed = ask(client, TransactionStart())
+    reply(client, failed, payload)
+    assert client.events_received() == [failed]
     assert isinstance(failed.error, RemoteProtocolError)
     assert dict(client.transactions) == {}
 
@@ -751,17 +984,19 @@ def test_the_table_of_transactions_ends_where_it_should() -> None:
 
 
 @pytest.mark.parametrize("end", [COMMIT, ROLLBACK])
-@pytest.mark.parametrize("reply", [bytes_of(Op.ERROR, 2, b"EAGAIN\0"), bytes_of(7, 2, OK)])
-def test_a_transaction_lives_until_its_end_is_answered(end: TransactionEnd, reply: bytes) -> None:
+@pytest.mark.parametrize("answered", [bytes_of(Op.ERROR, 2, b"EAGAIN\0"), bytes_of(7, 2, OK)])
+def test_a_transaction_lives_until_its_end_is_answered(
+    end: TransactionEnd, answered: bytes
+) -> None:
     client = ClientConnection()
     tx_id = started(client)
     assert dict(client.transactions) == {tx_id: TransactionState.STARTED}
-    assert ask(client, end, tx_id) == 2
+    assert ask(client, end, tx_id).id == 2
     assert dict(client.transactions) == {tx_id: TransactionState.ENDING}
     for request in (Read(b"/a"), COMMIT, ROLLBACK):
         with pytest.raises(TransactionEnded, match="transaction 7 is ending"):
             client.send(request, tx_id)
-    client.receive_data(reply)
+    client.receive_data(answered)
     assert dict(client.transactions) == {}
     with pytest.raises(TransactionEnded, match=r"Read.*transaction 7 is ended"):
         client.send(Read(b"/a"), tx_id)
@@ -775,7 +1010,7 @@ def test_a_transaction_that_never_began_cannot_be_used(request_: Request[Any], t
         client.send(request_, tx_id)
     assert isinstance(caught.value, TransactionEnded) == request_.transactional
     assert caught.value.request == request_
-    assert not client.has_unsent
+    assert client.data_to_send() == b""
 
 
 def test_a_request_without_an_answer_dooms_its_transaction() -> None:
@@ -788,6 +1023,18 @@ def test_a_request_without_an_answer_dooms_its_transaction() -> None:
         with pytest.raises(TransactionEnded, match="is doomed: a request in it, or its end, was"):
             client.send(request, tx_id)
     client.send(ROLLBACK, tx_id)
+
+
+def test_a_request_that_is_abandoned_with_its_answer_dooms_nothing() -> None:
+    client = ClientConnection()
+    tx_id = started(client)
+    answered, withdrawn = ask(client, Read(b"/a"), tx_id), client.send(Read(b"/b"), tx_id)
+    reply(client, answered, b"a")
+    assert client.withdraw(withdrawn)
+    for one in (answered, withdrawn):
+        client.abandon(one)
+    assert dict(client.transactions) == {tx_id: TransactionState.STARTED}
+    assert client.events_received() == []
 
 
 def test_an_end_that_is_withdrawn_leaves_a_transaction_to_roll_back() -> None:
@@ -806,10 +1053,10 @@ def test_a_transaction_whose_id_is_given_away_is_lost_with_the_new_one(doomed: b
     if doomed:
         client.abandon(ask(client, Write(b"/a", b""), tx_id))
     for _ in range(2):
-        answer(client, ask(client, TransactionStart()), TransactionStart(), tx_id)
-        (failed,) = client.events_received()
-        assert isinstance(failed, ErrorReply)
-        assert isinstance(failed.error, TransactionLost)
+        start = ask(client, TransactionStart())
+        answer(client, start, tx_id)
+        assert client.events_received() == [start]
+        assert isinstance(start.error, TransactionLost)
         for request in (Read(b"/a"), COMMIT):
             with pytest.raises(TransactionLost, match="the id of transaction 7") as caught:
                 client.send(request, tx_id)
@@ -817,22 +1064,12 @@ def test_a_transaction_whose_id_is_given_away_is_lost_with_the_new_one(doomed: b
     assert sent(client) == []
     client.abandon(ask(client, Read(b"/")))
     assert client.withdraw(client.send(ROLLBACK, tx_id))
-    rq_id = ask(client, ROLLBACK, tx_id)
-    client.receive_data(bytes_of(Op.TRANSACTION_END, rq_id, OK))
-    assert client.events_received() == [Reply(rq_id, ROLLBACK, None)]
+    rollback = ask(client, ROLLBACK, tx_id)
+    reply(client, rollback)
+    assert client.events_received() == [rollback]
+    assert rollback.result() is None
     assert started(client) == tx_id
     assert dict(client.transactions) == {tx_id: TransactionState.STARTED}
-
-
-def test_an_answer_that_is_acted_upon_twice_starts_one_transaction() -> None:
-    """This happens after an interrupt, when the answer is still in the inbox."""
-    client = ClientConnection()
-    exchange = client.submit(TransactionStart(), 0, None)
-    client.data_to_send()
-    answer(client, exchange.rq_id, TransactionStart(), 7)
-    client._succeed(exchange)
-    assert exchange.value() == 7
-    assert dict(client.transactions) == {7: TransactionState.STARTED}
 
 
 def test_a_commit_is_lost_if_the_id_is_given_away_before_it_is_answered() -> None:
@@ -840,13 +1077,13 @@ def test_a_commit_is_lost_if_the_id_is_given_away_before_it_is_answered() -> Non
     tx_id = started(client)
     starts = [client.send(TransactionStart()) for _ in range(2)]
     commit = client.send(COMMIT, tx_id)
-    for rq_id in starts:
+    for start in starts:
         client.data_to_send()
-        answer(client, rq_id, TransactionStart(), tx_id)
+        answer(client, start, tx_id)
     client.data_to_send()
-    client.receive_data(bytes_of(Op.TRANSACTION_END, commit, OK))
-    errors = [event.error for event in client.events_received() if isinstance(event, ErrorReply)]
-    assert [type(error) for error in errors] == [TransactionLost] * 3
+    reply(client, commit)
+    assert client.events_received() == [*starts, commit]
+    assert [type(one.error) for one in (*starts, commit)] == [TransactionLost] * 3
     assert dict(client.transactions) == {}
 
 
@@ -861,18 +1098,19 @@ def test_reset_watches_ends_all_watches_and_transactions() -> None:
     started(client)
     watching(client)
     late = ask(client, Watch(b"/b", b"late"))
-    unset = ask(client, Unwatch(b"/a", b"token"))
-    rq_id = ask(client, ResetWatches())
+    unset = ask(client, UNWATCHED)
+    resetting = ask(client, ResetWatches())
     after = ask(client, Watch(b"/c", b"after"))
-    answer(client, late, WATCHED)
-    client.receive_data(bytes_of(Op.UNWATCH, unset, OK))
-    answer(client, rq_id, ResetWatches())
+    answer(client, late)
+    reply(client, unset)
+    answer(client, resetting)
     *_, reset, result = client.events_received()
     assert reset == Reset(((b"/b", b"late"),), (7,))
-    assert result == Reply(rq_id, ResetWatches(), None)
+    assert result is resetting
+    assert resetting.result() is None
     assert dict(client.transactions) == {}
     assert client.watches == {(b"/c", b"after"): WatchState.SETTING}
-    answer(client, after, WATCHED)
+    answer(client, after)
     assert client.watches == {(b"/c", b"after"): WatchState.SET}
 
 
@@ -881,23 +1119,24 @@ def test_reset_watches_ends_all_watches_and_transactions() -> None:
 
 def test_a_second_watch_like_another_is_refused_as_the_daemon_would() -> None:
     client = ClientConnection()
-    rq_id = ask(client, WATCHED)
+    first = ask(client, WATCHED)
     for _ in ("while it is being set", "once it is set"):
         with pytest.raises(AlreadyExists) as caught:
             client.send(Watch(b"/a", b"token", depth=3))
         assert (caught.value.code, caught.value.path) == ("EEXIST", b"/a")
-        client.send(Watch(b"/a", b"other %d" % client.outstanding))
+        ask(client, Watch(b"/a", b"other %d" % len(client.outstanding)))
         if client.watch_state(b"/a", b"token") is WatchState.SETTING:
-            answer(client, rq_id, WATCHED)
-    unset = ask(client, Unwatch(b"/a", b"token"))
+            answer(client, first)
+            ask(client, Read(b"/a"))
+    unset = ask(client, UNWATCHED)
     ask(client, WATCHED)  # daemons act in order
-    client.receive_data(bytes_of(Op.UNWATCH, unset, OK))
+    reply(client, unset)
     assert client.watch_state(b"/a", b"token") is WatchState.SETTING
 
 
 def test_a_refused_watch_is_none_and_may_be_tried_again() -> None:
     client = ClientConnection()
-    client.receive_data(bytes_of(Op.ERROR, ask(client, WATCHED), b"ENOSPC\0"))
+    reply(client, ask(client, WATCHED), b"ENOSPC\0", Op.ERROR)
     assert client.watches == {}
     assert client.withdraw(client.send(WATCHED))
     client.send(WATCHED)
@@ -905,25 +1144,23 @@ def test_a_refused_watch_is_none_and_may_be_tried_again() -> None:
 
 def test_events_are_kept_before_the_answer_to_watch_and_stale_after_unwatch() -> None:
     client = ClientConnection()
-    rq_id = ask(client, WATCHED)
+    setting = ask(client, WATCHED)
     client.receive_data(event())
-    answer(client, rq_id, WATCHED)
+    answer(client, setting)
     client.receive_data(event(b"/a/b"))
     client.receive_data(event(b"/a", b"unheard of"))
-    assert client.withdraw(client.send(Unwatch(b"/a", b"token")))
+    assert client.withdraw(client.send(UNWATCHED))
     client.receive_data(event())
-    unset = ask(client, Unwatch(b"/a", b"token"))
+    unset = ask(client, UNWATCHED)
     client.receive_data(event())
-    client.receive_data(bytes_of(Op.UNWATCH, unset, OK) + event())
+    client.receive_data(bytes_of(Op.UNWATCH, unset.id, OK) + event())
     fired = [one for one in client.events_received() if isinstance(one, WatchFired)]
     assert [one.stale for one in fired] == [False, False, True, False, True, True]
 
 
 def test_what_was_withdrawn_counts_for_nothing_whatever_was_asked_around_it() -> None:
     client = ClientConnection()
-    set_first, unset, set_again = (
-        client.send(one) for one in (WATCHED, Unwatch(b"/a", b"token"), WATCHED)
-    )
+    set_first, unset, set_again = (client.send(one) for one in (WATCHED, UNWATCHED, WATCHED))
     assert client.withdraw(set_first)
     assert client.watch_state(b"/a", b"token") is WatchState.SETTING
     assert client.withdraw(set_again)
@@ -936,15 +1173,14 @@ def test_watches_of_one_token_come_and_go_one_by_one() -> None:
     client = ClientConnection()
     watching(client)
     other = watching(client, Watch(b"/b", b"token"))
-    client.receive_data(bytes_of(Op.UNWATCH, ask(client, Unwatch(b"/a", b"token")), OK))
+    reply(client, ask(client, UNWATCHED))
     assert client.watches == {(other.path, other.token): WatchState.SET}
 
 
 def test_an_unwatch_that_fails_leaves_no_watch_either() -> None:
     client = ClientConnection()
     watching(client)
-    unset = ask(client, Unwatch(b"/a", b"token"))
-    client.receive_data(bytes_of(Op.ERROR, unset, b"ENOENT\0"))
+    reply(client, ask(client, UNWATCHED), b"ENOENT\0", Op.ERROR)
     assert client.watches == {}
 
 
@@ -952,12 +1188,13 @@ def test_an_unwatch_that_fails_leaves_no_watch_either() -> None:
 def test_an_event_is_known_by_its_type_alone(rq_id: int, tx_id: int, more: bytes) -> None:
     # The device does not initialize the ids; the specification reserves further fields.
     client = ClientConnection()
-    ask(client, Read(b"/a"))
+    read = ask(client, Read(b"/a"))
     watching(client)
     payload = b"/a\0token\0" + more.replace(b"\0", b"") + (b"\0" if more else b"")
     client.receive_data(bytes_of(Op.WATCH_EVENT, rq_id, payload, tx_id))
-    assert client.events_received() == [WatchFired(b"/a", b"token")]
-    assert client.outstanding == 1
+    client.receive_data(bytes_of(Op.WATCH_EVENT, read.id, payload, tx_id))
+    assert client.events_received() == [WatchFired(b"/a", b"token")] * 2
+    assert client.outstanding == {read.id: read}
 
 
 # DOMID_ANY, which ends C xenstored if it comes through a socket
@@ -982,9 +1219,11 @@ def test_domid_any_is_refused_on_a_socket(request_: SetPerms) -> None:
 @pytest.mark.parametrize("request_", ALL_MAY_READ)
 def test_domid_any_may_go_where_the_transport_allows_it(request_: SetPerms) -> None:
     client = ClientConnection(allow_domid_any=True)
-    rq_id = ask(client, request_)
-    answer(client, rq_id, request_)
-    assert client.events_received() == [Reply(rq_id, request_, None)]
+    for tx_id in (0, started(client)):
+        exchange = ask(client, request_, tx_id)
+        answer(client, exchange)
+        assert client.events_received() == [exchange]
+        assert exchange.result() is None
 
 
 @pytest.mark.parametrize(
@@ -997,15 +1236,35 @@ def test_only_a_permission_with_domid_any_is_refused(request_: Request[Any]) -> 
     assert [packet.payload for packet in sent(client)] == [request_.payload()]
 
 
+@given(
+    st.lists(strategies.permissions(), max_size=3),
+    st.integers(0, 0xFFFF) | st.just(DOMID_ANY),
+    st.lists(strategies.permissions(), max_size=3),
+    st.booleans(),
+)
+def test_a_socket_takes_the_permissions_of_every_domain_but_domid_any(
+    before: list[Permission], domid: int, after: list[Permission], allowed: bool
+) -> None:
+    client = ClientConnection(allow_domid_any=allowed)
+    request = SetPerms(b"/a", (*before, b"b%d" % domid, *after))
+    refused = domid == DOMID_ANY and not allowed
+    try:
+        client.send(request)
+    except InvalidArgument as error:
+        assert refused, error
+    assert [packet.payload for packet in sent(client)] == [request.payload()] * (not refused)
+
+
 # 8. Values come back byte for byte
 
 
 @given(strategies.values(max_size=PAYLOAD_MAX))
 def test_values_come_back_byte_for_byte(value: bytes) -> None:
     client = ClientConnection()
-    rq_id = ask(client, Read(b"/a"))
-    client.receive_data(bytes_of(Op.READ, rq_id, value))
-    assert client.events_received() == [Reply(rq_id, Read(b"/a"), value)]
+    read = ask(client, Read(b"/a"))
+    reply(client, read, value)
+    assert client.events_received() == [read]
+    assert (read.result(), read.outcome(), read.error) == (value, value, None)
 
 
 # Wrong arguments, and the end
@@ -1028,8 +1287,8 @@ def test_a_wrong_argument_is_an_error_before_a_byte_is_sent(
     client = ClientConnection()
     with pytest.raises(kind, match=says):
         client.send(request_)
-    assert (client.has_unsent, client.watches) == (False, {})
-    assert ask(client, Read(b"/a")) == 1, "nor was an id used up"
+    assert (client.data_to_send(), client.watches) == (b"", {})
+    assert ask(client, Read(b"/a")).id == 1, "nor was an id used up"
 
 
 @given(st.integers(8, 64))
@@ -1040,56 +1299,77 @@ def test_a_payload_may_be_as_long_as_the_bound(limit: int) -> None:
         client.send(Write(b"/a", b"x" * (limit - 2)))
 
 
-def test_an_exchange_gives_its_value_or_its_error_as_an_object() -> None:
+def test_an_exchange_gives_its_value_or_its_error() -> None:
     client = ClientConnection()
-    found, missing = client.submit(Read(b"/a"), 0, None), client.submit(Read(b"/b"), 0, None)
+    found, missing, nonsense = (client.send(one) for one in (Read(b"/a"), Read(b"/b"), COUNT))
     client.data_to_send()
-    client.receive_data(bytes_of(Op.READ, found.rq_id, b"value"))
-    client.receive_data(bytes_of(Op.ERROR, missing.rq_id, b"ENOENT\0"))
-    assert found.result() == b"value"
-    error = missing.result()
-    assert isinstance(error, NotFound)
-    assert error.path == b"/b"
-    assert error.__traceback__ is None
+    reply(client, found, b"value")
+    reply(client, missing, b"ENOENT\0", Op.ERROR)
+    reply(client, nonsense, b"many\0")
+    assert found.result() == found.outcome() == b"value"
+    assert found.error is None
+    for one, kind in ((missing, NotFound), (nonsense, RemoteProtocolError)):
+        error = one.outcome()
+        assert isinstance(error, kind)
+        assert error is one.error, "always the same object"
+        assert error.__traceback__ is None
+        with pytest.raises(kind) as caught:
+            one.result()
+        assert caught.value is error
+    assert missing.error is not None
+    assert missing.error.path == b"/b"
 
 
-def test_a_connection_tells_whether_an_outstanding_request_is_abandoned() -> None:
+def test_an_exchange_tells_where_it_is() -> None:
     client = ClientConnection()
-    rq_id = ask(client, Read(b"/a"))
-    assert not client.has_abandoned
-    client.abandon(rq_id)
-    assert client.has_abandoned
-    answer(client, rq_id, Read(b"/a"), b"")
-    assert not client.has_abandoned
-
-
-def test_an_answer_that_an_interrupt_left_in_the_inbox_counts_at_the_end() -> None:
-    class Interrupted(list[Any]):
-        """An interrupt comes once the answer is noted, and before anybody is told."""
-
-        def append(self, item: Any) -> None:
-            client.events = []
-            raise KeyboardInterrupt
-
-    client = ClientConnection()
-    rq_id = ask(client, Read(b"/a"))
-    client.events = Interrupted()
-    with pytest.raises(KeyboardInterrupt):
-        client.receive_data(bytes_of(Op.READ, rq_id, b"value"))
-    client.close(ConnectionClosed("the reason"))
-    first, last = client.events_received()
-    assert first == Reply(rq_id, Read(b"/a"), b"value")
-    assert isinstance(last, Closed)
+    exchange = client.send(Read(b"/a"))
+    said = [repr(exchange)]
+    for step in (
+        lambda: client.abandon(exchange),
+        client.data_to_send,
+        lambda: reply(client, exchange, b""),
+    ):
+        assert not exchange.done
+        for look in (exchange.result, exchange.outcome, lambda: exchange.error):
+            with pytest.raises(LocalProtocolError, match="has no answer: it is") as caught:
+                look()
+            assert caught.value.request == Read(b"/a")
+        step()
+        said.append(repr(exchange))
+    assert exchange.done
+    assert said == [
+        f"<Exchange 1: Read(path=b'/a'), {state}>"
+        for state in ("not sent", "not sent, abandoned", "unanswered, abandoned", "answered")
+    ]
+    refused, withdrawn = ask(client, Read(b"/b")), client.send(Read(b"/c"))
+    assert repr(refused).endswith(", unanswered>")
+    reply(client, refused, b"ENOENT\0", Op.ERROR)
+    assert client.withdraw(withdrawn)
+    assert repr(refused).endswith(", failed>")
+    assert repr(withdrawn).endswith(", withdrawn>")
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-def test_data_may_be_any_kind_of_bytes(kind: Any) -> None:
+@pytest.mark.parametrize("cut", [0, 5, 20])
+def test_data_may_be_any_kind_of_bytes(kind: Any, cut: int) -> None:
     client = ClientConnection()
-    rq_id = ask(client, Read(b"/a"))
-    data = bytearray(bytes_of(Op.READ, rq_id, b"value"))
-    client.receive_data(kind(data))
-    data[:] = b"-" * len(data)  # a buffer that is used again
-    assert client.events_received() == [Reply(rq_id, Read(b"/a"), b"value")]
+    read = ask(client, Read(b"/a"))
+    data = bytearray(bytes_of(Op.READ, read.id, b"value"))
+    for portion in (data[:cut], data[cut:]):
+        client.receive_data(kind(portion))
+        portion[:] = b"-" * len(portion)  # a buffer that is used again
+    assert client.events_received() == [read]
+    assert read.result() == b"value"
+
+
+def test_empty_data_is_ignored() -> None:
+    client = ClientConnection()
+    read = ask(client, Read(b"/a"))
+    data = bytes_of(Op.READ, read.id, b"value")
+    for portion in (b"", data[:3], b"", data[3:20], b"", data[20:], b""):
+        client.receive_data(portion)
+    assert client.events_received() == [read]
+    assert client.closed is None
 
 
 def test_after_the_end_nothing_can_be_sent_and_the_reason_is_told() -> None:
@@ -1097,28 +1377,42 @@ def test_after_the_end_nothing_can_be_sent_and_the_reason_is_told() -> None:
     lost, queued = ask(client, Read(b"/a")), client.send(Directory(b"/b"))
     client.close(ConnectionClosed("the reason"))
     first, second, last = client.events_received()
-    assert told([first, second, last])[0][0] == queued  # type: ignore[index]
-    for one, rq_id, says in (
-        (second, lost, r"the reason; Read\(path=b'/a'\) was sent and not answered"),
-        (first, queued, r"the reason; Directory\(path=b'/b'\) was not sent"),
+    assert (first, second) == (queued, lost)
+    for one, is_sent, says in (
+        (lost, True, r"the reason; Read\(path=b'/a'\) was sent and not answered"),
+        (queued, False, r"the reason; Directory\(path=b'/b'\) was not sent"),
     ):
-        assert isinstance(one, ErrorReply)
-        assert one.rq_id == rq_id
-        with pytest.raises(ConnectionClosed, match=says):
-            raise one.error
+        with pytest.raises(ConnectionClosed, match=says) as caught:
+            one.result()
+        assert (caught.value.sent, caught.value.request) == (is_sent, one.request)
     assert isinstance(last, Closed)
     with pytest.raises(ConnectionClosed, match=r"the reason; Read.* was not sent"):
         client.send(Read(b"/c"))
     client.abandon(lost)
     assert not client.withdraw(queued)
-    assert client.data_to_send() == []
+    assert client.data_to_send() == b""
+
+
+def test_at_the_end_what_was_given_up_is_no_event() -> None:
+    client = ClientConnection()
+    abandoned, queued = ask(client, Read(b"/a")), client.send(Read(b"/b"))
+    client.abandon(abandoned)
+    late, withdrawn = client.send(Read(b"/c")), client.send(Read(b"/d"))
+    client.abandon(late)
+    assert client.withdraw(withdrawn)
+    client.receive_eof()
+    first, last = client.events_received()
+    assert first is queued
+    assert isinstance(last, Closed)
+    assert (abandoned.done, late.done, withdrawn.done) == (True, True, False)
+    assert isinstance(abandoned.error, ConnectionClosed)
+    assert abandoned.error.sent
 
 
 def test_a_local_reason_stands_as_it_is_for_what_was_not_sent() -> None:
     client = ClientConnection()
     reason = Forked("of the parent")
-    client.send(Read(b"/a"))
+    lost = client.send(Read(b"/a"))
     client.close(reason)
-    (lost, _) = client.events_received()
-    assert isinstance(lost, ErrorReply)
+    assert client.events_received()[0] is lost
     assert lost.error is reason

@@ -20,9 +20,9 @@ from hypothesis.stateful import (
     rule,
 )
 
-from xsproto.client import ClientConnection
+from xsproto.client import ClientConnection, Exchange
 from xsproto.errors import AlreadyExists, ConnectionClosed, TransactionEnded
-from xsproto.events import Closed, ErrorReply, Ignored, Reply, Reset, WatchFired
+from xsproto.events import Closed, Ignored, Reset, WatchFired
 from xsproto.requests import (
     UINT32_MAX,
     Directory,
@@ -37,7 +37,7 @@ from xsproto.requests import (
     parse_request,
 )
 from xsproto.states import WatchState
-from xsproto.wire import HEADER, Op, Packet, PacketReader
+from xsproto.wire import Op, Packet, PacketReader
 
 PATHS = st.sampled_from([b"/a", b"/b"])
 TOKENS = st.sampled_from([b"1", b"2"])
@@ -50,11 +50,17 @@ PLAIN = (
 class Asked:
     """A request, as its caller sees it."""
 
-    rq_id: int
-    request: Request[Any]
+    exchange: Exchange
     given_up: bool = False  # withdrawn, or abandoned
-    withdrawn: bool = False
     ended: bool = False
+
+    @property
+    def rq_id(self) -> int:
+        return self.exchange.id
+
+    @property
+    def withdrawn(self) -> bool:
+        return self.exchange.withdrawn
 
 
 @define
@@ -113,16 +119,19 @@ class Clients(RuleBasedStateMachine):
         self.daemon = PlainDaemon()
         self.asked: list[Asked] = []
         self.written: list[int] = []  # ids, in the order of their messages
-        self.rest = b""  # the bytes written of a message that is not written whole
-        self.partly: set[int] = set()  # the id of that message
+        self.rest = b""  # what was handed out and is not written
+        self.whole = False  # whether the transport has taken no byte of it
+        self.handed_out: set[int] = set()  # the ids of the requests that are not in the engine
         self.over = False
 
     # The user
 
     def send(self, request: Request[Any], tx_id: int = 0) -> None:
-        rq_id = self.client.send(request, tx_id)
-        assert rq_id not in {one.rq_id for one in self.asked if not one.ended and not one.withdrawn}
-        self.asked.append(Asked(rq_id, request))
+        exchange = self.client.send(request, tx_id)
+        unended = {one.rq_id for one in self.asked if not one.ended and not one.withdrawn}
+        assert exchange.id not in unended
+        assert (exchange.request, exchange.tx_id) == (request, tx_id)
+        self.asked.append(Asked(exchange))
 
     @property
     def pending(self) -> list[Asked]:
@@ -163,37 +172,58 @@ class Clients(RuleBasedStateMachine):
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
         one = data.draw(st.sampled_from(self.pending))
-        begun = one.rq_id in self.begun()
-        one.withdrawn = self.client.withdraw(one.rq_id)
-        assert one.withdrawn == (not begun and not self.over)
+        assert self.client.withdraw(one.exchange) == one.withdrawn
+        assert one.withdrawn == (one.rq_id not in self.handed_out and not self.over)
         one.given_up = one.withdrawn
 
     @precondition(lambda self: self.pending)
     @rule(data=st.data())
     def abandon(self, data: st.DataObject) -> None:
         one = data.draw(st.sampled_from(self.pending))
-        self.client.abandon(one.rq_id)
+        self.client.abandon(one.exchange)
         one.given_up = not self.over
+
+    @rule(data=st.data())
+    def give_up_again(self, data: st.DataObject) -> None:
+        """A caller that gave up once may do it again at any time, and nothing changes."""
+        given_up = [one for one in self.asked if one.given_up]
+        if given_up:
+            one = data.draw(st.sampled_from(given_up))
+            before = dict(self.client.transactions), self.client.watches
+            if one.withdrawn:
+                assert self.client.withdraw(one.exchange)
+            else:
+                self.client.abandon(one.exchange)
+            assert (dict(self.client.transactions), self.client.watches) == before
 
     # The transport
 
-    def begun(self) -> set[int]:
-        """The ids of the requests of which at least a byte is written."""
-        return {packet.rq_id for packet, _ in self.daemon.waiting} | self.partly
+    @precondition(lambda self: not self.rest)
+    @rule()
+    def hand_out(self) -> None:
+        self.rest = self.client.data_to_send()
+        self.whole = bool(self.rest)
+        reader = PacketReader()
+        self.handed_out |= {packet.rq_id for packet in reader.receive_data(self.rest)}
+        assert reader.pending == 0
 
-    @precondition(lambda self: self.client.has_unsent)
+    @precondition(lambda self: self.rest)
     @rule(share=st.floats(0, 1))
     def write(self, share: float) -> None:
-        data = bytes(self.client.outgoing())
-        count = round(len(data) * share)
-        self.client.sent(count)
+        count = round(len(self.rest) * share)
         before = len(self.daemon.waiting)
-        self.daemon.receive(data[:count])
+        self.daemon.receive(self.rest[:count])
+        self.rest = self.rest[count:]
+        self.whole = self.whole and not count
         self.written += [packet.rq_id for packet, _ in self.daemon.waiting[before:]]
-        ahead, out = self.rest + data, len(self.rest) + count
-        start = out - self.daemon.reader.pending
-        self.rest = ahead[start:out]
-        self.partly = {HEADER.unpack_from(ahead, start)[1]} if self.rest else set()
+
+    @precondition(lambda self: self.whole)
+    @rule()
+    def take_back(self) -> None:
+        self.client.take_back(self.rest)
+        self.handed_out -= {packet.rq_id for packet in PacketReader().receive_data(self.rest)}
+        self.rest = b""
+        self.whole = False
 
     @precondition(lambda self: self.daemon.waiting and not self.over)
     @rule(data=st.data(), refuse=st.booleans(), cut=st.integers(0, 20))
@@ -216,17 +246,15 @@ class Clients(RuleBasedStateMachine):
         else:
             payload = self.daemon.act(packet, request)
             reply = Packet(packet.op, packet.rq_id, packet.tx_id, payload).encode()
+        self.handed_out.discard(packet.rq_id)
         self.client.receive_data(reply[:cut])
         self.client.receive_data(reply[cut:])
         self.take(packet.rq_id, refuse=refuse)
 
     def take(self, rq_id: int, *, refuse: bool) -> None:
         """Check the events of one answer."""
-        outcomes = []
-        for event in self.client.events_received():
-            assert isinstance(event, Reply | ErrorReply | Reset)
-            if not isinstance(event, Reset):
-                outcomes.append(event)
+        events = self.client.events_received()
+        outcomes = [event for event in events if not isinstance(event, Reset)]
         of = [one for one in self.asked if one.rq_id == rq_id and not one.ended]
         of = [one for one in of if not one.withdrawn]
         if not of:
@@ -234,12 +262,9 @@ class Clients(RuleBasedStateMachine):
             return
         (one,) = of
         one.ended = True
-        if one.given_up:
-            assert not outcomes
-            return
-        (outcome,) = outcomes
-        assert (outcome.rq_id, outcome.request) == (rq_id, one.request)
-        assert isinstance(outcome, ErrorReply if refuse else Reply)
+        assert one.exchange.done
+        assert (one.exchange.error is not None) == refuse
+        assert outcomes == ([] if one.given_up else [one.exchange])
 
     @precondition(lambda self: not self.over)
     @rule(path=PATHS, token=TOKENS)
@@ -254,26 +279,11 @@ class Clients(RuleBasedStateMachine):
     @rule(rq_id=st.integers(1000, 2000))
     def nobodys(self, rq_id: int) -> None:
         packet = Packet(Op.READ, rq_id, 0, b"")
-        before = self.client.outstanding
+        before = dict(self.client.outstanding)
         self.client.receive_data(packet.encode())
         events = self.client.events_received()
-        if self.limit == 1 and before and not self.client.outstanding:
-            # The packet has the type of the one unanswered request, and so answered it.
-            taken = self.daemon_took()
-            assert isinstance(events[0], Ignored)
-            for one in self.asked:
-                if one.rq_id == taken and not one.ended and not one.withdrawn:
-                    one.ended = True
-                    assert len(events) == 2 - one.given_up
-        else:
-            assert events == [Ignored(packet, "nobody waits for this request id")]
-
-    def daemon_took(self) -> int:
-        """Forget the one request that the daemon has, and return its id."""
-        ids = {packet.rq_id for packet, _ in self.daemon.waiting} | self.partly
-        self.daemon.waiting.clear()
-        (rq_id,) = ids
-        return rq_id
+        assert events == [Ignored(packet, "nobody waits for this request id")]
+        assert self.client.outstanding == before
 
     @precondition(lambda self: not self.over)
     @rule(certain=st.sampled_from([False, False, False, True]))
@@ -281,16 +291,15 @@ class Clients(RuleBasedStateMachine):
         if not certain:
             return
         self.over = True
-        begun = self.begun()
         self.client.receive_eof()
         *events, closed = self.client.events_received()
         assert isinstance(closed, Closed)
         lost = {}
         for event in events:
-            assert isinstance(event, ErrorReply)
+            assert isinstance(event, Exchange)
             assert isinstance(event.error, ConnectionClosed)
-            lost[event.rq_id] = event.error.sent
-        assert lost == {one.rq_id: one.rq_id in begun for one in self.pending}
+            lost[event] = event.error.sent
+        assert lost == {one.exchange: one.rq_id in self.handed_out for one in self.pending}
         for one in self.pending:
             one.ended = True
 
@@ -302,13 +311,13 @@ class Clients(RuleBasedStateMachine):
         self.client.receive_data(data)
         self.client.receive_eof()
         assert self.client.events_received() == []
-        assert (self.client.has_unsent, self.client.outstanding) == (False, 0)
+        assert (self.client.data_to_send(), self.client.outstanding) == (b"", {})
 
     # What always holds
 
     @invariant()
     def the_limit_holds(self) -> None:
-        assert self.client.outstanding <= self.limit
+        assert len(self.client.outstanding) <= self.limit
 
     @invariant()
     def messages_go_out_whole_in_order_and_once(self) -> None:
@@ -321,18 +330,23 @@ class Clients(RuleBasedStateMachine):
         if not hasattr(self, "client") or self.over:
             return
         steps = 0
-        while self.client.has_unsent or self.daemon.waiting:
+        while True:
             steps += 1
             assert steps < 10_000, "nothing goes on"
+            if not self.rest:
+                self.hand_out()
             self.write(share=1)
-            if self.daemon.waiting:
+            if not self.daemon.waiting:
+                break
+            while self.daemon.waiting:
                 packet, request = self.daemon.answerable()[0]
                 self.answer_one(packet, request, refuse=False, cut=7)
         assert not self.pending
-        assert self.client.outstanding == 0
+        assert self.client.outstanding == {}
+        assert self.client.data_to_send() == b""
         assert set(self.client.transactions) == self.daemon.transactions
         assert self.client.watches == dict.fromkeys(self.daemon.watches, WatchState.SET)
-        assert self.client.inbox == []
+        assert self.client._rest == []
 
 
 TestClients = Clients.TestCase

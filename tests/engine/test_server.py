@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xsproto.client import ClientConnection
+from xsproto.client import ClientConnection, Event, Exchange
 from xsproto.errors import ConnectionClosed, RemoteProtocolError
-from xsproto.events import Event, Reply, RequestReceived, WatchFired
+from xsproto.events import RequestReceived, WatchFired
 from xsproto.requests import Directory, Read, Request, Watch, Write, parse_request
 from xsproto.server import ServerConnection
 from xsproto.wire import HEADER, PAYLOAD_MAX, Op, Packet, PacketReader
@@ -147,8 +147,7 @@ def test_client_and_server_joined_understand_each_other(asked: list[Request[Any]
     values = {Read: b"\0value\0", Write: None, Directory: [b"a", b"b"]}
     for request in [*asked, Watch(b"/w", b"t")]:
         client.send(request)
-    for message in client.data_to_send():
-        server.receive_data(message)
+    server.receive_data(client.data_to_send())
     for received in server.requests_received():
         op, _, _, payload = received
         request = parse_request(op, payload)
@@ -156,7 +155,7 @@ def test_client_and_server_joined_understand_each_other(asked: list[Request[Any]
     server.fire(b"/w", b"t")
     client.receive_data(server.data_to_send())
     events: list[Event] = list(client.events_received())
-    replies = [event.value for event in events if isinstance(event, Reply)]
+    replies = [event.result() for event in events if isinstance(event, Exchange)]
     assert replies == [*[values[type(request)] for request in asked], None]
     assert [e for e in events if isinstance(e, WatchFired)] == [WatchFired(b"/w", b"t")]
 

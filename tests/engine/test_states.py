@@ -146,8 +146,8 @@ class Transactions:
 
     def __init__(self) -> None:
         self.client = ClientConnection()
-        self.starts = [self.client.submit(TransactionStart(), 0, None) for _ in range(9)]
-        self.resets = [self.client.submit(ResetWatches(), 0, None) for _ in range(9)]
+        self.starts = [self.client.send(TransactionStart()) for _ in range(9)]
+        self.resets = [self.client.send(ResetWatches()) for _ in range(9)]
         self.client.data_to_send()
         self.requests: list[Exchange] = []  # in the transaction
         self.state = TransactionState.ENDED
@@ -165,7 +165,7 @@ class Transactions:
         self.state = TRANSACTION[self.state, happens]
 
     def reply(self, exchange: Exchange, payload: bytes, op: int | None = None) -> None:
-        packet = Packet(exchange.op if op is None else op, exchange.rq_id, 0, payload)
+        packet = Packet(exchange.request.op if op is None else op, exchange.id, 0, payload)
         self.client.receive_data(packet.encode())
         self.client.events_received()
 
@@ -185,12 +185,12 @@ class Transactions:
 
     def ask(self, request: Request[Any], happens: TransactionInput) -> None:
         if (self.state, happens) in TRANSACTION:
-            self.requests.append(self.client.submit(request, TX, None))
+            self.requests.append(self.client.send(request, TX))
             self.move(happens)
             return
         lost = self.state is TransactionState.LOST
         with pytest.raises(TransactionLost if lost else TransactionEnded):
-            self.client.submit(request, TX, None)
+            self.client.send(request, TX)
 
     def do_use(self) -> None:
         self.ask(Read(b"/a"), TransactionInput.USE)
@@ -208,7 +208,7 @@ class Transactions:
         """Give up the latest request that has no answer."""
         for exchange in reversed(self.requests):
             if exchange.answer is None and not (exchange.abandoned or exchange.withdrawn):
-                self.client.abandon(exchange.rq_id)
+                self.client.abandon(exchange)
                 if self.state in OPEN:
                     self.move(TransactionInput.ABANDON)
                 return
@@ -218,13 +218,13 @@ class Transactions:
         return [
             one
             for one in self.requests
-            if one.op == Op.TRANSACTION_END and one.answer is None and not one.withdrawn
+            if one.request.op == Op.TRANSACTION_END and one.answer is None and not one.withdrawn
         ]
 
     def do_withdraw(self) -> None:
         """Withdraw the latest end, if it is unsent."""
         for exchange in self.ends()[-1:]:
-            if self.client.withdraw(exchange.rq_id) and self.state in OPEN:
+            if self.client.withdraw(exchange) and self.state in OPEN:
                 self.move(TransactionInput.WITHDRAW)
 
     def answer(self, payload: bytes, op: int) -> None:
@@ -289,10 +289,9 @@ def test_an_end_that_is_queued_twice_is_a_bug_and_not_a_guess() -> None:
     transactions = Transactions()
     transactions.go("start")
     client = transactions.client
-    first, second = (client.prepare(TransactionEnd(commit=True), TX, None) for _ in range(2))
-    client.enqueue(first)
+    end = client.send(TransactionEnd(commit=True), TX)
     with pytest.raises(ImpossibleMove, match=r"COMMIT.*TransactionState\.ENDING"):
-        client.enqueue(second)
+        client._begin(end)
     assert dict(client.transactions) == {TX: TransactionState.ENDING}
 
 
@@ -308,7 +307,7 @@ class Asked:
 
     @property
     def sets(self) -> bool:
-        return self.exchange.op == Op.WATCH
+        return self.exchange.request.op == Op.WATCH
 
 
 class Watches:
@@ -319,7 +318,7 @@ class Watches:
 
     def __init__(self) -> None:
         self.client = ClientConnection()
-        self.resets = [self.client.submit(ResetWatches(), 0, None) for _ in range(9)]
+        self.resets = [self.client.send(ResetWatches()) for _ in range(9)]
         self.client.data_to_send()
         self.waiting: list[Asked] = []
         self.held = False
@@ -348,17 +347,17 @@ class Watches:
     def state(self) -> WatchState:
         """The state that the connection keeps, of the request at the head of the line."""
         watched = self.client._watches.get(TOKEN, {}).get(PATH)
-        return WatchState.UNSET if watched is None else watched.now[0]
+        return WatchState.UNSET if watched is None else watched.state
 
     def do_watch(self, which: int) -> None:
         if self.shown in (WatchState.SETTING, WatchState.SET):
             with pytest.raises(AlreadyExists):
-                self.client.submit(WATCHED, 0, None)
+                self.client.send(WATCHED)
         else:
-            self.waiting.append(Asked(self.client.submit(WATCHED, 0, None)))
+            self.waiting.append(Asked(self.client.send(WATCHED)))
 
     def do_unwatch(self, which: int) -> None:
-        self.waiting.append(Asked(self.client.submit(UNWATCHED, 0, None)))
+        self.waiting.append(Asked(self.client.send(UNWATCHED)))
 
     def do_write(self, which: int) -> None:
         self.client.data_to_send()
@@ -370,14 +369,14 @@ class Watches:
 
     def do_withdraw(self, which: int) -> None:
         for asked in self.pick(which):
-            if self.client.withdraw(asked.exchange.rq_id):
+            if self.client.withdraw(asked.exchange):
                 asked.end = "withdrawn"
 
     def answer(self, which: int, payload: bytes, *, op: int | None = None) -> None:
         self.client.data_to_send()
         for asked in self.pick(which):
             exchange = asked.exchange
-            packet = Packet(exchange.op if op is None else op, exchange.rq_id, 0, payload)
+            packet = Packet(exchange.request.op if op is None else op, exchange.id, 0, payload)
             self.client.receive_data(packet.encode())
             asked.end = payload == b"OK\0"
 
@@ -393,7 +392,7 @@ class Watches:
     def do_reset(self, which: int) -> None:
         if self.resets:
             self.client.events_received()
-            reset = Packet(Op.RESET_WATCHES, self.resets.pop().rq_id, 0, b"OK\0")
+            reset = Packet(Op.RESET_WATCHES, self.resets.pop().id, 0, b"OK\0")
             self.client.receive_data(reset.encode())
             assert self.client.events_received()[0] == Reset(((PATH, TOKEN),) * self.held, ())
             self.held = False
@@ -451,24 +450,3 @@ def test_requests_behind_the_head_of_the_line_take_effect_in_their_turn() -> Non
     states = [watches.state]
     watches.go("answer")
     assert [*states, watches.state] == [WatchState.SETTING, WatchState.SET]
-
-
-def test_a_watch_that_an_interrupt_kept_from_its_line_stays_unknown() -> None:
-    """After an interrupt in `enqueue` the request may go out, and moves nothing."""
-    client = ClientConnection()
-    exchange = client.prepare(WATCHED, 0, None)
-    client._outbox[3].append(exchange)
-    client.data_to_send()
-    client.receive_data(Packet(Op.WATCH, exchange.rq_id, 0, b"OK\0").encode())
-    assert client.watches == {}
-
-
-def test_an_answer_that_is_acted_upon_twice_moves_a_watch_once() -> None:
-    """This happens after an interrupt, when the answer is still in the inbox."""
-    watches = Watches()
-    watches.go("watch", "unwatch")
-    exchange = watches.waiting[0].exchange
-    watches.go("answer")
-    for _ in range(2):
-        assert watches.state is WatchState.UNSETTING
-        watches.client._succeed(exchange)

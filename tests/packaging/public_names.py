@@ -61,11 +61,13 @@ INTERNAL_MODULES: Final = (
 #: Names without an underscore that other modules of the packages use, and users do not.
 INTERNAL: Final[Mapping[str, Collection[str]]] = {
     "xsproto.adapters.asynchronous": ["Connections"],
+    "xsproto.adapters.device_transport": ["DeviceTransport"],
     "xsproto.client": ["already_watched"],
     "xsproto.clients.asynchronous": ["AsyncOperations"],
     "xsproto.clients.blocking": ["BlockingOperations"],
     "xsproto.clients.connection": ["Default"],
     "xsproto.clients.operations": ["LIST_ATTEMPTS"],
+    "xsproto.paths": ["valid_paths"],
     "xsproto.requests": ["TOKEN_MAX", "UINT32_MAX"],
     "xsproto_sync.compat.pyxs.connection": ["PacketConnection"],
     "xsproto_sync.testing": ["LIMIT"],

@@ -19,7 +19,7 @@ import xsproto_asyncio._connection
 import xsproto_trio
 import xsproto_trio._connection
 from xsproto.adapters.asynchronous import AsyncClientBase, EventLoopConnection
-from xsproto.adapters.transport import Transport
+from xsproto.adapters.transport import ConnectionTransport
 from xsproto.clients.session import Session
 from xsproto.testing import Cancelled
 
@@ -188,7 +188,7 @@ class GuidesLoop(check_adapter.Harness):
         self.stack = contextlib.AsyncExitStack()
         self.tasks = []
 
-    def connection(self, transport: Transport, session: Session) -> EventLoopConnection:
+    def connection(self, transport: ConnectionTransport, session: Session) -> EventLoopConnection:
         return selectors_adapter.Connection(self.loop, transport, session)
 
 

@@ -20,8 +20,8 @@ from xsproto.clients.asynchronous import AsyncClient
 from xsproto.clients.blocking import BlockingClient
 from xsproto.clients.connection import AsyncConnection, BlockingConnection, Timeout
 from xsproto.clients.event_queue import EventQueue, WatchEvent
-from xsproto.clients.session import Session, Waiter
-from xsproto.errors import TimedOut
+from xsproto.clients.session import Session, Wait, Waiter
+from xsproto.errors import TimedOut, XenStoreError
 from xsproto.paths import is_within
 from xsproto.perms import Permission
 from xsproto.wire import PAYLOAD_MAX, Op, Packet, PacketReader
@@ -190,57 +190,94 @@ class Memory:
         self.guard: AbstractContextManager[Any]
         self.guard = self._lock = threading.Lock()
         self._connection: Any = self
+        self._tx_id = 0
+        self._rest = b""  # what the engine has handed out and the daemon has not taken
+        self.blocked = False  # whether there is more to write
 
     def flush(self) -> None:
         assert self._lock.locked()
         engine = self.session.engine
-        while (data := engine.outgoing()) and (taken := self.daemon.write(data)):
-            engine.sent(taken)
+        self.blocked = False
+        while data := self._rest or engine.data_to_send():
+            taken = self.daemon.write(data)
+            if taken == len(data):
+                self._rest = b""
+                continue
+            self.blocked = True
+            if taken or self._rest:
+                self._rest = data[taken:]
+            else:
+                engine.take_back(data)
+            break
 
     @contextmanager
-    def _held(self) -> Iterator[Session]:
+    def _step(self) -> Iterator[Session]:
         with self.guard:
-            yield self.session
+            session: Session = self.begin_step()  # type: ignore[attr-defined]  # of both below
+            try:
+                yield session
+            except XenStoreError:
+                session.changing = False  # a request was refused, and nothing was changed
+                raise
             self.flush()
-            while self.session.to_wake:
-                self.session.to_wake.pop().handle = "woken"
+            while session.to_wake:
+                session.to_wake.pop().handle = "woken"
+            session.changing = False
 
-    def _begin(self, waiter: Waiter, requests: Sequence[Request] = (), tx_id: int = 0) -> None:
-        with self._held() as session:
-            if waiter.queue is None:
-                session.submit(waiter, requests, tx_id)
+    def _send(self, request: Request, tx_id: int, waiter: Waiter | None) -> Exchange:
+        with self._step() as session:
+            exchange = session.engine.send(request, tx_id)
+            if waiter is not None:
+                waiter.exchanges = (exchange,)
+            self.flush()
+            session.enter(exchange)
+            return exchange
+
+    def _send_all(self, requests: Sequence[Request], tx_id: int) -> Waiter:
+        waiter = Waiter()
+        with self._step() as session:
+            session.send_all(waiter, requests, tx_id)
             self.flush()
             session.enter(waiter)
+        return waiter
+
+    def _listen(self, queue: EventQueue) -> Waiter:
+        waiter = Waiter(queue)
+        with self._step() as session:
+            session.enter(waiter)
+        return waiter
 
     def _receive(self) -> None:
-        with self._held() as session:
-            session.inbox.extend(self.daemon.read())
-            session.received()
+        with self._step() as session:
+            for data in self.daemon.read():
+                session.received(data)
 
-    def _leave(self, waiter: Waiter) -> None:
-        with self._held() as session:
+    def _leave(self, waiter: Wait) -> None:
+        with self._step() as session:
             session.leave(waiter)
 
-    def _cancel(self, waiter: Waiter) -> bool:
-        with self._held() as session:
+    def _cancel(self, waiter: Wait) -> bool:
+        with self._step() as session:
             sent = session.cancel(waiter)
             session.leave(waiter)
             return sent
 
-    def _taken(self, queue: EventQueue) -> list[WatchEvent]:
-        taken: list[WatchEvent] = []
+    def _taken(self, queue: EventQueue) -> WatchEvent | None:
         if queue:
-            queue.take(taken)
-        elif (ended := queue.ended or self.session.closed) is not None:
+            return queue.take()
+        if (ended := queue.ended or self.session.closed) is not None:
             raise ended.with_traceback(None)
-        return taken
+        return None
 
 
 class BlockingMemory(Memory, BlockingConnection, BlockingClient):
     """Answers are there at once, or time is over."""
 
+    endless = False
+
     def __init__(self, daemon: Daemon) -> None:
         super().__init__(daemon)
+        self.clock = self
         self.timeouts: list[Timeout] = []  # what calls were allowed to take
         self.waits = 0
         self.interrupt: BaseException = TimedOut("not in time")  # raised by an endless wait
@@ -249,19 +286,15 @@ class BlockingMemory(Memory, BlockingConnection, BlockingClient):
         self.timeouts.append(timeout)
         return None
 
-    def _wait(self, waiter: Waiter) -> None:
+    def _wait(self, waiter: Wait) -> None:
         self.waits += 1
         while not waiter.done and self.daemon.readable:
             self._receive()
         if not waiter.done:
             raise self.interrupt
 
-    def exchange(
-        self, tx_id: int, requests: Sequence[Request], deadline: float | None
-    ) -> Sequence[Exchange]:
-        waiter = Waiter()
+    def _finish(self, waiter: Wait) -> None:
         try:
-            self._begin(waiter, requests, tx_id)
             self._wait(waiter)
         except BaseException as error:
             sent = self._cancel(waiter)
@@ -269,16 +302,34 @@ class BlockingMemory(Memory, BlockingConnection, BlockingClient):
                 raise TimedOut("no answer in time", sent=sent) from None
             raise
         self._leave(waiter)
+
+    def exchange(
+        self,
+        request: Request,
+        tx_id: int,
+        deadline: float | None,
+        waiter: Waiter | None = None,
+    ) -> Exchange:
+        exchange = self._send(request, tx_id, waiter)
+        self._finish(exchange)
+        return exchange
+
+    def exchange_all(
+        self, requests: Sequence[Request], tx_id: int, deadline: float | None
+    ) -> Sequence[Exchange]:
+        waiter = self._send_all(requests, tx_id)
+        self._finish(waiter)
         return waiter.exchanges
 
     def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent:
-        waiter = Waiter(queue=queue)
+        waiter = self._listen(queue)
         try:
-            self._begin(waiter)
             self._wait(waiter)
         finally:
             self._leave(waiter)
-        return self._taken(queue)[0]
+        event = self._taken(queue)
+        assert event is not None
+        return event
 
 
 Ready = Callable[[], bool]
@@ -293,7 +344,7 @@ def suspend(until: Ready) -> Generator[Ready, None, None]:
 class AsyncMemory(Memory, AsyncConnection, AsyncClient):
     """Suspends until the daemon has sent something, or somebody else has received it."""
 
-    async def _wait(self, waiter: Waiter) -> None:
+    async def _wait(self, waiter: Wait) -> None:
         while not waiter.done:
             if self.session.leads(waiter):
                 await suspend(self._movable)
@@ -302,31 +353,38 @@ class AsyncMemory(Memory, AsyncConnection, AsyncClient):
                 await suspend(lambda: waiter.handle == "woken")
 
     def _movable(self) -> bool:
-        writable = self.daemon.room != 0 and len(self.session.engine.outgoing()) > 0
-        return self.daemon.readable or writable
+        return self.daemon.readable or (self.blocked and self.daemon.room != 0)
 
-    async def exchange(self, tx_id: int, requests: Sequence[Request]) -> Sequence[Exchange]:
-        waiter = Waiter()
+    async def _finish(self, waiter: Wait) -> None:
         try:
-            self._begin(waiter, requests, tx_id)
             await self._wait(waiter)
         except BaseException:
             self._cancel(waiter)
             raise
         self._leave(waiter)
+
+    async def exchange(
+        self, request: Request, tx_id: int, waiter: Waiter | None = None
+    ) -> Exchange:
+        exchange = self._send(request, tx_id, waiter)
+        await self._finish(exchange)
+        return exchange
+
+    async def exchange_all(self, requests: Sequence[Request], tx_id: int) -> Sequence[Exchange]:
+        waiter = self._send_all(requests, tx_id)
+        await self._finish(waiter)
         return waiter.exchanges
 
     async def take_event(self, queue: EventQueue) -> WatchEvent:
-        taken: list[WatchEvent] = []
-        while not taken:
-            waiter = Waiter(queue=queue)
+        event = None
+        while event is None:
+            waiter = self._listen(queue)
             try:
-                self._begin(waiter)
                 await self._wait(waiter)
             finally:
                 self._leave(waiter)
-            taken = self._taken(queue)
-        return taken[0]
+            event = self._taken(queue)
+        return event
 
 
 class Cancelled(BaseException):

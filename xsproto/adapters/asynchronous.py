@@ -21,7 +21,7 @@ from ..clients.messages import forked, nothing_watched
 from ..clients.session import Role, Session, Wait, Waiter
 from ..errors import ConnectFailed, Forked, LocalProtocolError, XenStoreError, connect_failed
 from ..requests import Request
-from .device import ClientBase, device_session, watch_session
+from .device import ClientBase, device_session
 from .device_transport import RequestTransport, SystemModules, WatchTransport
 from .discovery import Location
 from .fork import register_for_fork
@@ -106,6 +106,7 @@ class EventLoopConnection(AsyncConnection, ABC):
         self.transport = transport
         self.session = session
         self.guard = _OwnerGuard(self)
+        self._checkpoint = self.checkpoint_if_cancelled  # of the instance it costs less to look up
         register_for_fork(self)
 
     @property
@@ -171,9 +172,9 @@ class EventLoopConnection(AsyncConnection, ABC):
     ) -> Exchange:
         """See `AsyncConnection`."""
         self.check_owner()
-        if self.checkpoint_if_cancelled is not None:
-            await self.checkpoint_if_cancelled()
-        session = self.session
+        if self._checkpoint is not None:
+            await self._checkpoint()
+        session, transport = self.session, self.transport
         exchange = None
         try:
             if session.changing:
@@ -182,7 +183,12 @@ class EventLoopConnection(AsyncConnection, ABC):
             exchange = session.engine.send(request, tx_id)
             if waiter is not None:
                 waiter.exchanges = (exchange,)
-            self.flush()
+            if transport.write_blocked:
+                self.flush()
+            else:  # the same, with a call less
+                transport.write(session.engine)
+                if transport.write_blocked:
+                    self.update_write_interest()
             role = session.enter(exchange)
             if session.to_wake:
                 self._wake_all()
@@ -268,18 +274,33 @@ class EventLoopConnection(AsyncConnection, ABC):
         Returns:
             whether there may be more to receive; see `xsproto.adapters.transport.read_now`.
         """
-        session = self.session
-        if session.engine.closed is not None:
+        session, transport = self.session, self.transport
+        engine = session.engine
+        if engine.closed is not None:
             return False
-        if session.changing:
-            self.begin_step()
-        session.changing = True
-        received = read_now(session, self.transport)
-        if self.transport.write_blocked or session.engine.window_full:
-            self.flush()
-        session.changing = False
-        self.wake_and_dispose()
-        return received
+        try:
+            if session.changing:
+                self.begin_step()
+            session.changing = True
+            found = read_now(session, transport)
+            if transport.write_blocked or engine.window_full:
+                self.flush()
+            session.changing = False
+            if session.to_wake:
+                self._wake_all()
+            if engine.closed is not None:
+                self.wake_and_dispose()
+        except BaseException:
+            self.call_receive_again()
+            raise
+        return found
+
+    def call_receive_again(self) -> None:
+        """Have the loop call `receive` soon, because an exception of a signal handler has left it.
+
+        The descriptor need not become readable again. Without that call nobody would find out that
+        the step was interrupted, and tell the tasks. A loop whose leader is a task needs it not.
+        """
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection. Idempotent.
@@ -460,7 +481,7 @@ async def open_connections(place: Location | Stream, backend: Backend) -> Connec
             )
         requests = connection(RequestTransport(path, modules), device_session())
         requests.forgetful = True
-        return requests, lambda: connection(WatchTransport(path, modules), watch_session())
+        return requests, lambda: connection(WatchTransport(path, modules), device_session())
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)

@@ -5,8 +5,8 @@ part in it, with rules of its own. They were measured with Linux 6.1 (its source
 ``xenbus_dev_frontend.c``). The code minds each of them in one place, which this list names:
 
 One request may be outstanding on a descriptor.
-    The answers to several get each other's payloads. Kept by `device_transport.RequestTransport`,
-    which has several descriptors, and by the engine of watches, with ``max_outstanding=1``.
+    The answers to several get each other's payloads. Kept by the transports, which know what is
+    outstanding on each descriptor; see "The pool".
 WATCH and UNWATCH must not be sent while another request is outstanding on the descriptor.
     The kernel dead-locks. Kept by `blocking.BlockingClientBase` and `asynchronous.AsyncClientBase`,
     which have two connections, one for requests and one for watches.
@@ -14,8 +14,8 @@ WATCH and UNWATCH wait within ``write()`` for the daemon, for ever if it is dead
     Kept by `device_transport.WatchTransport`, which writes on the connection of watches in a thread
     of its own.
 One ``write()`` takes one message.
-    The kernel drops what comes behind it. Kept by the transports, which take apart what an engine
-    hands out.
+    The kernel drops what comes behind it. Kept by `DeviceEngine.hand_out`, which gives the
+    transports one message at a time.
 A message has at most 4096 bytes, with its header.
     Kept by `DeviceEngine`, with `PAYLOAD_MAX`.
 A program must never call ``read(fd, 0)``.
@@ -46,22 +46,35 @@ Suspend and resume end all transactions.
 After a resume, new transactions get the ids of those that were lost.
     For `ClientConnection` both are lost then.
 
-**The pool.** To its callers the device is one connection, on which `POOL_MAX` requests may be
-unanswered at once. `device_transport.RequestTransport` spreads them over as many descriptors, as an
-HTTP/1.1 client does with its connections. It sends a request on an idle descriptor, opens another
-one if there is none, and otherwise lets the request wait until a descriptor is idle again. So
-callers that ask at the same time, `read_many` and `walk` are answered in parallel.
+**The pool.** To its callers the device is one connection, on which several requests may be
+unanswered at once. `device_transport.RequestTransport` spreads them over at most `POOL_MAX`
+descriptors, as an HTTP/1.1 client does with its connections. It sends a request on an idle
+descriptor, opens another one if none is idle, and otherwise leaves the request in the engine until
+one is. So callers that ask at the same time, `read_many` and `walk` get their answers in parallel.
+Where no more descriptors can be opened, those that there are must do. Requests of a transaction
+wait for the descriptor of their transaction, and others go past them: the transport looks at the
+first `LOOK_AHEAD` requests in the queue.
 
-A request that its caller gives up occupies its descriptor until the answer comes. A dead daemon
-answers nothing, and what is unanswered is memory in the kernel that only an answer frees. So after
-`POOL_MAX` of them later requests wait in the engine, unsent, until their own time limits. The
-connection of watches has one descriptor. Its thread may be stuck in the kernel, where nothing can
-end it.
+A request that its caller gives up occupies its descriptor until the answer comes. Then the
+descriptor is as good as new, because nothing is outstanding on it, and it is used again; to close
+it and open another one would gain nothing. A dead daemon answers nothing, and what is unanswered is
+memory in the kernel that only an answer frees. So after `POOL_MAX` requests without an answer,
+later ones wait in the engine, unsent, until their own time limits. A client keeps the descriptors
+that it has opened until it is closed.
+
+The connection of watches has one descriptor. Its thread may be stuck in the kernel, where nothing
+can end it.
+
+**FreeBSD.** ``read()`` of its device waits for data even with ``O_NONBLOCK``. FreeBSD has no epoll,
+so where there is none the transports poll the device before each read, and the pool has one
+descriptor.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from errno import errorcode
+from itertools import islice
 from typing import Any, Final
 
 from ..client import ClientConnection, Exchange
@@ -71,6 +84,7 @@ from ..requests import Request, ResetWatches, Watch
 from ..wire import HEADER, HEADER_SIZE, Op, Packet
 
 __all__ = [
+    "LOOK_AHEAD",
     "PAYLOAD_MAX",
     "POOL_MAX",
     "TIMEOUT",
@@ -78,7 +92,6 @@ __all__ = [
     "DeviceEngine",
     "device_session",
     "refusal",
-    "watch_session",
 ]
 
 #: The number of bytes that the payload of a request may have.
@@ -88,6 +101,10 @@ PAYLOAD_MAX: Final = 4096 - HEADER_SIZE
 #: that may be unanswered at once.
 POOL_MAX: Final = 8
 
+#: How many requests in the queue are looked at for one whose descriptor is idle. A bound keeps the
+#: time for a request independent of the length of the queue.
+LOOK_AHEAD: Final = 64
+
 #: The seconds that a call of a blocking client may take unless its user says otherwise. Nothing
 #: else tells that the daemon is dead.
 TIMEOUT: Final = 30.0
@@ -96,14 +113,12 @@ TIMEOUT: Final = 30.0
 class DeviceEngine(ClientConnection):
     """An engine that refuses what the device would do otherwise than it is asked.
 
-    Arguments:
-        max_outstanding: how many messages may be unanswered at once.
+    In place of `data_to_send`, the device's transports use `waiting` and `hand_out`. They alone
+    know which descriptors are idle, and so how many messages may be unanswered.
     """
 
-    def __init__(self, max_outstanding: int) -> None:
-        super().__init__(
-            max_outstanding=max_outstanding, max_payload=PAYLOAD_MAX, allow_domid_any=True
-        )
+    def __init__(self) -> None:
+        super().__init__(max_outstanding=1, max_payload=PAYLOAD_MAX, allow_domid_any=True)
 
     def send(self, request: Request[Any], tx_id: int = 0) -> Exchange:
         """See `ClientConnection.send`.
@@ -122,15 +137,32 @@ class DeviceEngine(ClientConnection):
             )
         return super().send(request, tx_id)
 
+    def waiting(self) -> list[Exchange]:
+        """Return the first `LOOK_AHEAD` requests that may be handed out, in order."""
+        if self._withdrawn:
+            self._queue = deque([other for other in self._queue if not other.withdrawn])
+            self._withdrawn = 0
+        self.window_full = bool(self._queue)
+        return list(islice(self._queue, LOOK_AHEAD))
+
+    def hand_out(self, exchange: Exchange) -> bytes:
+        """Hand out the message of a request in the queue. It counts as sent.
+
+        Arguments:
+            exchange: one that `waiting` returned.
+        """
+        message = exchange.message
+        assert message is not None
+        exchange.message = None
+        self._queue.remove(exchange)
+        self.outstanding[exchange.id] = exchange
+        self.window_full = bool(self._queue)
+        return message
+
 
 def device_session() -> Session:
-    """Return a session for the requests of a client on the device."""
-    return Session(DeviceEngine(POOL_MAX))
-
-
-def watch_session() -> Session:
-    """Return a session for the watches of a client on the device."""
-    return Session(DeviceEngine(1))
+    """Return a session for one of the two connections of a client on the device."""
+    return Session(DeviceEngine())
 
 
 class ClientBase:

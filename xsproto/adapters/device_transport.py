@@ -12,9 +12,10 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from ..client import ClientConnection
-from ..errors import ConnectFailed
-from ..wire import HEADER, HEADER_SIZE, NUL, PAYLOAD_MAX, REPLY_MAX, Op, Packet, split_packets
-from .device import POOL_MAX, refusal
+from ..errors import ConnectFailed, RemoteProtocolError
+from ..requests import TransactionStart
+from ..wire import HEADER, HEADER_SIZE, REPLY_MAX, Op, Packet, split_packets
+from .device import POOL_MAX, DeviceEngine, refusal
 from .transport import READ_SIZE, ConnectionTransport
 
 __all__ = ["RequestTransport", "SystemModules", "WatchTransport"]
@@ -22,10 +23,12 @@ __all__ = ["RequestTransport", "SystemModules", "WatchTransport"]
 # The most reads in a row. After them other callers have their turn, however much there is to read.
 _READS: Final = 16
 
-# The digits of the highest transaction id.
-_DIGITS_MAX: Final = 10
-
 _HARMLESS_READ: Final = Packet(Op.READ, 1, 0, b"/\0").encode()
+
+# To look a member up in its class would cost as much as a call, at each request.
+_EVENT: Final = Op.WATCH_EVENT.value
+_START: Final = Op.TRANSACTION_START.value
+_END: Final = Op.TRANSACTION_END.value
 
 
 class SystemModules(NamedTuple):
@@ -37,8 +40,8 @@ class SystemModules(NamedTuple):
     Attributes:
         io: the module ``io``.
         os: the module ``posix``.
-        select: the module ``select``. If it has no ``epoll``, the adapter must poll
-            `DeviceTransport.wakeup_fds` as well.
+        select: the module ``select``. If it has no ``epoll``, ``poll`` is used, and the adapter
+            must poll `DeviceTransport.wakeup_fds` as well.
         socket: the module ``_socket``.
         start_thread: starts a thread with a function and its arguments, as
             ``_thread.start_new_thread``. May raise ``RuntimeError``.
@@ -73,18 +76,22 @@ class DeviceTransport(ConnectionTransport):
         self._modules = modules
         self._closed = False
         self._epoll: Any = None
-        socket = modules.socket
+        self._file_poll: Any = None  # of the device; only where there is no epoll
+        socket, select = modules.socket, modules.select
         # Descriptors are kept by objects that close them when they are freed: an interrupt,
         # wherever it comes, leaves none open.
         kept: list[Any] = []
         try:
             kept.append(self._open())
             kept += _pair(socket)
-            if hasattr(modules.select, "epoll"):
-                kept.append(modules.select.epoll())
+            if hasattr(select, "epoll"):
+                kept.append(select.epoll())
                 for of in kept[:2]:
-                    kept[3].register(of, modules.select.EPOLLIN)
+                    kept[3].register(of, select.EPOLLIN)
                 self._epoll = kept[3]
+            else:
+                self._file_poll = select.poll()
+                self._file_poll.register(kept[0], select.POLLIN)
         except OSError as error:
             for one in kept:
                 one.close()
@@ -109,16 +116,49 @@ class DeviceTransport(ConnectionTransport):
         fd: int = (self._epoll or self._file).fileno()
         return fd
 
+    def write(self, engine: ClientConnection) -> None:
+        """Write what `engine` has to send, each message on a descriptor that is idle.
+
+        The error of a ``write()`` comes as an answer.
+
+        Arguments:
+            engine: a `DeviceEngine`.
+        """
+        if self._closed:
+            return
+        assert isinstance(engine, DeviceEngine)
+        for exchange in engine.waiting():
+            descriptor = self._choose(exchange.tx_id)
+            if descriptor is not None:
+                self._write_to(descriptor, engine.hand_out(exchange))
+            elif not exchange.tx_id:
+                break  # none is idle
+
+    def send(self, message: bytes) -> bool:
+        """Write one message, for a user without an engine; see `write`.
+
+        Returns:
+            whether it was written: False if its descriptor is busy, or all of them are.
+        """
+        descriptor = self._choose(HEADER.unpack_from(message)[2])
+        if descriptor is not None:
+            self._write_to(descriptor, message)
+        return descriptor is not None
+
     @abstractmethod
-    def send(self, message: bytes) -> None:
-        """Write one message. An error comes as an answer."""
+    def _choose(self, tx_id: int) -> _Descriptor | None:
+        """Return an idle descriptor for a request; None if the request must wait."""
+
+    @abstractmethod
+    def _write_to(self, descriptor: _Descriptor, message: bytes) -> None:
+        """Write one message to an idle descriptor. An error comes as an answer."""
 
     def wakeup_fds(self) -> tuple[int, ...]:
         """Return the descriptors to poll beside `fileno`: none where there is an epoll."""
         return () if self._epoll or self._closed else (self._wakeup.fileno(),)
 
     def _read_wakeup(self) -> bytes:
-        """Return the packet of a refusal; empty if something else has woken the caller.
+        """Return what the wake-up sockets carry; empty after `shutdown`.
 
         Raises:
             BlockingIOError: there is nothing.
@@ -155,61 +195,47 @@ class DeviceTransport(ConnectionTransport):
         self._wakeup_sender.close()
 
 
-class _Asked(NamedTuple):
-    """The request that is unanswered on a descriptor."""
-
-    op: int
-    rq_id: int
-    tx_id: int
-
-
 class _Descriptor:
-    """A descriptor of the device.
+    """A descriptor of the device, with one unanswered request at most.
 
     Attributes:
         file: the device.
-        asked: the request that is unanswered on it; None while it is idle.
+        asked: the header of the request that is unanswered on it; None while it is idle.
         transactions: how many open transactions were started on it.
     """
 
     def __init__(self, file: Any) -> None:
         self.file = file
-        self.asked: _Asked | None = None
+        self.asked: tuple[int, int, int, int] | None = None
         self.transactions = 0
         self._rest = b""  # the start of a packet
 
-    def take(self, data: bytes) -> list[tuple[bytes, _Asked | None]]:
+    def take(self, data: bytes) -> list[bytes]:
         """Take apart what was read.
 
         Returns:
-            each packet, with the request that it answers, if it does. The id of an answer is set to
-            that of the request, because old kernels send a wrong one.
+            the packets. What is no watch event is the answer to the request, and gets its id,
+            because old kernels send a wrong one.
         """
         data = self._rest + data
         packets, used, too_long = split_packets(data, REPLY_MAX)
         self._rest = data[used:]
-        taken = [self._take_packet(header, payload) for header, payload in packets]
+        taken = []
+        for (op, rq_id, tx_id, size), payload in packets:
+            if op != _EVENT and self.asked is not None:
+                rq_id = self.asked[1]
+                self.asked = None
+            taken.append(HEADER.pack(op, rq_id, tx_id, size) + payload)
         if too_long is not None:
-            taken.append((data[used:], None))  # the engine ends the connection for it
+            taken.append(self._rest)  # the engine ends the connection for it
         return taken
-
-    def _take_packet(
-        self, header: tuple[int, int, int, int], payload: bytes
-    ) -> tuple[bytes, _Asked | None]:
-        op, rq_id, tx_id, size = header
-        asked = self.asked
-        if asked is not None and (op in (asked.op, Op.ERROR) or rq_id == asked.rq_id):
-            rq_id, self.asked = asked.rq_id, None
-        else:
-            asked = None
-        return HEADER.pack(op, rq_id, tx_id, size) + payload, asked
 
 
 class RequestTransport(DeviceTransport):
     """The device, opened for requests. No call waits, on Linux 4.11 and newer.
 
-    It has up to `POOL_MAX` descriptors, each with one unanswered request at most; see "The pool" in
-    `xsproto.adapters.device`. Without epoll, which is what they are polled with, it has one.
+    It has up to `POOL_MAX` descriptors; see "The pool" in `xsproto.adapters.device`. Linux before
+    4.11, and FreeBSD, wait for the answer where a request is written.
     """
 
     def __init__(self, path: str, modules: SystemModules) -> None:
@@ -225,60 +251,50 @@ class RequestTransport(DeviceTransport):
         super().__init__(path, modules)
         self._descriptors = {self._file.fileno(): _Descriptor(self._file)}
         self._transactions: dict[int, _Descriptor] = {}  # by id
-        self._waiting: list[bytes] = []  # messages for which no descriptor was idle
+        self._refusals: list[bytes] = []
 
-    def write(self, engine: ClientConnection) -> None:
-        """Write what `engine` has to send, each message on a descriptor that is idle.
+    def _choose(self, tx_id: int) -> _Descriptor | None:
+        """See `DeviceTransport`. It may open another descriptor."""
+        if (bound := self._transactions.get(tx_id)) is not None:
+            return bound if bound.asked is None else None
+        # One with an open transaction comes last: the next request of that would have to wait.
+        last = None
+        for descriptor in self._descriptors.values():
+            if descriptor.asked is None:
+                if not descriptor.transactions:
+                    return descriptor
+                last = descriptor
+        return self._open_another() or last
 
-        If the kernel refuses a message, `read_now` reads an ERROR as its answer. Linux before 4.11
-        waits here for the answer.
-        """
-        if not self._closed and (data := engine.data_to_send()):
-            packets, _, _ = split_packets(data, PAYLOAD_MAX)
-            for header, payload in packets:
-                self.send(HEADER.pack(*header) + payload)
+    def _open_another(self) -> _Descriptor | None:
+        """Return a new descriptor; None if there may be no more."""
+        if self._epoll is None or len(self._descriptors) == POOL_MAX:
+            return None
+        file = None
+        try:
+            file = self._open()
+            self._epoll.register(file, self._modules.select.EPOLLIN)
+        except OSError:  # for example, the process has too many
+            if file is not None:
+                file.close()
+            return None
+        self._descriptors[file.fileno()] = descriptor = _Descriptor(file)
+        return descriptor
 
-    def send(self, message: bytes) -> None:
-        """Write one message; see `write`."""
-        if self._waiting or not self._write_one(message):
-            self._waiting.append(message)
-
-    def _write_one(self, message: bytes) -> bool:
-        """Write a message; return False if its descriptor is busy, or all of them are."""
-        op, rq_id, tx_id, size = HEADER.unpack_from(message)
-        descriptor = self._choose(tx_id)
-        if descriptor is None:
-            return False
-        descriptor.asked = _Asked(op, rq_id, tx_id)
+    def _write_to(self, descriptor: _Descriptor, message: bytes) -> None:
+        """See `DeviceTransport`."""
+        header = HEADER.unpack_from(message)
         try:
             self._modules.os.write(descriptor.file.fileno(), message)
         except OSError as error:
-            socket = self._modules.socket
-            flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-            self._wakeup_sender.send(refusal(message, error.errno), flags)
-        if not size:
+            if not self._refusals:  # one wakes the caller that reads
+                socket = self._modules.socket
+                self._wakeup_sender.send(b"\0", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            self._refusals.append(refusal(message, error.errno))
+            return
+        descriptor.asked = header
+        if not header[3]:
             self._send_another_request()
-        return True
-
-    def _choose(self, tx_id: int) -> _Descriptor | None:
-        """Return an idle descriptor for a request; None if it must wait."""
-        if (bound := self._transactions.get(tx_id)) is not None:
-            return bound if bound.asked is None else None
-        idle = [one for one in self._descriptors.values() if one.asked is None]
-        # One with an open transaction comes last: the next request of that would have to wait.
-        for descriptor in idle:
-            if not descriptor.transactions:
-                return descriptor
-        if self._epoll is not None and len(self._descriptors) < POOL_MAX:
-            try:
-                file = self._open()
-                self._epoll.register(file, self._modules.select.EPOLLIN)
-            except OSError:
-                pass  # there are too many descriptors: those that there are must do
-            else:
-                self._descriptors[file.fileno()] = descriptor = _Descriptor(file)
-                return descriptor
-        return idle[0] if idle else None
 
     def _send_another_request(self) -> None:
         """Send a harmless request behind one without a payload.
@@ -293,57 +309,60 @@ class RequestTransport(DeviceTransport):
             pass  # the next request of any program serves as well
 
     def read_now(self) -> bytes:
-        """Read the answers that are there, and write what has waited for a descriptor.
+        """Read the answers that are there.
 
         Raises:
             BlockingIOError: there is nothing to read now.
             OSError: this is closed.
         """
         self._check_closed()
-        answers = []
+        answers: list[bytes] = []
+        ended = False
         for descriptor in self._ready():
             try:
                 # One read is enough: one request is outstanding, so there is one answer at most.
                 data = self._modules.os.read(descriptor.file.fileno(), READ_SIZE)
             except BlockingIOError:
                 continue
-            if not data:
-                return b""  # no device of Linux does that
-            for packet, asked in descriptor.take(data):
-                answers.append(packet)
-                if asked is not None:
-                    self._note(descriptor, asked, packet)
-        with suppress(BlockingIOError):
-            if refused := self._read_wakeup():
-                rq_id = HEADER.unpack_from(refused)[1]
-                for descriptor in self._descriptors.values():
-                    if descriptor.asked is not None and descriptor.asked.rq_id == rq_id:
-                        descriptor.take(refused)
-                answers.append(refused)
-        if self._waiting:
-            self._waiting = [message for message in self._waiting if not self._write_one(message)]
-        if not answers:
+            ended = ended or not data
+            asked = descriptor.asked
+            packets = descriptor.take(data)
+            answers += packets
+            if asked is not None and descriptor.asked is None:
+                self._note(descriptor, asked, packets[0])
+        if self._refusals:
+            self._read_wakeup()
+            answers += self._refusals
+            self._refusals.clear()
+        if not (answers or ended):
             raise BlockingIOError
         return b"".join(answers)
 
     def _ready(self) -> Iterable[_Descriptor]:
         """Return the descriptors that may have something to read."""
+        if self._epoll is None:
+            # FreeBSD's ``read()`` would wait if there is nothing.
+            return self._descriptors.values() if self._file_poll.poll(0) else ()
         if len(self._descriptors) == 1:
             return self._descriptors.values()
         ready = [fd for fd, _ in self._epoll.poll(0)]
         return [self._descriptors[fd] for fd in ready if fd in self._descriptors]
 
-    def _note(self, descriptor: _Descriptor, asked: _Asked, packet: bytes) -> None:
+    def _note(
+        self, descriptor: _Descriptor, asked: tuple[int, int, int, int], answer: bytes
+    ) -> None:
         """Note on which descriptor a transaction lives, from the answers that begin and end it."""
-        op = HEADER.unpack_from(packet)[0]
-        if op == Op.TRANSACTION_START:
-            number = packet[HEADER_SIZE:].rstrip(NUL)
-            if number.isdigit() and len(number) <= _DIGITS_MAX:
-                self._forget(int(number))  # after a resume, an old id comes once more
-                self._transactions[int(number)] = descriptor
-                descriptor.transactions += 1
-        elif asked.op == Op.TRANSACTION_END:
-            self._forget(asked.tx_id)
+        op, _, tx_id, _ = asked
+        if op == _END:
+            self._forget(tx_id)
+        elif op == _START == HEADER.unpack_from(answer)[0]:
+            try:
+                tx_id = TransactionStart().parse_reply(answer[HEADER_SIZE:])
+            except RemoteProtocolError:
+                return  # the engine says so
+            self._forget(tx_id)  # after a resume, an old id comes once more
+            self._transactions[tx_id] = descriptor
+            descriptor.transactions += 1
 
     def _forget(self, tx_id: int) -> None:
         if (descriptor := self._transactions.pop(tx_id, None)) is not None:
@@ -389,17 +408,13 @@ class WatchTransport(DeviceTransport):
                     one.close()
             raise _failed(path, error) from error
 
-    def write(self, engine: ClientConnection) -> None:
-        """Have the thread write what `engine` has to send: one message, since one is unanswered.
+    def _choose(self, tx_id: int) -> _Descriptor | None:
+        """See `DeviceTransport`."""
+        return self._descriptor if self._descriptor.asked is None else None
 
-        The result comes as an answer; see `RequestTransport.write`.
-        """
-        if not self._closed and (message := engine.data_to_send()):
-            self.send(message)
-
-    def send(self, message: bytes) -> None:
-        """Have the thread write one message, while none is unanswered."""
-        self._descriptor.asked = _Asked(*HEADER.unpack_from(message)[:3])
+    def _write_to(self, descriptor: _Descriptor, message: bytes) -> None:
+        """Have the thread write one message."""
+        descriptor.asked = HEADER.unpack_from(message)
         # There is room: the thread took the message before this one, which was answered.
         self._orders.send(message, self._modules.socket.MSG_NOSIGNAL)
 
@@ -409,6 +424,9 @@ class WatchTransport(DeviceTransport):
         pieces = []
         try:
             for _ in range(_READS):
+                # FreeBSD's ``read()`` would wait if there is nothing.
+                if self._file_poll is not None and not self._file_poll.poll(0):
+                    raise BlockingIOError
                 pieces.append(self._modules.os.read(self._file.fileno(), READ_SIZE))
         except BlockingIOError:
             # Only now: the device has nothing more queued, so that the packet of a refusal is not
@@ -417,7 +435,7 @@ class WatchTransport(DeviceTransport):
                 pieces.append(self._read_wakeup())
         if not (data := b"".join(pieces)):
             raise BlockingIOError
-        return b"".join([packet for packet, _ in self._descriptor.take(data)])
+        return b"".join(self._descriptor.take(data))
 
     def _release(self) -> None:
         # The thread sees the end of its orders. It then closes the device and its other end.

@@ -66,9 +66,13 @@ class SelectorPoller:
 
     def __init__(self, selector: Any) -> None:
         self._selector = selector
-        self.fileno = selector.fileno
         self.unregister = selector.unregister
         self.close = selector.close
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable while something is ready. gevent has none."""
+        fd: int = self._selector.fileno()
+        return fd
 
     def register(self, fd: int, events: int) -> None:
         """Wait for a descriptor, too. The bits of a selector are 1 and 2."""
@@ -186,8 +190,8 @@ class Service:
 
         Raises:
             InvalidType: `sock` is no socket, or `domid` no int.
-            InvalidArgument: `sock` is closed, not connected, no stream, or its handshake is not
-                done; or the domain does not exist.
+            InvalidArgument: `sock` is closed, no stream, not connected (over TCP, its client may
+                have reset it), or its handshake is not done; or the domain does not exist.
             LocalProtocolError: the server is closed.
         """
         if self.ended:

@@ -785,8 +785,7 @@ class _AsyncStream(AsyncIterator[WatchEvent]):
         except XenStoreError as error:
             error.__traceback__ = None  # the frames of the checks tell a user nothing
             raise
-        with connection.guard:
-            connection.session.listen(queue, path, token)
+        connection.step(lambda session: session.listen(queue, path, token))
         try:
             (await connection.exchange(request, 0)).result()
             return token

@@ -743,7 +743,11 @@ class Transaction(BlockingOperations):
         except BaseException as error:
             # An interrupt may have come after the answer: the daemon must not keep the transaction.
             if waiter.exchanges:
-                connection.abandon(waiter)
+                try:
+                    connection.abandon(waiter)
+                except BaseException:
+                    connection.defer(connection.abandon, (waiter,))
+                    raise
             if isinstance(error, XenStoreError):
                 error.__traceback__ = None  # the frames of the engine tell a user nothing
             raise
@@ -754,17 +758,20 @@ class Transaction(BlockingOperations):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.ended:
-            return
         try:
-            if kind is None:
-                self._end(commit=True, timeout=self._timeout)
-            else:
+            if kind is not None:
                 self._drop()
+            elif not self.ended:
+                self._end(commit=True, timeout=self._timeout)
         except BaseException:
             # `_end` rolls back what it could not commit, unless an interrupt kept it from that.
-            if kind is not None or not self.ended:
+            try:
                 self._drop()
+            except XenStoreError:
+                raise
+            except BaseException:
+                self._connection.defer(self._drop, ())
+                raise
             raise
 
     def __del__(self) -> None:
@@ -862,8 +869,7 @@ class _Stream:
         except XenStoreError as error:
             error.__traceback__ = None  # the frames of the checks tell a user nothing
             raise
-        with connection.guard:
-            connection.session.listen(queue, path, token)
+        connection.step(lambda session: session.listen(queue, path, token))
         try:
             deadline = connection.clock.deadline_for(timeout)
             connection.exchange(request, 0, deadline).result()

@@ -8,7 +8,7 @@ watches. The requests of a transaction stay on the connection on which it starte
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from typing import Any, Final, Literal, Protocol
@@ -90,18 +90,53 @@ class ConnectionBase(ABC):
         session.changing = True
         return session
 
+    def step(self, act: Callable[[Session], object]) -> None:
+        """Do a step of bookkeeping, then write what there is to write.
+
+        Arguments:
+            act: changes the session, or raises a `XenStoreError` before it has changed anything.
+
+        Raises:
+            XenStoreError: raised by `act`.
+        """
+        try:
+            with self.guard:
+                session = self.begin_step()
+                try:
+                    act(session)
+                except XenStoreError:
+                    session.changing = False
+                    raise
+                self.flush()
+                session.changing = False
+        except XenStoreError:
+            raise
+        except BaseException:
+            self.defer(self.end_step, ())
+            raise
+
+    def end_step(self) -> None:
+        """Close the connection if a step was interrupted."""
+        with self.guard:
+            self.begin_step().changing = False
+
+    def defer(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> object:
+        """Call a function that cleans up, where no interrupt reaches it if there is such a place.
+
+        Arguments:
+            function: what to call; it need not have returned when this returns.
+            arguments: what to call it with.
+        """
+        return function(*arguments)
+
     def post(self, request: Request[Any], tx_id: int = 0) -> None:
         """Send a request without waiting for its answer. A closed connection sends nothing."""
-        with self.guard:
-            session = self.begin_step()
-            try:
-                if session.closed is None:
-                    session.post(request, tx_id)
-            except XenStoreError:
-                session.changing = False
-                raise
-            self.flush()
-            session.changing = False
+
+        def post(session: Session) -> None:
+            if session.closed is None:
+                session.post(request, tx_id)
+
+        self.step(post)
 
     def roll_back(self, tx_id: int) -> None:
         """Roll back without waiting for the answer, unless the transaction is ending or ended."""
@@ -112,19 +147,11 @@ class ConnectionBase(ABC):
 
     def unwatch(self, queue: EventQueue, watches: Sequence[tuple[bytes, bytes]]) -> None:
         """End watches, each a (path, token), without waiting for the answers."""
-        with self.guard:
-            session = self.begin_step()
-            session.unwatch(queue, watches)
-            self.flush()
-            session.changing = False
+        self.step(lambda session: session.unwatch(queue, watches))
 
     def abandon(self, waiter: Wait) -> None:
         """Undo what the requests of `waiter` began: transactions and watches."""
-        with self.guard:
-            session = self.begin_step()
-            session.cancel(waiter)
-            self.flush()
-            session.changing = False
+        self.step(lambda session: session.cancel(waiter))
 
 
 class BlockingConnection(ConnectionBase):

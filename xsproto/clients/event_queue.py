@@ -102,8 +102,10 @@ class EventQueue:
 
     def put_back(self, event: WatchEvent) -> None:
         """Undo `take`: the event is the oldest again."""
-        self._events = {(event.path, event.token): event} | self._events
+        key = (event.path, event.token)
+        self._events = {key: event} | self._events
         if event.overflow:
+            self._events[key] = event  # an equal event without it may have come meanwhile
             self._collapsed.add(event.token)
 
     def drop(self, watches: Iterable[tuple[bytes, bytes]]) -> None:

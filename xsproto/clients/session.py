@@ -70,7 +70,7 @@ from ..errors import ConnectionClosed, LocalProtocolError, XenStoreError
 from ..events import Closed, Ignored, Reset, WatchFired
 from ..paths import is_within
 from ..requests import Request, TransactionEnd, Unwatch, Watch
-from ..states import WatchState
+from ..states import TransactionState, WatchState
 from .event_queue import EventQueue
 
 __all__ = ["WINDOW", "Role", "Session", "Wait", "Waiter"]
@@ -157,14 +157,17 @@ class Session:
         return self.engine.closed
 
     def break_off(self) -> None:
-        """Close the connection, because a step of bookkeeping was interrupted."""
-        self.changing = False
-        self.close(
-            ConnectionClosed(
-                "the connection was closed: an exception, as of a signal handler, interrupted its "
-                "bookkeeping"
-            )
+        """Close the connection, because a step of bookkeeping was interrupted.
+
+        The caller clears `changing` once it has told all waiters. May be called again.
+        """
+        reason = ConnectionClosed(
+            "the connection was closed: an exception, as of a signal handler, interrupted its "
+            "bookkeeping"
         )
+        self.close(reason)
+        # If the interrupted step was the end of the connection, `close` has done nothing.
+        self._end(self.closed or reason)
 
     # Requests
 
@@ -335,15 +338,16 @@ class Session:
         if self.leader is waiter:
             if self._waiting:
                 self.leader = next_leader = next(iter(self._waiting))
-                del self._waiting[next_leader]
                 self.to_wake.append(next_leader)
+                del self._waiting[next_leader]
             else:
                 self.leader = None
 
     def cancel(self, waiter: Wait) -> bool:
         """Give up the requests of `waiter`; `leave` must follow.
 
-        Requests that were not handed out are withdrawn, except a rollback, which must take place.
+        Requests that were not handed out are withdrawn, except a rollback, which must take place. A
+        rollback takes the place of a commit that is withdrawn.
         The others are abandoned: the engine drops their late answers, and ends the transactions and
         watches that they began. May be called again.
 
@@ -358,6 +362,12 @@ class Session:
             if exchange.request == _ROLLBACK or not engine.withdraw(exchange):
                 engine.abandon(exchange)
                 sent = True
+            elif (
+                isinstance(exchange.request, TransactionEnd)
+                and engine.transactions.get(exchange.tx_id) is TransactionState.DOOMED
+            ):
+                # The caller may have looked already, and found its transaction about to end.
+                self.post(_ROLLBACK, exchange.tx_id)
         return sent
 
     # What the daemon sends
@@ -375,8 +385,6 @@ class Session:
             engine.receive_data(data)
         else:
             engine.receive_eof()
-        if not engine.events:
-            return
         events, engine.events = engine.events, []
         for event in events:
             if event is self.leader and not self._waiting and engine.closed is None:
@@ -385,7 +393,9 @@ class Session:
             elif event.__class__ is not Exchange:
                 self._take(event)
             elif (waiter := event.owner) is None:
-                self._wake(event)
+                if event in self._waiting:  # as `_wake`, without the call
+                    self.to_wake.append(event)
+                    del self._waiting[event]
             else:
                 event.owner = None  # else there would be a cycle for the garbage collector
                 waiter.unanswered -= 1
@@ -430,20 +440,24 @@ class Session:
                         self._wake_waiters(queue)
                         self._detach(queue, path, token)
         elif isinstance(event, Closed):
-            self.fired = True
-            for listeners in self._listeners.values():
-                for _, queue in listeners:
-                    queue.ended = event.reason
-                    self._wake_waiters(queue)
-            leader = () if self.leader is None else (self.leader,)
-            for waiter in (*leader, *self._waiting):
-                # An interrupted step may have left an exchange without an answer.
-                for exchange in waiter.exchanges if isinstance(waiter, Waiter) else (waiter,):
-                    if exchange.answer is None and not exchange.withdrawn:
-                        exchange.answer = event.reason
-                self._end_wait(waiter)
+            self._end(event.reason)
         else:
             self.ignored.append(event)
+
+    def _end(self, reason: XenStoreError) -> None:
+        """End every wait. May be called again."""
+        self.fired = True
+        for listeners in self._listeners.values():
+            for _, queue in listeners:
+                queue.ended = reason
+                self._wake_waiters(queue)
+        leader = () if self.leader is None else (self.leader,)
+        for waiter in (*leader, *self._waiting):
+            # An interrupted step may have left an exchange without an answer.
+            for exchange in waiter.exchanges if isinstance(waiter, Waiter) else (waiter,):
+                if exchange.answer is None and not exchange.withdrawn:
+                    exchange.answer = reason
+            self._end_wait(waiter)
 
     def _wake_waiters(self, queue: EventQueue) -> None:
         for waiter in queue.waiters:

@@ -91,12 +91,14 @@ class Connection(AdapterConnection):
 
     def __init__(self, transport: Transport, clock: Clock, session: Session) -> None:
         self.transport = transport
+        self._bytes = transport.bytes
         self.session = session
         # The hub leads for good, so that all greenlets are followers.
         session.leader = Waiter()
         self.clock = clock
         self._hub = get_hub()
         self.guard = _OwnerGuard(self._hub, session, transport.path)
+        self._watching = False  # whether the hub watches for something to read
         self._waking = False  # whether `_wake` is at work
         self._corked = False  # whether `_wake` will write as well, so that nobody else need
         register_for_fork(self)
@@ -121,7 +123,7 @@ class Connection(AdapterConnection):
         exchange = None
         try:
             if session.changing:
-                session.break_off()
+                self.begin_step()
             session.changing = True
             exchange = session.engine.send(request, tx_id)
             if waiter is not None:
@@ -133,7 +135,12 @@ class Connection(AdapterConnection):
             self._sleep(exchange, deadline)
             return exchange
         except BaseException as error:
-            if (timed_out := self._fail(error, exchange)) is not None:
+            try:
+                timed_out = self._fail(error, exchange)
+            except BaseException:
+                self._give_up(exchange)
+                raise
+            if timed_out is not None:
                 raise timed_out from None
             raise
 
@@ -155,8 +162,12 @@ class Connection(AdapterConnection):
                 self._sleep(waiter, deadline)
             return exchanges
         except BaseException as error:
-            failed = None if exchanges is None else waiter
-            if (timed_out := self._fail(error, failed)) is not None:
+            try:
+                timed_out = self._fail(error, None if exchanges is None else waiter)
+            except BaseException:
+                self._give_up(waiter)
+                raise
+            if timed_out is not None:
                 raise timed_out from None
             raise
 
@@ -201,10 +212,23 @@ class Connection(AdapterConnection):
         except BaseException as error:
             if event is not None:
                 queue.put_back(event)
-            self._give_up(waiter)
+            try:
+                self._give_up(waiter)
+            except BaseException:
+                self._give_up(waiter)
+                raise
             if isinstance(error, TimedOut):
                 raise no_event(queue.watches) from None
             raise
+
+    def begin_step(self) -> Session:
+        """See `ConnectionBase`."""
+        if self.session.changing:
+            self.session.break_off()
+            # Without it nothing would tell the greenlets, nor close the descriptor.
+            self._hub.loop.run_callback(self._ready)
+        self.session.changing = True
+        return self.session
 
     def _sleep(self, waiter: Wait, deadline: float | None) -> None:
         """Let other greenlets run until `waiter` is done.
@@ -213,9 +237,10 @@ class Connection(AdapterConnection):
             TimedOut: it is not done by `deadline`.
         """
         waiter.handle = Gate(self._hub)
-        if not self.transport.has_reader:
+        if not self._watching:
             self._update_callbacks()
         if deadline is None:
+            waiter.handle.get()
             while not waiter.done:
                 waiter.handle.get()
             return
@@ -258,10 +283,10 @@ class Connection(AdapterConnection):
             return  # `_wake` is at work, and will do both
         if session.to_wake and not self._waking:
             self._hub.loop.run_callback(self._ready)
-        transport = self.transport
-        blocked = transport.write_blocked
-        transport.write(session.engine)
-        if transport.write_blocked is not blocked:
+        bytes_ = self._bytes
+        blocked = bytes_.write_blocked
+        bytes_.write(session.engine)
+        if bytes_.write_blocked is not blocked:
             self._update_callbacks()
 
     # The hub's part
@@ -269,13 +294,14 @@ class Connection(AdapterConnection):
     def _update_callbacks(self) -> None:
         """Have the hub watch the connection while any greenlet waits, and not otherwise."""
         if self.session.closed is None:
-            reading = self._ready if self.session.waiting else None
-            self.transport.set_callbacks(reading, reading if self.transport.write_blocked else None)
+            self._watching = self.session.waiting > 0
+            reading = self._ready if self._watching else None
+            self.transport.set_callbacks(reading, reading if self._bytes.write_blocked else None)
 
     def _ready(self) -> None:
         """Receive, write and wake. The hub calls it when there may be something of that to do."""
-        session = self.begin_step()
         try:
+            session = self.begin_step()
             if len(session.engine.outstanding) > 1:
                 # Offer the CPU: else each answer would interrupt the daemon in giving the next
                 # one, where both share a CPU.
@@ -291,24 +317,28 @@ class Connection(AdapterConnection):
 
     def _receive(self) -> bool:
         """Receive what is there; return whether there was anything. Close what is over."""
-        found = read_now(self.session, self.transport)
+        found = read_now(self.session, self._bytes)
         if self.session.closed is not None:
             self.transport.close()
         return found
 
     def _wake(self) -> None:
         """Switch to the greenlets in `Session.to_wake`, then write what they have asked for."""
-        to_wake = self.session.to_wake
+        session = self.session
+        to_wake = session.to_wake
         self._waking = True
+        held_back = False
         while to_wake:
             # What all but the last of them ask for next is held until the last one writes it: it
             # goes out in one piece.
             self._corked = len(to_wake) > 1
+            held_back |= self._corked
             to_wake[0].handle.switch(None)
             del to_wake[0]
         self._waking = False
-        self.flush()
-        if not self.session.waiting:
+        if held_back or self._bytes.write_blocked or session.engine.window_full:
+            self.flush()
+        if not session.waiting:
             self._update_callbacks()
 
     # The end

@@ -7,12 +7,12 @@ import io
 import posix
 import select
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Final
 
 from gevent.monkey import get_original
 
 from xsproto.adapters.deadlines import Clock
-from xsproto.adapters.device import device_session, watch_session
+from xsproto.adapters.device import device_session
 from xsproto.adapters.device_transport import (
     DeviceTransport,
     RequestTransport,
@@ -26,9 +26,9 @@ from .transport import Transport
 __all__ = ["open_requests", "open_watches"]
 
 # The originals. Monkey-patching makes greenlets of threads, and takes epoll away.
-_SELECT: Any = select
+_SELECT: Final = SimpleNamespace(poll=get_original("select", "poll"), POLLIN=select.POLLIN)
 if hasattr(select, "EPOLLIN"):
-    _SELECT = SimpleNamespace(epoll=get_original("select", "epoll"), EPOLLIN=select.EPOLLIN)
+    _SELECT.epoll, _SELECT.EPOLLIN = get_original("select", "epoll"), select.EPOLLIN
 _MODULES: Final = SystemModules(
     io, posix, _SELECT, _socket, get_original("_thread", "start_new_thread")
 )
@@ -62,4 +62,4 @@ def open_watches(path: str, clock: Clock) -> Connection:
         ConnectFailed: there is no device at `path`, or it may not be used, or no thread can be
             started.
     """
-    return Connection(_transport(WatchTransport(path, _MODULES)), clock, watch_session())
+    return Connection(_transport(WatchTransport(path, _MODULES)), clock, device_session())

@@ -8,7 +8,6 @@ from typing import Any, Final
 from gevent import get_hub
 
 from xsproto.adapters.transport import ConnectionTransport
-from xsproto.client import ClientConnection
 
 __all__ = ["READ", "WRITE", "Callback", "Transport"]
 
@@ -20,7 +19,7 @@ READ: Final = 1
 WRITE: Final = 2
 
 
-class Transport(ConnectionTransport):
+class Transport:
     """A transport that the hub of the current thread can watch.
 
     Arguments:
@@ -29,8 +28,9 @@ class Transport(ConnectionTransport):
     """
 
     def __init__(self, bytes_: ConnectionTransport, wakeup_fds: Sequence[int] = ()) -> None:
-        super().__init__(bytes_.path)
-        self._bytes = bytes_
+        self.path = bytes_.path
+        #: The transport that is watched. It writes and reads.
+        self.bytes = bytes_
         loop: Any = get_hub().loop
         fileno = self.fileno()
         self._reader = loop.io(fileno, READ)
@@ -55,24 +55,9 @@ class Transport(ConnectionTransport):
             elif not watcher.active:
                 watcher.start(callback)
 
-    @property
-    def has_reader(self) -> bool:
-        """Whether the hub watches for something to read."""
-        active: bool = self._reader.active
-        return active
-
     def fileno(self) -> int:
         """See `xsproto.adapters.transport.ConnectionTransport`."""
-        return self._bytes.fileno()
-
-    def write(self, engine: ClientConnection) -> None:
-        """See `xsproto.adapters.transport.ConnectionTransport`."""
-        self._bytes.write(engine)
-        self.write_blocked = self._bytes.write_blocked
-
-    def read_now(self) -> bytes:
-        """See `xsproto.adapters.transport.ConnectionTransport`."""
-        return self._bytes.read_now()
+        return self.bytes.fileno()
 
     def close_after_fork(self) -> None:
         """Close the descriptors in a forked child, whose parent goes on with the connection.
@@ -80,11 +65,11 @@ class Transport(ConnectionTransport):
         It leaves the watchers alone: the child shares the loop's own descriptor with its parent,
         for which a change would count as well.
         """
-        self._bytes.close_after_fork()
+        self.bytes.close_after_fork()
 
     def close(self) -> None:
         """See `xsproto.adapters.transport.ConnectionTransport`."""
         # Before the descriptor is closed: the loop would watch a closed one otherwise.
         for watcher, _ in self._watchers:
             watcher.close()
-        self._bytes.close()
+        self.bytes.close()

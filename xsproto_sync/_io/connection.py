@@ -34,6 +34,7 @@ number is not given to another file; the last of these closes it.
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
 from collections.abc import Sequence
@@ -88,6 +89,10 @@ class Connection(AdapterConnection):
         self._readiness = Readiness()
         register_for_fork(self)
 
+    # Only the main thread runs the handlers of signals, so that nothing interrupts this one. It is
+    # called without a frame in between, in which an interrupt could keep the thread from starting.
+    defer = staticmethod(_thread.start_new_thread)  # type: ignore[assignment]
+
     # Exchanges
 
     def exchange(
@@ -101,11 +106,15 @@ class Connection(AdapterConnection):
         session, lock = self.session, self._lock
         exchange = None
         try:
-            lock.acquire()  # `_fail` gives it back
+            lock.acquire()  # `_give_up` gives it back after an interrupt
             if session.changing:
                 self._break_off()
             session.changing = True
-            exchange = session.engine.send(request, tx_id)
+            try:
+                exchange = session.engine.send(request, tx_id)
+            except XenStoreError:
+                session.changing = False  # it was refused, and nothing was changed
+                raise
             if waiter is not None:
                 waiter.exchanges = (exchange,)
             if session.leader is None and self._writer is None:
@@ -121,7 +130,13 @@ class Connection(AdapterConnection):
                 self._lead(exchange, deadline)
             return exchange
         except BaseException as error:
-            if (timed_out := self._fail(error, exchange)) is not None:
+            try:
+                timed_out = self._fail(error, exchange)
+            except BaseException:
+                self._unlock()
+                self.defer(self._give_up, (exchange,))
+                raise
+            if timed_out is not None:
                 raise timed_out from None
             raise
 
@@ -134,14 +149,24 @@ class Connection(AdapterConnection):
         try:
             with self._lock:
                 session = self.begin_step()
-                exchanges = session.send_all(waiter, requests, tx_id)
+                try:
+                    exchanges = session.send_all(waiter, requests, tx_id)
+                except XenStoreError:
+                    session.changing = False  # they were refused, and nothing was changed
+                    raise
                 role = self._start(waiter)
                 session.changing = False
             if role is _LEAD or (role is _WAIT and self._follow(waiter, deadline)):
                 self._lead(waiter, deadline)
             return exchanges
         except BaseException as error:
-            if (timed_out := self._fail(error, None if exchanges is None else waiter)) is not None:
+            try:
+                timed_out = self._fail(error, None if exchanges is None else waiter)
+            except BaseException:
+                self._unlock()
+                self.defer(self._give_up, (waiter,))
+                raise
+            if timed_out is not None:
                 raise timed_out from None
             raise
 
@@ -166,14 +191,12 @@ class Connection(AdapterConnection):
                     raise nothing_watched()
                 # Another thread took the event first: wait for the next one.
         except BaseException as error:
-            self._unlock()
-            if event is not None:
-                with self._lock:
-                    session = self.begin_step()
-                    queue.put_back(event)
-                    session.fired = True
-                    session.changing = False
-            self._give_up(waiter)
+            try:
+                self._give_up(waiter, event)
+            except BaseException:
+                self._unlock()
+                self.defer(self._give_up, (waiter, event))
+                raise
             if isinstance(error, TimedOut):
                 # A copy: other threads may set watches while the error is made.
                 raise no_event(list(queue.watches)) from None
@@ -190,8 +213,8 @@ class Connection(AdapterConnection):
 
     def _break_off(self) -> None:
         """Close a connection whose bookkeeping was interrupted; ``_lock`` is held."""
-        self._writer = None
         self.session.break_off()
+        self.transport.shutdown()  # it wakes the leader
         self._wake()
         self._dispose()
 
@@ -318,7 +341,7 @@ class Connection(AdapterConnection):
                 session.close(ConnectionClosed(f"{transport.path}: {failure}"))
             if session.fired:
                 self._readiness.update(session)
-            if session.leader is None and not engine.window_full:
+            if session.leader is None and not (session.to_wake or engine.window_full):
                 # The waiter has its answers, and nobody else waits.
                 session.changing = False
                 lock.release()
@@ -361,36 +384,40 @@ class Connection(AdapterConnection):
         if isinstance(error, XenStoreError):
             error.__traceback__ = None  # the frames of the engine tell a user nothing
             if waiter is None:
-                self.session.changing = False  # the request was refused, and nothing was changed
                 return None
-        try:
-            sent = self._give_up(waiter)
-        except BaseException:
-            self._give_up(waiter)
-            raise
+        sent = self._give_up(waiter)
         if not isinstance(error, TimedOut) or waiter is None:
             return None
         busy = bool(self.session.engine.outstanding)
         exchanges = waiter.exchanges if isinstance(waiter, Waiter) else (waiter,)
         return no_answer(self.transport.path, [one.request for one in exchanges], sent, busy)
 
-    def _give_up(self, waiter: Wait | None) -> bool:
+    def _give_up(self, waiter: Wait | None, event: WatchEvent | None = None) -> bool:
         """End a wait that an exception has ended. May be called again.
+
+        Arguments:
+            waiter: the wait; None if the exception came before there was one.
+            event: what was taken from the queue that was waited for, and was not returned.
 
         Returns:
             whether the daemon may have seen any of its requests.
         """
         self._unlock()
         with self._lock:
+            session = self.session
             if self._writer is not None and self._writer is waiter:
-                self._break_off()  # nobody knows how much it has written
-            session = self.begin_step()
+                session.changing = True  # nobody knows how much it has written
+                self._writer = None
+            self.begin_step()
             sent = False
             if waiter is not None:
                 if self._inbox and session.leads(waiter):
                     session.received(self._inbox.pop())
                 sent = session.cancel(waiter)
-                self._leave(waiter)
+                if event is not None and isinstance(waiter, Waiter) and waiter.queue is not None:
+                    waiter.queue.put_back(event)
+                    session.fired = True
+            self._leave(waiter)
             self.flush()
             session.changing = False
         return sent
@@ -400,10 +427,11 @@ class Connection(AdapterConnection):
         while self._lock._is_owned():
             self._lock.release()
 
-    def _leave(self, waiter: Wait) -> None:
-        """End a wait, and wake the next leader; ``_lock`` is held."""
+    def _leave(self, waiter: Wait | None) -> None:
+        """End a wait, if there is one, and wake the next leader; ``_lock`` is held."""
         session = self.session
-        session.leave(waiter)
+        if waiter is not None:
+            session.leave(waiter)
         self._wake()
         if session.fired:
             self._readiness.update(session)
@@ -421,34 +449,42 @@ class Connection(AdapterConnection):
         """See `Client`."""
         waiter = Waiter()
         with suppress(TimedOut):
-            try:
-                self._wait(waiter, monotonic())
-            except BaseException:
-                self._give_up(waiter)
-                raise
+            self._wait_or_give_up(waiter, monotonic())
 
     def read_for_all(self) -> None:
         """Receive whenever no other caller does, until the connection ends: a reader thread."""
         waiter = Waiter()
         while self.session.closed is None:
+            self._wait_or_give_up(waiter, None)
+
+    def _wait_or_give_up(self, waiter: Waiter, deadline: float | None) -> None:
+        try:
+            self._wait(waiter, deadline)
+        except BaseException:
             try:
-                self._wait(waiter, None)
-            except BaseException:
                 self._give_up(waiter)
+            except BaseException:
+                self._unlock()
+                self.defer(self._give_up, (waiter,))
                 raise
+            raise
 
     # The end
 
     def close(self, reason: XenStoreError) -> None:
         """See `AdapterConnection`."""
-        with self._lock:
-            session = self.begin_step()
-            self._ended = True
-            session.close(reason)
-            self.transport.shutdown()
-            self._wake()
-            self._dispose()
-            session.changing = False
+        try:
+            with self._lock:
+                session = self.begin_step()
+                self._ended = True
+                session.close(reason)
+                self.transport.shutdown()
+                self._wake()
+                self._dispose()
+                session.changing = False
+        except BaseException:
+            self.defer(self.end_step, ())
+            raise
 
     def _dispose(self) -> None:
         """Close the descriptors of a connection that is over, once no thread uses them.

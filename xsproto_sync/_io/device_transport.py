@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import _socket
-import _thread
+import _thread  # noqa: F401  # for `native`
 import io
 import posix
 import select
@@ -16,7 +16,27 @@ from xsproto.adapters.device_transport import SystemModules
 
 from .transport import NATIVE_SELECT, WaitingTransport
 
-__all__ = ["WatchTransport", "XenBusTransport"]
+__all__ = ["WatchTransport", "XenBusTransport", "native"]
+
+
+def native(module: str, name: str) -> Any:
+    """Return a function of the system, also where gevent or eventlet have patched its module.
+
+    Arguments:
+        module: the name of the module, which has been imported.
+        name: the name of the function.
+
+    Returns:
+        the function; None if the module has none of that name.
+    """
+    if (gevent := sys.modules.get("gevent.monkey")) is not None:
+        try:
+            return gevent.get_original(module, name)
+        except AttributeError:
+            return None
+    if (eventlet := sys.modules.get("eventlet.patcher")) is not None:
+        return getattr(eventlet.original(module), name, None)
+    return getattr(sys.modules[module], name, None)
 
 
 def start_thread(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
@@ -31,17 +51,23 @@ def start_thread(function: Callable[..., object], arguments: tuple[Any, ...]) ->
     Raises:
         RuntimeError: there can be no more threads.
     """
-    start = _thread.start_new_thread
-    if (gevent := sys.modules.get("gevent.monkey")) is not None:
-        start = gevent.get_original("_thread", "start_new_thread")
-    elif (eventlet := sys.modules.get("eventlet.patcher")) is not None:
-        start = eventlet.original("_thread").start_new_thread
-    start(function, arguments)
+    native("_thread", "start_new_thread")(function, arguments)
+
+
+class _Select:
+    """The module ``select``, also where gevent or eventlet have taken functions away."""
+
+    EPOLLIN = POLLIN = select.POLLIN if hasattr(select, "POLLIN") else 1
+
+    def __getattr__(self, name: str) -> Any:
+        if (found := native("select", name)) is None:
+            raise AttributeError(name)
+        return found
 
 
 #: The operating system, for `xsproto.adapters.device_transport`. Monkey-patching replaces ``os``
 #: and ``socket``, but not ``posix`` and ``_socket``.
-MODULES: Final = SystemModules(io, posix, select, _socket, start_thread)
+MODULES: Final = SystemModules(io, posix, _Select(), _socket, start_thread)
 
 
 class XenBusTransport(device_transport.RequestTransport, WaitingTransport):

@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 import pytest
 
 import xsproto_sync
-from xsproto.adapters.device import RETIRED_MAX
+from xsproto.adapters.device import POOL_MAX
+from xsproto.adapters.device_transport import RequestTransport
 from xsproto.clients.blocking import Transaction
 from xsproto.errors import (
     AlreadyExists,
@@ -85,8 +86,12 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+#: A device that is opened is so many pipes here.
+PIPES = 3
+
+
 def connections_in_use() -> int:
-    """Open descriptors of devices (which are pipes here)."""
+    """Open descriptors of devices, which are pipes here."""
     links = []
     for fd in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):
@@ -117,28 +122,42 @@ def test_a_dead_daemon_is_a_matter_of_time(client: xsproto_sync.Client, device: 
     assert client.read(b"/a") == b"value"
 
 
-def test_asking_a_dead_daemon_again_and_again_takes_no_more_and_more(
-    client: xsproto_sync.Client,
-) -> None:
+def test_a_dead_daemon_takes_no_more_and_more(client: xsproto_sync.Client) -> None:
     set_modes("dead")
     before = connections_in_use()
     outcomes = []
-    for _ in range(RETIRED_MAX + 10):
+    for _ in range(POOL_MAX + 9):
         with pytest.raises(TimedOut) as caught:
             client.read(b"/a", timeout=0.002)
         outcomes.append(caught.value.sent)
-    # The last ones were not even sent: they waited behind one that was.
-    assert outcomes == [True] * (RETIRED_MAX + 1) + [False] * 9
+    # The last ones were not even sent: there was no descriptor for them.
+    assert outcomes == [True] * POOL_MAX + [False] * 9
     assert "earlier requests are unanswered" in str(caught.value)
-    assert connections_in_use() <= before + 2
+    assert connections_in_use() == before + PIPES * (POOL_MAX - 1)
     set_modes()
     assert client.read(b"/a") == b"value"
-    # It may be given up as often again.
+    # It may be given up as often again, and the descriptors are the same.
     set_modes("dead")
-    with pytest.raises(TimedOut):
-        client.read(b"/a", timeout=0.002)
+    for sent in [True] * POOL_MAX + [False]:
+        with pytest.raises(TimedOut) as caught:
+            client.read(b"/a", timeout=0.002)
+        assert caught.value.sent is sent
     set_modes()
     assert client.read(b"/a") == b"value"
+    assert connections_in_use() == before + PIPES * (POOL_MAX - 1)
+
+
+def test_callers_beyond_the_last_descriptor_end_in_time(client: xsproto_sync.Client) -> None:
+    set_modes("dead")
+    began = time.monotonic()
+    callers = [Caller(lambda: client.read(b"/a", timeout=0.3)) for _ in range(2 * POOL_MAX)]
+    sent = []
+    for caller in callers:
+        with pytest.raises(TimedOut) as caught:
+            caller.result()
+        sent.append(caught.value.sent)
+    assert time.monotonic() - began < PATIENCE / 2
+    assert sorted(sent) == [False] * POOL_MAX + [True] * POOL_MAX
 
 
 def test_closing_wakes_who_waits(client: xsproto_sync.Client) -> None:
@@ -199,21 +218,137 @@ def test_a_watch_that_was_given_up_is_undone_when_it_returns(
 # What is given up, and what goes on
 
 
+def descriptors_of(client: xsproto_sync.Client) -> list[Any]:
+    """The descriptors that its requests use."""
+    transport = client._connection.transport
+    assert isinstance(transport, RequestTransport)
+    return [*transport._descriptors.values()]
+
+
+def busy(client: xsproto_sync.Client) -> int:
+    return sum(descriptor.asked is not None for descriptor in descriptors_of(client))
+
+
+def test_callers_at_the_same_time_use_a_descriptor_each(
+    client: xsproto_sync.Client, daemon: Daemon
+) -> None:
+    assert len(descriptors_of(client)) == 1
+    daemon.suspend()
+    callers = [Caller(lambda: client.read(b"/a")) for _ in range(3)]
+    until(lambda: busy(client) == 3)
+    others = [Caller(lambda: client.read(b"/a")) for _ in range(POOL_MAX)]
+    engine = client._connection.session.engine
+    until(lambda: len(engine._queue) == 3)
+    assert busy(client) == POOL_MAX
+    assert len(descriptors_of(client)) == POOL_MAX
+    daemon.resume()
+    assert [caller.result() for caller in callers + others] == [b"value"] * (POOL_MAX + 3)
+    assert (busy(client), len(descriptors_of(client))) == (0, POOL_MAX)
+
+
+@pytest.mark.parametrize("what", ["read_many", "walk"])
+def test_many_reads_of_one_caller_are_sent_at_once(
+    client: xsproto_sync.Client, daemon: Daemon, what: str
+) -> None:
+    nodes = {b"/many/%d" % number: b"%d" % number for number in range(20)}
+    for path, value in nodes.items():
+        client.write(path, value)
+    set_modes("strict")
+    if what == "read_many":
+        assert client.read_many([*nodes]) == [*nodes.values()]
+    else:
+        assert {path for path, *_ in client.walk(b"/many")} == {b"/many", *nodes}
+    assert len(descriptors_of(client)) == POOL_MAX
+
+
+def test_one_caller_needs_one_descriptor(client: xsproto_sync.Client) -> None:
+    for _ in range(20):
+        assert client.read(b"/a") == b"value"
+    assert client.transact(lambda tx: tx.read(b"/a")) == b"value"
+    assert len(descriptors_of(client)) == 1
+
+
+def test_a_stuck_request_holds_nobody_up(
+    client: xsproto_sync.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_modes("dead")
+    for _ in range(POOL_MAX - 1):
+        with pytest.raises(TimedOut):
+            client.read(b"/a", timeout=0.002)
+    stuck = descriptors_of(client)
+    assert busy(client) == POOL_MAX - 1
+    # As if the kernel had lost the answers to these.
+    transport: Any = client._connection.transport
+    ready = transport._ready
+    monkeypatch.setattr(transport, "_ready", lambda: [d for d in ready() if d not in stuck])
+    set_modes()
+    for _ in range(3):
+        values = client.read_many([b"/a", b"/none"] * 4, None, timeout=PATIENCE)
+        assert values == [b"value", None] * 4
+    assert busy(client) == POOL_MAX - 1
+
+
 def test_who_waits_behind_a_request_that_is_given_up_is_served(
     client: xsproto_sync.Client, daemon: Daemon
 ) -> None:
     daemon.suspend()
-    impatient = Caller(lambda: client.read(b"/a", timeout=0.2))
-    first = client._connection
-    until(lambda: first.session.leader is not None)
+    impatient = [Caller(lambda: client.read(b"/a", timeout=0.2)) for _ in range(POOL_MAX)]
+    until(lambda: busy(client) == POOL_MAX)
     patient = [Caller(lambda: client.read_many([b"/a", b"/none"], None)) for _ in range(3)]
-    until(lambda: first.session.waiting == 3)
-    with pytest.raises(TimedOut):
-        impatient.result()
-    until(lambda: client._connection is not first)
+    until(lambda: len(client._connection.session.engine._queue) == 6)
+    for caller in impatient:
+        with pytest.raises(TimedOut):
+            caller.result()
     daemon.resume()
     for caller in patient:
         assert caller.result() == [b"value", None]
+    assert busy(client) == 0
+    # Each descriptor is as good as new.
+    for caller in [Caller(lambda: client.read(b"/a")) for _ in range(2 * POOL_MAX)]:
+        assert caller.result() == b"value"
+    assert len(descriptors_of(client)) == POOL_MAX
+
+
+def test_a_transaction_stays_on_its_descriptor(client: xsproto_sync.Client) -> None:
+    set_modes("strict")
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            assert client.read_many([b"/a"] * 5) == [b"value"] * 5
+
+    readers = [Caller(read) for _ in range(3)]
+    for at in range(20):
+        with client.transaction() as tx, client.transaction() as other:
+            tx.write(b"/t/%d" % at, b"1")
+            assert tx.read_many([b"/t/%d" % at, b"/a"] * 4) == [b"1", b"value"] * 4
+            assert other.read(b"/t/%d" % at, None) is None
+            other.rollback()
+        assert client.read(b"/t/%d" % at) == b"1"
+    over.set()
+    for reader in readers:
+        reader.result()
+    assert not client._connection.session.engine.transactions
+    assert not any(descriptor.transactions for descriptor in descriptors_of(client))
+
+
+def test_a_transaction_that_waits_holds_nobody_up(
+    client: xsproto_sync.Client, daemon: Daemon
+) -> None:
+    with client.transaction() as tx:
+        daemon.suspend()
+        inside = Caller(lambda: tx.read_many([b"/a"] * 20))
+        engine = client._connection.session.engine
+        until(lambda: len(engine._queue) == 19)
+        outside = Caller(lambda: client.read(b"/a"))
+        until(lambda: busy(client) == 2)
+        with pytest.raises(TimedOut) as caught:
+            tx.read(b"/b", timeout=SOON)
+        assert not caught.value.sent, "it waited for the descriptor of its transaction"
+        daemon.resume()
+        assert outside.result() == b"value"
+        assert inside.result() == [b"value"] * 20
+    assert len(descriptors_of(client)) == 2
 
 
 def test_a_transaction_outlives_a_request_that_is_given_up(
@@ -223,27 +358,25 @@ def test_a_transaction_outlives_a_request_that_is_given_up(
         tx.write(b"/b", b"1")
         daemon.suspend()
         inside = Caller(lambda: tx.read(b"/a"))
-        first = client._connection
-        until(lambda: first.session.leader is not None)
+        until(lambda: busy(client) == 1)
         with pytest.raises(TimedOut) as caught:
             client.read(b"/a", timeout=SOON)
-        assert not caught.value.sent
-        assert client._connection is first, "what is asked in a transaction has not been given up"
+        assert caught.value.sent, "it went out beside what is asked in the transaction"
         daemon.resume()
         assert inside.result() == b"value"
         daemon.suspend()
         with pytest.raises(TimedOut):
             client.read(b"/a", timeout=SOON)
-        assert client._connection is not first
         daemon.resume()
         assert client.read(b"/a") == b"value"
         assert tx.read(b"/b") == b"1"
     assert client.read(b"/b") == b"1"
-    assert first.session.closed is not None
     assert client.transact(lambda tx: tx.read(b"/b")) == b"1"
 
 
-def test_a_transaction_is_where_it_began(client: xsproto_sync.Client, daemon: Daemon) -> None:
+def test_transactions_begin_though_requests_are_given_up(
+    client: xsproto_sync.Client, daemon: Daemon
+) -> None:
     def give_up() -> None:
         daemon.suspend()
         with pytest.raises(TimedOut):
@@ -253,23 +386,22 @@ def test_a_transaction_is_where_it_began(client: xsproto_sync.Client, daemon: Da
         tx.write(b"/b", b"%d" % tx.id)
         assert tx.read(b"/b") == b"%d" % tx.id
 
-    # One that was made before its descriptor was given up, and begins afterwards.
+    # One that was made before a request was given up, and begins afterwards.
     transaction = client.transaction()
     give_up()
     daemon.resume()
     with transaction as tx:
         use(tx)
     assert client.read(b"/b") == b"%d" % tx.id
-    # One that waited for its turn to begin.
+    # One that waits until a descriptor is idle.
     daemon.suspend()
-    impatient = Caller(lambda: client.read(b"/a", timeout=0.2))
-    first = client._connection
-    until(lambda: first.session.leader is not None)
+    impatient = [Caller(lambda: client.read(b"/a", timeout=0.2)) for _ in range(POOL_MAX)]
+    until(lambda: busy(client) == POOL_MAX)
     waiting = Caller(lambda: client.transact(use))
-    until(lambda: first.session.waiting == 1)
-    with pytest.raises(TimedOut):
-        impatient.result()
-    until(lambda: first.session.closed is not None)  # nobody is kept on it
+    until(lambda: len(client._connection.session.engine._queue) == 1)
+    for caller in impatient:
+        with pytest.raises(TimedOut):
+            caller.result()
     daemon.resume()
     waiting.result()
     assert not client._connection.session.engine.transactions
@@ -394,9 +526,8 @@ def test_a_watch_is_set_once(client: xsproto_sync.Client) -> None:
 def test_what_would_harm_the_domain_is_not_sent(client: xsproto_sync.Client) -> None:
     with pytest.raises(NotSupported):
         client.reset_watches()
-    connection = client._connection
     with pytest.raises(LocalProtocolError):
-        connection.exchange(0, (TransactionEnd(commit=True),), connection.deadline_for(PATIENCE))
+        client._connection.exchange(TransactionEnd(commit=True), 0, None)
 
 
 def test_a_value_fits_or_is_refused_here(client: xsproto_sync.Client) -> None:
@@ -582,7 +713,7 @@ def test_where_descriptors_run_out_nothing_is_left_half_open(
             set_modes()
             assert client.read(b"/a") == b"value"
         if client._watches is None:
-            assert connections_in_use() == before
+            assert connections_in_use() == before + PIPES * (len(descriptors_of(client)) - 1)
     assert failed > 5
     with client.watch(b"/a") as watch:
         assert watch.get(timeout=PATIENCE).path == b"/a"

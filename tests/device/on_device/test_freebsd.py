@@ -1,4 +1,4 @@
-"""FreeBSD's device, as its source says: the rules of the fake device's mode, and the engine on it.
+"""FreeBSD's device, as its source says: the rules of the fake device's mode, and clients on it.
 
 Nothing here was measured on FreeBSD. `fake_device.h` lists the rules.
 """
@@ -8,15 +8,21 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
-from xsproto.client import ClientConnection
-from xsproto.events import Reply, WatchFired
+import xsproto_sync
+from xsproto.adapters.device import DeviceEngine
+from xsproto.client import Event, Exchange
+from xsproto.errors import TimedOut
+from xsproto.events import WatchFired
 from xsproto.requests import Read, Request, Unwatch, Watch, Write
+from xsproto_sync._io import device_transport
 
 from ...support.daemons import Daemon, Op
+from ...support.event_loops import LOOPS, Loop, cancelled, runner
 from ...support.fake_device import device_of, set_modes, suspend
 from ..probes.device import (
     END,
@@ -36,7 +42,7 @@ from ..probes.device import (
     pack,
     refused,
 )
-from .test_client import until
+from .test_client import PATIENCE, Caller, until
 
 EINVAL = (ERROR, b"EINVAL\0")
 
@@ -259,29 +265,100 @@ def test_a_start_that_is_refused_leaves_a_transaction_with_the_id_0(daemon: Daem
 # The engine
 
 
-def exchange(engine: ClientConnection, file: File, request: Request[Any]) -> list[object]:
+def exchange(engine: DeviceEngine, file: File, request: Request[Any]) -> list[Event]:
     """Send a request, and return what it brought."""
-    engine.send(request)
-    for message in engine.data_to_send():
-        file.write(message)
-    events: list[object] = []
-    while not any(isinstance(event, Reply) for event in events):
+    sent = engine.send(request)
+    file.write(engine.hand_out(sent))
+    while not sent.done:
         engine.receive_data(os.read(file.fd, 4096))
-        events += engine.events_received()
-    return events
+    return engine.events_received()
 
 
 def test_the_engine_takes_its_acknowledgements(file: File) -> None:
-    engine = ClientConnection(max_outstanding=1, max_payload=4080)
+    engine = DeviceEngine()
     set_modes("freebsd", "ack-first")
-    watched = Watch(b"/a", b"token")
-    assert exchange(engine, file, watched)[0] == Reply(1, watched, None)
+    (watched, *_) = exchange(engine, file, Watch(b"/a", b"token"))
+    assert isinstance(watched, Exchange)
+    assert watched.result() is None
     engine.receive_data(os.read(file.fd, 4096) if file.readable(0.3) else b"")
     assert set(engine.watches) == {(b"/a", b"token")}
     events = exchange(engine, file, Write(b"/a", b"new"))
-    assert Reply(2, Write(b"/a", b"new"), None) in events
-    assert WatchFired(b"/a", b"token", stale=False) in events
-    assert Reply(3, Read(b"/a"), b"new") in exchange(engine, file, Read(b"/a"))
-    unwatch = Unwatch(b"/a", b"token")
-    assert exchange(engine, file, unwatch)[-1] == Reply(4, unwatch, None)
+    assert [event.error for event in events if isinstance(event, Exchange)] == [None]
+    fired = [*engine.events_received(), *events]
+    while not any(isinstance(event, WatchFired) for event in fired):
+        engine.receive_data(os.read(file.fd, 4096))
+        fired += engine.events_received()
+    assert WatchFired(b"/a", b"token", stale=False) in fired
+    read = exchange(engine, file, Read(b"/a"))[-1]
+    assert isinstance(read, Exchange)
+    assert read.result() == b"new"
+    unwatched = exchange(engine, file, Unwatch(b"/a", b"token"))[-1]
+    assert isinstance(unwatched, Exchange)
+    assert unwatched.result() is None
     assert engine.watches == {}
+
+
+# The clients, without epoll, as there
+
+
+class _NoEpoll:
+    """FreeBSD's module ``select``, as far as it is used."""
+
+    poll = select.poll
+    POLLIN = select.POLLIN
+
+
+@pytest.fixture
+def client(device: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[xsproto_sync.Client]:
+    modules = device_transport.MODULES._replace(select=_NoEpoll)
+    for kind in (device_transport.XenBusTransport, device_transport.WatchTransport):
+        monkeypatch.setattr(kind.__init__, "__defaults__", (modules,))
+    with xsproto_sync.Client(xen_bus_path=device, timeout=PATIENCE) as client:
+        yield client
+
+
+def test_a_client_of_threads(client: xsproto_sync.Client) -> None:
+    def work(number: int) -> None:
+        path = b"/t/%d" % number
+        for at in range(20):
+            client.write(path, b"%d" % at)
+            assert client.read(path) == b"%d" % at
+
+    for caller in [Caller(partial(work, number)) for number in range(4)]:
+        caller.result()
+    client.transact(lambda tx: tx.write(b"/b", tx.read(b"/a")))
+    assert client.read_many([b"/b", b"/none"] * 10, None) == [b"value", None] * 10
+    with client.watch(b"/w") as watch, client.watch(b"/w/x", token=b"t") as other:
+        assert watch.get().path == other.get().path[:2] == b"/w"
+        client.write(b"/w", b"")
+        assert watch.get().path == b"/w"
+    with pytest.raises(TimedOut), client.watch(b"/w") as watch:  # noqa: PT012  # it is two waits
+        watch.get()
+        watch.get(timeout=0.05)
+    assert client.read(b"/a") == b"value"
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Loop:
+    loop = LOOPS[request.param]()
+    module: Any = loop.module
+    backend = module.client._BACKEND
+    modules = backend.modules._replace(select=_NoEpoll)
+    monkeypatch.setattr(module.client, "_BACKEND", backend._replace(modules=modules))
+    return loop
+
+
+def test_a_client_of_an_event_loop(loop: Loop, device: str) -> None:
+    async def main(client: Any) -> None:
+        tasks = [loop.spawn(client.read(b"/a")) for _ in range(3)]
+        assert [await task.result() for task in tasks] == [b"value"] * 3
+        await client.transact(lambda tx: tx.write(b"/b", b"new"))
+        assert await client.read_many([b"/b", b"/none"] * 10, None) == [b"new", None] * 10
+        async with client.watch(b"/w") as watch:
+            assert (await watch.get()).path == b"/w"
+            await client.write(b"/w", b"")
+            assert (await watch.get()).path == b"/w"
+            await cancelled(loop, watch.get())
+        assert await client.read(b"/a") == b"value"
+
+    runner(loop, device)(main)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from xsproto.adapters.device import RETIRED_MAX
+from xsproto.adapters.device import POOL_MAX
 from xsproto.errors import ConnectionClosed, TransactionEnded, TransactionLost
 from xsproto.testing import Cancelled
 
@@ -45,7 +45,7 @@ def test_a_watch_that_hangs_hangs_nobody_else(loop: Loop, run: Run) -> None:
 def test_what_is_given_up_leaves_the_client_usable(loop: Loop, run: Run) -> None:
     async def main(client: Any) -> None:
         set_modes("dead")
-        for _ in range(RETIRED_MAX + 3):
+        for _ in range(POOL_MAX + 3):
             await cancelled(loop, client.read(b"/a"))
         await cancelled(loop, enter(client.watch(b"/a", token=b"t")))
         patient = loop.spawn(client.read_many([b"/a", b"/none"], None))
@@ -88,9 +88,9 @@ def test_who_waits_behind_a_request_that_is_given_up_is_served(
     run(main)
 
 
-def test_a_transaction_is_where_it_began(loop: Loop, run: Run) -> None:
+def test_a_transaction_begins_though_requests_are_given_up(loop: Loop, run: Run) -> None:
     async def main(client: Any) -> None:
-        transaction = client.transaction()  # its connection will be given up before it begins
+        transaction = client.transaction()
         set_modes("dead")
         await cancelled(loop, client.read(b"/a"))
         waiting = loop.spawn(client.transact(lambda tx: tx.read(b"/a")))
@@ -102,6 +102,28 @@ def test_a_transaction_is_where_it_began(loop: Loop, run: Run) -> None:
             await tx.write(b"/b", b"%d" % tx.id)
             assert await tx.read(b"/b") == b"%d" % tx.id
         assert await client.read(b"/b") == b"%d" % tx.id
+
+    run(main)
+
+
+def test_tasks_use_several_descriptors_and_one_too_many_waits(
+    loop: Loop, run: Run, daemon: Daemon
+) -> None:
+    async def main(client: Any) -> None:
+        descriptors = client._connection.transport._descriptors
+        async with client.transaction() as tx:
+            daemon.suspend()
+            inside = loop.spawn(tx.read_many([b"/a"] * 3))
+            tasks = [loop.spawn(client.read(b"/a")) for _ in range(POOL_MAX + 1)]
+            await turns(loop)
+            assert len(descriptors) == POOL_MAX
+            assert all(descriptor.asked for descriptor in descriptors.values())
+            # Two of the transaction wait for its descriptor, and two others for any.
+            assert len(client._connection.session.engine.waiting()) == 4
+            daemon.resume()
+            assert [await task.result() for task in tasks] == [b"value"] * (POOL_MAX + 1)
+            assert await inside.result() == [b"value"] * 3
+        assert not any(descriptor.asked for descriptor in descriptors.values())
 
     run(main)
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
+from xsproto.adapters.device import POOL_MAX
 from xsproto.errors import ConnectionClosed, TimedOut
 from xsproto_sync import Client
 
 from ...support.daemons import Daemon
 from ...support.fake_device import device_of, set_modes
 from ...support.subprocesses import each_of
-from .test_client import PATIENCE, SOON, Caller, until
+from .test_client import PATIENCE, SOON, Caller, busy, descriptors_of, until
 
 environment = each_of("patched_by_gevent", "patched_by_eventlet")
 
@@ -72,7 +73,6 @@ def tasks() -> set[int]:
 def test_what_is_given_up_leaves_the_client_usable(client: Client) -> None:
     for _ in range(3):
         set_modes("dead")
-        first = client._connection
         with pytest.raises(TimedOut):
             client.watch(b"/a", token=b"t", timeout=SOON).__enter__()
         with pytest.raises(TimedOut):
@@ -81,9 +81,17 @@ def test_what_is_given_up_leaves_the_client_usable(client: Client) -> None:
         until(lambda: client._connection.session.waiting == 2)
         set_modes()
         assert [caller.result() for caller in waiting] == [[b"value", None]] * 3
-        assert client._connection is not first
         with client.watch(b"/a", token=b"t") as watch:
             assert watch.get(timeout=PATIENCE).path == b"/a"
+
+
+def test_callers_use_several_descriptors(client: Client) -> None:
+    assert len(descriptors_of(client)) == 1
+    set_modes("dead")
+    callers = [Caller(lambda: client.read(b"/a")) for _ in range(2 * POOL_MAX)]
+    until(lambda: busy(client) == POOL_MAX)
+    set_modes()
+    assert [caller.result() for caller in callers] == [b"value"] * 2 * POOL_MAX
 
 
 def test_threads_share_it(client: Client) -> None:

@@ -20,13 +20,15 @@ from typing import Any
 import pytest
 
 from xsproto import ConflictError, ConnectionClosed, TimedOut
+from xsproto.adapters.device import POOL_MAX
+from xsproto.adapters.device_transport import RequestTransport
 from xsproto.clients.blocking import Transaction
 from xsproto.errors import CommitUnknown
 from xsproto_sync import Client
 
 from ...support.daemons import Daemon
 from ...support.fake_device import set_modes, suspend
-from .test_client import PATIENCE, Caller, connections_in_use, until
+from .test_client import PATIENCE, PIPES, Caller, connections_in_use, until
 
 STORM = float(os.environ.get("XSPROTO_STORM", "1.5"))
 
@@ -180,16 +182,17 @@ def test_a_storm_leaves_nothing_behind(daemon: Daemon, device: str, among: str) 
     assert client.read(b"/a") == b"value"
     with client.watch(b"/a") as watch:
         assert watch.get(timeout=PATIENCE).path == b"/a"
-    assert client._requests is not None
-    *others, last = client._requests.connections
-    assert all(connection.session.closed for connection in others), (
-        "an idle connection was left open"
-    )
-    assert not last.session.engine.transactions
+    transport = client._connection.transport
+    assert isinstance(transport, RequestTransport)
+    assert not client._connection.session.engine.transactions
+    assert not transport._transactions
+    descriptors = transport._descriptors.values()
+    assert not any(descriptor.asked or descriptor.transactions for descriptor in descriptors)
     assert client._watches is not None
     assert not client._watches.session._listeners
-    # Three are a device here. Threads close those of clients that were closed while they wrote.
-    until(lambda: connections_in_use() == pipes + 2 * 3)
+    # Threads close those of clients that were closed while they wrote.
+    until(lambda: connections_in_use() == pipes + PIPES * (1 + len(descriptors)))
+    assert 1 < len(descriptors) <= POOL_MAX
     client.close()
     until(lambda: len(os.listdir("/proc/self/fd")) == before)
     assert threading.active_count() == threads

@@ -1,12 +1,12 @@
 """The XenBus device as a stream of packets.
 
-`xsproto.adapters.device` lists the rules of the device. Elsewhere `ClientConnection`,
-`DeviceSession` and the adapter keep them, but these take requests, and users of pyxs send packets:
-with ids of their own, and any number before the first answer. A router waits on one descriptor for
-whatever comes back. So this module keeps the rules for packets, between the router and the kernel:
+`xsproto.adapters.device` lists the rules of the device. Elsewhere `DeviceEngine` and the adapter
+keep some of them, but these take requests, and users of pyxs send packets: with ids of their own,
+and any number before the first answer. A router waits on one descriptor for whatever comes back. So
+this module keeps those rules for packets, between the router and the kernel:
 
-- The device is opened once for requests, and once more for watches, with the first of them. Each of
-  these connections has at most one request outstanding. The next requests wait in its queue.
+- There is a transport for requests, and one for watches, which is opened with the first of them.
+  What a transport does not take, because its descriptors are busy, waits here in a queue.
 - The kernel does not answer some requests, or answers them unlike a daemon on a socket. They are
   not sent. Their answer, an error packet, is put into the buffer of received bytes.
 - An epoll descriptor stands for all of it. It is readable while the buffer has bytes, or the
@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -27,8 +26,8 @@ from xsproto.adapters.device_transport import DeviceTransport
 from xsproto.errors import ConnectFailed
 from xsproto.wire import HEADER, HEADER_SIZE, NUL, REPLY_MAX, Op, Packet, PacketReader
 
-from ..._io.device_transport import WatchTransport, XenBusTransport
-from ._waiting import native, waiter
+from ..._io.device_transport import WatchTransport, XenBusTransport, native
+from ._waiting import waiter
 from .exceptions import ConnectionError
 
 __all__ = ["_XenBusTransport"]
@@ -44,26 +43,33 @@ _RESET_WATCHES: Final = Op.RESET_WATCHES.value
 
 
 class _DeviceConnection:
-    """A transport of the device with at most one request outstanding, and a queue of others."""
+    """A transport of the device, and a queue of what it does not take yet.
+
+    Attributes:
+        last: the message that the transport took last.
+    """
 
     def __init__(self, transport: DeviceTransport) -> None:
         self.transport = transport
-        self.reader = PacketReader(max_payload=REPLY_MAX)
-        self.outstanding: bytes | None = None
-        self.waiting: deque[bytes] = deque()
+        self.last = b""
+        self._reader = PacketReader(max_payload=REPLY_MAX)
+        self._waiting: list[bytes] = []
 
     def descriptors(self) -> tuple[int, ...]:
         return (self.transport.fileno(), *self.transport.wakeup_fds())
 
     def send(self, message: bytes) -> None:
-        self.waiting.append(message)
-        self.send_next()
+        self._waiting.append(message)
+        self.send_waiting()
 
-    def send_next(self) -> None:
-        if self.outstanding is None and self.waiting:
-            self.outstanding = self.waiting.popleft()
-            # A refusal by the kernel does not raise here: it is read as an answer.
-            self.transport.send(self.outstanding)
+    def send_waiting(self) -> None:
+        """Send what the transport takes. A refusal by the kernel is read as an answer."""
+        waiting, self._waiting = self._waiting, []
+        for message in waiting:
+            if self.transport.send(message):
+                self.last = message
+            else:
+                self._waiting.append(message)
 
     def receive(self) -> list[Packet]:
         """Return the packets that can be read without waiting."""
@@ -73,16 +79,7 @@ class _DeviceConnection:
             return []
         if not data:
             raise OSError(errno.ECONNRESET, "the device has ended")
-        return list(self.reader.receive_data(data))
-
-    def take_answered(self, packet: Packet) -> bytes | None:
-        """Return the request that `packet` answers, and send the next; None if it answers none."""
-        request = self.outstanding
-        if request is None or packet.rq_id != HEADER.unpack_from(request)[1]:
-            return None
-        self.outstanding = None
-        self.send_next()
-        return request
+        return list(self._reader.receive_data(data))
 
 
 class _XenBusTransport:
@@ -207,17 +204,17 @@ class _XenBusTransport:
             for connection in (self._requests, self._watches):
                 if connection is not None:
                     for packet in connection.receive():
-                        self._receive_packet(connection, packet)
+                        if connection is self._watches and packet.op != _WATCH_EVENT:
+                            self._note_answer(connection.last, packet)
+                        self._buffer += packet.encode()
+                    connection.send_waiting()
             self._update_buffered()
 
-    def _receive_packet(self, connection: _DeviceConnection, packet: Packet) -> None:
-        if packet.op != _WATCH_EVENT:
-            request = connection.take_answered(packet)
-            if request is not None and connection is self._watches:
-                is_watch = HEADER.unpack_from(request)[0] == _WATCH
-                if is_watch == (packet.op == _ERROR):  # a WATCH failed, or an UNWATCH succeeded
-                    self._watched.discard(request[HEADER_SIZE:])
-        self._buffer += packet.encode()
+    def _note_answer(self, request: bytes, answer: Packet) -> None:
+        """Forget a watch that could not be set, or that was unset."""
+        is_watch = HEADER.unpack_from(request)[0] == _WATCH
+        if is_watch == (answer.op == _ERROR):
+            self._watched.discard(request[HEADER_SIZE:])
 
     def shutdown(self) -> None:
         """Wake the caller that receives. From now on `recv` and `read` do not wait."""

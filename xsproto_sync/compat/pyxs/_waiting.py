@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import select
-import sys
 from collections.abc import Callable, Collection
-from typing import Any
 
-__all__ = ["native", "waiter"]
+__all__ = ["waiter"]
 
 
 def waiter(*descriptors: int) -> Callable[[], Collection[int]]:
@@ -20,15 +18,3 @@ def waiter(*descriptors: int) -> Callable[[], Collection[int]]:
     for descriptor in descriptors:
         poller.register(descriptor, select.POLLIN)
     return lambda: dict(poller.poll())
-
-
-def native(module: str, name: str) -> Any:
-    """Return `name` of `module` as it is without monkey-patching, or None if there is none."""
-    if (gevent := sys.modules.get("gevent.monkey")) is not None:
-        try:
-            return gevent.get_original(module, name)
-        except AttributeError:
-            return None
-    if (eventlet := sys.modules.get("eventlet.patcher")) is not None:
-        return getattr(eventlet.original(module), name, None)
-    return getattr(sys.modules[module], name, None)
