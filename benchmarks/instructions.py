@@ -7,8 +7,7 @@ repetitions. The difference is what the repetitions took, without the start and 
 process. The other end, a daemon or a client, runs beside it and is not counted. So neither the load
 of the machine nor its speed matters, and a change of one per cent can be seen.
 
-``--check`` fails if a figure is more than 5 % above that of `REACHED`, the file of what was reached,
-or if an operation is in neither.
+``--check`` fails if a figure is more than 5 % above what was reached, as `REACHED` has it.
 
 The figures depend on the interpreter. Those of benchmarks/README.md are of Debian 12's
 ``/usr/bin/python3``, which is the default where it exists; it finds the installed packages of the

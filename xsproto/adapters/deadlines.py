@@ -52,6 +52,7 @@ class Clock:
         #: Whether a call without a time limit of its own may take for ever, in any thread.
         self.endless = self.timeout is None
         self._deadline = deadline
+        self._limited = False  # whether `deadline` was used, in any thread
 
     @contextmanager
     def deadline(self, seconds: float) -> Iterator[None]:
@@ -68,6 +69,7 @@ class Clock:
             InvalidArgument: `seconds` is negative or NaN.
         """
         self.endless = False
+        self._limited = True
         outer = self._deadline.time
         seconds = WAIT_MAX if (limit := _checked(seconds)) is None else limit
         deadline = self.now() + seconds
@@ -92,15 +94,21 @@ class Clock:
             InvalidType: `timeout` is neither a number, nor None, nor `DEFAULT`.
             InvalidArgument: `timeout` is negative or NaN.
         """
-        if timeout is DEFAULT and self.endless:
-            return None
-        try:
-            seconds = self.timeout if timeout is DEFAULT else _checked(timeout)
-        except XenStoreError as error:
-            error.__traceback__ = None  # the frame of the check tells a user nothing
-            raise
+        seconds: float | None
+        if timeout is DEFAULT:
+            if self.endless:
+                return None
+            seconds = self.timeout
+        elif (timeout.__class__ is int or timeout.__class__ is float) and 0 <= timeout <= WAIT_MAX:
+            seconds = timeout  # nearly all are like this
+        else:
+            try:
+                seconds = _checked(timeout)
+            except XenStoreError as error:
+                error.__traceback__ = None  # the frame of the check tells a user nothing
+                raise
         deadline = None if seconds is None else self.now() + seconds
-        if (limit := self._deadline.time) is not None:
+        if self._limited and (limit := self._deadline.time) is not None:
             return limit if deadline is None else min(deadline, limit)
         return deadline
 

@@ -326,13 +326,14 @@ class Connection(AdapterConnection):
                     inbox.extend(map(recv, READ_SIZES))
                 else:
                     in_time = True
-                    left = None if deadline is None else deadline - monotonic()
-                    # Once the time is over, count each read, and stop when nothing is there.
-                    if left is not None and left <= 0:
+                    left = None
+                    if deadline is not None and (left := deadline - monotonic()) <= 0:
+                        # Once the time is over, count each read, and stop when nothing is there.
                         left = 0.0
                         late += 1
-                    ready = transport.wait(left, transport.write_blocked)
-                    in_time = left != 0 or (ready and late < _LATE_READS)
+                        in_time = False
+                    if transport.wait(left, transport.write_blocked) and late < _LATE_READS:
+                        in_time = True
             except OSError as error:
                 failure = error
             lock.acquire()  # the clean-up of the call gives it back

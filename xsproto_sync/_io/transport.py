@@ -52,11 +52,13 @@ class WaitingTransport(ConnectionTransport):
             whether there is something to read, or with `write` room to write.
         """
         poll = self._poll_both if write else self._poll_read
-        # Looked up at each call: gevent may patch it later, and eventlet take it away.
-        if getattr(select, "poll", None) is not self._poll:
-            self._poll = getattr(select, "poll", None)
-            poll = None
-        if poll is None:
+        try:
+            # Looked up at each call: gevent may patch it later, and eventlet take it away.
+            if select.poll is not self._poll:
+                self._poll = select.poll
+                poll = self._poller(write)
+        except AttributeError:
+            self._poll = None
             poll = self._poller(write)
         # In milliseconds. `poll` rounds up, so it never returns too early.
         return bool(poll(timeout if timeout is None else timeout * 1000))
@@ -102,13 +104,10 @@ class SocketTransport(transport.SocketTransport, WaitingTransport):
     def __init__(self, sock: Any, path: str) -> None:
         WaitingTransport.__init__(self, path)
         transport.SocketTransport.__init__(self, sock, path, MSG_DONTWAIT | MSG_NOSIGNAL)
+        # The method, without a call in between: the socket itself would wait.
+        self.read_now = partial(sock.recv, READ_SIZE, MSG_DONTWAIT)  # type: ignore[method-assign]
         if select.select is NATIVE_SELECT:
             self.recv = self._recv
-
-    def read_now(self) -> bytes:
-        """See `ConnectionTransport`."""
-        data: bytes = self.sock.recv(READ_SIZE, MSG_DONTWAIT)
-        return data
 
     def shutdown(self) -> None:
         """See `WaitingTransport`."""
