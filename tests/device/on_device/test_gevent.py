@@ -70,8 +70,8 @@ def result(call: gevent.Greenlet[..., Any]) -> Any:
 
 def assert_the_hub_looks_away(client: Client) -> None:
     gevent.idle()
-    assert not client._connection.transport._reader.active
-    assert not client._watch_connection().transport._reader.active
+    assert not client._connection.transport.reader.active
+    assert not client._watch_connection().transport.reader.active
 
 
 def descriptors_of(client: Client) -> dict[int, Any]:
