@@ -5,17 +5,25 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from xsproto.adapters import streams
+from xsproto.adapters.streams import BridgedSocket
 from xsproto.adapters.transport import READ_SIZE
+from xsproto.errors import ConnectFailed, InvalidArgument, InvalidType
 
-__all__ = ["Stream", "bridge"]
+__all__ = ["Stream", "adopt", "bridge", "check_stream"]
+
+# The loop itself keeps no task alive.
+_tasks: set[asyncio.Task[Any]] = set()
 
 #: What `asyncio.open_connection` returns, and `asyncio.start_server` calls its callback with.
 Stream: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-async def bridge(stream: Stream, sock: socket.socket) -> Exception | None:
+async def bridge(
+    stream: Stream, sock: socket.socket, errors: list[Exception] | None = None
+) -> Exception | None:
     """Copy between a stream and a socket, both ways, until the connection is over.
 
     When the peer at the other end of `stream` sends no more, this half-closes `sock`, and goes on
@@ -27,13 +35,14 @@ async def bridge(stream: Stream, sock: socket.socket) -> Exception | None:
     Arguments:
         stream: where the peer is: a reader and a writer of the running loop.
         sock: an end of a socketpair, whose other end a client or a server of xsproto uses.
+        errors: gets the errors of `stream`, each before `sock` is closed.
 
     Returns:
         the error of `stream` that ended the connection; None if there was none.
     """
     reader, writer = stream
     loop = asyncio.get_running_loop()
-    errors: list[Exception] = []
+    errors = [] if errors is None else errors
     over = asyncio.Event()
 
     async def receive() -> None:
@@ -79,3 +88,48 @@ async def bridge(stream: Stream, sock: socket.socket) -> Exception | None:
         sock.close()
         writer.transport.abort()
     return errors[0] if errors else None
+
+
+def check_stream(stream: Any) -> asyncio.StreamWriter:
+    """Check that a stream can carry the protocol; return its writer.
+
+    Raises:
+        InvalidType: it is no pair of a reader and a writer.
+        InvalidArgument: it is closed.
+    """
+    match stream:
+        case (asyncio.StreamReader(), asyncio.StreamWriter() as writer):
+            if writer.is_closing():
+                raise InvalidArgument(f"the stream is closed: {writer!r}")
+            return writer
+        case _:
+            raise InvalidType(f"a stream must be (StreamReader, StreamWriter), not {stream!r}")
+
+
+def adopt(stream: Stream) -> streams.Stream:
+    """Make a socket of a stream, for a client: a task of the loop carries the bytes.
+
+    Arguments:
+        stream: where the daemon is. The task closes it, at the end of the connection.
+
+    Raises:
+        InvalidType, InvalidArgument: see `check_stream`.
+        ConnectFailed: there can be no more descriptors.
+    """
+    writer = check_stream(stream)
+    name = f"stream to {writer.get_extra_info('peername') or 'a peer without a name'}"
+    try:
+        near, far = socket.socketpair()
+    except OSError as error:
+        raise ConnectFailed(f"cannot use {name}: {error.strerror}") from error
+    errors: list[Exception] = []
+    task = asyncio.get_running_loop().create_task(bridge(stream, far, errors))
+
+    def ended(_: object) -> None:
+        _tasks.discard(task)
+        far.close()  # a task that was cancelled before it ran has closed neither
+        writer.transport.abort()
+
+    _tasks.add(task)
+    task.add_done_callback(ended)
+    return streams.Stream(BridgedSocket(near, errors, socket.MSG_NOSIGNAL), name)

@@ -18,6 +18,7 @@ from xsproto.adapters.asynchronous import AsyncClientBase, Backend, open_connect
 from xsproto.adapters.device_transport import SystemModules
 from xsproto.adapters.streams import find
 
+from ._bridge import Stream, adopt
 from ._connection import Connection
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ async def open_client(
     xen_bus_path: str | os.PathLike[str] | None = None,
     *,
     sock: Any = None,
+    transport: Stream | None = None,
     host: str | None = None,
 ) -> AsyncIterator[Client]:
     """Connect to XenStore, for ``async with``, whose end closes the client.
@@ -78,15 +80,18 @@ async def open_client(
             limits of yours tell of a dead daemon.
         sock (socket.socket | None): a connected stream socket of any kind, TLS included. The client
             takes it over, and closes it.
+        transport (tuple[StreamReader, StreamWriter] | None): any other byte stream, as a reader and
+            a writer, which the client takes over as well. A task carries its bytes, and closes it
+            soon after the client's end.
         host (str | None): another host to reach by ssh, as ``[user@]host``. If none of these is
             given, `xsproto.adapters.discovery.locate` finds XenStore.
 
     Raises:
         ConnectFailed: no daemon listens there, or this process may not connect.
-        InvalidArgument, InvalidType: `sock` is none that is connected; or more than one place is
-            given.
+        InvalidArgument, InvalidType: `sock` or `transport` is none that is connected; or more than
+            one place is given.
     """
-    place = find(unix_socket_path, xen_bus_path, sock, None, host, os)
+    place = find(unix_socket_path, xen_bus_path, sock, transport, host, os, adopt)
     client = Client(*await open_connections(place, _BACKEND))
     try:
         yield client

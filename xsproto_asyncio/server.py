@@ -12,9 +12,8 @@ from typing import Any, Self
 
 from xsproto.adapters.server import PAUSE, Service, make_poller
 from xsproto.daemon import Daemon
-from xsproto.errors import InvalidArgument, InvalidType
 
-from ._bridge import Stream, bridge
+from ._bridge import Stream, bridge, check_stream
 
 __all__ = ["Server"]
 
@@ -60,13 +59,7 @@ class Server(Service):
         if not isinstance(sock, tuple):
             super().serve_connection(sock, domid)
             return
-        match sock:
-            case (asyncio.StreamReader(), asyncio.StreamWriter() as writer):
-                pass
-            case _:
-                raise InvalidType(f"a stream must be (StreamReader, StreamWriter), not {sock!r}")
-        if writer.is_closing():
-            raise InvalidArgument(f"the stream is closed: {writer!r}")
+        writer = check_stream(sock)
         near, far = socket.socketpair()
         try:
             super().serve_connection(near, domid)

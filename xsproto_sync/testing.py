@@ -159,8 +159,8 @@ class DaemonHarness:
 class _RawSocket:
     """See `RawConnection`."""
 
-    def __init__(self, path: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
+    def __init__(self, path: str, module: Any = socket) -> None:
+        self._socket = module.socket(socket.AF_UNIX)
         self._socket.settimeout(LIMIT)
         self._socket.connect(path)
         self._reader = PacketReader()

@@ -7,12 +7,16 @@ from contextlib import suppress
 
 import trio
 
+from xsproto.adapters.streams import BridgedSocket, Stream, check_socket
 from xsproto.adapters.transport import READ_SIZE
+from xsproto.errors import ConnectFailed, InvalidType
 
-__all__ = ["bridge"]
+__all__ = ["adopt", "bridge"]
 
 
-async def bridge(stream: trio.abc.Stream, sock: socket.socket) -> Exception | None:
+async def bridge(
+    stream: trio.abc.Stream, sock: socket.socket, errors: list[Exception] | None = None
+) -> Exception | None:
     """Copy between a stream and a socket, both ways, until the connection is over.
 
     When the peer at the other end of `stream` sends no more, this half-closes `sock`, and goes on
@@ -23,12 +27,13 @@ async def bridge(stream: trio.abc.Stream, sock: socket.socket) -> Exception | No
     Arguments:
         stream: where the peer is.
         sock: an end of a socketpair, whose other end a client or a server of xsproto uses.
+        errors: gets the errors of `stream`, each before `sock` is closed.
 
     Returns:
         the error of `stream` that ended the connection; None if there was none.
     """
     near = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-    errors: list[Exception] = []
+    errors = [] if errors is None else errors
 
     async def receive() -> None:
         try:
@@ -67,3 +72,29 @@ async def bridge(stream: trio.abc.Stream, sock: socket.socket) -> Exception | No
         with suppress(Exception):
             await trio.aclose_forcefully(stream)
     return errors[0] if errors else None
+
+
+def adopt(stream: trio.abc.Stream) -> Stream:
+    """Make a socket of a stream, for a client: a system task carries the bytes.
+
+    Arguments:
+        stream: where the daemon is. The task closes it, at the end of the connection.
+
+    Raises:
+        InvalidType: `stream` is none of trio.
+        InvalidArgument: it is a `trio.SocketStream` that is closed.
+        ConnectFailed: there can be no more descriptors.
+    """
+    if not isinstance(stream, trio.abc.Stream):
+        raise InvalidType(f"transport must be a trio.abc.Stream, not {stream!r}")
+    name = f"stream {type(stream).__qualname__}"
+    if isinstance(stream, trio.SocketStream):
+        check_socket(stream.socket)
+        return Stream(stream.socket, name)
+    try:
+        near, far = socket.socketpair()
+    except OSError as error:
+        raise ConnectFailed(f"cannot use {name}: {error.strerror}") from error
+    errors: list[Exception] = []
+    trio.lowlevel.spawn_system_task(bridge, stream, far, errors, name="xsproto bridge")
+    return Stream(BridgedSocket(near, errors, socket.MSG_NOSIGNAL), name)

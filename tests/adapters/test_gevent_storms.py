@@ -135,7 +135,7 @@ def assert_clean(client: Client) -> None:
     assert not engine.transactions
     assert not engine.watches
     assert not session._listeners
-    assert not client._connection._watching
+    assert not client._connection.transport.reader.active
 
 
 WOKEN = pytest.mark.parametrize("woken", [False, True], ids=["asleep", "about to be woken"])

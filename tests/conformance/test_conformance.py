@@ -34,9 +34,11 @@ def cells() -> Iterator[Any]:
     """Each adapter with each daemon."""
     for adapter in ADAPTERS:
         for kind in (*daemons.KINDS, *embedded.KINDS):
-            if (adapter in adapters.VARIANTS and kind != "c") or (
+            if (
+                (adapter in adapters.VARIANTS and kind != "c")
+                or (adapter in adapters.TRANSPORTS and kind != "embedded")
                 # One adapter shows whether the daemon's other profile is right.
-                kind == "embedded-4.17" and adapter not in ("sync", "sync_device")
+                or (kind == "embedded-4.17" and adapter not in ("sync", "sync_device"))
             ):
                 continue
             marks = []

@@ -258,6 +258,8 @@ class TransportHarness(SyncHarness):
 class TlsHarness(SyncHarness):
     """`xsproto_sync` on TLS."""
 
+    can = SyncHarness.can | {"remote"}
+
     def __init__(self, daemon: DaemonUnderTest, **options: Any) -> None:
         super().__init__(daemon, **options)
         self._proxy = tls.TlsProxy()
@@ -436,10 +438,25 @@ ADAPTERS: Final[Adapters] = {
     "asyncio": _awaited("asyncio"),
     "asyncio_uvloop": _awaited("asyncio_uvloop"),
     "trio": _awaited("trio"),
+    **{
+        name: _awaited(name)
+        for loop in ("asyncio", "trio")
+        for name in (f"{loop}_sock", f"{loop}_stream", f"{loop}_tls")
+    },
     "selectors": _awaited("selectors"),
     "sync_on_gevent": _sync,
     "sync_on_eventlet": _sync,
     "gevent": _gevent("gevent"),
+    "gevent_sock": _gevent("gevent_sock"),
+    "gevent_transport": _gevent("gevent_transport"),
+    "gevent_tls": _gevent("gevent_tls"),
+}
+
+#: Those on other transports than a socket at a path: an embedded daemon shows what they can.
+TRANSPORTS: Final = {
+    f"{adapter}_{transport}"
+    for adapter in ("sync", "asyncio", "trio", "gevent")
+    for transport in ("sock", "transport", "stream", "tls", "ssh")
 }
 
 #: Those that are another one with an option: on one daemon they have shown what they can.
@@ -456,6 +473,9 @@ ENVIRONMENTS: Final = {
     "device_on_gevent": "patched_by_gevent",
     "device_on_eventlet": "patched_by_eventlet",
     "gevent_device": "gevent",
+    "gevent_sock": "gevent",
+    "gevent_transport": "gevent",
+    "gevent_tls": "gevent",
 }
 
 #: Those for a process that has the fake XenBus device preloaded.

@@ -6,20 +6,24 @@ loop for the moment that it takes.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import ssl
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final, cast
 
 import check_adapter
+import trio
 from selectors_adapter import open_client
 
 from xsproto.testing import Client
 from xsproto_sync.testing import DaemonHarness, DaemonUnderTest, RunnableHarness
 
+from . import tls
 from .event_loops import AnyClient, AsyncioLoop, TrioLoop, UvloopLoop
 from .fake_device import device_of
-from .harnesses import Adapters, daemon_of
+from .harnesses import Adapters, connected, connected_by_tls, daemon_of
 
 __all__ = ["ADAPTERS"]
 
@@ -27,6 +31,21 @@ __all__ = ["ADAPTERS"]
 class _DaemonHarness(DaemonHarness):
     async def close(self, client: Client) -> None:
         cast(AnyClient, client).close()
+
+
+class _TlsHarness(DaemonHarness):
+    can = DaemonHarness.can | {"remote"}
+
+    def __init__(self, daemon: DaemonUnderTest) -> None:
+        super().__init__(daemon)
+        self._proxy = tls.TlsProxy()
+
+    def connect(self, domid: int) -> ssl.SSLSocket:
+        return connected_by_tls(self._proxy, self.socket_path(domid))
+
+    def end(self) -> None:
+        with self._proxy:
+            pass
 
 
 class AsyncioHarness(_DaemonHarness, AsyncioLoop):
@@ -47,6 +66,57 @@ class TrioHarness(_DaemonHarness, TrioLoop):
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
         return await self.open_path(self.socket_path(domid), **options)
+
+
+class AsyncioSockHarness(AsyncioHarness):
+    """`xsproto_asyncio` on connected sockets that are handed in."""
+
+    async def open(self, domid: int = 0, **options: Any) -> Client:
+        sock = connected(self.socket_path(domid))
+        return await self.open_path(None, sock=sock, **options)
+
+
+class AsyncioStreamHarness(AsyncioHarness):
+    """`xsproto_asyncio` on readers and writers."""
+
+    can = AsyncioHarness.can | {"remote"}
+
+    async def open(self, domid: int = 0, **options: Any) -> Client:
+        stream = await asyncio.open_unix_connection(sock=connected(self.socket_path(domid)))
+        return await self.open_path(None, transport=stream, **options)
+
+
+class TrioSockHarness(TrioHarness):
+    """`xsproto_trio` on connected sockets that are handed in."""
+
+    async def open(self, domid: int = 0, **options: Any) -> Client:
+        sock = connected(self.socket_path(domid))
+        return await self.open_path(None, sock=sock, **options)
+
+
+class AsyncioTlsHarness(_TlsHarness, AsyncioHarness):
+    """`xsproto_asyncio` on TLS."""
+
+    async def open(self, domid: int = 0, **options: Any) -> Client:
+        return await self.open_path(None, sock=self.connect(domid), **options)
+
+
+class TrioTlsHarness(_TlsHarness, TrioHarness):
+    """`xsproto_trio` on TLS."""
+
+    async def open(self, domid: int = 0, **options: Any) -> Client:
+        return await self.open_path(None, sock=self.connect(domid), **options)
+
+
+class TrioStreamHarness(TrioHarness):
+    """`xsproto_trio` on streams that are no sockets."""
+
+    can = TrioHarness.can | {"remote"}
+
+    async def open(self, domid: int = 0, **options: Any) -> Client:
+        sock = trio.socket.from_stdlib_socket(connected(self.socket_path(domid)))
+        stream = trio.SocketStream(sock)
+        return await self.open_path(None, transport=trio.StapledStream(stream, stream), **options)
 
 
 class _OnDevice(_DaemonHarness):
@@ -85,14 +155,25 @@ def _over(
     make: Callable[[DaemonUnderTest], RunnableHarness], kind: str
 ) -> Iterator[RunnableHarness]:
     with daemon_of(kind) as daemon:
-        yield make(daemon)
+        harness = make(daemon)
+        try:
+            yield harness
+        finally:
+            if isinstance(harness, _TlsHarness):
+                harness.end()
 
 
 #: As `adapters.ADAPTERS`, and `adapters.DEVICE_ADAPTERS`.
 ADAPTERS: Final[Adapters] = {
     "asyncio": partial(_over, AsyncioHarness),
     "asyncio_uvloop": partial(_over, UvloopHarness),
+    "asyncio_sock": partial(_over, AsyncioSockHarness),
+    "asyncio_stream": partial(_over, AsyncioStreamHarness),
+    "asyncio_tls": partial(_over, AsyncioTlsHarness),
     "trio": partial(_over, TrioHarness),
+    "trio_sock": partial(_over, TrioSockHarness),
+    "trio_stream": partial(_over, TrioStreamHarness),
+    "trio_tls": partial(_over, TrioTlsHarness),
     "selectors": partial(_over, check_adapter.Harness),
     "asyncio_device": partial(_over, AsyncioDeviceHarness),
     "uvloop_device": partial(_over, UvloopDeviceHarness),

@@ -14,16 +14,29 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, cast
 
 import gevent
+import gevent.socket
 
 import xsproto.daemon
 import xsproto_gevent
 from xsproto.daemon.store import PROFILES
-from xsproto.testing import Cancelled, Client, DomainState
+from xsproto.testing import Cancelled, Client, DomainState, RawConnection
+from xsproto_sync.testing import _RawSocket
 
 from . import embedded_daemon as embedded
+from . import tls
 from .daemons import Daemon
 from .fake_device import device_of
-from .harnesses import LIMIT, Adapters, DeviceHarness, SyncHarness, _AwaitableClient, run
+from .harnesses import (
+    LIMIT,
+    Adapters,
+    DeviceHarness,
+    PlainTransport,
+    SyncHarness,
+    _AwaitableClient,
+    connected,
+    connected_by_tls,
+    run,
+)
 
 T = TypeVar("T")
 
@@ -139,6 +152,10 @@ class GeventHarness(SyncHarness):
         self._clients.append(client)
         return cast(Client, _AwaitableClient(client, client))
 
+    async def open_raw(self, domid: int = 0) -> RawConnection:
+        # The daemon may be in this hub: its own clients must not block it.
+        return _RawSocket(self.socket_path(domid), gevent.socket)
+
     def _open_path(self, path: str, **options: Any) -> xsproto_gevent.Client:
         return xsproto_gevent.Client(path, **options)
 
@@ -154,6 +171,38 @@ class GeventHarness(SyncHarness):
         for client in self._clients:
             client.close()
         gevent.killall([task.greenlet for task in self._tasks], timeout=5)
+
+
+class GeventSockHarness(GeventHarness):
+    """`xsproto_gevent` on connected sockets that are handed in."""
+
+    def _open_path(self, path: str, **options: Any) -> xsproto_gevent.Client:
+        return xsproto_gevent.Client(sock=connected(path), **options)
+
+
+class GeventTransportHarness(GeventHarness):
+    """`xsproto_gevent` on transports of a class of our own."""
+
+    def _open_path(self, path: str, **options: Any) -> xsproto_gevent.Client:
+        return xsproto_gevent.Client(transport=PlainTransport(connected(path)), **options)
+
+
+class GeventTlsHarness(GeventHarness):
+    """`xsproto_gevent` on TLS."""
+
+    can = GeventHarness.can | {"remote"}
+
+    def __init__(self, daemon: Any, **options: Any) -> None:
+        super().__init__(daemon, **options)
+        self._proxy = tls.TlsProxy()
+
+    def _open_path(self, path: str, **options: Any) -> xsproto_gevent.Client:
+        return xsproto_gevent.Client(sock=connected_by_tls(self._proxy, path), **options)
+
+    def end(self) -> None:
+        super().end()
+        with self._proxy:
+            pass
 
 
 class GeventDeviceHarness(GeventHarness):
@@ -182,5 +231,8 @@ def _over(make: type[GeventHarness], kind: str) -> Iterator[GeventHarness]:
 #: As `adapters.ADAPTERS`, and `adapters.DEVICE_ADAPTERS`.
 ADAPTERS: Final[Adapters] = {
     "gevent": partial(_over, GeventHarness),
+    "gevent_sock": partial(_over, GeventSockHarness),
+    "gevent_transport": partial(_over, GeventTransportHarness),
+    "gevent_tls": partial(_over, GeventTlsHarness),
     "gevent_device": partial(_over, GeventDeviceHarness),
 }

@@ -7,37 +7,16 @@ with TlsProxy() as proxy:
 from __future__ import annotations
 
 import asyncio
-import functools
 import socket
 import ssl
-import subprocess
-import tempfile
 import threading
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-__all__ = ["TlsProxy", "contexts"]
+from .certificates import tls_contexts
 
-
-@functools.cache
-def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Make a certificate of localhost; return the contexts of a server and of a client."""
-    with tempfile.TemporaryDirectory(prefix="xsproto-") as directory:
-        key, certificate = Path(directory, "key"), Path(directory, "certificate")
-        subprocess.run(
-            [
-                *("openssl", "req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"),
-                *("-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=localhost"),
-                *("-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate),
-            ],
-            check=True,
-            capture_output=True,
-        )
-        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        server.load_cert_chain(certificate, key)
-        return server, ssl.create_default_context(cafile=certificate)
+__all__ = ["TlsProxy"]
 
 
 class TlsProxy:
@@ -85,13 +64,13 @@ class TlsProxy:
             raise
         try:
             sock.connect(("127.0.0.1", self._port))
-            return contexts()[1].wrap_socket(sock, server_hostname="localhost")
+            return tls_contexts()[1].wrap_socket(sock, server_hostname="localhost")
         except BaseException:
             sock.close()
             raise
 
     async def _listen(self) -> int:
-        server_context, _ = contexts()
+        server_context, _ = tls_contexts()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=server_context)
         port: int = self._server.sockets[0].getsockname()[1]
         return port

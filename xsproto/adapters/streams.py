@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +19,7 @@ from .discovery import Location, locate
 from .transport import Transport
 
 __all__ = [
+    "BridgedSocket",
     "CheckedTransport",
     "Stream",
     "TlsSocket",
@@ -65,14 +66,21 @@ class Stream(NamedTuple):
 
 
 def find(
-    unix_socket_path: Any, xen_bus_path: Any, sock: Any, transport: Any, host: Any, os: Any
+    unix_socket_path: Any,
+    xen_bus_path: Any,
+    sock: Any,
+    transport: Any,
+    host: Any,
+    os: Any,
+    adopt: Callable[[Any], Stream] | None = None,
 ) -> Location | Stream:
     """Find what a client connects to, of the arguments that it was given.
 
     Arguments:
         unix_socket_path, xen_bus_path, host, os: see `xsproto.adapters.discovery.locate`.
         sock: a connected socket, or None.
-        transport: a `Transport`, or None.
+        transport: a `Transport`, or what `adopt` takes, or None.
+        adopt: makes a stream of `transport`; None to make one of a `Transport`.
 
     Raises:
         InvalidArgument: more than one place is given; or see `check_socket`, `CheckedTransport`.
@@ -93,6 +101,8 @@ def find(
         check_socket(sock)
         return Stream(TlsSocket(sock) if is_tls(sock) else sock, _name_of(sock))
     if transport is not None:
+        if adopt is not None:
+            return adopt(transport)
         return Stream(CheckedTransport(transport, os), f"transport {type(transport).__qualname__}")
     return locate(unix_socket_path, xen_bus_path, os, host)
 
@@ -210,6 +220,48 @@ class TlsSocket(Wrapper):
         return data
 
 
+class BridgedSocket(Wrapper):
+    """An end of a socketpair whose other end is carried to a stream, by a bridge of an adapter.
+
+    Arguments:
+        sock: the end of the socketpair; it is closed with this.
+        errors: gets the errors of the stream, before the bridge closes its end.
+        flags: the flags of each ``send``.
+    """
+
+    def __init__(self, sock: Any, errors: Sequence[Exception], flags: int) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._errors = errors
+        self._flags = flags
+
+    def fileno(self) -> int:
+        """See `Wrapper`."""
+        fd: int = self._sock.fileno()
+        return fd
+
+    def send(self, data: bytes | memoryview, flags: int) -> int:
+        """See `Wrapper`."""
+        count: int = self._sock.send(data, self._flags)
+        return count
+
+    def recv(self, size: int) -> bytes:
+        """See `Wrapper`. An error of the stream comes in the place of its end."""
+        try:
+            data: bytes = self._sock.recv(size)
+        except ConnectionError:
+            if not self._errors:
+                raise
+            data = b""
+        if not data and self._errors:
+            raise ConnectionResetError(repr(self._errors[0])) from self._errors[0]
+        return data
+
+    def close(self) -> None:
+        """See `Wrapper`."""
+        self._sock.close()
+
+
 class CheckedTransport(Wrapper):
     """A `Transport` of a user, whose results are checked. What is wrong ends the connection.
 
@@ -260,23 +312,24 @@ class CheckedTransport(Wrapper):
 
     def send(self, data: bytes | memoryview, flags: int) -> int:
         """Send as much as can be sent now. There are no flags."""
-        count: Any = 0
-        if self._failure is None:
-            try:
-                count = self._transport.send(data)
-            except BlockingIOError:
-                raise
-            except OSError as error:
-                self._failure = error
-                raise BlockingIOError from error  # nothing was written, and `recv` is called next
-            except Exception as error:
-                self._failure = OSError(f"send() of the transport raised {error!r}")
-        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= len(data):
+        if self._failure is not None:
+            raise BlockingIOError  # `recv` is called next, and raises the failure
+        try:
+            count: Any = self._transport.send(data)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self._failure = error
+            raise BlockingIOError from error  # nothing was written
+        except Exception as error:
+            self._failure = OSError(f"send() of the transport raised {error!r}")
+        else:
+            if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= len(data):
+                return count
             self._failure = OSError(
                 f"send() of the transport returned {count!r} for {len(data)} bytes"
             )
-        # After such a failure nobody knows what was written: the bytes count as handed out.
-        return 0 if self._failure is not None else count
+        return 0  # nobody knows what was written: the bytes count as handed out
 
     def recv(self, size: int) -> bytes:
         """Receive what is there."""

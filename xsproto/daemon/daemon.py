@@ -25,6 +25,7 @@ the end: WATCH and UNWATCH ignore the transaction.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final, cast
 
 from attrs import define, field, frozen
@@ -457,7 +458,8 @@ class _Operation:
 _OPERATIONS: Final = (
     _Operation(Control, Daemon._control, leniency.do_control, privileged=True),
     _Operation(Directory, Daemon._directory),
-    _Operation(Read, Daemon._read),
+    # Programs read the same paths again and again: finding the request is faster than making it.
+    _Operation(Read, Daemon._read, parse=lru_cache(1024)(Read.parse)),
     _Operation(GetPerms, Daemon._get_perms),
     _Operation(Watch, Daemon._watch, leniency.do_watch, in_transaction=False),
     _Operation(Unwatch, Daemon._unwatch, leniency.do_unwatch, in_transaction=False),

@@ -201,8 +201,9 @@ class Harness(Protocol):
         can: what the harness has beyond clients and tasks. ``guest``: it makes domains. ``kill``
             and ``suspend``: it does this to the daemon. ``dom0``: clients of domain 0 have the
             rights of dom0 and no quotas. ``socket`` or ``device``: what the clients connect
-            through. ``raw``: it opens connections without a client. A scenario that needs more is
-            not run.
+            through. ``raw``: it opens connections without a client. ``remote``: what a client has
+            sent may be on its way still when the daemon dies. A scenario that needs more is not
+            run.
     """
 
     @property
