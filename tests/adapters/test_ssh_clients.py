@@ -113,7 +113,7 @@ def test_the_death_of_ssh_says_what_ssh_said(
         tmp_path,
         monkeypatch,
         f"for last; do :; done\nexec 3<&0\nenv -i PATH={tools} XENSTORED_PATH={store.socket_path()} "
-        f'sh -c "$last" <&3 3<&- &\nwhile ! test -e {mark}; do sleep 0.02; done\n'
+        f'sh -c "exec $last" <&3 3<&- &\nwhile ! test -e {mark}; do sleep 0.02; done\n'
         'echo "client_loop: send disconnect: Broken pipe" >&2\nkill $!\nexec 3<&-\nexit 255',
     )
 
