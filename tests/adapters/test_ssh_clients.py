@@ -112,7 +112,8 @@ def test_the_death_of_ssh_says_what_ssh_said(
     program(
         tmp_path,
         monkeypatch,
-        f"for last; do :; done\nexec 3<&0\nenv -i PATH={tools} XENSTORED_PATH={store.socket_path()} "
+        f"for last; do :; done\nexec 3<&0\n"
+        f"env -i PATH={tools} XENSTORED_PATH={store.socket_path()} "
         f'sh -c "exec $last" <&3 3<&- &\nwhile ! test -e {mark}; do sleep 0.02; done\n'
         'echo "client_loop: send disconnect: Broken pipe" >&2\nkill $!\nexec 3<&-\nexit 255',
     )
@@ -121,10 +122,14 @@ def test_the_death_of_ssh_says_what_ssh_said(
         client = await made.open(host="somewhere")
         await client.write(b"/tool/a", b"1")
         mark.touch()
-        deadline = time.monotonic() + 20
-        with pytest.raises(ConnectionClosed) as caught:
+
+        async def read_on() -> None:
+            deadline = time.monotonic() + 20
             while time.monotonic() < deadline:
                 await client.read(b"/tool/a")
+
+        with pytest.raises(ConnectionClosed) as caught:
+            await read_on()
         text = str(caught.value)
         assert "ssh://somewhere: ssh has ended: " in text
         assert "client_loop: send disconnect: Broken pipe" in text

@@ -32,7 +32,7 @@ class WrappingTransport:
         if hasattr(transport, "setblocking"):
             check_socket(transport)
             transport.setblocking(False)
-        self._transport = TlsSocket(transport) if self._tls else transport
+        self._transport: Any = TlsSocket(transport) if self._tls else transport
 
     def fileno(self) -> int:
         """See `Transport`."""
