@@ -1,11 +1,14 @@
 """How many instructions an operation takes, in user space: the same on every machine.
 
-    python -m benchmarks.instructions [--python PATH] [--json FILE] [NAME ...]
+    python -m benchmarks.instructions [--python PATH] [--json FILE] [--check] [NAME ...]
 
 Each operation runs in a process of its own under valgrind's callgrind, twice, with two numbers of
 repetitions. The difference is what the repetitions took, without the start and the end of the
 process. The other end, a daemon or a client, runs beside it and is not counted. So neither the load
 of the machine nor its speed matters, and a change of one per cent can be seen.
+
+``--check`` fails if a figure is more than 5 % above that of `REACHED`, the file of what was reached,
+or if an operation is in neither.
 
 The figures depend on the interpreter. Those of benchmarks/README.md are of Debian 12's
 ``/usr/bin/python3``, which is the default where it exists; it finds the installed packages of the
@@ -38,6 +41,8 @@ __all__ = ["OPERATIONS", "Operation", "main", "measure"]
 
 ROOT = Path(__file__).resolve().parent.parent
 DEBIAN = "/usr/bin/python3"
+REACHED = ROOT / "benchmarks" / "instructions.json"
+LEEWAY = 1.05
 READ = HEADER.pack(Op.READ, 1, 0, 3) + b"/a\0"
 
 
@@ -166,8 +171,8 @@ def of_server(python: str, operation: Operation, count: int) -> int:
 
 def measure(python: str, operation: Operation) -> int:
     """The instructions of one repetition."""
-    if not operation.server:
-        with served() as path:  # once, so that what is imported is compiled already
+    with served() as path:  # once, so that what is imported is compiled already
+        if not operation.server:
             work = [python, "-m", "benchmarks.instructions_work", operation.name, path, "1"]
             subprocess.run(work, env=environment(), check=True)
     of: Callable[[str, Operation, int], int] = of_server if operation.server else of_client
@@ -187,12 +192,23 @@ def table(found: dict[str, int]) -> str:
     return "\n".join(rows)
 
 
+def grown(found: dict[str, int]) -> list[str]:
+    """What takes more instructions than it did, each in words."""
+    reached = json.loads(REACHED.read_text())
+    return [
+        f"{title}: {count:,}, where {reached.get(title, 0):,} were reached"
+        for title, count in found.items()
+        if count > reached.get(title, 0) * LEEWAY
+    ]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions")
     default = DEBIAN if os.path.exists(DEBIAN) else sys.executable
     parser.add_argument("--python", default=default, help=f"the interpreter ({default})")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
+    parser.add_argument("--check", action="store_true", help=f"compare with {REACHED.name}")
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[*WORK, []])
     options = parser.parse_args(arguments)
     found: dict[str, Any] = {}
@@ -203,6 +219,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(table(found))
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
+    if options.check and (worse := grown(found)):
+        sys.exit("more instructions than before:\n" + "\n".join(worse))
 
 
 if __name__ == "__main__":

@@ -437,7 +437,8 @@ class ClientConnection:
             Whether the request is withdrawn, and the daemon will never see it. If not, it was
             handed out or has ended: `abandon` it.
         """
-        if exchange.message is None or exchange.answer is not None:
+        # (An interrupted step may have left an exchange of a closed connection without an answer.)
+        if exchange.message is None or exchange.answer is not None or self.closed is not None:
             return exchange.withdrawn
         exchange.withdrawn = True
         exchange.message = None

@@ -99,18 +99,25 @@ class ServerConnection:
         requests: list[RequestReceived] = []
         if self.closed is not None:
             return requests
-        # The loop of `wire.split_packets`, which stops where the answers might have no room.
         data, start, end = self._inbox, 0, len(self._inbox)
+        max_payload, room = self._max_payload, self._max_output - self._answer_bytes
+        if end >= HEADER_SIZE and room >= _PACKET_MAX:
+            # Mostly there is one request at a time: what the loop below does with it.
+            op, rq_id, tx_id, size = _unpack(data)
+            if HEADER_SIZE + size == end and size <= max_payload:
+                self._inbox = b""
+                self.wants_data = not self._eof
+                return [(op, rq_id, tx_id, data[HEADER_SIZE:])]
+        # The loop of `wire.split_packets`, which stops where the answers might have no room.
         self.wants_data = False
-        for _ in range((self._max_output - self._answer_bytes) // _PACKET_MAX + 1):
+        for _ in range(room // _PACKET_MAX + 1):
             if (body := start + HEADER_SIZE) > end:
                 self.wants_data = not self._eof
                 break
             op, rq_id, tx_id, size = _unpack(data, start)
-            if size > self._max_payload:
+            if size > max_payload:
                 if not requests:
-                    most = self._max_payload
-                    words = f"a request of {size} bytes, more than the {most} allowed"
+                    words = f"a request of {size} bytes, more than the {max_payload} allowed"
                     self._close(RemoteProtocolError(words))
                 break
             if (stop := body + size) > end:
@@ -177,7 +184,7 @@ class ServerConnection:
         self._event_bytes += len(message)
         if self._event_bytes > self._max_events:
             self.close("the client does not read its events")
-            self._empty_outbox()
+            self.data_to_send()  # nothing more of it is sent
 
     # Bytes out
 
@@ -195,7 +202,11 @@ class ServerConnection:
         """
         if size is None or self.pending <= size:
             data = b"".join(self._outbox)
-            self._empty_outbox()
+            self._outbox = []
+            self._answer_bytes = 0
+            if self._event_bytes:
+                self._mergeable.clear()
+                self._event_bytes = 0
             return data
         count = taken = 0
         while taken < size:
@@ -210,10 +221,3 @@ class ServerConnection:
         data = b"".join(self._outbox[:count])
         del self._outbox[:count]
         return data
-
-    def _empty_outbox(self) -> None:
-        self._outbox = []
-        self._answer_bytes = 0
-        if self._event_bytes:
-            self._mergeable.clear()
-            self._event_bytes = 0

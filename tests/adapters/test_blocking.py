@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from typing import Any
 
 import pytest
-import xsproto_sync._io.device
 
 import xsproto_sync.client
 from xsproto.adapters import device
-from xsproto.adapters.device import RETIRED_MAX
+from xsproto.adapters.device import POOL_MAX
 from xsproto.adapters.fork import close_all_after_fork
 from xsproto.clients.blocking import Transaction
+from xsproto.clients.session import Waiter
 from xsproto.errors import (
-    ConnectFailed,
     ConnectionClosed,
     Forked,
     LocalProtocolError,
@@ -36,7 +37,7 @@ from ..support.socket_device import MODULES
 
 # Where a client has what it opens a device with.
 _OPENED: tuple[tuple[Any, str], ...] = (
-    (xsproto_sync._io.device, "XenBusTransport"),
+    (xsproto_sync.client, "XenBusTransport"),
     (xsproto_sync.client, "WatchTransport"),
 )
 
@@ -53,6 +54,16 @@ def store() -> Iterator[EmbeddedXenStore]:
 @pytest.fixture
 def path(store: EmbeddedXenStore, monkeypatch: pytest.MonkeyPatch) -> str:
     """That of the device."""
+    # To the daemon, each descriptor of the device belongs to the one connection of the kernel, so
+    # that no two transactions have the same id. Here each is a connection.
+    tree, numbers = store._daemon.store, count(1)
+    start = tree.start
+
+    def start_anew(caller: Any) -> int:
+        caller.next_id = next(numbers)
+        return start(caller)
+
+    monkeypatch.setattr(tree, "start", start_anew)
     for module, name in _OPENED:
         monkeypatch.setattr(module, name, partial(getattr(module, name), modules=MODULES))
     return store.socket_path()
@@ -175,24 +186,6 @@ def test_a_connection_of_watches_that_is_opened_while_the_client_is_closed_is_cl
     assert client._watch_connection().session.closed is not None
 
 
-def test_a_successor_that_is_opened_while_the_client_is_closed_is_closed(
-    client: Client, store: EmbeddedXenStore, opening: Opening
-) -> None:
-    first = client._connection
-    impatient = Caller(give_up, client, store)
-    assert opening.begun.wait(PATIENCE)
-    closing = Caller(
-        client.close
-    )  # it waits for the first connection, whose successor it has not seen
-    until(lambda: client._ended)
-    opening.go_on.set()
-    impatient.result()
-    closing.result()
-    assert client._connection is not first
-    with pytest.raises(ConnectionClosed):
-        client.read(b"/a")
-
-
 def test_one_thread_opens_the_connection_of_watches(client: Client, opening: Opening) -> None:
     callers = [Caller(client._watch_connection) for _ in range(2)]
     assert opening.begun.wait(PATIENCE)
@@ -201,47 +194,33 @@ def test_one_thread_opens_the_connection_of_watches(client: Client, opening: Ope
     assert opening.count == 1
 
 
-def test_what_is_given_up_is_succeeded(client: Client, store: EmbeddedXenStore) -> None:
+def test_what_is_given_up_harms_nobody_else(client: Client, store: EmbeddedXenStore) -> None:
     late = client.transaction()
     tx, doomed = client.transaction().__enter__(), client.transaction().__enter__()
-    first = client._connection
+    session = client._connection.session
     with store._server.lock:  # it answers nothing
         impatient = Caller(lambda: client.read(b"/a", timeout=0.3))
-        until(lambda: first.session.leader is not None)
+        until(lambda: session.leader is not None)
         patient = Caller(client.read_many, [b"/a", b"/none"], None)
-        until(lambda: first.session.waiting == 1)
+        until(lambda: session.waiting == 1)
         beginning = Caller(client.transact, lambda tx: tx.read(b"/a"))
-        until(lambda: first.session.waiting == 2)
+        until(lambda: session.waiting == 2)
         inside, lost = Caller(tx.read, b"/a"), Caller(doomed.read, b"/a")
-        until(lambda: first.session.waiting == 4)
+        until(lambda: session.waiting == 4)
         with pytest.raises(TimedOut):
             impatient.result()
-        until(lambda: client._connection is not first)
     assert patient.result() == [b"value", None]
     assert beginning.result() == b"value"
     assert (inside.result(), lost.result()) == (b"value", b"value")
-    assert first.session.closed is None
+    assert session.closed is None
     tx.commit()
     doomed.rollback()
-    until(lambda: first.session.closed is not None)
     with pytest.raises(TransactionEnded):
         doomed.read(b"/a")
     with late as begun:
         begun.write(b"/b", b"")
     assert client.exists(b"/b")
-
-
-def test_a_batch_of_which_some_was_sent_goes_on_elsewhere(
-    client: Client, store: EmbeddedXenStore
-) -> None:
-    first = client._connection
-    with store._server.lock:
-        impatient = Caller(lambda: client.read(b"/a", timeout=0.1))
-        until(lambda: first.session.leader is not None)
-        batch = Caller(client.read_many, [b"/a"] * 3)
-        with pytest.raises(TimedOut):
-            impatient.result()
-    assert batch.result() == [b"value"] * 3
+    assert client._connection.session is session
 
 
 def test_a_transaction_whose_request_is_given_up_is_over(
@@ -274,23 +253,22 @@ def test_a_transaction_that_is_dropped_is_rolled_back(client: Client) -> None:
     assert not client._connection.session.engine.transactions
 
 
-def test_a_connection_that_was_given_up_ends_with_its_last_transaction(
+def test_a_transaction_that_was_begun_and_is_abandoned_is_ended(
     client: Client, store: EmbeddedXenStore
 ) -> None:
-    exchanges = client._connection.exchange(
-        0, (TransactionStart(),), client._connection.deadline_for(PATIENCE)
-    )
-    first = client._connection
-    client._connection.abandon(())
-    give_up(client, store)
-    assert first.session.closed is None
-    first.abandon(exchanges)
-    assert first.session.closed is not None
+    connection = client._connection
+    deadline = connection.clock.deadline_for(PATIENCE)
+    waiter = Waiter()
+    exchange = connection.exchange(TransactionStart(), 0, deadline, waiter)
+    assert waiter.exchanges == (exchange,)
+    connection.abandon(waiter)
     assert client.read(b"/a") == b"value"
+    until(lambda: client.exists(b"/a") and not connection.session.engine.outstanding)
+    assert not connection.session.engine.transactions
 
 
 @pytest.mark.parametrize("end", [Transaction.commit, Transaction.rollback])
-def test_a_forked_child_can_end_nothing_on_a_connection_that_was_given_up(
+def test_a_forked_child_can_end_nothing(
     client: Client, store: EmbeddedXenStore, end: Callable[[Any], None]
 ) -> None:
     transaction = client.transaction().__enter__()
@@ -303,60 +281,40 @@ def test_a_forked_child_can_end_nothing_on_a_connection_that_was_given_up(
 
 
 @pytest.mark.parametrize("error", [LocalProtocolError("another client's"), KeyError()])
-def test_whatever_ends_a_wait_the_connection_is_given_up(client: Client, error: Exception) -> None:
+def test_whatever_ends_a_wait_the_client_goes_on(client: Client, error: Exception) -> None:
     def interrupted(*_: Any) -> bool:
         raise error
 
-    connection: Any = client._connection
-    connection.transport.wait = interrupted
+    transport: Any = client._connection.transport
+    wait, transport.wait = transport.wait, interrupted
     with pytest.raises(type(error)):
         client.read(b"/a")
-    assert client._connection is not connection
+    transport.wait = wait
     assert client.read(b"/a") == b"value"
 
 
 def test_a_dead_daemon_is_not_asked_for_ever(client: Client, store: EmbeddedXenStore) -> None:
+    sent = []
     with store._server.lock:
-        for _ in range(RETIRED_MAX + 3):
-            with pytest.raises(TimedOut):
+        for _ in range(POOL_MAX + 3):
+            with pytest.raises(TimedOut) as caught:
                 client.read(b"/a", timeout=0.001)
+            sent.append(caught.value.sent)
+    assert sent == [True] * POOL_MAX + [False] * 3
     assert client.read(b"/a") == b"value"
 
 
-def test_where_nothing_can_be_opened_the_connection_stays(
-    client: Client, store: EmbeddedXenStore
-) -> None:
-    def fail() -> None:
-        raise ConnectFailed("no")
-
-    assert client._requests is not None
-    client._requests._make = fail
-    first = client._connection
-    give_up(client, store)
-    assert client._connection is first
-    assert client.read(b"/a") == b"value"
-
-
-def test_a_connection_whose_client_is_gone_has_no_successor(
-    client: Client, store: EmbeddedXenStore
-) -> None:
-    connection: Any = client._connection
-    replace, connection.replace = connection.replace, lambda: None
-    give_up(client, store)
-    connection.replace = replace
-    assert client._connection is connection
-    assert client.read(b"/a") == b"value"
-
-
-def test_what_is_closed_is_not_given_up(client: Client, store: EmbeddedXenStore) -> None:
-    first = client._connection
+def test_a_client_that_is_closed_answers_nobody(client: Client, store: EmbeddedXenStore) -> None:
+    connection = client._connection
     with store._server.lock:
         waiting = Caller(client.read, b"/a")
-        until(lambda: first.session.leader is not None)
+        until(lambda: connection.session.leader is not None)
         client.close()
         with pytest.raises(ConnectionClosed):
             waiting.result()
-    assert client._connection is first
+    with pytest.raises(ConnectionClosed):
+        client.read(b"/a")
+    assert client._connection is connection
 
 
 def test_a_dropped_client_is_freed_at_once(path: str) -> None:
@@ -365,7 +323,10 @@ def test_a_dropped_client_is_freed_at_once(path: str) -> None:
     try:
         with Client(xen_bus_path=path) as client:
             client.read(b"/a")
-        del client
-        assert gc.collect() == 0
+            connection = client._connection
+            parts = (client, connection, connection.session, connection.transport)
+        freed = [weakref.ref(part) for part in parts]
+        del client, connection, parts
+        assert [one() for one in freed] == [None] * 4
     finally:
         gc.enable()

@@ -372,7 +372,8 @@ def test_with_trio_ctrl_c_loses_nothing_that_came(store: EmbeddedXenStore) -> No
         async with xsproto_trio.open_client(store.socket_path()) as client:
             transport = client._connection.transport
             assert isinstance(transport, SocketTransport)
-            recv, send = transport._recv, transport._send
+            recv: Callable[..., Any] = transport._recv
+            send: Callable[..., Any] = transport._send
 
             def interrupted(function: Callable[..., Any]) -> Callable[..., Any]:
                 def call(*arguments: Any) -> Any:

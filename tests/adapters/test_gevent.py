@@ -239,7 +239,7 @@ def test_a_daemon_that_never_stops_sending_cannot_prolong_a_call(
         assert reads < 1000
         return HEADER.pack(Op.WATCH_EVENT, 0, 0, 5) + b"/a\0t\0"
 
-    monkeypatch.setattr(client._connection.transport, "read_now", read)
+    monkeypatch.setattr(client._connection.transport.bytes, "read_now", read)
     with pytest.raises(TimedOut):
         client.read(b"/a", timeout=0)
 
@@ -313,7 +313,7 @@ def test_an_idle_client_with_watches_wakes_nobody(client: Client) -> None:
 def test_once_all_is_written_the_hub_looks_for_no_room_any_more(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    transport: Any = client._connection.transport._bytes
+    transport: Any = client._connection.transport.bytes
     send, full = transport._send, True
 
     def refuse(data: bytes, flags: int) -> int:
@@ -417,8 +417,11 @@ def test_an_interrupt_in_the_hub_ends_the_connection(
         watch.get()
         event = spawn(outcome, watch.get)
         reading = gevent.spawn(outcome, client.read, b"/a")
-        name = {"transport": "read_now", "session": "received"}[of]
-        interrupted_once(monkeypatch, getattr(client._connection, of), name)
+        connection = client._connection
+        if of == "transport":
+            interrupted_once(monkeypatch, connection.transport.bytes, "read_now")
+        else:
+            interrupted_once(monkeypatch, connection.session, "received")
         with pytest.raises(KeyboardInterrupt):
             gevent.sleep(60)  # as in any program of gevent's, the main greenlet gets it
         assert "interrupted its bookkeeping" in str(event.get())
@@ -471,7 +474,7 @@ def test_the_next_step_after_one_that_was_interrupted_ends_the_connection(
         watch.get()
         event = spawn(outcome, watch.get)
         client._connection.session.changing = True  # as if a step had been interrupted
-        calls = {
+        calls: dict[str, Callable[[], Any]] = {
             "call": lambda: client.read(b"/"),
             "batch": lambda: client.read_many([b"/"]),
             "event": watch.get,

@@ -135,7 +135,7 @@ def assert_clean(client: Client) -> None:
     assert not engine.transactions
     assert not engine.watches
     assert not session._listeners
-    assert not client._connection.transport.has_reader
+    assert not client._connection.transport.reader.active
 
 
 WOKEN = pytest.mark.parametrize("woken", [False, True], ids=["asleep", "about to be woken"])
@@ -206,7 +206,7 @@ class Storm:
 
     def roughen(self) -> None:
         """Have the socket take and give bytes in portions as they come."""
-        transport: Any = self.client._connection.transport._bytes
+        transport: Any = self.client._connection.transport.bytes
         send, recv, chance = transport._send, transport._recv, self.random.random
 
         def some(data: bytes, flags: int) -> int:

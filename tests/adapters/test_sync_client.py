@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,33 @@ def test_threads_get_their_own_answers(daemon: Daemon) -> None:
             thread.join(30)
         assert not wrong
         assert len(client.list(b"/t")) == 20
+
+
+def test_a_thread_is_woken_though_the_leaders_answer_came_behind_its_own(tmp_path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen()
+    values: list[bytes] = []
+    with listener, xsproto_sync.Client(tmp_path / "s", timeout=10) as client:
+        peer = listener.accept()[0]
+        threads = []
+        data = b""
+        for number in (1, 2):
+            threads.append(threading.Thread(target=lambda: values.append(client.read(b"/a"))))
+            threads[-1].start()
+            while len(data) < number * (HEADER.size + 3):
+                data += peer.recv(65536)
+            waiting = number - 1
+            while client._connection.session.waiting < waiting:
+                time.sleep(0.001)
+        with peer:
+            peer.sendall(
+                HEADER.pack(Op.READ, 2, 0, 5) + b"other" + HEADER.pack(Op.READ, 1, 0, 6) + b"leader"
+            )
+            for thread in threads:
+                thread.join(5)
+            assert not any(thread.is_alive() for thread in threads)
+    assert sorted(values) == [b"leader", b"other"]
 
 
 class Busy:
@@ -311,7 +338,7 @@ def test_the_next_step_after_one_that_was_interrupted_ends_the_connection(
         other = client.watch(b"/other").__enter__()
         other.get(timeout=10)
         client._connection.session.changing = True  # as if a step had been interrupted
-        calls = {
+        calls: dict[str, Callable[[], Any]] = {
             "call": lambda: client.read(b"/"),
             "batch": lambda: client.read_many([b"/"]),
             "event": lambda: other.get(timeout=10),

@@ -762,6 +762,26 @@ def test_an_interrupted_get_leaves_nobody_waiting() -> None:
     assert_whole(client)
 
 
+def test_the_next_step_after_one_that_was_interrupted_ends_the_connection() -> None:
+    daemon, client = opened()
+    client.session.changing = True  # as if a step had been interrupted
+    with pytest.raises(ConnectionClosed, match="interrupted its bookkeeping") as caught:
+        client.read(b"/a")
+    assert not caught.value.sent
+    assert not daemon.seen
+    assert not client.session.changing
+
+
+def test_what_cannot_be_posted_changes_nothing() -> None:
+    _, client = opened(a=b"1")
+    with pytest.raises(InvalidArgument):
+        client.post(rq.Write(b"/a", b"x" * 5000))
+    assert client.read(b"/a") == b"1"
+    client.post(rq.Write(b"/a", b"2"))
+    assert client.read(b"/a") == b"2"
+    assert_whole(client)
+
+
 # What tests have found before
 
 

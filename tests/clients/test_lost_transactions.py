@@ -60,6 +60,22 @@ def test_it_is_told_apart_from_a_node_that_is_missing(
         tx.read(b"/a")
 
 
+def test_an_awaited_batch_tells_it_apart_too() -> None:
+    daemon = Daemon(a=b"1")
+    client = AsyncMemory(daemon)
+    client.forgetful = True
+
+    async def use() -> None:
+        async with client.transaction() as tx:
+            daemon.transactions.clear()
+            await tx.read_many([b"/a", b"/b"], None)
+
+    with pytest.raises(TransactionLost):
+        run(use())
+    assert run(client.exists(b"/a"))
+    assert client.session.engine.transactions == {}
+
+
 def test_a_node_that_is_missing_is_just_that() -> None:
     daemon, client = opened(a=b"1")
     with client.transaction() as tx:

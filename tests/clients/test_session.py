@@ -883,6 +883,34 @@ def test_a_rollback_that_is_cancelled_is_sent_all_the_same() -> None:
     )
 
 
+def test_an_interrupted_end_is_made_up_for() -> None:
+    session = Session()
+    leader, follower = session.engine.send(Read(b"/a")), session.engine.send(Read(b"/b"))
+    session.enter(leader)
+    session.enter(follower)
+    session.engine.close(ConnectionClosed("over"))
+    session.engine.events.clear()  # as where `received` is interrupted before it acts on them
+    session.changing = True
+    session.break_off()
+    assert leader.done
+    assert session.to_wake == [follower]
+    assert str(session.closed) == "over"
+
+
+def test_what_an_interrupted_step_has_lost_has_an_answer() -> None:
+    session = Session()
+    leader, follower = session.engine.send(Read(b"/a")), session.engine.send(Read(b"/b"))
+    session.enter(leader)
+    session.enter(follower)
+    session.engine._queue.clear()  # as where `data_to_send` is interrupted
+    session.changing = True
+    session.break_off()
+    for exchange in leader, follower:
+        with pytest.raises(ConnectionClosed, match="interrupted its bookkeeping"):
+            exchange.result()
+    assert session.to_wake == [follower]
+
+
 def test_nobody_waits_for_what_is_posted() -> None:
     session = Session()
     session.post(Read(b"/a"))

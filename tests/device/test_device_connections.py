@@ -18,7 +18,7 @@ import pytest
 
 from xsproto.adapters import device_transport
 from xsproto.adapters.device import POOL_MAX
-from xsproto.adapters.device_transport import RequestTransport, WatchTransport
+from xsproto.adapters.device_transport import DeviceTransport, RequestTransport, WatchTransport
 from xsproto.adapters.fork import close_all_after_fork
 from xsproto.errors import (
     ConnectFailed,
@@ -57,7 +57,7 @@ def message(op: int, payload: bytes, rq_id: int = 1, tx_id: int = 0) -> bytes:
     return Packet(op, rq_id, tx_id, payload).encode()
 
 
-def wait(transport: RequestTransport | WatchTransport) -> bytes:
+def wait(transport: DeviceTransport) -> bytes:
     """What comes next."""
     while True:
         fds = [transport.fileno(), *transport.wakeup_fds()]
@@ -411,6 +411,26 @@ def test_an_event_is_no_answer_whatever_its_ids_are(store: EmbeddedXenStore) -> 
     transport.close()
     for end in kernel.ends:
         end.close()
+
+
+def test_others_have_their_turn_however_much_there_is_to_read(kernel: Kernel) -> None:
+    reads = []
+
+    def read_little(fd: int, size: int) -> bytes:
+        reads.append(size)
+        return os.read(fd, 2)
+
+    files = types.SimpleNamespace(FileIO=kernel.file)
+    modules = MODULES._replace(io=files, os=system_of(read=read_little))
+    transport = WatchTransport("the device", modules)
+    event = Packet(Op.WATCH_EVENT, 0, 0, b"/a\0t\0").encode()
+    kernel.ends[0].send(event * 4)
+    assert transport.read_now() == event
+    assert len(reads) == 16
+    assert min(reads) > 4096, "to read nothing would be the end of the machine"
+    assert b"".join([transport.read_now(), transport.read_now()]) == event * 3
+    transport.close()
+    assert select.select([kernel.ends[0]], [], [], 10)[0], "its thread leaves it open"
 
 
 def test_the_end_of_a_descriptor_is_the_end_after_the_last_answers(

@@ -33,6 +33,7 @@ PACKAGES: Final = ("xsproto", "xsproto_asyncio", "xsproto_gevent", "xsproto_sync
 #: Modules, with those below them, that have no underscore and yet are only for the package around
 #: them, which offers what is public of them.
 INTERNAL_MODULES: Final = (
+    "xsproto.adapters.streams",
     "xsproto.daemon.daemon",
     "xsproto.daemon.leniency",
     "xsproto.daemon.store.domains",

@@ -190,7 +190,7 @@ class Memory:
         self.guard: AbstractContextManager[Any]
         self.guard = self._lock = threading.Lock()
         self._connection: Any = self
-        self._tx_id = 0
+        self._tx_id: int | None = 0
         self._rest = b""  # what the engine has handed out and the daemon has not taken
         self.blocked = False  # whether there is more to write
 

@@ -263,10 +263,12 @@ class Service:
                 if fd in self._callbacks:
                     self._callbacks[fd]()
                 continue
-            if events != _READ and peer.rest is not None:
-                self._write_rest(peer)
-            if events != _WRITE and peer.interest & _READ:
-                self._receive(peer)
+            if events != _READ:
+                if peer.rest is not None:
+                    self._write_rest(peer)
+                if events == _WRITE or not peer.interest & _READ:
+                    continue
+            self._receive(peer)
         self._flush()
 
     def _add_callback(self, sock: Any, callback: Callable[[], object]) -> None:
@@ -352,7 +354,7 @@ class Service:
                     peer.rest = memoryview(data)[sent:]
                     daemon.block(connection)
                     self._update_interest(peer)
-                elif peer.interest != _READ or not connection.engine.wants_data:
+                elif peer.interest != _READ:
                     self._update_interest(peer)
 
     def _write_rest(self, peer: _Peer) -> None:

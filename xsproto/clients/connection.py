@@ -109,7 +109,8 @@ class ConnectionBase(ABC):
                     raise
                 self.flush()
                 session.changing = False
-        except XenStoreError:
+        except XenStoreError as error:
+            error.__traceback__ = None  # the frames of the step tell a user nothing
             raise
         except BaseException:
             self.defer(self.end_step, ())

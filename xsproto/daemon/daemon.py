@@ -25,6 +25,7 @@ the end: WATCH and UNWATCH ignore the transaction.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final, cast
 
 from attrs import define, field, frozen
@@ -70,6 +71,7 @@ from .store.profiles import FEATURE_WATCH_DEPTH
 __all__ = ["Connection", "Daemon"]
 
 _WATCH: Final = Watch.op
+_SLASH: Final = ord("/")
 
 
 @define(eq=False)
@@ -217,9 +219,10 @@ class Daemon:
             for received in requests:
                 op, _, tx_id, payload = received
                 try:
-                    operation = operations.get(op)
-                    if operation is None:
-                        raise StoreError("ENOSYS")
+                    try:
+                        operation = operations[op]
+                    except KeyError:
+                        raise StoreError("ENOSYS") from None
                     if operation.privileged and not caller.privileged:
                         raise StoreError("EACCES")
                     tx = None
@@ -297,7 +300,7 @@ class Daemon:
 
     def _read(self, caller: Caller, tx: Transaction | None, request: Read) -> bytes:
         path = request.path
-        if path[:1] != b"/":
+        if not path or path[0] != _SLASH:
             path = caller.canonical(path)
         return self.store.node(caller, tx, path).value
 
@@ -455,7 +458,8 @@ class _Operation:
 _OPERATIONS: Final = (
     _Operation(Control, Daemon._control, leniency.do_control, privileged=True),
     _Operation(Directory, Daemon._directory),
-    _Operation(Read, Daemon._read),
+    # Programs read the same paths again and again: finding the request is faster than making it.
+    _Operation(Read, Daemon._read, parse=lru_cache(1024)(Read.parse)),
     _Operation(GetPerms, Daemon._get_perms),
     _Operation(Watch, Daemon._watch, leniency.do_watch, in_transaction=False),
     _Operation(Unwatch, Daemon._unwatch, leniency.do_unwatch, in_transaction=False),

@@ -98,7 +98,6 @@ class Connection(AdapterConnection):
         self.clock = clock
         self._hub = get_hub()
         self.guard = _OwnerGuard(self._hub, session, transport.path)
-        self._watching = False  # whether the hub watches for something to read
         self._waking = False  # whether `_wake` is at work
         self._corked = False  # whether `_wake` will write as well, so that nobody else need
         register_for_fork(self)
@@ -237,7 +236,7 @@ class Connection(AdapterConnection):
             TimedOut: it is not done by `deadline`.
         """
         waiter.handle = Gate(self._hub)
-        if not self._watching:
+        if not self.transport.reader.active:
             self._update_callbacks()
         if deadline is None:
             waiter.handle.get()
@@ -294,8 +293,7 @@ class Connection(AdapterConnection):
     def _update_callbacks(self) -> None:
         """Have the hub watch the connection while any greenlet waits, and not otherwise."""
         if self.session.closed is None:
-            self._watching = self.session.waiting > 0
-            reading = self._ready if self._watching else None
+            reading = self._ready if self.session.waiting else None
             self.transport.set_callbacks(reading, reading if self._bytes.write_blocked else None)
 
     def _ready(self) -> None:

@@ -33,10 +33,11 @@ class Transport:
         self.bytes = bytes_
         loop: Any = get_hub().loop
         fileno = self.fileno()
-        self._reader = loop.io(fileno, READ)
+        #: What watches for something to read; `reader.active` says whether the hub does.
+        self.reader = loop.io(fileno, READ)
         # Each with the index of its callback among (readable, writable).
         self._watchers = [
-            (self._reader, 0),
+            (self.reader, 0),
             (loop.io(fileno, WRITE), 1),
             *((loop.io(fd, READ), 0) for fd in wakeup_fds),
         ]

@@ -24,8 +24,8 @@ bound on those reads.
 **Interrupts.** `xsproto.clients.session` has the contract. Each step sets ``session.changing``
 under the lock, and clears it before it gives the lock back. Every wait is in a ``try`` whose end
 calls ``_give_up``. That withdraws or abandons the requests and passes the lead on, or closes the
-connection if it finds a step interrupted. It is called a second time if an interrupt cuts it short,
-and then it does find one.
+connection if it finds a step interrupted. If an interrupt cuts it short, a new thread calls it once
+more, since only the main thread runs the handlers of signals.
 
 **The end.** Any thread may call ``close`` while others wait. It shuts the connection down, which
 wakes the leader. While a leader or a writer uses the descriptor, it is left open, so that its
@@ -133,8 +133,10 @@ class Connection(AdapterConnection):
             try:
                 timed_out = self._fail(error, exchange)
             except BaseException:
-                self._unlock()
-                self.defer(self._give_up, (exchange,))
+                try:
+                    self._unlock()
+                finally:
+                    self.defer(self._give_up, (exchange,))
                 raise
             if timed_out is not None:
                 raise timed_out from None
@@ -163,8 +165,10 @@ class Connection(AdapterConnection):
             try:
                 timed_out = self._fail(error, None if exchanges is None else waiter)
             except BaseException:
-                self._unlock()
-                self.defer(self._give_up, (waiter,))
+                try:
+                    self._unlock()
+                finally:
+                    self.defer(self._give_up, (waiter,))
                 raise
             if timed_out is not None:
                 raise timed_out from None
@@ -194,8 +198,10 @@ class Connection(AdapterConnection):
             try:
                 self._give_up(waiter, event)
             except BaseException:
-                self._unlock()
-                self.defer(self._give_up, (waiter, event))
+                try:
+                    self._unlock()
+                finally:
+                    self.defer(self._give_up, (waiter, event))
                 raise
             if isinstance(error, TimedOut):
                 # A copy: other threads may set watches while the error is made.
@@ -464,8 +470,10 @@ class Connection(AdapterConnection):
             try:
                 self._give_up(waiter)
             except BaseException:
-                self._unlock()
-                self.defer(self._give_up, (waiter,))
+                try:
+                    self._unlock()
+                finally:
+                    self.defer(self._give_up, (waiter,))
                 raise
             raise
 

@@ -70,14 +70,14 @@ def result(call: gevent.Greenlet[..., Any]) -> Any:
 
 def assert_the_hub_looks_away(client: Client) -> None:
     gevent.idle()
-    assert not client._connection.transport.has_reader
-    assert not client._watch_connection().transport.has_reader
+    assert not client._connection.transport.reader.active
+    assert not client._watch_connection().transport.reader.active
 
 
 def descriptors_of(client: Client) -> dict[int, Any]:
     """The descriptors that its requests use."""
     transport: Any = client._connection.transport
-    found: dict[int, Any] = transport._bytes._descriptors
+    found: dict[int, Any] = transport.bytes._descriptors
     return found
 
 

@@ -74,7 +74,7 @@ def assert_clean(client: Client) -> None:
         assert not engine.transactions
         assert not engine.watches
         assert not session._listeners
-        assert not connection.transport.has_reader
+        assert not connection.transport.reader.active
 
 
 @WOKEN
