@@ -37,6 +37,10 @@ def cells() -> Iterator[Any]:
             if (
                 (adapter in adapters.VARIANTS and kind != "c")
                 or (adapter in adapters.TRANSPORTS and kind != "embedded")
+                or (
+                    adapter in adapters.TRANSPORTS - adapters.USUAL_TRANSPORTS
+                    and not adapters.ALL_TRANSPORTS
+                )
                 # One adapter shows whether the daemon's other profile is right.
                 or (kind == "embedded-4.17" and adapter not in ("sync", "sync_device"))
             ):

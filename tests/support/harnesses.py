@@ -456,8 +456,12 @@ ADAPTERS: Final[Adapters] = {
 TRANSPORTS: Final = {
     f"{adapter}_{transport}"
     for adapter in ("sync", "asyncio", "trio", "gevent")
-    for transport in ("sock", "transport", "stream", "tls", "ssh")
+    for transport in ("sock", "transport", "stream", "tls")
 }
+
+#: Those of them that every test run looks at; XSPROTO_TEST_TRANSPORTS=all adds the others.
+USUAL_TRANSPORTS: Final = {"sync_sock", "sync_tls", "asyncio_stream", "trio_tls"}
+ALL_TRANSPORTS: Final = os.environ.get("XSPROTO_TEST_TRANSPORTS") == "all"
 
 #: Those that are another one with an option: on one daemon they have shown what they can.
 VARIANTS: Final = {

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from . import daemons
+from . import daemons, harnesses
 
 __all__ = ["Matrix"]
 
@@ -45,6 +45,8 @@ class Matrix:
         for row in rows:
             padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             yield "  ".join(padded).rstrip()
+        if not harnesses.ALL_TRANSPORTS:
+            yield "XSPROTO_TEST_TRANSPORTS=all runs it on more transports"
         for (adapter, kind), outcomes in self._outcomes.items():
             for name, outcome in outcomes.items():
                 if outcome == "failed":
@@ -52,7 +54,12 @@ class Matrix:
 
 
 def _transport(adapter: str) -> str:
-    return "device" if "device" in adapter else "socket"
+    if "device" in adapter:
+        return "device"
+    name = adapter.rpartition("_")[2]
+    return {"sock": "sock=", "transport": "transport=", "stream": "stream", "tls": "TLS"}.get(
+        name, "socket"
+    )
 
 
 def _order_of_daemons(kind: str) -> tuple[bool, str]:

@@ -528,7 +528,10 @@ class SshSocket(Wrapper):
 
     def recv(self, size: int) -> bytes:
         """See `Wrapper`. The end of ssh is an error with what ssh has said."""
-        data: bytes = self._process.sock.recv(size)
+        try:
+            data: bytes = self._process.sock.recv(size)
+        except ConnectionError:
+            data = b""  # ssh has left requests unread
         if not data:
             words = self._process.words()
             raise ConnectionResetError(f"ssh has ended{': ' if words else ''}{words}")

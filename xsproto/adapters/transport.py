@@ -57,7 +57,11 @@ READ_SIZES: Final = (READ_SIZE,)
 
 
 class Transport(Protocol):
-    """A connection's bytes, as a user hands them in. No call waits."""
+    """A connection's bytes, as a user hands them in.
+
+    No call waits: one that does holds up all callers and their time limits. Calls never overlap.
+    What a call raises, and a result that makes no sense, ends the connection.
+    """
 
     def fileno(self) -> int:
         """Return the descriptor to wait for: to read and, after `send` could not go on, to write.

@@ -4,6 +4,7 @@
 `scenarios`     the scenarios, by subject: coroutines that use clients and check what comes of it
 `harness`       what a scenario is given: `Harness`, and the protocols of clients and tasks
 `runner`        the table `SCENARIOS`, `run_scenario`, and the checks that scenarios use
+`faults`        `FaultyTransport`, whose script says what goes wrong
 `strategies`    hypothesis strategies for all messages, for property tests and fuzzers
 ==============  ==================================================================================
 
@@ -44,6 +45,7 @@ framework.
 """
 
 from . import scenarios  # noqa: F401  # imported because its modules register the scenarios
+from .faults import Blocked, Broken, End, Fault, FaultyTransport, Garbage, Short
 from .harness import (
     Cancelled,
     Client,
@@ -61,15 +63,22 @@ from .runner import SCENARIOS, Scenario, ScenarioFailed, run_scenario, scenario
 
 __all__ = [
     "SCENARIOS",
+    "Blocked",
+    "Broken",
     "Cancelled",
     "Client",
     "DomainState",
+    "End",
+    "Fault",
+    "FaultyTransport",
+    "Garbage",
     "Harness",
     "Monitor",
     "Operations",
     "RawConnection",
     "Scenario",
     "ScenarioFailed",
+    "Short",
     "Stream",
     "Task",
     "Transaction",

@@ -49,6 +49,7 @@ from ..requests import (
     Write,
 )
 from ..wire import DOMID_FIRST_RESERVED, HEADER, OK, PAYLOAD_MAX, Op, Packet
+from .faults import Blocked, Short
 
 __all__ = [
     "STRATEGIES",
@@ -64,6 +65,7 @@ __all__ = [
     "reply_payloads",
     "requests",
     "requests_of",
+    "schedules",
     "special_paths",
     "streams",
     "tokens",
@@ -278,3 +280,13 @@ def chunkings(data: bytes) -> SearchStrategy[Sequence[bytes]]:
 def _cut(data: bytes, cuts: set[int]) -> list[bytes]:
     edges = sorted({0, *cuts, len(data)})
     return [data[start:end] for start, end in pairwise(edges)]
+
+
+def schedules(max_size: int = 200) -> SearchStrategy[list[Short | Blocked | None]]:
+    """Return a strategy for scripts of `FaultyTransport` that change no result.
+
+    Arguments:
+        max_size: the most entries of a script.
+    """
+    faults = st.one_of(st.none(), st.builds(Short, st.integers(1, 40)), st.just(Blocked()))
+    return st.lists(faults, max_size=max_size)
