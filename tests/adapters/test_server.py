@@ -209,3 +209,27 @@ def test_in_a_forked_child_the_end_concerns_the_child_alone(
         scene.client.setblocking(False)
         with pytest.raises(BlockingIOError):
             scene.client.recv(1)
+
+
+def test_the_systems_default_selector_decides_what_polls() -> None:
+    class NoEpoll:
+        DefaultSelector = selectors.SelectSelector
+
+    poller = make_poller(select, NoEpoll)
+    assert isinstance(poller, SelectorPoller)
+    poller.close()
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="this system has no epoll")
+def test_a_selector_has_the_descriptor_that_it_polls_with() -> None:
+    inner = selectors.EpollSelector()
+    poller = SelectorPoller(inner)
+    assert poller.fileno() == inner.fileno()
+    poller.close()
+
+
+def test_an_event_of_a_descriptor_that_is_gone_is_nobodys(scene: Scene) -> None:
+    scene.service.step([(1_000_000, select.POLLIN)])
+    scene.client.sendall(READ)
+    scene.turn()
+    assert scene.client.recv(100) == ANSWER

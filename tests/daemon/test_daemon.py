@@ -114,6 +114,26 @@ def test_a_client_that_reads_no_events_is_closed_and_forgotten_at_once() -> None
     assert (slow, b"") in daemon.data_to_send()
 
 
+def test_a_client_that_closes_itself_is_served_no_more() -> None:
+    daemon = Daemon(max_events=1000)
+    client, other = daemon.connect(), daemon.connect()
+    ask(daemon, client, Op.WATCH, b"/a\0t\0")
+    daemon.block(client)
+    writes = [Packet(Op.WRITE, 1, 0, b"/a/%d\0" % number).encode() for number in range(60)]
+    daemon.receive_data(client, b"".join(writes))
+    assert client.engine.closed is not None
+    written = outcome(daemon, other, Op.DIRECTORY, b"/a\0").split(b"\0")
+    assert b"0" in written
+    assert b"59" not in written
+
+
+def test_what_is_no_string_at_all_asks_for_all_quotas() -> None:
+    daemon = Daemon()
+    names = outcome(daemon, daemon.connect(), Op.GET_QUOTA, b"")
+    assert names.startswith(b"nodes ")
+    assert outcome(daemon, daemon.connect(), Op.GET_QUOTA, b"x") == names
+
+
 def test_the_last_answers_of_a_blocked_client_wait_until_it_is_unblocked() -> None:
     daemon = Daemon()
     client = daemon.connect()
@@ -215,11 +235,18 @@ def outcome(daemon: Daemon, client: Connection, op: int, payload: bytes, tx_id: 
         (7, Op.GET_FEATURE, b"0\0", b"EACCES"),
         (0, Op.GET_FEATURE, b"7\x000\0", b"EINVAL"),
         (0, Op.GET_FEATURE, b"31\0", b"ENOENT"),
+        (0, Op.GET_FEATURE, b"x", b"14"),
+        (0, Op.GET_FEATURE, b"7\0x", b"14"),
+        (7, Op.GET_FEATURE, b"1\0x\0", b"EACCES"),
         (0, Op.SET_FEATURE, b"7\x002\0", b"EBUSY"),
         (0, Op.SET_FEATURE, b"30\x0016\0", b"EINVAL"),
         (0, Op.SET_FEATURE, b"30\x002\0", b"OK"),
+        (0, Op.SET_FEATURE, b"30\0 2\0x", b"OK"),
         (7, Op.GET_QUOTA, b"", b"EACCES"),
         (0, Op.GET_QUOTA, b"nodes\0", b"1000"),
+        (0, Op.GET_QUOTA, b"nodes\0x", b"1000"),
+        (0, Op.GET_QUOTA, b"7\0watches\0x", b"128"),
+        (0, Op.CONTROL, b"check\0x", b"OK"),
         (0, Op.GET_QUOTA, b"7\0watches\0", b"128"),
         (0, Op.GET_QUOTA, b"permissions\0", b"EINVAL"),
         (0, Op.GET_QUOTA, b"7\0nodes\0x\0", b"EINVAL"),

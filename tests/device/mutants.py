@@ -29,7 +29,6 @@ from xsproto.client import ClientConnection, Exchange
 from xsproto.clients.session import Session
 from xsproto.events import Ignored, WatchFired
 from xsproto_sync._io.device_transport import WatchTransport, XenBusTransport
-from xsproto_sync._io.transport import WaitingTransport
 
 xenbus: Any = _xenbus
 
@@ -179,9 +178,7 @@ def it_waits_until_it_may_write() -> None:
 
 @mutant(13, "test_closing_wakes_who_waits")
 def nothing_wakes_who_waits() -> None:
-    XenBusTransport.wait = WaitingTransport.wait
-    XenBusTransport.fileno = lambda self: -1 if self._closed else self._file.fileno()
-    XenBusTransport.wakeup_fds = lambda self: ()
+    XenBusTransport.shutdown = lambda self: None
 
 
 @mutant(14, "test_a_refused_watch_is_an_answer")

@@ -167,9 +167,7 @@ class EventLoopConnection(AsyncConnection, ABC):
 
     # What follows from it
 
-    async def exchange(
-        self, request: Request[Any], tx_id: int, waiter: Waiter | None = None
-    ) -> Exchange:
+    async def exchange(self, request: Request[Any], tx_id: int) -> Exchange:
         """See `AsyncConnection`."""
         self.check_owner()
         if self._checkpoint is not None:
@@ -181,8 +179,6 @@ class EventLoopConnection(AsyncConnection, ABC):
                 self.begin_step()
             session.changing = True
             exchange = session.engine.send(request, tx_id)
-            if waiter is not None:
-                waiter.exchanges = (exchange,)
             if transport.write_blocked:
                 self.flush()
             else:  # the same, with a call less
@@ -190,8 +186,6 @@ class EventLoopConnection(AsyncConnection, ABC):
                 if transport.write_blocked:
                     self.update_write_interest()
             role = session.enter(exchange)
-            if session.to_wake:
-                self._wake_all()
             session.changing = False
             await self.wait(exchange, role)
         except BaseException as error:
@@ -215,8 +209,6 @@ class EventLoopConnection(AsyncConnection, ABC):
             exchanges = session.send_all(waiter, requests, tx_id)
             self.flush()
             role = session.enter(waiter)
-            if session.to_wake:
-                self._wake_all()
             session.changing = False
             await self.wait(waiter, role)
         except BaseException as error:
@@ -343,8 +335,8 @@ class EventLoopConnection(AsyncConnection, ABC):
         """End a wait that an exception has ended; None if nothing was sent."""
         if isinstance(error, XenStoreError):
             error.__traceback__ = None  # the frames of the engine tell a user nothing
-            if waiter is None:
-                self.session.changing = False  # the request was refused, and nothing was changed
+        if waiter is None and isinstance(error, XenStoreError):
+            self.session.changing = False  # the request was refused, and nothing was changed
         session = self.begin_step()
         if waiter is not None:
             session.cancel(waiter)

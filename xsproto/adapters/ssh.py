@@ -659,13 +659,14 @@ def _why_ended(process: SshProcess, printed: bytes) -> str:
     """Say why ssh has ended the connection before the greeting."""
     status = process.ended()
     words = process.words()
+    hints = [hint for said, hint in _HINTS if said in words][:1]
     if status is None:
-        return "ssh has ended the connection"
+        # gevent's loop takes the status of every child, and may be faster.
+        return "; ".join(("ssh has ended the connection", *hints))
     if status < 0:
         return f"ssh was ended by signal {-status}"
     if status == 255:
-        hints = (hint for said, hint in _HINTS if said in words)
-        return "; ".join(("ssh could not connect", *list(hints)[:1]))
+        return "; ".join(("ssh could not connect", *hints))
     lines = printed.decode("utf-8", "backslashreplace").split("\n")
     shown = [_printable(line.strip()) for line in lines if line.strip()]
     last = f"; the last line that it printed: {shown[-1][:200]}" if shown else ""

@@ -220,16 +220,12 @@ class AsyncConnection(ConnectionBase):
     """The connection of an asynchronous client."""
 
     @abstractmethod
-    async def exchange(
-        self, request: Request[Any], tx_id: int, waiter: Waiter | None = None
-    ) -> Exchange:
+    async def exchange(self, request: Request[Any], tx_id: int) -> Exchange:
         """Send a request and wait for its answer.
 
         Arguments:
             request: the request.
             tx_id: the transaction that it is part of; 0 for none.
-            waiter: the wait, from a caller that must be able to `abandon` the request whatever
-                happens; None for a new one.
 
         Returns:
             The exchange, which is done.

@@ -54,19 +54,17 @@ class WaitingTransport(ConnectionTransport):
         poll = self._poll_both if write else self._poll_read
         try:
             # Looked up at each call: gevent may patch it later, and eventlet take it away.
-            if select.poll is not self._poll:
-                self._poll = select.poll
+            made = select.poll
+            if made is not self._poll:
                 poll = self._poller(write)
+                self._poll = made  # last: after an interrupt in between the next call makes both
         except AttributeError:
-            self._poll = None
-            poll = self._poller(write)
+            poll = partial(self._select, write)
         # In milliseconds. `poll` rounds up, so it never returns too early.
         return bool(poll(timeout if timeout is None else timeout * 1000))
 
     def _poller(self, write: bool) -> Callable[[float | None], Any]:
         """Make what `wait` calls from now on: it waits for so many milliseconds."""
-        if self._poll is None:
-            return partial(self._select, write)
         pollers = []
         for events in (select.POLLIN, select.POLLIN | select.POLLOUT):
             poller = select.poll()

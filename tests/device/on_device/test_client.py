@@ -162,7 +162,8 @@ def test_callers_beyond_the_last_descriptor_end_in_time(client: xsproto_sync.Cli
 
 def test_closing_wakes_who_waits(client: xsproto_sync.Client) -> None:
     set_modes("dead")
-    callers = [Caller(lambda: client.read(b"/a")) for _ in range(3)]
+    # Without a time limit: nothing else must end the wait.
+    callers = [Caller(lambda: client.read(b"/a", timeout=None)) for _ in range(3)]
     until(lambda: client._connection.session.waiting == 2)
     client.close()
     for caller in callers:

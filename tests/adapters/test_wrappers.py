@@ -1,0 +1,112 @@
+"""`xsproto.adapters.streams` and their like, around objects that fail as they are told to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from xsproto.adapters.asynchronous import Backend, open_connections
+from xsproto.adapters.discovery import Location
+from xsproto.adapters.recording import RecordingTransport
+from xsproto.adapters.ssh import SshSocket
+from xsproto.adapters.streams import BridgedSocket, Stream, TlsSocket, find
+from xsproto.errors import ConnectFailed
+
+
+class Failing:
+    """A socket whose calls raise an error."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
+    def setblocking(self, flag: bool) -> None:
+        assert not flag
+
+    def send(self, data: bytes, flags: int = 0) -> int:
+        raise self.error
+
+    def recv(self, size: int) -> bytes:
+        raise self.error
+
+
+def test_an_error_of_tls_is_passed_on() -> None:
+    tls = TlsSocket(Failing(ConnectionResetError("gone")))
+    with pytest.raises(ConnectionResetError, match="gone"):
+        tls.send(b"x")
+    with pytest.raises(ConnectionResetError, match="gone"):
+        tls.recv(1)
+
+
+def test_the_error_of_a_bridged_stream_is_told_in_place_of_the_end() -> None:
+    errors: list[Exception] = []
+    bridged = BridgedSocket(Failing(ConnectionResetError("gone")), errors, 0)
+    with pytest.raises(ConnectionResetError, match="gone"):
+        bridged.recv(1)
+    errors.append(ValueError("why"))
+    with pytest.raises(ConnectionResetError, match="why"):
+        bridged.recv(1)
+
+
+class Process:
+    """An ssh that has ended."""
+
+    _modules = SimpleNamespace(socket=socket)
+    sock = Failing(ConnectionResetError("gone"))
+
+    def words(self) -> str:
+        return "no route"
+
+
+def test_an_ssh_that_left_requests_unread_says_its_words() -> None:
+    ssh: Any = Process()
+    with pytest.raises(ConnectionResetError, match="no route"):
+        SshSocket(ssh).recv(1)
+
+
+def test_nothing_is_recorded_of_what_was_not_moved() -> None:
+    class Idle:
+        def fileno(self) -> int:
+            return 0
+
+        def send(self, data: bytes) -> int:
+            return 0
+
+        def recv(self, size: int) -> bytes:
+            return b""
+
+        def close(self) -> None: ...
+
+    transport = RecordingTransport(Idle(), lambda direction, data: pytest.fail(direction))
+    assert transport.send(b"x") == 0
+    assert transport.recv(1) == b""
+
+
+def test_a_socket_in_the_abstract_namespace_has_a_name() -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(b"\0xsproto-test-%d" % os.getpid())
+        listener.listen()
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(listener.getsockname())
+            place = find(None, None, sock, None, None, os)
+            assert isinstance(place, Stream)
+            assert place.name == f"socket to \0xsproto-test-{os.getpid()}"
+
+
+def test_a_socket_that_no_connection_is_made_of_is_closed() -> None:
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("too much")
+
+    async def no_sleep(_: float) -> None: ...
+
+    mine, far = socket.socketpair()
+    with far, pytest.raises(RuntimeError, match="too much"):
+        asyncio.run(open_connections(Stream(mine, "mine"), Backend(refuse, no_sleep, socket)))
+    assert mine.fileno() < 0
+    place = Location("ssh", "ssh://somewhere")
+    with pytest.raises(ConnectFailed, match="xsproto_sync can"):
+        asyncio.run(open_connections(place, Backend(refuse, no_sleep, socket)))
