@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -40,6 +40,19 @@ def test_an_error_of_tls_is_passed_on() -> None:
         tls.send(b"x")
     with pytest.raises(ConnectionResetError, match="gone"):
         tls.recv(1)
+
+
+def test_what_tls_has_deciphered_already_is_received_as_well() -> None:
+    class Deciphering(Failing):
+        waiting: ClassVar = [b"b", b"c"]
+
+        def recv(self, size: int) -> bytes:
+            return b"a" if size > 1 else self.waiting.pop(0)
+
+        def pending(self) -> int:
+            return len(self.waiting[:1])
+
+    assert TlsSocket(Deciphering(OSError())).recv(10) == b"abc"
 
 
 def test_the_error_of_a_bridged_stream_is_told_in_place_of_the_end() -> None:

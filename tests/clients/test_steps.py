@@ -13,7 +13,7 @@ import pytest
 from xsproto.clients.blocking import Transaction
 from xsproto.clients.connection import ConnectionBase
 from xsproto.clients.session import Session, Waiter
-from xsproto.errors import ConnectionClosed
+from xsproto.errors import ConnectionClosed, LocalProtocolError
 
 
 class Interrupt(BaseException):
@@ -94,5 +94,23 @@ def test_a_transaction_whose_rollback_is_interrupted_is_rolled_back() -> None:
     with pytest.raises(Interrupt):
         transaction.__exit__(ValueError, ValueError(), None)
     assert connection.cleaned == ["roll_back"]
-    connection.interrupts = 0
+    transaction._entered = True  # else its end would warn
+
+
+def test_a_rollback_from_a_wrong_place_is_refused_once() -> None:
+    class Elsewhere(Blocking):
+        refusals = 0
+
+        def roll_back(self, tx_id: int) -> None:
+            self.refusals += 1
+            raise LocalProtocolError("this is another loop")
+
+        def defer(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> object:
+            pytest.fail("a refusal is no interrupt")
+
+    connection: Any = Elsewhere()
+    transaction = Transaction(connection)
+    with pytest.raises(LocalProtocolError, match="another loop"):
+        transaction.__exit__(ValueError, ValueError(), None)
+    assert connection.refusals == 2  # the second time in the clean-up of the first
     transaction._entered = True
