@@ -85,6 +85,8 @@ class TlsProxy:
             ]
             # No side of XenStore ends one direction only.
             await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
+            if copies[0].done():
+                to_client.transport.abort()  # to wait for the client's close_notify would be vain
             for copy in copies:
                 copy.cancel()
             await asyncio.wait(copies)
