@@ -104,6 +104,7 @@ blocking = pytest.mark.parametrize("world", BLOCKING)
 @pytest.fixture(scope="module")
 def store() -> Iterator[EmbeddedXenStore]:
     with EmbeddedXenStore() as running:
+        running.socket_path()  # it opens descriptors, which are no leak
         yield running
 
 
@@ -119,6 +120,7 @@ def nothing_leaks() -> Iterator[None]:
 
     The daemon, which runs in this process, closes its own a moment later.
     """
+    gevent.get_hub()  # it opens descriptors at its first use
     gc.collect()
     before = open_descriptors()
     yield
