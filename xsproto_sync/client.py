@@ -96,8 +96,7 @@ class Client(BlockingClientBase[Connection]):
 
     Raises:
         ConnectFailed: no daemon listens there, or this process may not connect.
-        InvalidArgument, InvalidType: `sock` or `transport` is none that is connected; or more than
-            one place is given.
+        InvalidArgument, InvalidType: `sock` or `transport` is not usable, or two places are given.
     """
 
     def __init__(
