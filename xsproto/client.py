@@ -115,7 +115,7 @@ class Exchange:
     """
 
     # `send` sets the first four. The others keep these values until they change: an __init__ that
-    # sets them all would cost more than what is left of `send`.
+    # set them all would cost every request a call and six more assignments.
     id: int
     request: Request[Any]
     # The request as a packet while it is in the queue; None once it was handed out or withdrawn.

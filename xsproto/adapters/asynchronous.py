@@ -200,8 +200,8 @@ class EventLoopConnection(AsyncConnection, ABC):
     ) -> Sequence[Exchange]:
         """See `AsyncConnection`."""
         self.check_owner()
-        if self.checkpoint_if_cancelled is not None:
-            await self.checkpoint_if_cancelled()
+        if self._checkpoint is not None:
+            await self._checkpoint()
         waiter = Waiter()
         exchanges = None
         try:
@@ -220,8 +220,8 @@ class EventLoopConnection(AsyncConnection, ABC):
     async def take_event(self, queue: EventQueue) -> WatchEvent:
         """See `AsyncConnection`."""
         self.check_owner()
-        if self.checkpoint_if_cancelled is not None:
-            await self.checkpoint_if_cancelled()
+        if self._checkpoint is not None:
+            await self._checkpoint()
         while True:
             waiter = Waiter(queue)
             try:

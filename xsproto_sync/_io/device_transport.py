@@ -75,8 +75,7 @@ class XenBusTransport(device_transport.RequestTransport, WaitingTransport):
 
     def __init__(self, path: str, modules: SystemModules = MODULES) -> None:
         """Open the device; see `xsproto.adapters.device_transport.RequestTransport`."""
-        WaitingTransport.__init__(self, path)
-        device_transport.RequestTransport.__init__(self, path, modules)
+        super().__init__(path, modules)
 
     def wait(self, timeout: float | None, write: bool) -> bool:
         """See `WaitingTransport`. `write` is not used: the device is never ready to be written."""
@@ -88,8 +87,7 @@ class WatchTransport(device_transport.WatchTransport, WaitingTransport):
 
     def __init__(self, path: str, modules: SystemModules = MODULES) -> None:
         """Open the device; see `xsproto.adapters.device_transport.WatchTransport`."""
-        WaitingTransport.__init__(self, path)
-        device_transport.WatchTransport.__init__(self, path, modules)
+        super().__init__(path, modules)
 
     def wait(self, timeout: float | None, write: bool) -> bool:
         """See `WaitingTransport`. `write` is not used: the device is never ready to be written."""

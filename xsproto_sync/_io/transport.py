@@ -100,8 +100,7 @@ class SocketTransport(transport.SocketTransport, WaitingTransport):
     """
 
     def __init__(self, sock: Any, path: str) -> None:
-        WaitingTransport.__init__(self, path)
-        transport.SocketTransport.__init__(self, sock, path, MSG_DONTWAIT | MSG_NOSIGNAL)
+        super().__init__(sock, path, MSG_DONTWAIT | MSG_NOSIGNAL)
         # The method, without a call in between: the socket itself would wait.
         self.read_now = partial(sock.recv, READ_SIZE, MSG_DONTWAIT)  # type: ignore[method-assign]
         if select.select is NATIVE_SELECT:
@@ -133,8 +132,7 @@ class PolledTransport(transport.SocketTransport, WaitingTransport):
     """
 
     def __init__(self, stream: Any, name: str, flags: int) -> None:
-        WaitingTransport.__init__(self, name)
-        transport.SocketTransport.__init__(self, stream, name, flags)
+        super().__init__(stream, name, flags)
         # Nothing else wakes a thread that polls the descriptor.
         self._wakeup, self._waker = socketpair()
         self._wakeup.setblocking(False)
