@@ -7,27 +7,18 @@ import os
 import posix
 import select
 import signal
-from collections.abc import Collection, Sequence
 from functools import partial
 from time import monotonic
 from typing import Final
 
 import trio
 
-from xsproto.adapters.ssh import SshModules, SshProcess, open_ssh
+from xsproto.adapters.ssh import SshModules, SshProcess, make_wait, open_ssh
 
 __all__ = ["open_process"]
 
 
-def _wait(fds: Sequence[int], timeout: float | None) -> Collection[int]:
-    """Wait until a descriptor can be read; see `SshModules`."""
-    poll = select.poll()
-    for fd in fds:
-        poll.register(fd, select.POLLIN)
-    return [fd for fd, _ in poll.poll(None if timeout is None else timeout * 1000)]
-
-
-_MODULES: Final = SshModules(posix, os.environ, signal, _socket, _wait, monotonic)
+_MODULES: Final = SshModules(posix, os.environ, signal, _socket, make_wait(select), monotonic)
 
 
 async def open_process(where: str) -> SshProcess:

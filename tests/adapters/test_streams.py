@@ -32,6 +32,7 @@ from xsproto.errors import (
 from xsproto.wire import HEADER
 from xsproto_sync import EmbeddedXenStore
 
+from ..support.callers import until
 from ..support.certificates import tls_contexts
 from ..support.descriptors import open_descriptors
 from ..support.event_loops import AsyncioLoop, TrioLoop, UvloopLoop
@@ -610,7 +611,7 @@ def test_close_wakes_a_thread_that_waits(
 
         thread = threading.Thread(target=wait)
         thread.start()
-        time.sleep(0.2)
+        until(lambda: client._connection.session.leader is not None)
         client.close()
         thread.join(5)
         assert not thread.is_alive()
@@ -632,7 +633,7 @@ def test_a_leader_learns_that_another_thread_has_more_to_write(store: EmbeddedXe
         watch.get()
         leader = threading.Thread(target=watch.get)
         leader.start()
-        time.sleep(0.1)
+        until(lambda: client._connection.session.leader is not None)
         transport.hooks["send"] = send
         client.write(b"/tool", b"x", timeout=5)
         leader.join(5)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["PATIENCE", "Caller", "in_child"]
+__all__ = ["PATIENCE", "Caller", "in_child", "until"]
 
 #: Seconds after which a call is taken to hang.
 PATIENCE = 30
@@ -37,6 +38,14 @@ class Caller(threading.Thread):
         if isinstance(self._outcome, BaseException):
             raise self._outcome
         return self._outcome
+
+
+def until(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
+    """Wait for something that another thread or process brings about."""
+    ends = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < ends, "it never came to be"
+        time.sleep(0.001)
 
 
 def in_child(function: Callable[[], object]) -> None:

@@ -58,6 +58,7 @@ __all__ = [
     "SshProcess",
     "SshSocket",
     "command",
+    "make_wait",
     "open_ssh",
     "parse_destination",
 ]
@@ -190,7 +191,7 @@ class SshModules(NamedTuple):
         signal: the module ``signal``.
         socket: the module ``_socket``, or another one whose ``socketpair`` makes the sockets.
         wait: takes descriptors and the seconds to wait, or None for ever; returns the descriptors
-            that are ready to be read, none if the time has passed.
+            that are ready to be read, none if the time has passed. `make_wait` makes one.
         now: returns the time in seconds, of a clock that is never put back.
     """
 
@@ -200,6 +201,27 @@ class SshModules(NamedTuple):
     socket: Any
     wait: Callable[[Sequence[int], float | None], Collection[int]]
     now: Callable[[], float]
+
+
+def make_wait(select: Any) -> Callable[[Sequence[int], float | None], Collection[int]]:
+    """Make an `SshModules.wait`.
+
+    Arguments:
+        select: the module ``select``, or one like it. It may lack ``poll``.
+    """
+
+    def wait(fds: Sequence[int], timeout: float | None) -> Collection[int]:
+        try:
+            # Looked up at each call: gevent may patch it later, and eventlet take it away.
+            poll = select.poll()
+        except AttributeError:
+            readable: Collection[int] = select.select(fds, [], [], timeout)[0]
+            return readable
+        for fd in fds:
+            poll.register(fd, select.POLLIN)
+        return [fd for fd, _ in poll.poll(None if timeout is None else timeout * 1000)]
+
+    return wait
 
 
 @frozen

@@ -6,26 +6,22 @@ import _socket
 import os
 import posix
 import signal
-from collections.abc import Collection, Sequence
 from time import monotonic
-from typing import Any, Final
+from types import SimpleNamespace
+from typing import Final
 
 from gevent import get_hub
 from gevent.monkey import get_original
 
-from xsproto.adapters.ssh import SshModules, SshProcess, open_ssh
+from xsproto.adapters.ssh import SshModules, SshProcess, make_wait, open_ssh
 
 __all__ = ["open_process"]
 
 
-def _wait(fds: Sequence[int], timeout: float | None) -> Collection[int]:
-    """Wait until a descriptor can be read, as a thread of the system does; see `SshModules`."""
-    original: Any = get_original("select", "select")
-    found: Collection[int] = original(fds, [], [], timeout)[0]
-    return found
-
-
-_MODULES: Final = SshModules(posix, os.environ, signal, _socket, _wait, monotonic)
+# A thread of the hub's pool waits, as a thread of the system does. Monkey-patching takes ``poll``
+# away, and leaves the original ``select``.
+_WAIT: Final = make_wait(SimpleNamespace(select=get_original("select", "select")))
+_MODULES: Final = SshModules(posix, os.environ, signal, _socket, _WAIT, monotonic)
 
 
 def open_process(where: str, timeout: float | None) -> SshProcess:
