@@ -193,31 +193,12 @@ class ServerConnection:
         """How many bytes of answers and events wait to be sent."""
         return self._answer_bytes + self._event_bytes
 
-    def data_to_send(self, size: int | None = None) -> bytes:
-        """Return messages that wait to be sent. The caller must send them all.
-
-        Arguments:
-            size: stop after the message that reaches this many bytes; None for all messages.
-                Events that stay can still be merged with later ones.
-        """
-        if size is None or self.pending <= size:
-            data = b"".join(self._outbox)
-            self._outbox = []
-            self._answer_bytes = 0
-            if self._event_bytes:
-                self._mergeable.clear()
-                self._event_bytes = 0
-            return data
-        count = taken = 0
-        while taken < size:
-            message = self._outbox[count]
-            count += 1
-            taken += len(message)
-            if _unpack(message)[0] == _WATCH_EVENT:
-                self._mergeable.discard(message)
-                self._event_bytes -= len(message)
-            else:
-                self._answer_bytes -= len(message)
-        data = b"".join(self._outbox[:count])
-        del self._outbox[:count]
+    def data_to_send(self) -> bytes:
+        """Return all messages that wait to be sent. The caller must send them."""
+        data = b"".join(self._outbox)
+        self._outbox = []
+        self._answer_bytes = 0
+        if self._event_bytes:
+            self._mergeable.clear()
+            self._event_bytes = 0
         return data

@@ -72,7 +72,6 @@ descriptor.
 
 from __future__ import annotations
 
-from collections import deque
 from errno import errorcode
 from itertools import islice
 from typing import Any, Final
@@ -138,12 +137,13 @@ class DeviceEngine(ClientConnection):
         return super().send(request, tx_id)
 
     def waiting(self) -> list[Exchange]:
-        """Return the first `LOOK_AHEAD` requests that may be handed out, in order."""
-        if self._withdrawn:
-            self._queue = deque([other for other in self._queue if not other.withdrawn])
-            self._withdrawn = 0
-        self.window_full = bool(self._queue)
-        return list(islice(self._queue, LOOK_AHEAD))
+        """Return those that may be handed out of the first `LOOK_AHEAD` in the queue, in order."""
+        queue = self._queue
+        while queue and queue[0].withdrawn:
+            queue.popleft()
+            self._withdrawn -= 1
+        self.window_full = bool(queue)
+        return [exchange for exchange in islice(queue, LOOK_AHEAD) if not exchange.withdrawn]
 
     def hand_out(self, exchange: Exchange) -> bytes:
         """Hand out the message of a request in the queue. It counts as sent.
