@@ -77,9 +77,6 @@ class Packet(_Packet):
     Raises:
         InvalidPayload: `payload` is longer.
         InvalidOperation: there is no such type.
-
-    Received packets are made with `_make`, which checks nothing: a wrong packet of a daemon is
-    dropped or reported later, and must not raise in the thread that receives.
     """
 
     __slots__ = ()
@@ -91,7 +88,19 @@ class Packet(_Packet):
             raise InvalidPayload(payload)
         if op not in _TYPES:
             raise InvalidOperation(op)
-        return cls._make((op, rq_id, tx_id or 0, len(payload), payload))
+        return _new(cls, (op, rq_id, tx_id or 0, len(payload), payload))
+
+
+def received_packet(header: tuple[int, int, int, int], payload: bytes) -> Packet:
+    """Return a packet that came from the daemon, without a check.
+
+    A wrong packet is dropped or reported later, and must not raise in the thread that receives.
+    """
+    return _new(Packet, (*header, payload))
+
+
+# `_make` of a named tuple does this and counts the fields, in Python.
+_new: Final = tuple.__new__
 
 
 _counter = count()

@@ -32,6 +32,8 @@ T = TypeVar("T")
 # Inside the class, `list` is a method.
 _List = builtins.list
 
+# An attribute of a named tuple takes as long as a call.
+_ERROR: Final = Op.ERROR
 _TEXT: Final = re.compile(rb"[\x00\x20-\x7f]*")
 # Requests in which any bytes may follow the path.
 _WITH_DATA: Final = frozenset((Op.WRITE, Op.WATCH, Op.UNWATCH))
@@ -125,10 +127,11 @@ class Client:
         tx_id = self.tx_id
         packet: Packet = self.router.send(Packet(op, payload, next_rq_id(), tx_id)).get()
         payload = packet.payload
-        if packet.op == Op.ERROR:
+        answered = packet.op
+        if answered == _ERROR:
             raise error(payload.removesuffix(NUL))
         # oxenstored answers with id 0 to requests that cannot be part of a transaction.
-        if packet.op != op or packet.tx_id not in (tx_id, 0):
+        if answered != op or packet.tx_id not in (tx_id, 0):
             raise UnexpectedPacket(packet)
         return payload if op in _UNTERMINATED else payload.removesuffix(NUL)
 

@@ -14,7 +14,7 @@ from xsproto.adapters.discovery import DEVICE_PATHS, SOCKET_PATHS, named_by_envi
 from xsproto.wire import HEADER, HEADER_SIZE, REPLY_MAX, split_packets
 
 from ._device import _XenBusTransport
-from ._internal import Packet
+from ._internal import Packet, received_packet
 from .exceptions import ConnectionError
 
 __all__ = ["UnixSocketConnection", "XenBusConnection"]
@@ -105,7 +105,7 @@ class PacketConnection:
                 receives finds its end.
             ValueError: a number in the header has more than 32 bits. Nothing was sent.
         """
-        transport = self._transport()
+        transport = self.transport or self._transport()  # nearly always without the call
         try:
             data = HEADER.pack(packet.op, packet.rq_id, packet.tx_id, packet.size)
         except struct.error as wrong:
@@ -126,15 +126,15 @@ class PacketConnection:
         """
         transport = self._transport()
         try:
-            op, rq_id, tx_id, size = HEADER.unpack(_exactly(transport, HEADER_SIZE))
-            if size > REPLY_MAX:
+            header = HEADER.unpack(_exactly(transport, HEADER_SIZE))
+            if (size := header[3]) > REPLY_MAX:
                 raise _too_long(size)
             # Never ask for 0 bytes: in a read of the device, the kernel would loop for ever.
             payload = _exactly(transport, size) if size else b""
         except OSError as wrong:
             self.close()
             raise self._failed("reading from", wrong) from wrong
-        return Packet._make((op, rq_id, tx_id, size, payload))
+        return received_packet(header, payload)
 
     def packets(self) -> Iterator[Packet]:
         """Wait for packets and yield them. This is faster than `recv`, since it reads many at once.
@@ -151,8 +151,8 @@ class PacketConnection:
                 data = rest + data
                 found, used, too_long = split_packets(data, REPLY_MAX)
                 rest = data[used:]
-                for (op, rq_id, tx_id, size), payload in found:
-                    yield Packet._make((op, rq_id, tx_id, size, payload))
+                for header, payload in found:
+                    yield received_packet(header, payload)
                 if too_long is not None:
                     raise _too_long(too_long)
             raise _ended()
