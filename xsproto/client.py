@@ -45,9 +45,10 @@ a transaction id unlike the request's          none: daemons differ in it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from itertools import chain
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from .errors import (
     AlreadyExists,
@@ -200,6 +201,16 @@ class Exchange:
         return error_from_code(code, request=self.request, path=path)
 
 
+def outcomes(exchanges: Iterable[Exchange]) -> list[Any]:
+    """Return the `Exchange.outcome` of each."""
+    return [
+        one.answer  # without two calls
+        if one.answer.__class__ is bytes and one.request.reply_is_value
+        else one.outcome()
+        for one in exchanges
+    ]
+
+
 # What a request id stands for that no outstanding request has. No packet has its type.
 _NO_EXCHANGE: Final = Exchange()
 _NO_EXCHANGE.plain_op = -1
@@ -282,6 +293,15 @@ def _end_of(exchange: Exchange) -> WatchInput | None:
     return WatchInput.ANSWER if exchange.answer.__class__ is bytes else WatchInput.REFUSAL
 
 
+def _free_ids(first: int, taken: Container[int]) -> Iterator[int]:
+    """Yield the request ids that are not taken: from `first` on, then over and over."""
+    while True:
+        for rq_id in range(first, UINT32_MAX + 1):
+            if rq_id not in taken:
+                yield rq_id
+        first = 1
+
+
 class ClientConnection:
     """A client's connection. It never blocks, knows no clock, and is not thread-safe.
 
@@ -308,12 +328,14 @@ class ClientConnection:
         self._max_payload = max_payload
         self._max_reply = max_reply
         self._allow_domid_any = allow_domid_any
-        self._next_id = first_id
-        self._unused_up_to = UINT32_MAX  # until the ids have come round
         self._queue: deque[Exchange] = deque()  # not handed out; withdrawn ones are skipped
         self._withdrawn = 0  # how many in the queue are withdrawn
         #: The exchanges that are handed out and unanswered, by id. Read only.
         self.outstanding: dict[int, Exchange] = {}
+        # Until the ids have come round, none is in use, and a range costs no call.
+        self._ids: Iterator[int] = chain(
+            range(first_id, UINT32_MAX + 1), _free_ids(1, self.outstanding)
+        )
         #: What `events_received` will return. `Session` takes it from here.
         self.events: list[Event] = []
         self._transactions: dict[int, TransactionState] = {}
@@ -370,36 +392,76 @@ class ClientConnection:
         payload = request.payload()
         size = len(payload)
         if size > self._max_payload:
-            if self.closed is not None:
-                raise _not_sent(self.closed, request)
-            raise _too_long(request, size, self._max_payload)
-        needs_check = request.needs_check
-        if tx_id or needs_check:
+            self._refuse_size(request, size)
+        op = plain_op = request.plain_op
+        if tx_id or plain_op < 0:
             self._check_state(request, tx_id)
-        rq_id = self._next_id
-        if rq_id > self._unused_up_to:
-            rq_id = self._find_id(rq_id)
-        self._next_id = rq_id + 1
+            op = request.op
+        rq_id = next(self._ids)
         exchange = Exchange()
         exchange.id = rq_id
         exchange.request = request
         if tx_id:
             exchange.tx_id = tx_id
-        exchange.plain_op = op = request.op
+        exchange.plain_op = plain_op
         exchange.message = _pack(op, rq_id, tx_id, size) + payload
         self._queue.append(exchange)
-        if needs_check and request.changes_state:
-            exchange.plain_op = -1
+        if plain_op < 0:
             self._begin(exchange)
         return exchange
 
-    def _find_id(self, rq_id: int) -> int:
-        """Return the first id from `rq_id` on that no outstanding request has."""
-        self._unused_up_to = 0
-        rq_id = (rq_id - 1) % UINT32_MAX + 1
-        while rq_id in self.outstanding:
-            rq_id = rq_id % UINT32_MAX + 1
-        return rq_id
+    def send_all(
+        self, requests: Iterable[Request[Any]], tx_id: int = 0, owner: Any = None
+    ) -> list[Exchange]:
+        """Do as `send` with a batch of requests: with all of them, or with none.
+
+        Arguments:
+            requests: the requests, none of which begins or ends a transaction or a watch.
+            tx_id: the transaction that they belong to; 0 for none.
+            owner: the `Exchange.owner` of each.
+
+        Returns:
+            their exchanges, in the order of the requests.
+
+        Raises:
+            LocalProtocolError: a request begins or ends a transaction or a watch; or see `send`.
+            ConnectionClosed: the connection is closed.
+        """
+        # The body of `send`, where a call for each request would take a third of the time.
+        max_payload = self._max_payload
+        exchanges = []
+        for request, rq_id in zip(requests, self._ids, strict=False):
+            payload = request.payload()
+            size = len(payload)
+            if size > max_payload:
+                self._refuse_size(request, size)
+            op = request.plain_op
+            if tx_id or op < 0:
+                if request.changes_state:
+                    raise LocalProtocolError(
+                        f"{request!r}: transactions and watches cannot be part of a batch",
+                        request=request,
+                    )
+                self._check_state(request, tx_id)
+                op = request.op
+            exchange = Exchange()
+            exchange.id = rq_id
+            exchange.request = request
+            exchange.owner = owner
+            exchange.plain_op = op
+            exchange.message = _pack(op, rq_id, tx_id, size) + payload
+            exchanges.append(exchange)
+        if tx_id:
+            for exchange in exchanges:
+                exchange.tx_id = tx_id
+        self._queue.extend(exchanges)
+        return exchanges
+
+    def _refuse_size(self, request: Request[Any], size: int) -> NoReturn:
+        """Raise the error of a payload that is too long, or of a closed connection."""
+        if self.closed is not None:
+            raise _not_sent(self.closed, request)
+        raise _too_long(request, size, self._max_payload)
 
     def _check_state(self, request: Request[Any], tx_id: int) -> None:
         """Raise the error of a request that the state or the transport does not permit."""
@@ -480,36 +542,38 @@ class ClientConnection:
         """Hand out what may be sent now, as whole messages; empty if that is nothing.
 
         What was handed out counts as sent. The caller keeps what its transport does not take at
-        once, or hands it back by `take_back` if the transport took nothing. When all is gone it
-        calls again: the limit may hold further requests back.
+        once, or hands it back by `take_back` if the transport took nothing. The limit may hold
+        further requests back, as `window_full` says. Then the caller calls again once answers have
+        come.
         """
         queue, outstanding = self._queue, self.outstanding
-        if len(queue) == 1 and len(outstanding) < self._half:
+        if len(queue) == 1 and not self.window_full and len(outstanding) < self._max_outstanding:
             # Nearly always there is one message. This does the same as below in half of the steps.
             exchange = queue.pop()
             message = exchange.message
             if message is not None:
                 exchange.message = None
                 outstanding[exchange.id] = exchange
-                self.window_full = False
                 return message
             self._withdrawn = 0
         if not queue:
+            self.window_full = False
             return b""
         room = self._max_outstanding - len(outstanding)
         if self.window_full and room < self._half:
             return b""  # requests go out in batches of half the limit, not one by one
         messages = []
         while queue and room:
-            exchange = queue.popleft()
-            message = exchange.message
-            if message is None:
-                self._withdrawn -= 1
-                continue
-            exchange.message = None
-            outstanding[exchange.id] = exchange
-            messages.append(message)
-            room -= 1
+            for _ in range(min(room, len(queue))):
+                exchange = queue.popleft()
+                message = exchange.message
+                if message is None:
+                    self._withdrawn -= 1
+                    continue
+                exchange.message = None
+                outstanding[exchange.id] = exchange
+                messages.append(message)
+            room = self._max_outstanding - len(outstanding)
         self.window_full = bool(queue)
         return b"".join(messages)
 

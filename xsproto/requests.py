@@ -93,8 +93,11 @@ class Request(Generic[T]):
             sent with transaction id 0.
         changes_state: whether a successful reply changes the connection's transactions or watches.
             Then `ClientConnection` looks into the reply when it comes.
-        needs_check: whether `ClientConnection` checks more than the payload before it sends the
-            request. It does so for each request with `changes_state`, and for SET_PERMS.
+        plain_op: `op`, if `ClientConnection` need look at nothing but the payload to send the
+            request, and at nothing but the type of the reply to take it; else -1. It is -1 for
+            each request with `changes_state`, and for SET_PERMS.
+        reply_is_value: whether the payload of each reply is its value, so that callers in a hurry
+            need not call `parse_reply`.
         missing: what ENOENT means for this request, in words.
     """
 
@@ -105,7 +108,8 @@ class Request(Generic[T]):
     reply_syntax: ClassVar[str] = "OK|"
     transactional: ClassVar[bool] = False
     changes_state: ClassVar[bool] = False
-    needs_check: ClassVar[bool] = False
+    plain_op: ClassVar[int] = -1
+    reply_is_value: ClassVar[bool] = False
     missing: ClassVar[str] = "there is no such node"
 
     def payload(self) -> bytes:
@@ -161,7 +165,8 @@ _R = TypeVar("_R", bound=type[Request[Any]])
 
 def _register(cls: _R) -> _R:
     REQUESTS[cls.op] = cls
-    cls.needs_check |= cls.changes_state
+    if not cls.changes_state and cls.op != Op.SET_PERMS:
+        cls.plain_op = cls.op
     return cls
 
 
@@ -336,6 +341,7 @@ class Read(_OnePath[bytes]):
 
     op: ClassVar[int] = Op.READ.value
     reply_syntax: ClassVar[str] = "<value|>"
+    reply_is_value: ClassVar[bool] = True
 
     def parse_reply(self, payload: bytes) -> bytes:
         return payload
@@ -581,7 +587,6 @@ class SetPerms(_Acknowledged):
     op: ClassVar[int] = Op.SET_PERMS.value
     syntax: ClassVar[str] = "<path>|<perm-as-string>|+"
     transactional: ClassVar[bool] = True
-    needs_check: ClassVar[bool] = True
     missing: ClassVar[str] = "there is no such node, or no such domain to own it"
 
     def payload(self) -> bytes:

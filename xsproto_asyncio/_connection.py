@@ -10,7 +10,7 @@ import asyncio
 import os
 import select
 from asyncio import get_running_loop
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from xsproto.adapters.asynchronous import EventLoopConnection
@@ -69,11 +69,12 @@ class Connection(EventLoopConnection):
             future.set_result(None)
         return future
 
-    def wake(self, waiter: Wait) -> None:
+    def wake(self, waiters: Iterable[Wait]) -> None:
         """See `EventLoopConnection`."""
-        future: asyncio.Future[None] = waiter.handle
-        if not future.done():
-            future.set_result(None)
+        for waiter in waiters:
+            future: asyncio.Future[None] = waiter.handle
+            if not future.done():
+                future.set_result(None)
 
     def update_write_interest(self) -> None:
         """See `EventLoopConnection`."""

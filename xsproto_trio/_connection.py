@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Iterable
 from typing import Any, Final
 
 import trio
@@ -143,11 +144,12 @@ class Connection(EventLoopConnection):
         waiter.handle = current_task()
         await wait_task_rescheduled(abort)
 
-    def wake(self, waiter: Wait) -> None:
+    def wake(self, waiters: Iterable[Wait]) -> None:
         """See `EventLoopConnection`."""
-        task, waiter.handle = waiter.handle, None
-        if task is not None:
-            reschedule(task)
+        for waiter in waiters:
+            task, waiter.handle = waiter.handle, None
+            if task is not None:
+                reschedule(task)
 
     def unregister(self) -> None:
         """See `EventLoopConnection`."""

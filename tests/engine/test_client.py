@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import xsproto.client
-from xsproto.client import ClientConnection, Event, Exchange
+from xsproto.client import ClientConnection, Event, Exchange, _free_ids
 from xsproto.errors import (
     AlreadyExists,
     ConnectionClosed,
@@ -542,6 +542,31 @@ def test_what_is_unanswered_stays_within_the_limit(
     assert all(one.done for one in expected if one.id not in client.outstanding)
 
 
+def test_the_limit_holds_nothing_back_once_what_waited_is_withdrawn() -> None:
+    client = ClientConnection(max_outstanding=2)
+    exchanges = [client.send(Read(b"/a")) for _ in range(3)]
+    assert len(sent(client)) == 2
+    assert client.window_full
+    assert client.withdraw(exchanges[2])
+    for exchange in exchanges[:2]:
+        answer(client, exchange, b"")
+    assert not sent(client)
+    assert not client.window_full
+
+
+def test_a_batch_is_checked_whole_before_any_of_it_is_queued() -> None:
+    client = ClientConnection()
+    tx_id = started(client)
+    for wrong in (Watch(b"/a", b"token"), Read(b"a//b"), Write(b"/a", b"x" * PAYLOAD_MAX)):
+        with pytest.raises(LocalProtocolError):
+            client.send_all([Read(b"/a"), wrong], tx_id)
+    assert not sent(client)
+    batch = client.send_all([Read(b"/a"), SetPerms(b"/a", [b"n0"])], tx_id)
+    assert [(packet.rq_id, packet.tx_id) for packet in sent(client)] == [
+        (one.id, tx_id) for one in batch
+    ]
+
+
 @given(st.integers(1, 3))
 def test_the_limit_holds_for_what_the_connection_sends_to_clean_up(limit: int) -> None:
     client = ClientConnection(max_outstanding=limit)
@@ -690,7 +715,7 @@ def test_ids_wrap_and_skip_those_unanswered(first_id: int, answered: set[int], a
         answer(client, exchanges[index], b"")
     left = {rq_id for index, rq_id in enumerate(ids) if index not in answered}
     for _ in range(again):
-        client._next_id = first_id  # as after four billion more
+        client._ids = _free_ids(first_id, client.outstanding)  # as after four billion more
         more = [ask(client, Read(b"/b")).id for _ in range(10)]
         assert not left & set(more)
         assert len(set(more)) == 10
@@ -710,7 +735,7 @@ def test_the_late_answer_to_what_was_abandoned_is_dropped(
     assert late.abandoned
     ids = [packet.rq_id for packet in sent(client)]
     assert ids == ([] if handed_out else [late.id]), "it is sent all the same"
-    client._next_id = late.id + UINT32_MAX  # as after four billion more
+    client._ids = _free_ids(late.id, client.outstanding)  # as after four billion more
     assert ask(client, Read(b"/a")).id != late.id, "its id is taken until the answer comes"
     reply(client, late, data.draw(strategies.odd_payloads()))
     assert client.events_received() == []

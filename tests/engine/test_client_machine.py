@@ -127,7 +127,9 @@ class Clients(RuleBasedStateMachine):
     # The user
 
     def send(self, request: Request[Any], tx_id: int = 0) -> None:
-        exchange = self.client.send(request, tx_id)
+        self.note(self.client.send(request, tx_id), request, tx_id)
+
+    def note(self, exchange: Exchange, request: Request[Any], tx_id: int) -> None:
         unended = {one.rq_id for one in self.asked if not one.ended and not one.withdrawn}
         assert exchange.id not in unended
         assert (exchange.request, exchange.tx_id) == (request, tx_id)
@@ -136,6 +138,14 @@ class Clients(RuleBasedStateMachine):
     @property
     def pending(self) -> list[Asked]:
         return [one for one in self.asked if not (one.ended or one.given_up)]
+
+    @precondition(lambda self: not self.over)
+    @rule(requests=st.lists(PLAIN, max_size=4))
+    def ask_batch(self, requests: list[Request[Any]]) -> None:
+        exchanges = self.client.send_all(requests, owner=self)
+        for request, exchange in zip(requests, exchanges, strict=True):
+            assert exchange.owner is self
+            self.note(exchange, request, 0)
 
     @precondition(lambda self: not self.over)
     @rule(request=PLAIN | st.just(TransactionStart()) | st.just(ResetWatches()))
@@ -206,6 +216,10 @@ class Clients(RuleBasedStateMachine):
         reader = PacketReader()
         self.handed_out |= {packet.rq_id for packet in reader.receive_data(self.rest)}
         assert reader.pending == 0
+        if self.client.window_full:
+            assert self.client.outstanding, "what waits for answers goes on once they come"
+        else:
+            assert self.client.data_to_send() == b"", "all that could go out did"
 
     @precondition(lambda self: self.rest)
     @rule(share=st.floats(0, 1))

@@ -98,7 +98,8 @@ def test_these_requests_change_the_state_of_a_connection() -> None:
 
 def test_these_requests_are_checked_by_the_engine() -> None:
     changing = {cls for cls in CLASSES if cls.changes_state}
-    assert {cls for cls in CLASSES if cls.needs_check} == {SetPerms, *changing}
+    assert {cls for cls in CLASSES if cls.plain_op == -1} == {SetPerms, Unknown, *changing}
+    assert all(cls.plain_op in (-1, cls.op) for cls in CLASSES)
 
 
 # Payloads of requests

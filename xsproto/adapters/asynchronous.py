@@ -10,7 +10,7 @@ that the adapter hands in.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..client import Exchange
@@ -144,11 +144,11 @@ class EventLoopConnection(AsyncConnection, ABC):
         """
 
     @abstractmethod
-    def wake(self, waiter: Wait) -> None:
-        """End the sleep of a task, if it sleeps still: it may have been cancelled meanwhile.
+    def wake(self, waiters: Iterable[Wait]) -> None:
+        """End the sleep of tasks that sleep still: some may have been cancelled meanwhile.
 
         Arguments:
-            waiter: the wait of the task. It may be woken twice, and for nothing.
+            waiters: the waits of the tasks. One may be woken twice, and for nothing.
         """
 
     @abstractmethod
@@ -173,16 +173,17 @@ class EventLoopConnection(AsyncConnection, ABC):
         if self._checkpoint is not None:
             await self._checkpoint()
         session, transport = self.session, self.transport
+        engine = session.engine
         exchange = None
         try:
             if session.changing:
                 self.begin_step()
             session.changing = True
-            exchange = session.engine.send(request, tx_id)
+            exchange = engine.send(request, tx_id)
             if transport.write_blocked:
                 self.flush()
-            else:  # the same, with a call less
-                transport.write(session.engine)
+            elif not engine.window_full:  # else answers must come first, and `receive` writes
+                transport.write(engine)
                 if transport.write_blocked:
                     self.update_write_interest()
             role = session.enter(exchange)
@@ -364,8 +365,7 @@ class EventLoopConnection(AsyncConnection, ABC):
             self.transport.close()
 
     def _wake_all(self) -> None:
-        for waiter in self.session.to_wake:
-            self.wake(waiter)
+        self.wake(self.session.to_wake)
         self.session.to_wake.clear()
 
 

@@ -100,7 +100,9 @@ class Clock:
                 return None
             seconds = self.timeout
         elif (timeout.__class__ is int or timeout.__class__ is float) and 0 <= timeout <= WAIT_MAX:
-            seconds = timeout  # nearly all are like this
+            if not self._limited:  # nearly all are like this
+                return self.now() + timeout
+            seconds = timeout
         else:
             try:
                 seconds = _checked(timeout)

@@ -32,7 +32,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
-from ..client import Exchange
+from ..client import Exchange, outcomes
 from ..errors import ConflictError, NotFound, TransactionLost, XenStoreError
 from ..perms import Permission
 from ..requests import (
@@ -88,8 +88,10 @@ class AsyncOperations:
         exchange = await connection.exchange(request, tx_id)
         if tx_id and connection.forgetful:
             await self._check_known((exchange,))
-        answer = exchange.answer
+        answer: Any = exchange.answer
         if answer.__class__ is bytes:  # as `Exchange.result`, without the call
+            if request.reply_is_value:
+                return answer  # type: ignore[return-value]
             return request.parse_reply(answer)
         return exchange.result()  # type: ignore[no-any-return]
 
@@ -114,7 +116,7 @@ class AsyncOperations:
                     exchanges = await connection.exchange_all(step, tx_id)
                 if tx_id and connection.forgetful:
                     await self._check_known(exchanges)
-                outcome = [exchange.outcome() for exchange in exchanges]
+                outcome = outcomes(exchanges)
                 if isinstance(step, Request):
                     (outcome,) = outcome
         except StopIteration as stop:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
-from ..client import Exchange
+from ..client import Exchange, outcomes
 from ..errors import (
     ConflictError,
     NotFound,
@@ -88,8 +88,10 @@ class BlockingOperations:
         exchange = connection.exchange(request, tx_id, deadline)
         if tx_id and connection.forgetful:
             self._check_known((exchange,), deadline)
-        answer = exchange.answer
+        answer: Any = exchange.answer
         if answer.__class__ is bytes:  # as `Exchange.result`, without the call
+            if request.reply_is_value:
+                return answer  # type: ignore[return-value]
             return request.parse_reply(answer)
         return exchange.result()  # type: ignore[no-any-return]
 
@@ -115,7 +117,7 @@ class BlockingOperations:
                     exchanges = connection.exchange_all(step, tx_id, deadline)
                 if tx_id and connection.forgetful:
                     self._check_known(exchanges, deadline)
-                outcome = [exchange.outcome() for exchange in exchanges]
+                outcome = outcomes(exchanges)
                 if isinstance(step, Request):
                     (outcome,) = outcome
         except StopIteration as stop:

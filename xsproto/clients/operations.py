@@ -207,7 +207,7 @@ def read_many(paths: Iterable[bytes], default: Any) -> Operation[list[Any]]:
     """
     if isinstance(paths, (bytes, str)):
         raise InvalidType(f"paths must be several paths, not one: {paths!r}")
-    results: list[Any] = yield [Read(path) for path in paths]
+    results: list[Any] = yield list(map(Read, paths))
     if default is not MISSING:
         results = [default if isinstance(result, NotFound) else result for result in results]
     return results

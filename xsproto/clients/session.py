@@ -66,7 +66,7 @@ from enum import Enum
 from typing import Any, Final
 
 from ..client import ClientConnection, Exchange, already_watched
-from ..errors import ConnectionClosed, LocalProtocolError, XenStoreError
+from ..errors import ConnectionClosed, XenStoreError
 from ..events import Closed, Ignored, Reset, WatchFired
 from ..paths import is_within
 from ..requests import Request, TransactionEnd, Unwatch, Watch
@@ -93,6 +93,7 @@ class Role(Enum):
 
 # Looking a member up in its class would cost as much as a call, at each request.
 _LEAD: Final = Role.LEAD
+_WAIT: Final = Role.WAIT
 
 
 class Waiter:
@@ -183,26 +184,9 @@ class Session:
             tx_id: the transaction that they belong to; 0 for none.
 
         Raises:
-            LocalProtocolError: a request begins or ends a transaction or a watch; or see
-                `ClientConnection.send`.
-            ConnectionClosed: see `ClientConnection.send`.
+            LocalProtocolError, ConnectionClosed: see `ClientConnection.send_all`.
         """
-        kinds: set[type[Request[Any]]] = set(map(type, requests))
-        if any(kind.changes_state for kind in kinds):
-            raise LocalProtocolError("transactions and watches cannot be part of a batch")
-        send = self.engine.send
-        exchanges: list[Exchange] = []
-        waiter.exchanges = exchanges
-        try:
-            for request in requests:
-                exchange = send(request, tx_id)
-                exchange.owner = waiter
-                exchanges.append(exchange)
-        except XenStoreError:
-            for exchange in exchanges:
-                self.engine.withdraw(exchange)
-                exchange.owner = None
-            raise
+        waiter.exchanges = exchanges = self.engine.send_all(requests, tx_id, waiter)
         waiter.unanswered = len(exchanges)
         waiter.done = not exchanges
         return exchanges
@@ -315,7 +299,7 @@ class Session:
             self.leader = waiter
             return _LEAD
         self._waiting[waiter] = None
-        return Role.WAIT
+        return _WAIT
 
     def leads(self, waiter: Wait) -> bool:
         """Whether `waiter` is the leader, which must receive."""
@@ -392,16 +376,14 @@ class Session:
                 self.leader = None
             elif event.__class__ is not Exchange:
                 self._take(event)
-            elif (waiter := event.owner) is None:
-                if event in self._waiting:  # as `_wake`, without the call
-                    self.to_wake.append(event)
-                    del self._waiting[event]
-            else:
-                event.owner = None  # else there would be a cycle for the garbage collector
+            elif (waiter := event.owner) is not None:
                 waiter.unanswered -= 1
                 if not waiter.unanswered:
+                    waiter.exchanges = ()  # else there would be a cycle for the garbage collector
                     waiter.done = True
                     self._wake(waiter)
+            elif self._waiting.pop(event, self) is None:  # as `_wake`, without the call
+                self.to_wake.append(event)
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection: every unanswered request and every watch ends with `reason`.

@@ -325,15 +325,11 @@ class Connection(AdapterConnection):
                     # The recv idiom: see `xsproto.adapters.transport`.
                     inbox.extend(map(recv, READ_SIZES))
                 else:
-                    in_time = True
-                    left = None
-                    if deadline is not None and (left := deadline - monotonic()) <= 0:
-                        # Once the time is over, count each read, and stop when nothing is there.
+                    left = None if deadline is None else deadline - monotonic()
+                    if left is not None and left <= 0:
                         left = 0.0
-                        late += 1
-                        in_time = False
-                    if transport.wait(left, transport.write_blocked) and late < _LATE_READS:
-                        in_time = True
+                        late += 1  # once the time is over, count each read
+                    ready = transport.wait(left, transport.write_blocked)
             except OSError as error:
                 failure = error
             lock.acquire()  # the clean-up of the call gives it back
@@ -365,7 +361,7 @@ class Connection(AdapterConnection):
             lock.release()
             if done:
                 return
-            if deadline is not None and not in_time:
+            if late and (late >= _LATE_READS or not ready):
                 raise TimedOut("not in time")
             self._offer_cpu()
 

@@ -76,7 +76,6 @@ class _RawRequest(Unknown):
     __slots__ = ()
 
     transactional: ClassVar[bool] = True
-    needs_check: ClassVar[bool] = True  # it may be a SET_PERMS
 
     def payload(self) -> bytes:
         return self.data

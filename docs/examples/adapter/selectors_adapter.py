@@ -10,7 +10,7 @@ import posix
 import select
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -48,8 +48,9 @@ class Connection(EventLoopConnection):
         while not waiter.done:
             await suspend()
 
-    def wake(self, waiter: Wait) -> None:
-        waiter.handle.wake()
+    def wake(self, waiters: Iterable[Wait]) -> None:
+        for waiter in waiters:
+            waiter.handle.wake()
 
     def update_write_interest(self) -> None:
         self._loop.call_when_writable(self.transport.fileno(), self.write_blocked)
