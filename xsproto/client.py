@@ -201,16 +201,6 @@ class Exchange:
         return error_from_code(code, request=self.request, path=path)
 
 
-def outcomes(exchanges: Iterable[Exchange]) -> list[Any]:
-    """Return the `Exchange.outcome` of each."""
-    return [
-        one.answer  # without two calls
-        if one.answer.__class__ is bytes and one.request.reply_is_value
-        else one.outcome()
-        for one in exchanges
-    ]
-
-
 # What a request id stands for that no outstanding request has. No packet has its type.
 _NO_EXCHANGE: Final = Exchange()
 _NO_EXCHANGE.plain_op = -1

@@ -32,7 +32,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
-from ..client import Exchange, outcomes
+from ..client import Exchange
 from ..errors import ConflictError, NotFound, TransactionLost, XenStoreError
 from ..perms import Permission
 from ..requests import (
@@ -116,7 +116,7 @@ class AsyncOperations:
                     exchanges = await connection.exchange_all(step, tx_id)
                 if tx_id and connection.forgetful:
                     await self._check_known(exchanges)
-                outcome = outcomes(exchanges)
+                outcome = operations.outcomes(exchanges)
                 if isinstance(step, Request):
                     (outcome,) = outcome
         except StopIteration as stop:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
-from ..client import Exchange, outcomes
+from ..client import Exchange
 from ..errors import (
     ConflictError,
     NotFound,
@@ -117,7 +117,7 @@ class BlockingOperations:
                     exchanges = connection.exchange_all(step, tx_id, deadline)
                 if tx_id and connection.forgetful:
                     self._check_known(exchanges, deadline)
-                outcome = outcomes(exchanges)
+                outcome = operations.outcomes(exchanges)
                 if isinstance(step, Request):
                     (outcome,) = outcome
         except StopIteration as stop:

@@ -95,6 +95,7 @@ __all__ = [
     "get_quota",
     "is_doubtful",
     "list_children",
+    "outcomes",
     "read_many",
     "resume",
     "transaction_lost",
@@ -141,6 +142,16 @@ def resume(operation: Operation[Any], outcome: Any) -> Request[Any] | Sequence[R
     if isinstance(outcome, XenStoreError):
         return operation.throw(outcome)
     return operation.send(outcome)
+
+
+def outcomes(exchanges: Sequence[Exchange]) -> list[Any]:
+    """Return the `Exchange.outcome` of each exchange, to be sent into an operation."""
+    return [
+        one.answer  # as `Exchange.outcome`, without two calls
+        if one.answer.__class__ is bytes and one.request.reply_is_value
+        else one.outcome()
+        for one in exchanges
+    ]
 
 
 def list_children(path: bytes) -> Operation[list[bytes]]:
