@@ -377,13 +377,14 @@ class Session:
             elif event.__class__ is not Exchange:
                 self._take(event)
             elif (waiter := event.owner) is not None:
+                event.owner = None  # else there would be a cycle for the garbage collector
                 waiter.unanswered -= 1
                 if not waiter.unanswered:
-                    waiter.exchanges = ()  # else there would be a cycle for the garbage collector
                     waiter.done = True
                     self._wake(waiter)
-            elif self._waiting.pop(event, self) is None:  # as `_wake`, without the call
+            elif event in self._waiting:  # as `_wake`, without the call
                 self.to_wake.append(event)
+                del self._waiting[event]
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection: every unanswered request and every watch ends with `reason`.
