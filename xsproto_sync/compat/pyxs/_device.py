@@ -26,7 +26,8 @@ from xsproto.adapters.device_transport import DeviceTransport
 from xsproto.errors import ConnectFailed
 from xsproto.wire import HEADER, HEADER_SIZE, NUL, REPLY_MAX, Op, Packet, PacketReader
 
-from ..._io.device_transport import WatchTransport, XenBusTransport, native
+from ..._io.device_transport import WatchTransport, XenBusTransport
+from ..._io.system import SYSTEM, System, native
 from ._waiting import waiter
 from .exceptions import ConnectionError
 
@@ -115,10 +116,10 @@ class _XenBusTransport:
             self.close()
             raise
 
-    def _open(self, transport: Callable[[str], Any]) -> _DeviceConnection:
+    def _open(self, transport: Callable[[str, System], Any]) -> _DeviceConnection:
         opened = None
         try:
-            opened = transport(self._path)
+            opened = transport(self._path, SYSTEM)
             connection = _DeviceConnection(opened)
             for descriptor in connection.descriptors():
                 self._epoll.register(descriptor, _EPOLLIN)
