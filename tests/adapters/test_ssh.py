@@ -784,7 +784,7 @@ def test_a_pair_is_never_among_the_standard_descriptors() -> None:
             made.extend(pair)
             return pair
 
-    one, other = ssh._pair(Sockets())
+    one, other = ssh._stream_sockets(Sockets())
     assert (one.fd, other.fd) == (4, 5)
     assert one.blocking
     assert other.blocking

@@ -66,7 +66,7 @@ class DeviceTransport(ConnectionTransport):
         kept: list[Any] = []
         try:
             kept.append(self._open())
-            kept += _pair(socket)
+            kept += _packet_sockets(socket)
             if hasattr(select, "epoll"):
                 kept.append(select.epoll())
                 for of in kept[:2]:
@@ -193,8 +193,8 @@ class _Descriptor:
         self.transactions = 0
         self._rest = b""  # the start of a packet
 
-    def take(self, data: bytes) -> list[bytes]:
-        """Take apart what was read.
+    def receive_data(self, data: bytes) -> list[bytes]:
+        """Split what was read into packets; note an answer.
 
         Returns:
             the packets. What is no watch event is the answer to the request, and gets its id,
@@ -301,7 +301,7 @@ class RequestTransport(DeviceTransport):
         self._check_closed()
         answers: list[bytes] = []
         ended = False
-        for descriptor in self._ready():
+        for descriptor in self._readable():
             try:
                 # One read is enough: one request is outstanding, so there is one answer at most.
                 data = self._backend.posix.read(descriptor.file.fileno(), READ_SIZE)
@@ -309,10 +309,10 @@ class RequestTransport(DeviceTransport):
                 continue
             ended = ended or not data
             asked = descriptor.asked
-            packets = descriptor.take(data)
+            packets = descriptor.receive_data(data)
             answers += packets
             if asked is not None and descriptor.asked is None:
-                self._note(descriptor, asked, packets[0])
+                self._note_transaction(descriptor, asked, packets[0])
         if self._refusals:
             self._read_wakeup()
             answers += self._refusals
@@ -321,7 +321,7 @@ class RequestTransport(DeviceTransport):
             raise BlockingIOError
         return b"".join(answers)
 
-    def _ready(self) -> Iterable[_Descriptor]:
+    def _readable(self) -> Iterable[_Descriptor]:
         """Return the descriptors that may have something to read."""
         if self._epoll is None:
             # FreeBSD's ``read()`` would wait if there is nothing.
@@ -331,23 +331,23 @@ class RequestTransport(DeviceTransport):
         ready = [fd for fd, _ in self._epoll.poll(0)]
         return [self._descriptors[fd] for fd in ready if fd in self._descriptors]
 
-    def _note(
+    def _note_transaction(
         self, descriptor: _Descriptor, asked: tuple[int, int, int, int], answer: bytes
     ) -> None:
         """Note on which descriptor a transaction lives, from the answers that begin and end it."""
         op, _, tx_id, _ = asked
         if op == _END:
-            self._forget(tx_id)
+            self._forget_transaction(tx_id)
         elif op == _START == HEADER.unpack_from(answer)[0]:
             try:
                 tx_id = TransactionStart().parse_reply(answer[HEADER_SIZE:])
             except RemoteProtocolError:
                 return  # the engine says so
-            self._forget(tx_id)  # after a resume, an old id comes once more
+            self._forget_transaction(tx_id)  # after a resume, an old id comes once more
             self._transactions[tx_id] = descriptor
             descriptor.transactions += 1
 
-    def _forget(self, tx_id: int) -> None:
+    def _forget_transaction(self, tx_id: int) -> None:
         if (descriptor := self._transactions.pop(tx_id, None)) is not None:
             descriptor.transactions -= 1
 
@@ -383,7 +383,7 @@ class WatchTransport(DeviceTransport):
         self._descriptor = _Descriptor(self._file)
         ends: tuple[Any, ...] = ()
         try:
-            ends = self._orders, orders = _pair(backend.socket)
+            ends = self._orders, orders = _packet_sockets(backend.socket)
             backend.start_thread(_write_orders, (orders, self._file, self._wakeup_sender, backend))
         except (OSError, RuntimeError) as error:  # RuntimeError: there are too many threads
             for one in (*ends, self._epoll, self._wakeup, self._file, self._wakeup_sender):
@@ -418,7 +418,7 @@ class WatchTransport(DeviceTransport):
                 pieces.append(self._read_wakeup())
         if not (data := b"".join(pieces)):
             raise BlockingIOError
-        return b"".join(self._descriptor.take(data))
+        return b"".join(self._descriptor.receive_data(data))
 
     def _release(self) -> None:
         # The thread sees the end of its orders. It then closes the device and its other end.
@@ -456,7 +456,7 @@ def _write_orders(orders: Any, file: Any, wakeup_sender: Any, backend: Backend) 
         resource.close()
 
 
-def _pair(socket: Any) -> tuple[Any, Any]:
+def _packet_sockets(socket: Any) -> tuple[Any, Any]:
     """Make two connected sockets that keep messages apart.
 
     They can wait, whatever ``socket.setdefaulttimeout`` says.

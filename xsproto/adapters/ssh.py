@@ -334,8 +334,8 @@ class SshProcess:
         self._status: int | None = None
         self._opener = os.getpid()
         try:
-            self.sock, far = _pair(backend.socket)
-            self._errors, errors = _pair(backend.socket)
+            self.sock, far = _stream_sockets(backend.socket)
+            self._errors, errors = _stream_sockets(backend.socket)
         except OSError as error:
             raise ConnectFailed(f"{name}: cannot make a pair of sockets: {error}") from error
         register_for_fork(self)
@@ -678,7 +678,7 @@ def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def _pair(socket: Any) -> tuple[Any, Any]:
+def _stream_sockets(socket: Any) -> tuple[Any, Any]:
     """Make two connected stream sockets that can wait, whatever ``setdefaulttimeout`` says.
 
     Neither is descriptor 0, 1 or 2, which a program may have closed: giving ssh one of these as

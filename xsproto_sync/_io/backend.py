@@ -23,7 +23,7 @@ from xsproto.clients.session import Session
 from xsproto.errors import ConnectFailed, connect_failed
 
 from .connection import Connection
-from .device_transport import WatchTransport, XenBusTransport
+from .device_transport import RequestTransport, WatchTransport
 from .system import System
 from .transport import PolledTransport, SocketTransport, WaitingTransport
 
@@ -94,9 +94,9 @@ class ThreadBackend(System, BlockingBackend[Connection]):
             own.close()
             raise ConnectFailed(f"cannot use {stream.name}: {error.strerror}") from error
 
-    def open_requests(self, path: str) -> XenBusTransport:
+    def open_requests(self, path: str) -> RequestTransport:
         """See `BlockingBackend`."""
-        return XenBusTransport(path, self)
+        return RequestTransport(path, self)
 
     def open_watches(self, path: str) -> WatchTransport:
         """See `BlockingBackend`."""

@@ -9,26 +9,24 @@ from xsproto.adapters import device_transport
 
 from .transport import NATIVE_SELECT, WaitingTransport
 
-__all__ = ["WatchTransport", "XenBusTransport"]
+__all__ = ["RequestTransport", "WatchTransport"]
 
 
-class XenBusTransport(device_transport.RequestTransport, WaitingTransport):
+class _Waiting(WaitingTransport):
+    """How threads wait for the device."""
+
+    _epoll: Any  # of `device_transport.DeviceTransport`
+
+    def wait(self, timeout: float | None, write: bool) -> bool:
+        """See `WaitingTransport`. `write` is not used: the device is never ready to be written."""
+        if self._epoll is None or select.select is not NATIVE_SELECT:
+            return super().wait(timeout, False)
+        return bool(self._epoll.poll(timeout, 1))
+
+
+class RequestTransport(device_transport.RequestTransport, _Waiting):
     """The device, opened for requests, for threads that wait."""
 
-    def wait(self, timeout: float | None, write: bool) -> bool:
-        """See `WaitingTransport`. `write` is not used: the device is never ready to be written."""
-        return _wait(self, timeout)
 
-
-class WatchTransport(device_transport.WatchTransport, WaitingTransport):
+class WatchTransport(device_transport.WatchTransport, _Waiting):
     """The device, opened for watches, for threads that wait."""
-
-    def wait(self, timeout: float | None, write: bool) -> bool:
-        """See `WaitingTransport`. `write` is not used: the device is never ready to be written."""
-        return _wait(self, timeout)
-
-
-def _wait(transport: Any, timeout: float | None) -> bool:
-    if transport._epoll is None or select.select is not NATIVE_SELECT:
-        return WaitingTransport.wait(transport, timeout, False)
-    return bool(transport._epoll.poll(timeout, 1))
