@@ -106,11 +106,12 @@ def check_stream(stream: Any) -> asyncio.StreamWriter:
             raise InvalidType(f"a stream must be (StreamReader, StreamWriter), not {stream!r}")
 
 
-def adopt(stream: Stream) -> streams.Stream:
+def adopt(stream: Any) -> streams.Stream:
     """Make a socket of a stream, for a client: a task of the loop carries the bytes.
 
     Arguments:
-        stream: where the daemon is. The task closes it, at the end of the connection.
+        stream: where the daemon is, as a reader and a writer. The task closes it, at the end of the
+            connection.
 
     Raises:
         InvalidType, InvalidArgument: see `check_stream`.

@@ -7,14 +7,12 @@ The loop itself is the leader, for good: it calls ``receive`` whenever there is 
 from __future__ import annotations
 
 import asyncio
-import os
 import select
 from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from xsproto.adapters.asynchronous import EventLoopConnection
-from xsproto.adapters.fork import close_all_after_fork
 from xsproto.adapters.transport import ConnectionTransport
 from xsproto.clients.session import Role, Session, Wait, Waiter
 
@@ -87,6 +85,3 @@ class Connection(EventLoopConnection):
         """See `EventLoopConnection`."""
         self._loop.remove_reader(self.transport.fileno())
         self._loop.remove_writer(self.transport.fileno())
-
-
-os.register_at_fork(after_in_child=close_all_after_fork)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import select
-import selectors
 import socket
 from types import TracebackType
 from typing import Any, Self
 
-from xsproto.adapters.server import PAUSE, Service, make_poller
+from xsproto.adapters.server import PAUSE, Service
 from xsproto.daemon import Daemon
 
+from ._backend import BACKEND
 from ._bridge import Stream, bridge, check_stream
 
 __all__ = ["Server"]
@@ -29,7 +27,7 @@ class Server(Service):
     """
 
     def __init__(self, daemon: Daemon | None = None) -> None:
-        super().__init__(daemon, os, socket, make_poller(select, selectors))
+        super().__init__(daemon, BACKEND)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._bridges: set[asyncio.Task[Any]] = set()

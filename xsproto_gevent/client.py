@@ -3,53 +3,16 @@
 from __future__ import annotations
 
 import os
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gevent.local import local
-
-from xsproto.adapters.blocking import Backend, BlockingClientBase
-from xsproto.adapters.deadlines import Clock
-from xsproto.adapters.streams import find
+from xsproto.adapters.blocking import BlockingClientBase
 from xsproto.adapters.transport import Transport
 from xsproto.clients.connection import DEFAULT, Timeout
-from xsproto.clients.session import Session
 
+from ._io.backend import BACKEND
 from ._io.connection import Connection
-from ._io.device import open_requests, open_watches
-from ._io.sockets import adopt, connect
-
-if TYPE_CHECKING:
-    from xsproto.adapters.ssh import SshProcess
 
 __all__ = ["Client"]
-
-
-class _Deadline(local):
-    """The deadline of each greenlet; see `xsproto.adapters.deadlines.Deadline`."""
-
-    time: float | None = None
-
-
-def _clock(timeout: float | None) -> Clock:
-    return Clock(timeout, monotonic, _Deadline())
-
-
-def _connect(path: str, clock: Clock) -> Connection:
-    return Connection(connect(path, clock.timeout), clock, Session())
-
-
-def _adopt(sock: Any, name: str, clock: Clock) -> Connection:
-    return Connection(adopt(sock, name), clock, Session())
-
-
-def _open_ssh(where: str, timeout: float | None) -> SshProcess:
-    from ._io.ssh import open_process  # most programs need none of it
-
-    return open_process(where, timeout)
-
-
-_BACKEND = Backend(_clock, _connect, _adopt, _open_ssh, open_requests, open_watches)
 
 
 class Client(BlockingClientBase[Connection]):
@@ -108,5 +71,5 @@ class Client(BlockingClientBase[Connection]):
         host: str | None = None,
         timeout: Timeout = DEFAULT,
     ) -> None:
-        place = find(unix_socket_path, xen_bus_path, sock, transport, host, os)
-        super().__init__(place, timeout, _BACKEND)
+        place = BACKEND.find(unix_socket_path, xen_bus_path, sock, transport, host)
+        super().__init__(place, timeout, BACKEND)

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import socket
-from types import SimpleNamespace, TracebackType
-from typing import Any, Final, Self
+from types import TracebackType
+from typing import Any, Self
 
 from gevent import get_hub
-from gevent.monkey import get_original
 
-from xsproto.adapters.server import PAUSE, SelectorPoller, Service
+from xsproto.adapters.server import PAUSE, Service
 from xsproto.daemon import Daemon
 
+from ._io.backend import BACKEND
 from ._io.transport import READ
 
 __all__ = ["Server"]
-
-# The originals, also where Python is monkey-patched: nothing here waits.
-_DefaultSelector: Final[Any] = get_original("selectors", "DefaultSelector")
-_SOCKET: Final = SimpleNamespace(
-    socket=get_original("socket", "socket"),
-    AF_UNIX=socket.AF_UNIX,
-    SOCK_STREAM=socket.SOCK_STREAM,
-    SHUT_RDWR=socket.SHUT_RDWR,
-)
 
 
 class Server(Service):
@@ -38,7 +27,7 @@ class Server(Service):
     """
 
     def __init__(self, daemon: Daemon | None = None) -> None:
-        super().__init__(daemon, os, _SOCKET, SelectorPoller(_DefaultSelector()))
+        super().__init__(daemon, BACKEND)
         self._loop: Any = get_hub().loop
         self._watcher: Any = self._loop.io(self.poller.fileno(), READ)
         self._timer: Any = self._loop.timer(PAUSE)

@@ -4,52 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from xsproto.adapters.blocking import Backend, BlockingClientBase
-from xsproto.adapters.deadlines import Clock
-from xsproto.adapters.device import device_session
-from xsproto.adapters.streams import find
+from xsproto.adapters.blocking import BlockingClientBase
 from xsproto.adapters.transport import Transport
 from xsproto.clients.connection import DEFAULT, Timeout
-from xsproto.clients.session import Session
 
-from ._io import deadlines
+from ._io.backend import BACKEND
 from ._io.connection import Connection
-from ._io.device_transport import WatchTransport, XenBusTransport
-from ._io.sockets import adopt, connect
-
-if TYPE_CHECKING:
-    from xsproto.adapters.ssh import SshProcess
 
 __all__ = ["Client"]
-
-
-def _connect(path: str, clock: Clock) -> Connection:
-    return Connection(connect(path, clock.timeout), clock, Session())
-
-
-def _open_requests(path: str, clock: Clock) -> Connection:
-    return Connection(XenBusTransport(path), clock, device_session())
-
-
-def _open_watches(path: str, clock: Clock) -> Connection:
-    return Connection(WatchTransport(path), clock, device_session())
-
-
-def _adopt(sock: Any, name: str, clock: Clock) -> Connection:
-    return Connection(adopt(sock, name), clock, Session())
-
-
-def _open_ssh(where: str, timeout: float | None) -> SshProcess:
-    from xsproto.adapters.ssh import open_ssh  # most programs need none of it
-
-    from ._io.ssh import MODULES
-
-    return open_ssh(where, MODULES, timeout=timeout)
-
-
-_BACKEND = Backend(deadlines.Clock, _connect, _adopt, _open_ssh, _open_requests, _open_watches)
 
 
 class Client(BlockingClientBase[Connection]):
@@ -111,8 +75,8 @@ class Client(BlockingClientBase[Connection]):
         reader: bool = False,
     ) -> None:
         self._opening = threading.Lock()
-        place = find(unix_socket_path, xen_bus_path, sock, transport, host, os)
-        super().__init__(place, timeout, _BACKEND)
+        place = BACKEND.find(unix_socket_path, xen_bus_path, sock, transport, host)
+        super().__init__(place, timeout, BACKEND)
         if reader:
             read = self._watch_connection().read_for_all
             thread = threading.Thread(target=read, name="xsproto reader", daemon=True)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import select
-import selectors
 import socket
 import threading
 from types import TracebackType
 from typing import Self
 
-from xsproto.adapters.server import PAUSE, Service, make_poller
+from xsproto.adapters.server import PAUSE, Service
 from xsproto.adapters.transport import READ_SIZE
 from xsproto.daemon import Daemon
 from xsproto.errors import LocalProtocolError
+
+from ._io.system import SYSTEM
 
 __all__ = ["Server"]
 
@@ -31,7 +31,7 @@ class Server(Service):
     """
 
     def __init__(self, daemon: Daemon | None = None) -> None:
-        super().__init__(daemon, os, socket, make_poller(select, selectors))
+        super().__init__(daemon, SYSTEM)
         #: Held over each use of the daemon.
         self.lock = threading.Lock()
         self._wakeup_sender, self._wakeup = socket.socketpair()

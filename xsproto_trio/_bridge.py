@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
+from typing import Any
 
 import trio
 
@@ -74,11 +75,12 @@ async def bridge(
     return errors[0] if errors else None
 
 
-def adopt(stream: trio.abc.Stream) -> Stream:
+def adopt(stream: Any) -> Stream:
     """Make a socket of a stream, for a client: a system task carries the bytes.
 
     Arguments:
-        stream: where the daemon is. The task closes it, at the end of the connection.
+        stream: where the daemon is, a `trio.abc.Stream`. The task closes it, at the end of the
+            connection.
 
     Raises:
         InvalidType: `stream` is none of trio.

@@ -22,7 +22,6 @@ Without epoll it waits for room to write for a short time, and then looks for so
 
 from __future__ import annotations
 
-import os
 import select
 from collections.abc import Iterable
 from typing import Any, Final
@@ -44,7 +43,6 @@ from trio.lowlevel import (
 )
 
 from xsproto.adapters.asynchronous import EventLoopConnection
-from xsproto.adapters.fork import close_all_after_fork
 from xsproto.adapters.transport import ConnectionTransport
 from xsproto.clients.session import Role, Session, Wait
 
@@ -157,6 +155,3 @@ class Connection(EventLoopConnection):
         if self._read_or_write is not None:
             notify_closing(self._read_or_write.fileno())
             self._read_or_write.close()
-
-
-os.register_at_fork(after_in_child=close_all_after_fork)

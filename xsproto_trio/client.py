@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import _socket
-import _thread
-import io
 import os
-import posix
-import select
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
-from xsproto.adapters.asynchronous import AsyncClientBase, Backend, open_connections
-from xsproto.adapters.device_transport import SystemModules
-from xsproto.adapters.streams import find
+from xsproto.adapters.asynchronous import AsyncClientBase
 
-from ._bridge import adopt
-from ._connection import Connection
-
-if TYPE_CHECKING:
-    from xsproto.adapters.ssh import SshProcess
+from ._backend import BACKEND
 
 __all__ = ["Client", "open_client"]
-
-
-async def _open_ssh(where: str) -> SshProcess:
-    from ._ssh import open_process  # most programs need none of it
-
-    return await open_process(where)
-
-
-_MODULES = SystemModules(io, posix, select, _socket, _thread.start_new_thread)
-_BACKEND = Backend(Connection, trio.sleep, socket, _MODULES, _open_ssh)
 
 
 class Client(AsyncClientBase):
@@ -91,8 +69,8 @@ async def open_client(
         InvalidArgument, InvalidType: `sock` or `transport` is none that is connected; or more than
             one place is given.
     """
-    place = find(unix_socket_path, xen_bus_path, sock, transport, host, os, adopt)
-    client = Client(*await open_connections(place, _BACKEND))
+    place = BACKEND.find(unix_socket_path, xen_bus_path, sock, transport, host)
+    client = Client(*await BACKEND.open_connections(place))
     try:
         yield client
     finally:

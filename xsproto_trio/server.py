@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
-import select
-import selectors
 import socket
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import trio
 
-from xsproto.adapters.server import PAUSE, Service, make_poller
+from xsproto.adapters.server import PAUSE, Service
 from xsproto.daemon import Daemon
 
+from ._backend import BACKEND
 from ._bridge import bridge
 
 __all__ = ["Server", "serve"]
@@ -29,7 +27,7 @@ class Server(Service):
     """
 
     def __init__(self, daemon: Daemon | None, nursery: trio.Nursery) -> None:
-        super().__init__(daemon, os, socket, make_poller(select, selectors))
+        super().__init__(daemon, BACKEND)
         self._nursery = nursery
 
     def serve_connection(self, sock: Any, domid: int = 0) -> None:

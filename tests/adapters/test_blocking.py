@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-import xsproto_sync.client
 from xsproto.adapters import device
 from xsproto.adapters.device import POOL_MAX
 from xsproto.adapters.fork import close_all_after_fork
@@ -32,14 +31,12 @@ from xsproto.errors import (
 )
 from xsproto.requests import TransactionStart
 from xsproto_sync import Client, EmbeddedXenStore
+from xsproto_sync._io.backend import BACKEND
 
-from ..support.socket_device import MODULES
+from ..support.socket_device import take_sockets_for_devices
 
-# Where a client has what it opens a device with.
-_OPENED: tuple[tuple[Any, str], ...] = (
-    (xsproto_sync.client, "XenBusTransport"),
-    (xsproto_sync.client, "WatchTransport"),
-)
+# What opens the device for a client.
+_OPENERS = ("open_requests", "open_watches")
 
 PATIENCE = 20.0
 SOON = 0.02
@@ -64,8 +61,7 @@ def path(store: EmbeddedXenStore, monkeypatch: pytest.MonkeyPatch) -> str:
         return start(caller)
 
     monkeypatch.setattr(tree, "start", start_anew)
-    for module, name in _OPENED:
-        monkeypatch.setattr(module, name, partial(getattr(module, name), modules=MODULES))
+    take_sockets_for_devices(BACKEND, monkeypatch)
     return store.socket_path()
 
 
@@ -81,9 +77,8 @@ class Opening:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.go_on = threading.Event(), threading.Event()
         self.count = 0
-        for module, name in _OPENED:
-            make = partial(self._open, getattr(module, name))
-            monkeypatch.setattr(module, name, make)
+        for name in _OPENERS:
+            monkeypatch.setattr(BACKEND, name, partial(self._open, getattr(BACKEND, name)))
 
     def _open(self, make: Callable[[str], Any], path: str) -> Any:
         self.count += 1

@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 
-from xsproto.adapters.server import SelectorPoller, Service, make_poller
+from xsproto.adapters.backend import SelectorPoller, make_poller
+from xsproto.adapters.server import Service
 from xsproto.wire import HEADER, Op
 
+from ..support.backends import changed
 from ..support.descriptors import open_descriptors
+from ..support.socket_device import SYSTEM
 
 READ = HEADER.pack(Op.READ, 1, 0, 6) + b"/tool\0"
 ANSWER = HEADER.pack(Op.READ, 1, 0, 0)
@@ -98,7 +101,7 @@ def scene(
         return made.odd, address
 
     monkeypatch.setattr(socket.socket, "accept", odd)
-    service = Service(None, os, socket, request.param())
+    service = Service(None, changed(SYSTEM, new_poller=request.param))
     service.listen(tmp_path / "socket")
     made = Scene(service, str(tmp_path / "socket"))
     made.turn()

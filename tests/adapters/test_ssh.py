@@ -35,9 +35,10 @@ from xsproto.adapters.ssh import (
 from xsproto.errors import ConnectFailed, InvalidArgument, InvalidType
 from xsproto.wire import Op, Packet, PacketReader
 from xsproto_sync import EmbeddedXenStore
-from xsproto_sync._io.ssh import MODULES, wait
+from xsproto_sync._io.system import SYSTEM
 
 from ..support import ROOT, daemons
+from ..support.backends import changed
 from ..support.callers import in_child
 from ..support.daemons import Daemon
 from ..support.descriptors import open_descriptors
@@ -207,7 +208,7 @@ class Fake:
         )
 
     def open(self, where: str = "root@host", **options: Any) -> SshProcess:
-        return open_ssh(where, MODULES, ssh=(str(self.path),), **{"timeout": 60.0, **options})
+        return open_ssh(where, SYSTEM, ssh=(str(self.path),), **{"timeout": 60.0, **options})
 
     def open_slowly(self, waits: int) -> SshProcess:
         """Connect within 5 seconds, which have passed once something has come `waits` times."""
@@ -218,14 +219,14 @@ class Fake:
             assert timeout is not None
             if not fds:  # it waits for the end of ssh
                 time += timeout
-                return list(wait((), timeout))
+                return list(SYSTEM.wait((), timeout))
             left -= 1
             if left >= 0:
-                return list(wait(fds, 60))
+                return list(SYSTEM.wait(fds, 60))
             time += 10
             return []
 
-        modules = MODULES._replace(wait=count, now=lambda: time)
+        modules = changed(SYSTEM, wait=count, now=lambda: time)
         return open_ssh("root@host", modules, ssh=(str(self.path),), timeout=5)
 
     def failure(self, where: str = "root@host", waits: int | None = None, **options: Any) -> str:
@@ -288,7 +289,7 @@ def test_what_ssh_said_cannot_act_on_a_terminal(fake: Fake) -> None:
 @pytest.mark.parametrize("program", ["/nowhere/ssh", "no-such-program-xsproto"])
 def test_a_missing_ssh_is_named(program: str) -> None:
     with pytest.raises(ConnectFailed) as caught:
-        open_ssh("host", MODULES, ssh=(program,))
+        open_ssh("host", SYSTEM, ssh=(program,))
     assert str(caught.value) == (
         f"cannot connect to XenStore at ssh://host: cannot run {program}: No such file or "
         "directory; install OpenSSH's client"
@@ -548,13 +549,13 @@ def test_a_tool_that_ends_at_once(fake: Fake, started: list[int]) -> None:
     fake.python("os.write(2, b'bind: Cannot do that'); os.write(1, READY)")
 
     def wait_for_its_end(fds: Sequence[int], timeout: float | None) -> Sequence[int]:
-        ready = list(wait(fds, timeout))
+        ready = list(SYSTEM.wait(fds, timeout))
         if fds:
             os.waitid(os.P_PID, started[-1], os.WEXITED | os.WNOWAIT)
         return ready
 
     with pytest.raises(ConnectFailed) as caught:
-        open_ssh("host", MODULES._replace(wait=wait_for_its_end), ssh=(str(fake.path),))
+        open_ssh("host", changed(SYSTEM, wait=wait_for_its_end), ssh=(str(fake.path),))
     assert str(caught.value) == (
         "cannot connect to XenStore at ssh://host: fake at the far end could not connect to the "
         "daemon, or the daemon ended; it said: bind: Cannot do that"
@@ -625,13 +626,13 @@ def test_ssh_inherits_no_descriptor(fake: Fake) -> None:
 def test_a_system_may_not_list_descriptors(fake: Fake) -> None:
     class Os:
         def __getattr__(self, name: str) -> Any:
-            return getattr(MODULES.os, name)
+            return getattr(SYSTEM.posix, name)
 
         def listdir(self, path: str) -> list[str]:
             raise FileNotFoundError(path)
 
     fake.python(ANSWERING + "    time.sleep(1000)")
-    open_ssh("host", MODULES._replace(os=Os()), ssh=(str(fake.path),)).close()
+    open_ssh("host", changed(SYSTEM, posix=Os()), ssh=(str(fake.path),)).close()
 
 
 def test_an_ssh_that_does_not_end_is_killed(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -672,14 +673,14 @@ def test_a_status_may_be_taken_while_it_closes(fake: Fake) -> None:
 
     class Os:
         def __getattr__(self, name: str) -> Any:
-            return getattr(MODULES.os, name)
+            return getattr(SYSTEM.posix, name)
 
         def kill(self, pid: int, number: int) -> None:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             os.kill(pid, number)
 
-    process._modules = MODULES._replace(os=Os())
+    process._backend = changed(SYSTEM, posix=Os())
     process.close()
     assert process.ended() is None
 
@@ -690,28 +691,28 @@ def test_an_interrupt_while_it_connects_ends_ssh(fake: Fake) -> None:
     def interrupted(fds: Sequence[int], timeout: float | None) -> Sequence[int]:
         if fds:
             raise KeyboardInterrupt
-        return list(wait(fds, timeout))
+        return list(SYSTEM.wait(fds, timeout))
 
     with pytest.raises(KeyboardInterrupt):
-        open_ssh("host", MODULES._replace(wait=interrupted), ssh=(str(fake.path),))
+        open_ssh("host", changed(SYSTEM, wait=interrupted), ssh=(str(fake.path),))
 
 
 def test_an_interrupt_while_it_starts_leaves_nothing(fake: Fake) -> None:
     class Os:
         def __getattr__(self, name: str) -> Any:
-            return getattr(MODULES.os, name)
+            return getattr(SYSTEM.posix, name)
 
         def posix_spawnp(self, *arguments: Any, **options: Any) -> int:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        open_ssh("host", MODULES._replace(os=Os()))
+        open_ssh("host", changed(SYSTEM, posix=Os()))
 
 
 def test_without_sessions_it_has_a_group_of_its_own(fake: Fake) -> None:
     class Os:
         def __getattr__(self, name: str) -> Any:
-            return getattr(MODULES.os, name)
+            return getattr(SYSTEM.posix, name)
 
         def posix_spawnp(self, *arguments: Any, setsid: bool = False, **options: Any) -> int:
             if setsid:
@@ -719,7 +720,7 @@ def test_without_sessions_it_has_a_group_of_its_own(fake: Fake) -> None:
             return posix.posix_spawnp(*arguments, **options)
 
     fake.python(ANSWERING + "    time.sleep(1000)")
-    process = open_ssh("host", MODULES._replace(os=Os()), ssh=(str(fake.path),))
+    process = open_ssh("host", changed(SYSTEM, posix=Os()), ssh=(str(fake.path),))
     (pid,) = process._pids
     assert os.getpgid(pid) == pid
     process.close()
@@ -735,16 +736,16 @@ def test_it_says_that_there_are_too_many_descriptors() -> None:
     with pytest.raises(
         ConnectFailed, match=r"cannot make a pair of sockets: .*Too many open files"
     ):
-        open_ssh("host", MODULES._replace(socket=Sockets()))
+        open_ssh("host", changed(SYSTEM, socket=Sockets()))
 
 
 LOW = """
 import os, sys
 from xsproto.adapters.ssh import open_ssh
-from xsproto_sync._io.ssh import MODULES
+from xsproto_sync._io.system import SYSTEM
 for fd in 0, 1:
     os.close(fd)
-process = open_ssh("host", MODULES, ssh=sys.argv[1:])
+process = open_ssh("host", SYSTEM, ssh=sys.argv[1:])
 process.close()
 """
 
@@ -783,7 +784,7 @@ def test_a_pair_is_never_among_the_standard_descriptors() -> None:
             made.extend(pair)
             return pair
 
-    one, other = ssh._pair(Sockets())
+    one, other = ssh._stream_sockets(Sockets())
     assert (one.fd, other.fd) == (4, 5)
     assert one.blocking
     assert other.blocking
@@ -811,7 +812,7 @@ def test_what_a_forked_child_does(fake: Fake) -> None:
 
     class Os:
         def __getattr__(self, name: str) -> Any:
-            return getattr(MODULES.os, name)
+            return getattr(SYSTEM.posix, name)
 
         def getpid(self) -> int:
             return 1
@@ -823,7 +824,7 @@ def test_what_a_forked_child_does(fake: Fake) -> None:
         if forked:
             process.close_after_fork()
         else:
-            process._modules = MODULES._replace(os=Os())
+            process._backend = changed(SYSTEM, posix=Os())
             process.close()
         assert process.sock.fileno() == -1
         assert process.ended() is None
@@ -838,9 +839,9 @@ def test_waiting_works_where_eventlet_took_poll_away(monkeypatch: pytest.MonkeyP
     one, other = socket.socketpair()
     with one, other:
         for _ in range(2):
-            assert list(wait([one.fileno()], 0)) == []
+            assert list(SYSTEM.wait([one.fileno()], 0)) == []
             other.send(b"x")
-            assert list(wait([one.fileno(), other.fileno()], None)) == [one.fileno()]
+            assert list(SYSTEM.wait([one.fileno(), other.fileno()], None)) == [one.fileno()]
             one.recv(1)
             monkeypatch.delattr(select, "poll", raising=False)
 
@@ -907,7 +908,7 @@ def test_a_real_daemon_through_each_tool(kind: str, tool: str, keys: Path, tmp_p
     tools = tool_directory(tmp_path / "bin", [tool])
     with Daemon(kind) as daemon, LoopbackSshd(keys, tools) as sshd:
         where = f"ssh://127.0.0.1:{sshd.port}{daemon.socket_path}"
-        process = open_ssh(where, MODULES, timeout=60, ssh=sshd.ssh)
+        process = open_ssh(where, SYSTEM, timeout=60, ssh=sshd.ssh)
         assert (process.name, process.tool) == (where, tool)
         use(process, daemon.request)
         process.close()
@@ -930,7 +931,7 @@ def test_the_embedded_xenstore_through_each_tool(tool: str, keys: Path, tmp_path
         environ = {"XENSTORED_PATH": store.socket_path()}
         with LoopbackSshd(keys, tools, environ) as sshd:
             where = f"ssh://127.0.0.1:{sshd.port}"
-            process = open_ssh(where, MODULES, timeout=60, ssh=sshd.ssh)
+            process = open_ssh(where, SYSTEM, timeout=60, ssh=sshd.ssh)
             use(process, request)
             process.close()
             sshd.wait()
@@ -948,7 +949,7 @@ def test_any_login_shell_runs_the_script(shell: str, keys: Path, tmp_path: Path)
     with EmbeddedXenStore() as store, LoopbackSshd(keys, tools, command=command) as sshd:
         os.symlink(store.socket_path(), directory / "socket")
         destination = Destination("127.0.0.1", port=sshd.port, path=f"{directory}/socket")
-        process = open_ssh(destination, MODULES, timeout=60, ssh=sshd.ssh)
+        process = open_ssh(destination, SYSTEM, timeout=60, ssh=sshd.ssh)
         assert ask(process, Op.READ, b"/tool\0") == (Op.READ, 5, b"")
         process.close()
         sshd.wait()
@@ -962,10 +963,10 @@ def test_read_only_through_ssh(keys: Path, tmp_path: Path) -> None:
         LoopbackSshd(keys, tools, {"XENSTORED_PATH": store.socket_path()}) as sshd,
     ):
         where = f"ssh://127.0.0.1:{sshd.port}"
-        process = open_ssh(where, MODULES, timeout=60, ssh=sshd.ssh, read_only=True)
+        process = open_ssh(where, SYSTEM, timeout=60, ssh=sshd.ssh, read_only=True)
         assert ask(process, Op.WRITE, b"/a\0x") == (Op.ERROR, 5, b"EACCES\0")
         process.close()
-        process = open_ssh(where, MODULES, timeout=60, ssh=sshd.ssh)
+        process = open_ssh(where, SYSTEM, timeout=60, ssh=sshd.ssh)
         assert process.tool == "xsproto"
         assert ask(process, Op.WRITE, b"/a\0x") == (Op.WRITE, 5, OK)
         process.close()
@@ -980,7 +981,7 @@ def test_a_key_can_be_for_reading_alone(keys: Path, tmp_path: Path) -> None:
         EmbeddedXenStore() as store,
         LoopbackSshd(keys, tools, {"XENSTORED_PATH": store.socket_path()}, command) as sshd,
     ):
-        process = open_ssh(f"ssh://127.0.0.1:{sshd.port}", MODULES, timeout=60, ssh=sshd.ssh)
+        process = open_ssh(f"ssh://127.0.0.1:{sshd.port}", SYSTEM, timeout=60, ssh=sshd.ssh)
         assert ask(process, Op.MKDIR, b"/a\0") == (Op.ERROR, 5, b"EACCES\0")
         assert ask(process, Op.READ, b"/tool\0") == (Op.READ, 5, b"")
         process.close()
@@ -993,7 +994,7 @@ def test_a_broken_connection_ends_with_the_words_of_ssh(keys: Path, tmp_path: Pa
         EmbeddedXenStore() as store,
         LoopbackSshd(keys, tools, {"XENSTORED_PATH": store.socket_path()}) as sshd,
     ):
-        process = open_ssh(f"ssh://127.0.0.1:{sshd.port}", MODULES, timeout=60, ssh=sshd.ssh)
+        process = open_ssh(f"ssh://127.0.0.1:{sshd.port}", SYSTEM, timeout=60, ssh=sshd.ssh)
         sshd.kill()
         process.sock.settimeout(60)
         assert process.sock.recv(100) == b""
@@ -1007,13 +1008,13 @@ def test_an_unknown_host_key_is_never_accepted(keys: Path, tmp_path: Path) -> No
     with LoopbackSshd(keys, tools) as sshd:
         sshd.known_hosts.write_text("")
         with pytest.raises(ConnectFailed, match="the host's key is not known; connect once") as e:
-            open_ssh(f"ssh://127.0.0.1:{sshd.port}", MODULES, timeout=60, ssh=sshd.ssh)
+            open_ssh(f"ssh://127.0.0.1:{sshd.port}", SYSTEM, timeout=60, ssh=sshd.ssh)
         assert "Host key verification failed" in str(e.value)
         (keys / "ssh_config").write_text(
             (keys / "ssh_config").read_text().replace("Checking yes", "Checking ask")
         )
         with pytest.raises(ConnectFailed, match="Host key verification failed"):
-            open_ssh(f"ssh://127.0.0.1:{sshd.port}", MODULES, timeout=60, ssh=sshd.ssh)
+            open_ssh(f"ssh://127.0.0.1:{sshd.port}", SYSTEM, timeout=60, ssh=sshd.ssh)
         sshd.wait()
 
 
@@ -1022,7 +1023,7 @@ def test_no_password_is_asked_for(keys: Path, tmp_path: Path) -> None:
     with LoopbackSshd(keys, tools) as sshd:
         (keys / "user.pub").write_text("")
         with pytest.raises(ConnectFailed, match="ssh must not ask for a password here") as caught:
-            open_ssh(f"ssh://127.0.0.1:{sshd.port}", MODULES, timeout=60, ssh=sshd.ssh)
+            open_ssh(f"ssh://127.0.0.1:{sshd.port}", SYSTEM, timeout=60, ssh=sshd.ssh)
         assert "Permission denied (publickey" in str(caught.value)
         sshd.wait()
 
@@ -1032,4 +1033,4 @@ def test_a_port_without_an_ssh_daemon() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(ConnectFailed, match=r"ssh could not connect; it said: .*refused"):
-        open_ssh(f"ssh://127.0.0.1:{port}", MODULES, timeout=60, ssh=("ssh", "-F", "/dev/null"))
+        open_ssh(f"ssh://127.0.0.1:{port}", SYSTEM, timeout=60, ssh=("ssh", "-F", "/dev/null"))

@@ -10,12 +10,14 @@ from typing import Any, ClassVar
 
 import pytest
 
-from xsproto.adapters.asynchronous import Backend, open_connections
+from xsproto.adapters.asynchronous import AsyncBackend
 from xsproto.adapters.discovery import Location
 from xsproto.adapters.recording import RecordingTransport
 from xsproto.adapters.ssh import SshSocket
-from xsproto.adapters.streams import BridgedSocket, Stream, TlsSocket, find
+from xsproto.adapters.streams import BridgedSocket, Stream, TlsSocket
 from xsproto.errors import ConnectFailed
+
+from ..support.socket_device import SYSTEM
 
 
 class Failing:
@@ -68,7 +70,7 @@ def test_the_error_of_a_bridged_stream_is_told_in_place_of_the_end() -> None:
 class Process:
     """An ssh that has ended."""
 
-    _modules = SimpleNamespace(socket=socket)
+    _backend = SimpleNamespace(socket=socket)
     sock = Failing(ConnectionResetError("gone"))
 
     def words(self) -> str:
@@ -105,21 +107,29 @@ def test_a_socket_in_the_abstract_namespace_has_a_name() -> None:
         listener.listen()
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(listener.getsockname())
-            place = find(None, None, sock, None, None, os)
+            place = SYSTEM.find(sock=sock)
             assert isinstance(place, Stream)
             assert place.name == f"socket to \0xsproto-test-{os.getpid()}"
 
 
-def test_a_socket_that_no_connection_is_made_of_is_closed() -> None:
-    def refuse(*_: Any) -> Any:
+class Refusing(AsyncBackend):
+    """Makes no connection."""
+
+    os, socket = os, socket
+
+    def make_connection(self, transport: object, session: object) -> Any:
         raise RuntimeError("too much")
 
-    async def no_sleep(_: float) -> None: ...
 
+def test_a_socket_that_no_connection_is_made_of_is_closed() -> None:
     mine, far = socket.socketpair()
     with far, pytest.raises(RuntimeError, match="too much"):
-        asyncio.run(open_connections(Stream(mine, "mine"), Backend(refuse, no_sleep, socket)))
+        asyncio.run(Refusing().open_connections(Stream(mine, "mine")))
     assert mine.fileno() < 0
     place = Location("ssh", "ssh://somewhere")
     with pytest.raises(ConnectFailed, match="xsproto_sync can"):
-        asyncio.run(open_connections(place, Backend(refuse, no_sleep, socket)))
+        asyncio.run(Refusing().open_connections(place))
+
+
+def test_an_adapter_of_an_unpatched_python_need_not_name_posix() -> None:
+    assert Refusing().posix is os

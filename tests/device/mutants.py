@@ -28,7 +28,7 @@ from xsproto.adapters.device import DeviceEngine
 from xsproto.client import ClientConnection, Exchange
 from xsproto.clients.session import Session
 from xsproto.events import Ignored, WatchFired
-from xsproto_sync._io.device_transport import WatchTransport, XenBusTransport
+from xsproto_sync._io.device_transport import RequestTransport, WatchTransport
 
 xenbus: Any = _xenbus
 
@@ -112,41 +112,41 @@ def _judge(session: pytest.Session, mutant: Mutant) -> Verdict:
 
 @mutant(9, "test_nobody_gets_what_is_anothers and (strict or slow)")
 def several_requests_are_outstanding() -> None:
-    def choose(self: XenBusTransport, tx_id: int) -> Any:
+    def choose(self: RequestTransport, tx_id: int) -> Any:
         return next(iter(self._descriptors.values()))
 
-    XenBusTransport._choose = choose
+    RequestTransport._choose = choose
 
 
 @mutant(9, "test_a_transaction_stays_on_its_descriptor")
 def a_transaction_goes_to_any_descriptor() -> None:
-    XenBusTransport._note = lambda self, descriptor, asked, answer: None
+    RequestTransport._note_transaction = lambda self, descriptor, asked, answer: None
 
 
 @mutant(10, "test_watches_come_and_go_while_others_read")
 def watches_share_the_descriptor_of_requests() -> None:
     opened: list[FileIO] = []
 
-    right = XenBusTransport._open
+    right = RequestTransport._open
 
-    def open_one(self: XenBusTransport) -> Any:
+    def open_one(self: RequestTransport) -> Any:
         if not opened:
             opened.append(right(self))
             return opened[0]
         return FileIO(os.dup(opened[0].fileno()), "r+")
 
-    XenBusTransport._open = WatchTransport._open = open_one
+    RequestTransport._open = WatchTransport._open = open_one
 
 
 @mutant(11, "test_watches_come_and_go_while_others_read")
 def nothing_is_read() -> None:
-    right = XenBusTransport.read_now
+    right = RequestTransport.read_now
 
-    def read_now(self: XenBusTransport) -> bytes:
+    def read_now(self: RequestTransport) -> bytes:
         os.read(self._file.fileno(), 0)  # as to see whether something is there
         return right(self)
 
-    XenBusTransport.read_now = read_now
+    RequestTransport.read_now = read_now
 
 
 @mutant(12, "test_many_reads_of_one_caller_are_sent_at_once")
@@ -166,24 +166,24 @@ def payloads_are_as_long_as_on_a_socket() -> None:
 
 @mutant(13, "test_watches_are_set_whichever_comes_first and ack")
 def it_waits_until_it_may_write() -> None:
-    right = XenBusTransport._choose
+    right = RequestTransport._choose
 
-    def choose(self: XenBusTransport, tx_id: int) -> Any:
+    def choose(self: RequestTransport, tx_id: int) -> Any:
         poll = select.poll()
         poll.register(self.fileno(), select.POLLOUT)
         return right(self, tx_id) if poll.poll(0) else None
 
-    XenBusTransport._choose = choose
+    RequestTransport._choose = choose
 
 
 @mutant(13, "test_closing_wakes_who_waits")
 def nothing_wakes_who_waits() -> None:
-    XenBusTransport.shutdown = lambda self: None
+    RequestTransport.shutdown = lambda self: None
 
 
 @mutant(14, "test_a_refused_watch_is_an_answer")
 def a_refused_watch_is_waited_for() -> None:
-    def write_orders(orders: Any, file: FileIO, wakeup_sender: Any, modules: Any) -> None:
+    def write_orders(orders: Any, file: FileIO, wakeup_sender: Any, backend: Any) -> None:
         while message := orders.recv(8192):
             try:
                 os.write(file.fileno(), message)
@@ -219,13 +219,13 @@ def a_depth_is_let_through() -> None:
 
 @mutant(14, "(anothers or first) and (wrong or old)")
 def answers_must_bear_the_right_id() -> None:
-    right = xenbus._Descriptor.take
+    right = xenbus._Descriptor.receive_data
 
-    def take(self: Any, data: bytes) -> list[bytes]:
+    def receive_data(self: Any, data: bytes) -> list[bytes]:
         right(self, data)
         return [data]
 
-    xenbus._Descriptor.take = take
+    xenbus._Descriptor.receive_data = receive_data
 
 
 @mutant(15, "test_what_would_harm_the_domain_is_not_sent")
@@ -274,22 +274,22 @@ def there_is_one_descriptor() -> None:
 
 @mutant(16, "test_who_waits_behind_a_request_that_is_given_up_is_served")
 def a_descriptor_with_an_unanswered_request_is_never_used_again() -> None:
-    right = xenbus._Descriptor.take
+    right = xenbus._Descriptor.receive_data
 
-    def take(self: Any, data: bytes) -> Any:
+    def receive_data(self: Any, data: bytes) -> Any:
         asked = self.asked
         taken = right(self, data)
         self.asked = asked
         return taken
 
-    xenbus._Descriptor.take = take
+    xenbus._Descriptor.receive_data = receive_data
 
 
 @mutant(17, "test_the_environment_may_name_a_device")
 def it_is_opened_buffered() -> None:
-    def open_one(self: XenBusTransport) -> Any:
+    def open_one(self: RequestTransport) -> Any:
         file = open(self.path, "r+b")  # noqa: SIM115
         os.set_blocking(file.fileno(), False)
         return file
 
-    XenBusTransport._open = open_one
+    RequestTransport._open = open_one

@@ -32,11 +32,12 @@ from xsproto.testing import Cancelled
 from xsproto.wire import HEADER, Op, Packet, PacketReader
 from xsproto_sync.embedded import EmbeddedXenStore
 
+from ..support.backends import changed
 from ..support.event_loops import LOOPS, Loop, Run, cancelled, enter, runner, turns
-from ..support.socket_device import MODULES, SocketFile
+from ..support.socket_device import SYSTEM, SocketFile, take_sockets_for_devices
 
 #: A system without epoll, as FreeBSD is one.
-NO_EPOLL = MODULES._replace(select=types.SimpleNamespace(poll=select.poll, POLLIN=select.POLLIN))
+NO_EPOLL = changed(SYSTEM, select=types.SimpleNamespace(poll=select.poll, POLLIN=select.POLLIN))
 
 
 def system_of(**changed: object) -> Any:
@@ -73,7 +74,7 @@ def wait(transport: DeviceTransport) -> bytes:
 def test_messages_come_and_go(
     store: EmbeddedXenStore, kind: type[RequestTransport], epoll: bool
 ) -> None:
-    transport = kind(store.socket_path(), MODULES if epoll else NO_EPOLL)
+    transport = kind(store.socket_path(), SYSTEM if epoll else NO_EPOLL)
     assert transport.fileno() >= 0
     assert len(transport.wakeup_fds()) == (not epoll)
     for op, payload, answered in [(Op.READ, b"/a\0", b"value"), (Op.GET_QUOTA, b"", b"")]:
@@ -100,7 +101,7 @@ def test_what_write_refuses_is_answered(
     def refuse(fd: int, data: bytes) -> int:
         raise OSError(errno.EINVAL, "no")
 
-    transport = kind(store.socket_path(), MODULES._replace(os=system_of(write=refuse)))
+    transport = kind(store.socket_path(), changed(SYSTEM, posix=system_of(write=refuse)))
     for rq_id in (1, 2):
         assert transport.send(message(Op.WATCH, b"/a\0t\0", rq_id))
         assert wait(transport) == Packet(Op.ERROR, rq_id, 0, b"EINVAL\0").encode()
@@ -113,7 +114,9 @@ def test_any_number_of_refusals_is_answered(store: EmbeddedXenStore) -> None:
     def refuse(fd: int, data: bytes) -> int:
         raise OSError(errno.EIO, "no")
 
-    transport = RequestTransport(store.socket_path(), MODULES._replace(os=system_of(write=refuse)))
+    transport = RequestTransport(
+        store.socket_path(), changed(SYSTEM, posix=system_of(write=refuse))
+    )
     for rq_id in range(1000):
         assert transport.send(message(Op.READ, b"/a\0", rq_id))
     answers = PacketReader().receive_data(wait(transport))
@@ -136,10 +139,10 @@ def test_a_refusal_that_nobody_wants_is_dropped(store: EmbeddedXenStore) -> None
             function(*arguments)
             over.release()
 
-        MODULES.start_thread(run, ())
+        SYSTEM.start_thread(run, ())
 
     system = system_of(write=refuse)
-    modules = MODULES._replace(os=system, start_thread=start)
+    modules = changed(SYSTEM, posix=system, start_thread=start)
     transport = WatchTransport(store.socket_path(), modules)
     assert transport.send(message(Op.WATCH, b"/a\0t\0"))
     assert not transport.send(message(Op.READ, b"/a\0", 2)), "one is outstanding"
@@ -152,7 +155,7 @@ def test_a_refusal_that_nobody_wants_is_dropped(store: EmbeddedXenStore) -> None
 def test_a_forked_child_closes_what_it_has(store: EmbeddedXenStore) -> None:
     for kind in (RequestTransport, WatchTransport):
         # In the child there is no such thread.
-        modules = MODULES._replace(start_thread=lambda function, arguments: arguments[0].close())
+        modules = changed(SYSTEM, start_thread=lambda function, arguments: arguments[0].close())
         transport = kind(store.socket_path(), modules)
         transport.close_after_fork()
         assert transport.fileno() == -1
@@ -173,8 +176,8 @@ def test_what_cannot_be_opened_is_connect_failed(
         raise error
 
     for modules in (
-        MODULES._replace(io=types.SimpleNamespace(FileIO=fail)),
-        MODULES._replace(select=types.SimpleNamespace(epoll=fail)),
+        changed(SYSTEM, io=types.SimpleNamespace(FileIO=fail)),
+        changed(SYSTEM, select=types.SimpleNamespace(epoll=fail)),
     ):
         with pytest.raises(ConnectFailed, match=hint) as caught:
             RequestTransport(store.socket_path(), modules)
@@ -184,7 +187,7 @@ def test_what_cannot_be_opened_is_connect_failed(
 def test_a_device_is_opened_so_that_nothing_waits(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
-    transport = RequestTransport(str(path), MODULES._replace(io=io))
+    transport = RequestTransport(str(path), changed(SYSTEM, io=io))
     assert not os.get_blocking(transport._file.fileno())
     assert not os.get_inheritable(transport._file.fileno())
     transport.close()
@@ -194,8 +197,8 @@ def test_without_a_thread_there_is_no_watch(store: EmbeddedXenStore) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("no more threads")
 
-    for modules in (MODULES, NO_EPOLL):
-        modules = modules._replace(start_thread=fail)
+    for modules in (SYSTEM, NO_EPOLL):
+        modules = changed(modules, start_thread=fail)
         with pytest.raises(ConnectFailed, match="no more threads"):
             WatchTransport(store.socket_path(), modules)
 
@@ -210,7 +213,7 @@ def test_after_an_empty_request_the_other_request_may_fail(store: EmbeddedXenSto
             raise OSError(errno.EMFILE, "too many")
         return SocketFile(path, mode)
 
-    modules = MODULES._replace(io=types.SimpleNamespace(FileIO=file))
+    modules = changed(SYSTEM, io=types.SimpleNamespace(FileIO=file))
     transport = RequestTransport(store.socket_path(), modules)
     assert transport.send(message(Op.GET_QUOTA, b""))
     assert wait(transport)
@@ -260,7 +263,7 @@ def kernel() -> Iterator[Kernel]:
 
 @pytest.fixture
 def pool(kernel: Kernel) -> Iterator[RequestTransport]:
-    modules = MODULES._replace(io=types.SimpleNamespace(FileIO=kernel.file))
+    modules = changed(SYSTEM, io=types.SimpleNamespace(FileIO=kernel.file))
     transport = RequestTransport("the device", modules)
     yield transport
     transport.close()
@@ -323,7 +326,7 @@ def test_what_cannot_be_polled_is_closed(kernel: Kernel) -> None:
 
     selector = types.SimpleNamespace(epoll=Epoll, EPOLLIN=select.EPOLLIN)
     files = types.SimpleNamespace(FileIO=kernel.file)
-    transport = RequestTransport("the device", MODULES._replace(io=files, select=selector))
+    transport = RequestTransport("the device", changed(SYSTEM, io=files, select=selector))
     assert [transport.send(message(Op.READ, b"/a\0", at)) for at in range(2)] == [True, False]
     assert kernel.files[1].fileno() == -1
     transport.close()
@@ -393,7 +396,7 @@ def test_a_refused_start_binds_nothing(kernel: Kernel, pool: RequestTransport) -
 def test_an_event_is_no_answer_whatever_its_ids_are(store: EmbeddedXenStore) -> None:
     kernel = Kernel()
     files = types.SimpleNamespace(FileIO=kernel.file)
-    transport = WatchTransport("the device", MODULES._replace(io=files))
+    transport = WatchTransport("the device", changed(SYSTEM, io=files))
     assert transport.send(message(Op.WATCH, b"/a\0t\0", 9))
     assert select.select([kernel.ends[0]], [], [], 10)[0]
     (asked,) = kernel.written(0)
@@ -421,7 +424,7 @@ def test_others_have_their_turn_however_much_there_is_to_read(kernel: Kernel) ->
         return os.read(fd, 2)
 
     files = types.SimpleNamespace(FileIO=kernel.file)
-    modules = MODULES._replace(io=files, os=system_of(read=read_little))
+    modules = changed(SYSTEM, io=files, posix=system_of(read=read_little))
     transport = WatchTransport("the device", modules)
     event = Packet(Op.WATCH_EVENT, 0, 0, b"/a\0t\0").encode()
     kernel.ends[0].send(event * 4)
@@ -462,7 +465,7 @@ def test_without_epoll_there_is_one_descriptor_and_it_is_polled_before_it_is_rea
         return os.read(fd, size)
 
     files = types.SimpleNamespace(FileIO=kernel.file)
-    modules = NO_EPOLL._replace(io=files, os=system_of(read=read_once))
+    modules = changed(NO_EPOLL, io=files, posix=system_of(read=read_once))
     transports = RequestTransport("the device", modules), WatchTransport("the device", modules)
     for number, transport in enumerate(transports):
         assert transport.send(message(Op.WATCH, b"/a\0t\0", 1))
@@ -485,7 +488,7 @@ def test_without_epoll_there_is_one_descriptor_and_it_is_polled_before_it_is_rea
 def on_sockets(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> Loop:
     """Have its clients take a socket for a device."""
     module: Any = loop.module
-    monkeypatch.setattr(module.client, "_BACKEND", module.client._BACKEND._replace(modules=MODULES))
+    take_sockets_for_devices(module.client.BACKEND, monkeypatch)
     return loop
 
 
@@ -638,9 +641,7 @@ def test_a_refused_watch(loop: Loop, run: Run, monkeypatch: pytest.MonkeyPatch) 
 
     system = system_of(write=refuse)
     module: Any = loop.module
-    parts = module.client._BACKEND
-    changed = parts._replace(modules=MODULES._replace(os=system))
-    monkeypatch.setattr(module.client, "_BACKEND", changed)
+    monkeypatch.setattr(module.client.BACKEND, "posix", system)
 
     async def main(client: Any) -> None:
         with pytest.raises(InvalidRequest):

@@ -20,7 +20,6 @@ import pytest
 import selectors_adapter
 
 import xsproto_sync
-from xsproto.adapters.asynchronous import Backend, open_connections
 from xsproto.adapters.discovery import Location
 from xsproto.errors import ConnectFailed, ConnectionClosed, LocalProtocolError, TimedOut
 from xsproto.testing import Client
@@ -32,8 +31,8 @@ from ..support import ROOT
 EXAMPLES = ROOT / "docs" / "examples" / "adapter"
 
 
-def test_it_is_under_a_hundred_lines() -> None:
-    assert len((EXAMPLES / "selectors_adapter.py").read_text().splitlines()) < 100
+def test_it_is_under_ninety_lines() -> None:
+    assert len((EXAMPLES / "selectors_adapter.py").read_text().splitlines()) < 90
 
 
 def test_the_bare_engine_needs_no_adapter() -> None:
@@ -89,10 +88,20 @@ def test_it_belongs_to_the_run_of_its_loop_wherever_that_was_made() -> None:
         pool.submit(in_a_thread).result()
 
 
-def test_an_adapter_need_not_know_devices() -> None:
-    parts = Backend(lambda *_: pytest.fail("it was opened"), callback_loop.Loop().sleep, None)
+def test_an_adapter_need_not_know_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("io", "select", "start_thread"):
+        monkeypatch.delattr(selectors_adapter.LoopBackend, name)
+    loop = callback_loop.Loop()
+    backend = selectors_adapter.LoopBackend(loop)
+    backend.make_connection = lambda *_: pytest.fail("it was opened")  # type: ignore[method-assign]
     with pytest.raises(ConnectFailed, match="/dev/x, a XenBus device, which this adapter cannot"):
-        callback_loop.Loop().run(open_connections(Location("device", "/dev/x"), parts))
+        loop.run(backend.open_connections(Location("device", "/dev/x")))
+
+
+def test_an_adapter_need_not_know_ssh() -> None:
+    loop = callback_loop.Loop()
+    with pytest.raises(ConnectFailed, match="cannot reach ssh://host by ssh; xsproto_sync can"):
+        loop.run(selectors_adapter.LoopBackend(loop).open_ssh("ssh://host"))
 
 
 def test_a_loop_may_call_once_more_than_it_should(monkeypatch: pytest.MonkeyPatch) -> None:

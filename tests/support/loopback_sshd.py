@@ -1,7 +1,7 @@
 """OpenSSH's daemon on 127.0.0.1, for the user that runs the tests.
 
     with LoopbackSshd(directory, tools=["socat"]) as sshd:
-        open_ssh(f"ssh://127.0.0.1:{sshd.port}", MODULES, ssh=sshd.ssh)
+        open_ssh(f"ssh://127.0.0.1:{sshd.port}", SYSTEM, ssh=sshd.ssh)
 
 The keys are made on the spot, and neither the user's configuration of ssh nor the system's is
 used. A thread here accepts connections, and gives each to an ``sshd -i`` of its own: so the kernel

@@ -5,18 +5,20 @@ What is particular to the real device is told on the fake device, in `tests/devi
 
 from __future__ import annotations
 
-import _socket
+import os
 import posix
 import select
 import socket
 import threading
-import types
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, Final
 
-from xsproto.adapters.device_transport import SystemModules
+import pytest
 
-__all__ = ["MODULES", "SocketFile"]
+from xsproto.adapters.backend import Backend
+
+__all__ = ["SYSTEM", "SocketFile", "take_sockets_for_devices"]
 
 
 class SocketFile:
@@ -43,7 +45,18 @@ def _start_thread(function: Callable[..., object], arguments: tuple[Any, ...]) -
     threading.Thread(target=function, args=arguments, daemon=True).start()
 
 
+class SocketSystem(Backend):
+    """A system whose devices are sockets."""
+
+    io, os, posix, select, socket = SimpleNamespace(FileIO=SocketFile), os, posix, select, socket
+    start_thread = staticmethod(_start_thread)
+
+
 #: What opens such a device.
-MODULES: Final = SystemModules(
-    types.SimpleNamespace(FileIO=SocketFile), posix, select, _socket, _start_thread
-)
+SYSTEM: Final = SocketSystem()
+
+
+def take_sockets_for_devices(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the clients of an adapter do so, until the end of the test."""
+    for name in ("io", "posix", "select", "socket", "start_thread"):
+        monkeypatch.setattr(backend, name, getattr(SYSTEM, name))

@@ -3,15 +3,15 @@
 Nothing else runs between two suspensions of a task, so there are no locks. Nothing is held across a
 suspension, so a task may be cancelled at each of them. `EventLoopConnection` has everything but how
 a task waits and is woken, which an adapter adds: `xsproto_asyncio` and `xsproto_trio` do, and
-``docs/howto/writing-an-adapter.md`` shows how. Input and output go through the sockets and modules
-that the adapter hands in.
+``docs/howto/writing-an-adapter.md`` shows how. `AsyncBackend` is what such an adapter gives to make
+its clients of.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from ..client import Exchange
 from ..clients.asynchronous import AsyncClient
@@ -21,10 +21,11 @@ from ..clients.messages import forked, nothing_watched
 from ..clients.session import Role, Session, Wait, Waiter
 from ..errors import ConnectFailed, Forked, LocalProtocolError, XenStoreError, connect_failed
 from ..requests import Request
+from .backend import Backend
 from .device import ClientBase, device_session
-from .device_transport import RequestTransport, SystemModules, WatchTransport
+from .device_transport import RequestTransport, WatchTransport
 from .discovery import Location
-from .fork import register_for_fork
+from .fork import hook_into_fork, register_for_fork
 from .streams import Stream, own_socket
 from .transport import ConnectionTransport, SocketTransport, read_now
 
@@ -32,11 +33,10 @@ if TYPE_CHECKING:
     from .ssh import SshProcess
 
 __all__ = [
+    "AsyncBackend",
     "AsyncClientBase",
-    "Backend",
     "EventLoopConnection",
     "connect",
-    "open_connections",
 ]
 
 #: The seconds between two attempts to connect to a daemon whose backlog is full. Nothing tells when
@@ -372,7 +372,7 @@ class EventLoopConnection(AsyncConnection, ABC):
 class AsyncClientBase(ClientBase, AsyncClient):
     """The client of an event loop: of one connection to a socket, or of two to the device.
 
-    An adapter makes it with what `open_connections` returns.
+    An adapter makes it with what `AsyncBackend.open_connections` returns.
 
     Arguments:
         connection: the connection for requests.
@@ -409,76 +409,85 @@ class AsyncClientBase(ClientBase, AsyncClient):
         self._close_connections()
 
 
-class Backend(NamedTuple):
-    """What an adapter of an event loop hands in, to make its clients of.
-
-    Attributes:
-        connection: makes the adapter's connection, of a transport and a session.
-        sleep: the loop's own, which takes seconds; awaited at least once, see `connect`.
-        socket: the module ``socket``, or one like it.
-        modules: the operating system, for the device; None for an adapter of sockets only.
-        open_ssh: connects to a host by ssh, in a thread; None for an adapter that cannot.
-    """
-
-    connection: Callable[[ConnectionTransport, Session], EventLoopConnection]
-    sleep: Callable[[float], Awaitable[object]]
-    socket: Any
-    modules: SystemModules | None = None
-    open_ssh: Callable[[str], Awaitable[SshProcess]] | None = None
-
-
 #: The arguments of `AsyncClientBase`.
 Connections = tuple[EventLoopConnection, Callable[[], EventLoopConnection] | None]
 
 
-async def open_connections(place: Location | Stream, backend: Backend) -> Connections:
-    """Open what an `AsyncClientBase` is made of.
+class AsyncBackend(Backend):
+    """What an adapter of an event loop gives to the shared code.
 
-    Arguments:
-        place: where XenStore is, or a stream that is connected to it, which is taken over.
-        backend: what the adapter hands in.
-
-    Returns:
-        the arguments of `AsyncClientBase`.
-
-    Raises:
-        ConnectFailed: nobody listens at the socket, or it may not be used; or the device cannot be
-            opened; or ssh fails; or the adapter cannot use what there is.
+    Attributes:
+        sleep: the loop's own, which takes seconds, and lets other tasks run; see `connect`.
     """
-    connection, sleep, socket, modules, open_ssh = backend
-    if isinstance(place, Stream):
-        sock = own_socket(place.sock, socket.socket)
+
+    sleep: Callable[[float], Awaitable[object]]
+
+    @abstractmethod
+    def make_connection(
+        self, transport: ConnectionTransport, session: Session
+    ) -> EventLoopConnection:
+        """Make the adapter's connection; it belongs to the loop that runs.
+
+        Arguments:
+            transport: the connection's bytes; the connection closes it.
+            session: the callers of the connection, and its engine.
+        """
+
+    async def open_ssh(self, where: str) -> SshProcess:
+        """Connect to a host by ssh: call `xsproto.adapters.ssh.open_ssh` in a thread.
+
+        A cancellation must leave no process behind.
+
+        Arguments:
+            where: the destination.
+
+        Raises:
+            ConnectFailed: it failed; or the adapter cannot use ssh, as long as it does not override
+                this.
+        """
+        raise ConnectFailed(f"this adapter cannot reach {where} by ssh; xsproto_sync can")
+
+    async def open_connections(self, place: Location | Stream) -> Connections:
+        """Open what an `AsyncClientBase` is made of.
+
+        Arguments:
+            place: where XenStore is, or a stream that is connected to it, which is taken over.
+
+        Returns:
+            the arguments of `AsyncClientBase`.
+
+        Raises:
+            ConnectFailed: nobody listens at the socket, or it may not be used; or the device cannot
+                be opened; or ssh fails; or the adapter cannot use what there is.
+        """
+        hook_into_fork(self.os)
+        connection, socket = self.make_connection, self.socket
+        if isinstance(place, Stream):
+            sock = own_socket(place.sock, socket.socket)
+            try:
+                if sock is not place.sock:
+                    sock.setblocking(False)
+                flags = 0 if sock is place.sock else socket.MSG_NOSIGNAL
+                return connection(SocketTransport(sock, place.name, flags), Session()), None
+            except BaseException:
+                sock.close()
+                raise
+        path = place.path
+        if place.kind == "ssh":
+            process = await self.open_ssh(path)
+            from .ssh import SshSocket  # most programs need none of it
+
+            transport = SocketTransport(SshSocket(process), process.name, 0)
+            return connection(transport, Session()), None
+        if place.kind == "device":
+            requests = connection(RequestTransport(path, self), device_session())
+            requests.forgetful = True
+            return requests, lambda: connection(WatchTransport(path, self), device_session())
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            if sock is not place.sock:
-                sock.setblocking(False)
-            flags = 0 if sock is place.sock else socket.MSG_NOSIGNAL
-            return connection(SocketTransport(sock, place.name, flags), Session()), None
+            sock.setblocking(False)
+            await connect(sock, path, self.sleep)
+            return connection(SocketTransport(sock, path, socket.MSG_NOSIGNAL), Session()), None
         except BaseException:
             sock.close()
             raise
-    path = place.path
-    if place.kind == "ssh":
-        if open_ssh is None:
-            raise ConnectFailed(f"this adapter cannot reach {path} by ssh; xsproto_sync can")
-        from .ssh import SshSocket  # most programs need none of it
-
-        process = await open_ssh(path)
-        transport = SocketTransport(SshSocket(process), process.name, 0)
-        return connection(transport, Session()), None
-    if place.kind == "device":
-        if modules is None:
-            raise ConnectFailed(
-                f"XenStore is at {path}, a XenBus device, which this adapter cannot use; "
-                "xsproto_sync can"
-            )
-        requests = connection(RequestTransport(path, modules), device_session())
-        requests.forgetful = True
-        return requests, lambda: connection(WatchTransport(path, modules), device_session())
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        await connect(sock, path, sleep)
-        return connection(SocketTransport(sock, path, socket.MSG_NOSIGNAL), Session()), None
-    except BaseException:
-        sock.close()
-        raise

@@ -7,24 +7,27 @@ connection waits is the adapter's business. `xsproto.adapters.device` tells the 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from ..clients.blocking import BlockingClient
 from ..clients.connection import DEFAULT, BlockingConnection, Timeout
+from ..clients.session import Session
 from ..errors import XenStoreError
 from . import device
-from .deadlines import Clock
-from .device import ClientBase
+from .backend import Backend
+from .deadlines import Clock, Deadline
+from .device import ClientBase, device_session
 from .discovery import Location
+from .fork import hook_into_fork
 from .streams import Stream
+from .transport import ConnectionTransport
 
 if TYPE_CHECKING:
     from .ssh import SshProcess
 
-__all__ = ["AdapterConnection", "Backend", "BlockingClientBase"]
+__all__ = ["AdapterConnection", "BlockingBackend", "BlockingClientBase"]
 
 
 class AdapterConnection(BlockingConnection):
@@ -49,25 +52,65 @@ class AdapterConnection(BlockingConnection):
 ConnectionT = TypeVar("ConnectionT", bound=AdapterConnection)
 
 
-class Backend(NamedTuple, Generic[ConnectionT]):
-    """What a blocking adapter hands in, to make its clients of.
+class BlockingBackend(Backend, Generic[ConnectionT]):
+    """What a blocking adapter gives to the shared code.
 
-    Attributes:
-        clock: makes the clock of a client, of its timeout in seconds.
-        connect: connects to the socket at a path, and makes a connection of it.
-        adopt: makes a connection of a connected stream, which it takes over, and its name.
-        open_ssh: connects to a host by ssh; its arguments are the destination and the seconds that
-            it may take.
-        open_requests: opens the device at a path, and makes a connection for requests of it.
-        open_watches: opens the device at a path, and makes a connection for watches of it.
+    Its transports are what its connection can wait for, so each adapter opens its own.
     """
 
-    clock: Callable[[float | None], Clock]
-    connect: Callable[[str, Clock], ConnectionT]
-    adopt: Callable[[Any, str, Clock], ConnectionT]
-    open_ssh: Callable[[str, float | None], SshProcess]
-    open_requests: Callable[[str, Clock], ConnectionT]
-    open_watches: Callable[[str, Clock], ConnectionT]
+    @abstractmethod
+    def make_connection(self, transport: Any, clock: Clock, session: Session) -> ConnectionT:
+        """Make the adapter's connection.
+
+        Arguments:
+            transport: what a method below has opened; the connection closes it.
+            clock: the client's time limits.
+            session: the callers of the connection, and its engine.
+        """
+
+    @abstractmethod
+    def new_deadline(self) -> Deadline:
+        """Return where each thread or greenlet has a deadline of its own; none is set."""
+
+    @abstractmethod
+    def connect(self, path: str, timeout: float | None) -> ConnectionTransport:
+        """Connect to a daemon's socket.
+
+        Arguments:
+            path: the path of the socket.
+            timeout: the seconds to wait for a daemon that does not accept the connection; None for
+                ever.
+
+        Raises:
+            ConnectFailed: nobody listens there, or accepts in time, or it may not be used.
+        """
+
+    @abstractmethod
+    def open_stream(self, stream: Stream) -> ConnectionTransport:
+        """Take over a connected stream.
+
+        Raises:
+            ConnectFailed: there can be no more descriptors. The stream is closed.
+        """
+
+    @abstractmethod
+    def open_requests(self, path: str) -> ConnectionTransport:
+        """Open the device at a path for requests: a `device_transport.RequestTransport`."""
+
+    @abstractmethod
+    def open_watches(self, path: str) -> ConnectionTransport:
+        """Open the device at a path for watches: a `device_transport.WatchTransport`."""
+
+    def open_ssh(self, where: str, timeout: float | None) -> SshProcess:
+        """Connect to a host by ssh; see `xsproto.adapters.ssh.open_ssh`.
+
+        Arguments:
+            where: the destination.
+            timeout: the seconds that it may take; None for as long as ssh tries.
+        """
+        from .ssh import open_ssh  # most programs need none of it
+
+        return open_ssh(where, self, timeout=timeout)
 
 
 class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
@@ -80,7 +123,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
         timeout: the seconds that connecting, and each call without a time limit of its own, may
             take; None for ever. By default that is for ever on a socket, and `device.TIMEOUT` on
             the device.
-        backend: what the adapter hands in.
+        backend: what the adapter gives.
 
     Raises:
         ConnectFailed: nobody listens there, or it may not be used.
@@ -91,7 +134,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
     _opening: AbstractContextManager[Any] = nullcontext()
 
     def __init__(
-        self, place: Location | Stream, timeout: Timeout, backend: Backend[ConnectionT]
+        self, place: Location | Stream, timeout: Timeout, backend: BlockingBackend[ConnectionT]
     ) -> None:
         on_device = isinstance(place, Location) and place.kind == "device"
         if timeout is DEFAULT:
@@ -99,22 +142,27 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
         self._tx_id = 0
         self._place = place
         self._backend = backend
-        self._clock = clock = backend.clock(timeout)
+        self._clock = clock = Clock(timeout, backend.now, backend.new_deadline())
         self._ended = False  # whether `close` was called
         self._watches: ConnectionT | None = None
+        hook_into_fork(backend.os)
         if isinstance(place, Stream):
-            self._connection = self._watches = backend.adopt(place.sock, place.name, clock)
+            transport = backend.open_stream(place)
         elif place.kind == "ssh":
             from .ssh import SshSocket  # most programs need none of it
 
             process = backend.open_ssh(place.path, clock.timeout)
-            stream = SshSocket(process)
-            self._connection = self._watches = backend.adopt(stream, process.name, clock)
+            transport = backend.open_stream(Stream(SshSocket(process), process.name))
         elif place.kind == "device":
-            self._connection = backend.open_requests(place.path, clock)
+            transport = backend.open_requests(place.path)
+        else:
+            transport = backend.connect(place.path, clock.timeout)
+        session = device_session() if on_device else Session()
+        self._connection = backend.make_connection(transport, clock, session)
+        if on_device:
             self._connection.forgetful = True
         else:
-            self._connection = self._watches = backend.connect(place.path, clock)
+            self._watches = self._connection
 
     def __enter__(self) -> Self:
         return self
@@ -165,7 +213,10 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
             with self._opening:
                 if self._watches is None:
                     assert isinstance(self._place, Location)
-                    self._watches = self._backend.open_watches(self._place.path, self._clock)
+                    transport = self._backend.open_watches(self._place.path)
+                    self._watches = self._backend.make_connection(
+                        transport, self._clock, device_session()
+                    )
             if self._ended:
                 self.close()
         return self._watches

@@ -47,7 +47,7 @@ class Clock:
     """
 
     def __init__(self, timeout: float | None, now: Callable[[], float], deadline: Deadline) -> None:
-        self.timeout = _checked(timeout)
+        self.timeout = _checked_timeout(timeout)
         self.now = now
         #: Whether a call without a time limit of its own may take for ever, in any thread.
         self.endless = self.timeout is None
@@ -71,7 +71,7 @@ class Clock:
         self.endless = False
         self._limited = True
         outer = self._deadline.time
-        seconds = WAIT_MAX if (limit := _checked(seconds)) is None else limit
+        seconds = WAIT_MAX if (limit := _checked_timeout(seconds)) is None else limit
         deadline = self.now() + seconds
         self._deadline.time = deadline if outer is None else min(deadline, outer)
         try:
@@ -105,7 +105,7 @@ class Clock:
             seconds = timeout
         else:
             try:
-                seconds = _checked(timeout)
+                seconds = _checked_timeout(timeout)
             except XenStoreError as error:
                 error.__traceback__ = None  # the frame of the check tells a user nothing
                 raise
@@ -115,7 +115,7 @@ class Clock:
         return deadline
 
 
-def _checked(timeout: Any) -> float | None:
+def _checked_timeout(timeout: Any) -> float | None:
     """Return a valid `timeout`, with None for what is longer than `WAIT_MAX`."""
     if timeout is None:
         return None

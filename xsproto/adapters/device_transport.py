@@ -1,24 +1,25 @@
 """Open, read and write the XenBus device. `xsproto.adapters.device` has the rules of the device.
 
-Every call to the operating system goes through modules that the adapter hands in.
+Every call to the operating system goes through the adapter's `Backend`.
 """
 
 from __future__ import annotations
 
 import errno
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from ..client import ClientConnection
 from ..errors import ConnectFailed, RemoteProtocolError
 from ..requests import TransactionStart
 from ..wire import HEADER, HEADER_SIZE, REPLY_MAX, Op, Packet, split_packets
+from .backend import Backend
 from .device import POOL_MAX, DeviceEngine, refusal
 from .transport import READ_SIZE, ConnectionTransport
 
-__all__ = ["RequestTransport", "SystemModules", "WatchTransport"]
+__all__ = ["RequestTransport", "WatchTransport"]
 
 # The most reads in a row. After them other callers have their turn, however much there is to read.
 _READS: Final = 16
@@ -31,29 +32,6 @@ _START: Final = Op.TRANSACTION_START.value
 _END: Final = Op.TRANSACTION_END.value
 
 
-class SystemModules(NamedTuple):
-    """The operating system, as the device's transports use it.
-
-    Where gevent or eventlet have patched Python, these must be the original functions. Nothing here
-    waits but the thread of `WatchTransport`, and that must be a thread of the system.
-
-    Attributes:
-        io: the module ``io``.
-        os: the module ``posix``.
-        select: the module ``select``. If it has no ``epoll``, ``poll`` is used, and the adapter
-            must poll `DeviceTransport.wakeup_fds` as well.
-        socket: the module ``_socket``.
-        start_thread: starts a thread with a function and its arguments, as
-            ``_thread.start_new_thread``. May raise ``RuntimeError``.
-    """
-
-    io: Any
-    os: Any
-    select: Any
-    socket: Any
-    start_thread: Callable[[Callable[..., object], tuple[Any, ...]], object]
-
-
 class DeviceTransport(ConnectionTransport):
     """The device, opened; what the transports of requests and of watches share.
 
@@ -62,28 +40,33 @@ class DeviceTransport(ConnectionTransport):
     pair carries packets, too: the answers that a failed ``write()`` stands for.
     """
 
-    def __init__(self, path: str, modules: SystemModules) -> None:
+    def __init__(self, path: str, backend: Backend) -> None:
         """Open the device.
 
         Arguments:
             path: the path of the device.
-            modules: the operating system.
+            backend: what the adapter gives.
 
         Raises:
             ConnectFailed: there is no device at `path`, or it may not be used.
         """
+        if backend.io is None:
+            raise ConnectFailed(
+                f"XenStore is at {path}, a XenBus device, which this adapter cannot use; "
+                "xsproto_sync can"
+            )
         super().__init__(path)
-        self._modules = modules
+        self._backend = backend
         self._closed = False
         self._epoll: Any = None
         self._file_poll: Any = None  # of the device; only where there is no epoll
-        socket, select = modules.socket, modules.select
+        socket, select = backend.socket, backend.select
         # Descriptors are kept by objects that close them when they are freed: an interrupt,
         # wherever it comes, leaves none open.
         kept: list[Any] = []
         try:
             kept.append(self._open())
-            kept += _pair(socket)
+            kept += _packet_sockets(socket)
             if hasattr(select, "epoll"):
                 kept.append(select.epoll())
                 for of in kept[:2]:
@@ -101,8 +84,8 @@ class DeviceTransport(ConnectionTransport):
     def _open(self) -> Any:
         # Not with an opener in Python: an interrupt between its `open` and its `return` would leave
         # the descriptor open.
-        file = self._modules.io.FileIO(self.path, "r+")
-        self._modules.os.set_blocking(file.fileno(), False)
+        file = self._backend.io.FileIO(self.path, "r+")
+        self._backend.posix.set_blocking(file.fileno(), False)
         return file
 
     def fileno(self) -> int:
@@ -163,7 +146,7 @@ class DeviceTransport(ConnectionTransport):
         Raises:
             BlockingIOError: there is nothing.
         """
-        data: bytes = self._wakeup.recv(READ_SIZE, self._modules.socket.MSG_DONTWAIT)
+        data: bytes = self._wakeup.recv(READ_SIZE, self._backend.socket.MSG_DONTWAIT)
         return data
 
     def _check_closed(self) -> None:
@@ -178,7 +161,7 @@ class DeviceTransport(ConnectionTransport):
     def shutdown(self) -> None:
         """Make `fileno` readable for good. From any thread; idempotent."""
         try:
-            self._wakeup.shutdown(self._modules.socket.SHUT_RDWR)
+            self._wakeup.shutdown(self._backend.socket.SHUT_RDWR)
         except OSError:
             pass  # closed already
 
@@ -210,8 +193,8 @@ class _Descriptor:
         self.transactions = 0
         self._rest = b""  # the start of a packet
 
-    def take(self, data: bytes) -> list[bytes]:
-        """Take apart what was read.
+    def receive_data(self, data: bytes) -> list[bytes]:
+        """Split what was read into packets; note an answer.
 
         Returns:
             the packets. What is no watch event is the answer to the request, and gets its id,
@@ -238,17 +221,17 @@ class RequestTransport(DeviceTransport):
     4.11, and FreeBSD, wait for the answer where a request is written.
     """
 
-    def __init__(self, path: str, modules: SystemModules) -> None:
+    def __init__(self, path: str, backend: Backend) -> None:
         """Open the device.
 
         Arguments:
             path: the path of the device.
-            modules: the operating system.
+            backend: what the adapter gives.
 
         Raises:
             ConnectFailed: there is no device at `path`, or it may not be used.
         """
-        super().__init__(path, modules)
+        super().__init__(path, backend)
         self._descriptors = {self._file.fileno(): _Descriptor(self._file)}
         self._transactions: dict[int, _Descriptor] = {}  # by id
         self._refusals: list[bytes] = []
@@ -273,7 +256,7 @@ class RequestTransport(DeviceTransport):
         file = None
         try:
             file = self._open()
-            self._epoll.register(file, self._modules.select.EPOLLIN)
+            self._epoll.register(file, self._backend.select.EPOLLIN)
         except OSError:  # for example, the process has too many
             if file is not None:
                 file.close()
@@ -285,10 +268,10 @@ class RequestTransport(DeviceTransport):
         """See `DeviceTransport`."""
         header = HEADER.unpack_from(message)
         try:
-            self._modules.os.write(descriptor.file.fileno(), message)
+            self._backend.posix.write(descriptor.file.fileno(), message)
         except OSError as error:
             if not self._refusals:  # one wakes the caller that reads
-                socket = self._modules.socket
+                socket = self._backend.socket
                 self._wakeup_sender.send(b"\0", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             self._refusals.append(refusal(message, error.errno))
             return
@@ -304,7 +287,7 @@ class RequestTransport(DeviceTransport):
         """
         try:
             with self._open() as file:
-                self._modules.os.write(file.fileno(), _HARMLESS_READ)
+                self._backend.posix.write(file.fileno(), _HARMLESS_READ)
         except OSError:
             pass  # the next request of any program serves as well
 
@@ -318,18 +301,18 @@ class RequestTransport(DeviceTransport):
         self._check_closed()
         answers: list[bytes] = []
         ended = False
-        for descriptor in self._ready():
+        for descriptor in self._readable():
             try:
                 # One read is enough: one request is outstanding, so there is one answer at most.
-                data = self._modules.os.read(descriptor.file.fileno(), READ_SIZE)
+                data = self._backend.posix.read(descriptor.file.fileno(), READ_SIZE)
             except BlockingIOError:
                 continue
             ended = ended or not data
             asked = descriptor.asked
-            packets = descriptor.take(data)
+            packets = descriptor.receive_data(data)
             answers += packets
             if asked is not None and descriptor.asked is None:
-                self._note(descriptor, asked, packets[0])
+                self._note_transaction(descriptor, asked, packets[0])
         if self._refusals:
             self._read_wakeup()
             answers += self._refusals
@@ -338,7 +321,7 @@ class RequestTransport(DeviceTransport):
             raise BlockingIOError
         return b"".join(answers)
 
-    def _ready(self) -> Iterable[_Descriptor]:
+    def _readable(self) -> Iterable[_Descriptor]:
         """Return the descriptors that may have something to read."""
         if self._epoll is None:
             # FreeBSD's ``read()`` would wait if there is nothing.
@@ -348,23 +331,23 @@ class RequestTransport(DeviceTransport):
         ready = [fd for fd, _ in self._epoll.poll(0)]
         return [self._descriptors[fd] for fd in ready if fd in self._descriptors]
 
-    def _note(
+    def _note_transaction(
         self, descriptor: _Descriptor, asked: tuple[int, int, int, int], answer: bytes
     ) -> None:
         """Note on which descriptor a transaction lives, from the answers that begin and end it."""
         op, _, tx_id, _ = asked
         if op == _END:
-            self._forget(tx_id)
+            self._forget_transaction(tx_id)
         elif op == _START == HEADER.unpack_from(answer)[0]:
             try:
                 tx_id = TransactionStart().parse_reply(answer[HEADER_SIZE:])
             except RemoteProtocolError:
                 return  # the engine says so
-            self._forget(tx_id)  # after a resume, an old id comes once more
+            self._forget_transaction(tx_id)  # after a resume, an old id comes once more
             self._transactions[tx_id] = descriptor
             descriptor.transactions += 1
 
-    def _forget(self, tx_id: int) -> None:
+    def _forget_transaction(self, tx_id: int) -> None:
         if (descriptor := self._transactions.pop(tx_id, None)) is not None:
             descriptor.transactions -= 1
 
@@ -385,23 +368,23 @@ class WatchTransport(DeviceTransport):
     the device.
     """
 
-    def __init__(self, path: str, modules: SystemModules) -> None:
+    def __init__(self, path: str, backend: Backend) -> None:
         """Open the device, and start the thread.
 
         Arguments:
             path: the path of the device.
-            modules: the operating system.
+            backend: what the adapter gives.
 
         Raises:
             ConnectFailed: there is no device at `path`, or it may not be used, or no thread can be
                 started.
         """
-        super().__init__(path, modules)
+        super().__init__(path, backend)
         self._descriptor = _Descriptor(self._file)
         ends: tuple[Any, ...] = ()
         try:
-            ends = self._orders, orders = _pair(modules.socket)
-            modules.start_thread(_write_orders, (orders, self._file, self._wakeup_sender, modules))
+            ends = self._orders, orders = _packet_sockets(backend.socket)
+            backend.start_thread(_write_orders, (orders, self._file, self._wakeup_sender, backend))
         except (OSError, RuntimeError) as error:  # RuntimeError: there are too many threads
             for one in (*ends, self._epoll, self._wakeup, self._file, self._wakeup_sender):
                 if one is not None:
@@ -416,7 +399,7 @@ class WatchTransport(DeviceTransport):
         """Have the thread write one message."""
         descriptor.asked = HEADER.unpack_from(message)
         # There is room: the thread took the message before this one, which was answered.
-        self._orders.send(message, self._modules.socket.MSG_NOSIGNAL)
+        self._orders.send(message, self._backend.socket.MSG_NOSIGNAL)
 
     def read_now(self) -> bytes:
         """See `RequestTransport`. It reads until nothing is left, but ``_READS`` times at most."""
@@ -427,7 +410,7 @@ class WatchTransport(DeviceTransport):
                 # FreeBSD's ``read()`` would wait if there is nothing.
                 if self._file_poll is not None and not self._file_poll.poll(0):
                     raise BlockingIOError
-                pieces.append(self._modules.os.read(self._file.fileno(), READ_SIZE))
+                pieces.append(self._backend.posix.read(self._file.fileno(), READ_SIZE))
         except BlockingIOError:
             # Only now: the device has nothing more queued, so that the packet of a refusal is not
             # put into the middle of a message.
@@ -435,7 +418,7 @@ class WatchTransport(DeviceTransport):
                 pieces.append(self._read_wakeup())
         if not (data := b"".join(pieces)):
             raise BlockingIOError
-        return b"".join(self._descriptor.take(data))
+        return b"".join(self._descriptor.receive_data(data))
 
     def _release(self) -> None:
         # The thread sees the end of its orders. It then closes the device and its other end.
@@ -447,18 +430,18 @@ class WatchTransport(DeviceTransport):
         super()._release()
 
 
-def _write_orders(orders: Any, file: Any, wakeup_sender: Any, modules: SystemModules) -> None:
+def _write_orders(orders: Any, file: Any, wakeup_sender: Any, backend: Backend) -> None:
     """Write messages to the device until there will be no more; the thread of a `WatchTransport`.
 
     Arguments:
         orders: the socket that messages come from, until its other end is closed.
         file: the device.
         wakeup_sender: the socket that takes the answer to a message that the kernel has refused.
-        modules: the operating system.
+        backend: what the adapter gives.
 
     All three are closed at the end.
     """
-    socket, write = modules.socket, modules.os.write
+    socket, write = backend.socket, backend.posix.write
     while message := orders.recv(READ_SIZE):
         try:
             write(file.fileno(), message)
@@ -473,7 +456,7 @@ def _write_orders(orders: Any, file: Any, wakeup_sender: Any, modules: SystemMod
         resource.close()
 
 
-def _pair(socket: Any) -> tuple[Any, Any]:
+def _packet_sockets(socket: Any) -> tuple[Any, Any]:
     """Make two connected sockets that keep messages apart.
 
     They can wait, whatever ``socket.setdefaulttimeout`` says.

@@ -98,13 +98,13 @@ def locate(unix_socket_path: Any, xen_bus_path: Any, os: Any, host: Any = None) 
     if isinstance(unix_socket_path, str) and unix_socket_path.startswith("ssh://"):
         host, unix_socket_path = unix_socket_path, None
     if host is not None:
-        return Location("ssh", _checked(host, "host"))
+        return Location("ssh", _checked_path(host, "host"))
     if unix_socket_path is not None:
-        return Location("socket", _checked(unix_socket_path, "unix_socket_path"))
+        return Location("socket", _checked_path(unix_socket_path, "unix_socket_path"))
     if xen_bus_path is not None:
-        return Location("device", _checked(xen_bus_path, "xen_bus_path"))
+        return Location("device", _checked_path(xen_bus_path, "xen_bus_path"))
     if named_host := os.environ.get("XSPROTO_HOST"):
-        return Location("ssh", _checked(named_host, "XSPROTO_HOST"), "named by XSPROTO_HOST")
+        return Location("ssh", _checked_path(named_host, "XSPROTO_HOST"), "named by XSPROTO_HOST")
     if (named := named_by_environment(os)) is not None:
         return named
     for path in SOCKET_PATHS:
@@ -148,14 +148,14 @@ def named_by_environment(os: Any) -> Location | None:
         InvalidArgument: a path has a NUL.
     """
     if path := os.environ.get("XENSTORED_PATH"):
-        path = _checked(path, "XENSTORED_PATH")
+        path = _checked_path(path, "XENSTORED_PATH")
         try:
             is_device = not stat.S_ISSOCK(os.stat(path).st_mode)
         except OSError:
             is_device = False
         return Location("device" if is_device else "socket", path, "named by XENSTORED_PATH")
     if rundir := os.environ.get("XENSTORED_RUNDIR"):
-        path = _checked(f"{rundir}/socket", "XENSTORED_RUNDIR")
+        path = _checked_path(f"{rundir}/socket", "XENSTORED_RUNDIR")
         return Location("socket", path, "in the directory that XENSTORED_RUNDIR names")
     return None
 
@@ -166,7 +166,7 @@ def is_dom0(os: Any) -> bool:
     Arguments:
         os: the module of this name.
     """
-    return b"control_d" in _beginning(_CAPABILITIES, os)
+    return b"control_d" in _first_bytes(_CAPABILITIES, os)
 
 
 def stub_domain(os: Any) -> str | None:
@@ -176,13 +176,13 @@ def stub_domain(os: Any) -> str | None:
         os: the module of this name.
     """
     for path in PID_FILES:
-        said, _, domid = _beginning(path, os).strip().partition(b":")
+        said, _, domid = _first_bytes(path, os).strip().partition(b":")
         if said == b"domid" and domid.isdigit():
             return f"the stub domain {domid.decode()}, as {path} says"
     return None
 
 
-def _beginning(path: str, os: Any) -> bytes:
+def _first_bytes(path: str, os: Any) -> bytes:
     """The first bytes of a file; none if it cannot be read."""
     try:
         file = os.open(path, os.O_RDONLY)
@@ -195,7 +195,7 @@ def _beginning(path: str, os: Any) -> bytes:
     return found
 
 
-def _checked(path: Any, origin: str) -> str:
+def _checked_path(path: Any, origin: str) -> str:
     if hasattr(path, "__fspath__"):
         path = path.__fspath__()
     elif not isinstance(path, str):

@@ -6,10 +6,10 @@ to it, the child's requests would be mixed with the parent's.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from weakref import WeakSet
 
-__all__ = ["ForkAware", "close_all_after_fork", "register_for_fork"]
+__all__ = ["ForkAware", "close_all_after_fork", "hook_into_fork", "register_for_fork"]
 
 
 class ForkAware(Protocol):
@@ -24,6 +24,7 @@ class ForkAware(Protocol):
 
 
 _connections: Final[WeakSet[ForkAware]] = WeakSet()
+_hooked: Final[list[bool]] = []  # not empty once `hook_into_fork` was called
 
 
 def register_for_fork(connection: ForkAware) -> None:
@@ -32,9 +33,17 @@ def register_for_fork(connection: ForkAware) -> None:
 
 
 def close_all_after_fork() -> None:
-    """Close every registered connection. An adapter has this called in each forked child.
-
-    It does so once, when it is imported: ``os.register_at_fork(after_in_child=...)``.
-    """
+    """Close every registered connection. It is called in each forked child."""
     for connection in list(_connections):
         connection.close_after_fork()
+
+
+def hook_into_fork(os: Any) -> None:
+    """Have `close_all_after_fork` called in each forked child. Idempotent.
+
+    Arguments:
+        os: the module ``os``.
+    """
+    if not _hooked:
+        _hooked.append(True)
+        os.register_at_fork(after_in_child=close_all_after_fork)

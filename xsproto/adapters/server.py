@@ -2,7 +2,7 @@
 
 A `Service` has a poller. An adapter waits until something is ready there, and then calls
 `Service.step`. An event loop waits for the poller's own descriptor, which is readable while
-something is ready. The adapter also hands in the modules that do input and output.
+something is ready. Everything that is done to the system goes through the adapter's `Backend`.
 
 Each listening socket stands for one domain: clients that connect there act as that domain. A
 client can also be handed in, as a socket that is connected already (`Service.serve_connection`).
@@ -27,12 +27,13 @@ from typing import Any, Final
 
 from ..daemon.daemon import Connection, Daemon
 from ..errors import InvalidArgument, InvalidType, LocalProtocolError
+from .backend import Backend
 from .streams import TlsSocket, check_socket, is_tls, own_socket
 from .transport import READ_SIZE
 
-__all__ = ["PAUSE", "SelectorPoller", "Service", "make_poller"]
+__all__ = ["PAUSE", "Service"]
 
-#: What a poller reports and waits for; the numbers of ``select.EPOLLIN`` and ``select.EPOLLOUT``.
+# What a poller reports and waits for; the numbers of ``select.EPOLLIN`` and ``select.EPOLLOUT``.
 _READ: Final = 1
 _WRITE: Final = 4
 
@@ -42,50 +43,6 @@ _BACKLOG: Final = 1024
 _ACCEPT: Final = 64
 #: The seconds to wait before `Service.resume` is called, after the process ran out of descriptors.
 PAUSE: Final = 0.1
-
-
-def make_poller(select: Any, selectors: Any) -> Any:
-    """Return a new poller: an ``epoll`` object, or a `SelectorPoller` where there is none.
-
-    Arguments:
-        select: the module ``select``, or one like it.
-        selectors: the module ``selectors``, or one like it. Its default decides: where gevent has
-            patched Python, that is gevent's own, and an epoll object would block the hub.
-    """
-    if selectors.DefaultSelector is getattr(selectors, "EpollSelector", None):
-        return select.epoll()
-    return SelectorPoller(selectors.DefaultSelector())
-
-
-class SelectorPoller:
-    """A selector with the methods of ``select.epoll`` that a `Service` uses.
-
-    Arguments:
-        selector: such as a ``selectors.DefaultSelector``.
-    """
-
-    def __init__(self, selector: Any) -> None:
-        self._selector = selector
-        self.unregister = selector.unregister
-        self.close = selector.close
-
-    def fileno(self) -> int:
-        """Return the descriptor that is readable while something is ready. gevent has none."""
-        fd: int = self._selector.fileno()
-        return fd
-
-    def register(self, fd: int, events: int) -> None:
-        """Wait for a descriptor, too. The bits of a selector are 1 and 2."""
-        self._selector.register(fd, events & _READ | (events & _WRITE) >> 1)
-
-    def modify(self, fd: int, events: int) -> None:
-        """Wait for other events of a descriptor."""
-        self._selector.modify(fd, events & _READ | (events & _WRITE) >> 1)
-
-    def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
-        """Return what is ready, as descriptors and events."""
-        ready = self._selector.select(timeout)
-        return [(key.fd, mask & 1 | (mask & 2) << 1) for key, mask in ready]
 
 
 class _Peer:
@@ -111,18 +68,16 @@ class Service:
 
     Arguments:
         daemon: the daemon to serve; None for an empty one.
-        os: the module ``os``, or one like it.
-        socket: the module ``socket``, or one like it.
-        poller: a poller of its own (`make_poller`).
+        backend: what the adapter gives.
     """
 
-    def __init__(self, daemon: Daemon | None, os: Any, socket: Any, poller: Any) -> None:
+    def __init__(self, daemon: Daemon | None, backend: Backend) -> None:
         #: The daemon. After changing it from outside, call `wake`.
         self.daemon = daemon or Daemon()
-        self._os = os
-        self._socket = socket
+        self._os = backend.os
+        self._socket = backend.socket
         #: Says which sockets are ready. The adapter waits for it, and gives the result to `step`.
-        self.poller = poller
+        self.poller = backend.new_poller()
         # By path: the listening socket and its domain.
         self._listeners: dict[str, tuple[Any, int]] = {}
         # By descriptor: the clients, and what else is to be called when something is readable.
@@ -133,7 +88,7 @@ class Service:
         self.paused: list[tuple[Any, int]] = []
         #: Whether `end` was called.
         self.ended = False
-        self._process = os.getpid()
+        self._process = self._os.getpid()
 
     # Sockets
 

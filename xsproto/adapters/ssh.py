@@ -35,15 +35,16 @@ daemon is there, and every failure until then is an error of `open_ssh`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NoReturn
 from urllib.parse import unquote
 
 from attrs import frozen
 
 from ..errors import ConnectFailed, InvalidArgument, InvalidType, RemoteProtocolError
 from ..wire import Op, Packet, PacketReader
+from .backend import Backend
 from .deadlines import WAIT_MAX
 from .fork import register_for_fork
 from .streams import Wrapper
@@ -54,11 +55,9 @@ __all__ = [
     "NOISE_MAX",
     "SCRIPT",
     "Destination",
-    "SshModules",
     "SshProcess",
     "SshSocket",
     "command",
-    "make_wait",
     "open_ssh",
     "parse_destination",
 ]
@@ -79,6 +78,13 @@ _READS: Final = 16
 _GRACE: Final = 2.0
 # The seconds between two looks whether ssh has ended.
 _PAUSE: Final = 0.005
+
+# Of `signal`, the same on every system that has them.
+_SIGHUP: Final = 1
+_SIGINT: Final = 2
+_SIGKILL: Final = 9
+_SIGPIPE: Final = 13
+_SIGTERM: Final = 15
 
 _PROBE: Final = Packet(Op.READ, 1, 0, b"/\0")
 
@@ -177,51 +183,6 @@ _HINTS: Final = (
         "ssh must not ask for a password here; it needs a key, or an agent that has one",
     ),
 )
-
-
-class SshModules(NamedTuple):
-    """The operating system, as `open_ssh` uses it.
-
-    Where gevent or eventlet have patched Python, `os` and `socket` must be the original modules,
-    and `wait` must wait in a way that fits the caller of `open_ssh`: it may be a thread of its own.
-
-    Attributes:
-        os: the module ``posix``.
-        environ: the environment of ssh, such as ``os.environ``.
-        signal: the module ``signal``.
-        socket: the module ``_socket``, or another one whose ``socketpair`` makes the sockets.
-        wait: takes descriptors and the seconds to wait, or None for ever; returns the descriptors
-            that are ready to be read, none if the time has passed. `make_wait` makes one.
-        now: returns the time in seconds, of a clock that is never put back.
-    """
-
-    os: Any
-    environ: Mapping[str, str]
-    signal: Any
-    socket: Any
-    wait: Callable[[Sequence[int], float | None], Collection[int]]
-    now: Callable[[], float]
-
-
-def make_wait(select: Any) -> Callable[[Sequence[int], float | None], Collection[int]]:
-    """Make an `SshModules.wait`.
-
-    Arguments:
-        select: the module ``select``, or one like it. It may lack ``poll``.
-    """
-
-    def wait(fds: Sequence[int], timeout: float | None) -> Collection[int]:
-        try:
-            # Looked up at each call: gevent may patch it later, and eventlet take it away.
-            poll = select.poll()
-        except AttributeError:
-            readable: Collection[int] = select.select(fds, [], [], timeout)[0]
-            return readable
-        for fd in fds:
-            poll.register(fd, select.POLLIN)
-        return [fd for fd, _ in poll.poll(None if timeout is None else timeout * 1000)]
-
-    return wait
 
 
 @frozen
@@ -350,21 +311,21 @@ class SshProcess:
             ``python3``; empty until the far end has said it.
     """
 
-    def __init__(self, name: str, words: Sequence[str], modules: SshModules) -> None:
+    def __init__(self, name: str, words: Sequence[str], backend: Backend) -> None:
         """Start ssh.
 
         Arguments:
             name: the destination, for messages.
             words: the command.
-            modules: the operating system.
+            backend: what the adapter gives.
 
         Raises:
             ConnectFailed: the program is not there, or cannot be started.
         """
         self.name = name
         self.tool = ""
-        self._modules = modules
-        os, signal = modules.os, modules.signal
+        self._backend = backend
+        os = backend.posix
         self._said = b""
         # What follows is kept in lists and by objects that close it: an interrupt, wherever it
         # comes, leaves neither a descriptor nor a process that nobody waits for.
@@ -373,8 +334,8 @@ class SshProcess:
         self._status: int | None = None
         self._opener = os.getpid()
         try:
-            self.sock, far = _pair(modules.socket)
-            self._errors, errors = _pair(modules.socket)
+            self.sock, far = _stream_sockets(backend.socket)
+            self._errors, errors = _stream_sockets(backend.socket)
         except OSError as error:
             raise ConnectFailed(f"{name}: cannot make a pair of sockets: {error}") from error
         register_for_fork(self)
@@ -388,9 +349,9 @@ class SshProcess:
             ],
             setsigmask=(),
             # Python ignores SIGPIPE. The program may ignore others.
-            setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+            setsigdef=[_SIGPIPE, _SIGINT, _SIGTERM, _SIGHUP],
         )
-        program = (words[0],), (words,), (dict(modules.environ),)
+        program = (words[0],), (words,), (dict(backend.os.environ),)
         try:
             try:
                 self._pids += map(partial(start, setsid=True), *program)
@@ -426,7 +387,7 @@ class SshProcess:
 
     def _drain(self) -> bool:
         """Take what ssh has said; return whether it may say more."""
-        flags = self._modules.socket.MSG_DONTWAIT
+        flags = self._backend.socket.MSG_DONTWAIT
         try:
             for _ in range(_READS):
                 data = self._errors.recv(READ_SIZE, flags)
@@ -443,20 +404,20 @@ class SshProcess:
         """Return the next bytes of the far end; none at the end of the connection.
 
         Arguments:
-            deadline: when to stop waiting, in seconds of `SshModules.now`; None for never.
+            deadline: when to stop waiting, in seconds of `Backend.now`; None for never.
 
         Raises:
             TimeoutError: nothing came by `deadline`.
         """
-        modules = self._modules
+        backend = self._backend
         sock = self.sock.fileno()
         more = True
         while True:
-            left = None if deadline is None else min(deadline - modules.now(), WAIT_MAX)
+            left = None if deadline is None else min(deadline - backend.now(), WAIT_MAX)
             if left is not None and left < 0:
                 raise TimeoutError
             fds = (sock, self._errors.fileno()) if more else (sock,)
-            ready = modules.wait(fds, left)
+            ready = backend.wait(fds, left)
             # ssh must not wait for room for what it says.
             more = more and self._drain()
             if sock in ready:
@@ -482,27 +443,27 @@ class SshProcess:
         It waits until ssh has ended, which takes milliseconds, or seconds if ssh hangs: an adapter
         of an event loop calls it in a thread.
         """
-        modules = self._modules
+        backend = self._backend
         self.sock.close()
         self._errors.close()
-        if modules.os.getpid() != self._opener:
+        if backend.posix.getpid() != self._opener:
             self._pids.clear()  # a forked child: ssh is the parent's
-        for number in (modules.signal.SIGTERM, modules.signal.SIGKILL):
+        for number in (_SIGTERM, _SIGKILL):
             pids = tuple(self._pids)
             if self._reap(0):
                 return
             for pid in pids:
                 try:
-                    modules.os.kill(pid, number)
+                    backend.posix.kill(pid, number)
                 except ProcessLookupError:
                     pass  # something else has taken its status
             self._reap(_GRACE)
 
     def _reap(self, seconds: float) -> bool:
         """Wait for ssh to end, and take its status; return whether it has ended."""
-        modules = self._modules
-        os = modules.os
-        deadline = modules.now() + seconds
+        backend = self._backend
+        os = backend.posix
+        deadline = backend.now() + seconds
         for pid in tuple(self._pids):
             while True:
                 try:
@@ -514,9 +475,9 @@ class SshProcess:
                     if status is not None:
                         self._status = _exit_status(os, status)
                     break
-                if modules.now() >= deadline:
+                if backend.now() >= deadline:
                     return False
-                modules.wait((), _PAUSE)
+                backend.wait((), _PAUSE)
         return True
 
     def close_after_fork(self) -> None:
@@ -536,7 +497,7 @@ class SshSocket(Wrapper):
     def __init__(self, process: SshProcess) -> None:
         process.sock.setblocking(False)
         self._process = process
-        self._flags = process._modules.socket.MSG_NOSIGNAL
+        self._flags = process._backend.socket.MSG_NOSIGNAL
 
     def fileno(self) -> int:
         """See `Wrapper`."""
@@ -589,7 +550,7 @@ def _exit_status(os: Any, status: int) -> int:
 
 def open_ssh(
     where: str | Destination,
-    modules: SshModules,
+    backend: Backend,
     *,
     timeout: float | None = None,
     read_only: bool = False,
@@ -601,7 +562,7 @@ def open_ssh(
 
     Arguments:
         where: ``ssh://[user@]host[:port][/path/of/socket]``, or ``[user@]host``; or a destination.
-        modules: the operating system.
+        backend: what the adapter gives.
         timeout: the seconds that it may take; None for as long as ssh tries.
         read_only: whether the far end must refuse whatever changes something. It then needs
             xsproto.
@@ -615,9 +576,9 @@ def open_ssh(
         ConnectFailed: one of the steps failed; the error says which one, and what ssh said.
     """
     destination = where if isinstance(where, Destination) else parse_destination(where)
-    deadline = None if timeout is None else modules.now() + timeout
+    deadline = None if timeout is None else backend.now() + timeout
     words = command(destination, read_only=read_only, ssh=ssh)
-    process = SshProcess(destination.name, words, modules)
+    process = SshProcess(destination.name, words, backend)
     step = "it is connecting, or the far end prints no greeting"
     try:
         process.tool = _greeting(process, deadline)
@@ -662,7 +623,7 @@ def _probe(process: SshProcess, deadline: float | None) -> None:
     """Send one harmless request, and wait for its answer."""
     reader = PacketReader()
     try:
-        process.sock.send(_PROBE.encode(), process._modules.socket.MSG_NOSIGNAL)
+        process.sock.send(_PROBE.encode(), process._backend.socket.MSG_NOSIGNAL)
     except ConnectionError:
         pass  # what follows reads the end of the connection, and says why
     while data := process.receive(deadline):
@@ -717,7 +678,7 @@ def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def _pair(socket: Any) -> tuple[Any, Any]:
+def _stream_sockets(socket: Any) -> tuple[Any, Any]:
     """Make two connected stream sockets that can wait, whatever ``setdefaulttimeout`` says.
 
     Neither is descriptor 0, 1 or 2, which a program may have closed: giving ssh one of these as

@@ -15,7 +15,6 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from ..errors import InvalidArgument, InvalidType
-from .discovery import Location, locate
 from .transport import Transport
 
 __all__ = [
@@ -25,9 +24,9 @@ __all__ = [
     "TlsSocket",
     "Wrapper",
     "check_socket",
-    "find",
     "is_tls",
     "own_socket",
+    "stream_of",
 ]
 
 # Of `socket`, the same on every system that has Unix sockets.
@@ -65,46 +64,14 @@ class Stream(NamedTuple):
     name: str
 
 
-def find(
-    unix_socket_path: Any,
-    xen_bus_path: Any,
-    sock: Any,
-    transport: Any,
-    host: Any,
-    os: Any,
-    adopt: Callable[[Any], Stream] | None = None,
-) -> Location | Stream:
-    """Find what a client connects to, of the arguments that it was given.
-
-    Arguments:
-        unix_socket_path, xen_bus_path, host, os: see `xsproto.adapters.discovery.locate`.
-        sock: a connected socket, or None.
-        transport: a `Transport`, or what `adopt` takes, or None.
-        adopt: makes a stream of `transport`; None to make one of a `Transport`.
+def stream_of(sock: Any) -> Stream:
+    """Make a stream of a connected socket that a user hands in.
 
     Raises:
-        InvalidArgument: more than one place is given; or see `check_socket`, `CheckedTransport`.
-        InvalidType, ConnectFailed: see these and `locate`.
+        InvalidType, InvalidArgument: see `check_socket`.
     """
-    places = {
-        "unix_socket_path": unix_socket_path,
-        "xen_bus_path": xen_bus_path,
-        "sock": sock,
-        "transport": transport,
-        "host": host,
-    }
-    given = [name for name, place in places.items() if place is not None]
-    if len(given) > 1:
-        shown = ", ".join(f"{name}={places[name]!r}" for name in given)
-        raise InvalidArgument(f"only one place of XenStore can be meant: {shown}")
-    if sock is not None:
-        check_socket(sock)
-        return Stream(TlsSocket(sock) if is_tls(sock) else sock, _name_of(sock))
-    if transport is not None:
-        if adopt is not None:
-            return adopt(transport)
-        return Stream(CheckedTransport(transport, os), f"transport {type(transport).__qualname__}")
-    return locate(unix_socket_path, xen_bus_path, os, host)
+    check_socket(sock)
+    return Stream(TlsSocket(sock) if is_tls(sock) else sock, _name_of(sock))
 
 
 def own_socket(sock: Any, make: Callable[..., Any]) -> Any:

@@ -117,6 +117,10 @@ class ConnectionTransport(ABC):
     def fileno(self) -> int:
         """Return the descriptor to wait for, to read and to write; -1 once it is closed."""
 
+    def wakeup_fds(self) -> tuple[int, ...]:
+        """Return more descriptors that end a wait when they become readable."""
+        return ()
+
     @abstractmethod
     def write(self, engine: ClientConnection) -> None:
         """Write what `engine` has to send, as far as that can be done at once.

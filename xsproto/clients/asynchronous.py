@@ -769,7 +769,7 @@ class Transaction(AsyncOperations):
                 raise lost
 
 
-class _AsyncStream(AsyncIterator[WatchEvent]):
+class _AsyncEventStream(AsyncIterator[WatchEvent]):
     """A stream of watch events: what `Watch` and `Monitor` share."""
 
     def __init__(self, connection: AsyncConnection, limit: int) -> None:
@@ -834,7 +834,7 @@ class _AsyncStream(AsyncIterator[WatchEvent]):
         self.close()
 
 
-class Watch(_AsyncStream):
+class Watch(_AsyncEventStream):
     """A watch, as `Client.watch` returns it. It is set within ``async with``.
 
     Iterate over it, or `get` its events. Each event is a `WatchEvent`, which names a path where
@@ -867,7 +867,7 @@ class Watch(_AsyncStream):
         return self
 
 
-class Monitor(_AsyncStream):
+class Monitor(_AsyncEventStream):
     """Any number of watches, as `Client.monitor` returns them. ``async with`` ends them all.
 
     Add paths by `watch`. Iterate over the monitor, or `get` its events: each is a `WatchEvent`,

@@ -853,7 +853,7 @@ class Transaction(BlockingOperations):
                 raise lost
 
 
-class _Stream:
+class _EventStream:
     """A stream of watch events: what `Watch` and `Monitor` share."""
 
     def __init__(self, connection: BlockingConnection, limit: int) -> None:
@@ -926,7 +926,7 @@ class _Stream:
         self.close()
 
 
-class Watch(_Stream):
+class Watch(_EventStream):
     """A watch, as `Client.watch` returns it. It is set within ``with``.
 
     Iterate over it, or `get` its events. Each event is a `WatchEvent`, which names a path where
@@ -965,7 +965,7 @@ class Watch(_Stream):
             raise
 
 
-class Monitor(_Stream):
+class Monitor(_EventStream):
     """Any number of watches, as `Client.monitor` returns them. ``with`` ends them all.
 
     Add paths by `watch`. Iterate over the monitor, or `get` its events: each is a `WatchEvent`,

@@ -28,8 +28,8 @@ from gevent.hub import Waiter as Gate
 
 from xsproto.adapters.blocking import AdapterConnection
 from xsproto.adapters.deadlines import Clock
-from xsproto.adapters.fork import close_all_after_fork, register_for_fork
-from xsproto.adapters.transport import read_now
+from xsproto.adapters.fork import register_for_fork
+from xsproto.adapters.transport import ConnectionTransport, read_now
 from xsproto.client import Exchange
 from xsproto.clients.event_queue import EventQueue, WatchEvent
 from xsproto.clients.messages import forked, no_answer, no_event, nothing_watched
@@ -37,7 +37,7 @@ from xsproto.clients.session import Role, Session, Wait, Waiter
 from xsproto.errors import LocalProtocolError, TimedOut, XenStoreError
 from xsproto.requests import Request
 
-from .transport import Transport
+from .transport import WatchedTransport
 
 __all__ = ["Connection"]
 
@@ -89,9 +89,9 @@ class Connection(AdapterConnection):
         session: the callers of the connection, and its engine.
     """
 
-    def __init__(self, transport: Transport, clock: Clock, session: Session) -> None:
-        self.transport = transport
-        self._bytes = transport.bytes
+    def __init__(self, transport: ConnectionTransport, clock: Clock, session: Session) -> None:
+        self.transport = WatchedTransport(transport)
+        self._bytes = transport
         self.session = session
         # The hub leads for good, so that all greenlets are followers.
         session.leader = Waiter()
@@ -358,6 +358,3 @@ class Connection(AdapterConnection):
             self._hub.loop.run_callback(self._ready)
         else:  # they belong to a thread that the child does not have
             self.session.to_wake.clear()
-
-
-os.register_at_fork(after_in_child=close_all_after_fork)

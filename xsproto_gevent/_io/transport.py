@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from gevent import get_hub
 
 from xsproto.adapters.transport import ConnectionTransport
 
-__all__ = ["READ", "WRITE", "Callback", "Transport"]
+__all__ = ["READ", "WRITE", "Callback", "WatchedTransport"]
 
 #: What the hub calls; None where it need not look.
 Callback = Callable[[], None] | None
@@ -19,15 +19,14 @@ READ: Final = 1
 WRITE: Final = 2
 
 
-class Transport:
+class WatchedTransport:
     """A transport that the hub of the current thread can watch.
 
     Arguments:
         bytes_: the transport to watch. It is closed with this.
-        wakeup_fds: more descriptors to watch for being readable.
     """
 
-    def __init__(self, bytes_: ConnectionTransport, wakeup_fds: Sequence[int] = ()) -> None:
+    def __init__(self, bytes_: ConnectionTransport) -> None:
         self.path = bytes_.path
         #: The transport that is watched. It writes and reads.
         self.bytes = bytes_
@@ -39,7 +38,7 @@ class Transport:
         self._watchers = [
             (self.reader, 0),
             (loop.io(fileno, WRITE), 1),
-            *((loop.io(fd, READ), 0) for fd in wakeup_fds),
+            *((loop.io(fd, READ), 0) for fd in bytes_.wakeup_fds()),
         ]
 
     def set_callbacks(self, readable: Callback, writable: Callback) -> None:

@@ -82,10 +82,6 @@ class WaitingTransport(ConnectionTransport):
         found = select.select([self.fileno(), *self.wakeup_fds()], writing, [], timeout)
         return bool(found[0] or found[1])
 
-    def wakeup_fds(self) -> tuple[int, ...]:
-        """Return more descriptors that end a wait when they become readable."""
-        return ()
-
     @abstractmethod
     def shutdown(self) -> None:
         """End the connection for both sides, and every wait for it. From any thread; idempotent."""
@@ -140,7 +136,7 @@ class PolledTransport(transport.SocketTransport, WaitingTransport):
         self._woken = False
 
     def wakeup_fds(self) -> tuple[int, ...]:
-        """See `WaitingTransport`."""
+        """See `ConnectionTransport`."""
         return (self._wakeup.fileno(),)
 
     def write(self, engine: ClientConnection) -> None:

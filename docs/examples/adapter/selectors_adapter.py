@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import _socket
 import _thread
 import io
 import os
-import posix
 import select
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from functools import partial
 
 from callback_loop import Loop, suspend
 
-from xsproto.adapters.asynchronous import (
-    AsyncClientBase,
-    Backend,
-    EventLoopConnection,
-    open_connections,
-)
-from xsproto.adapters.device_transport import SystemModules
-from xsproto.adapters.discovery import locate
-from xsproto.adapters.fork import close_all_after_fork
+from xsproto.adapters.asynchronous import AsyncBackend, AsyncClientBase, EventLoopConnection
 from xsproto.adapters.transport import ConnectionTransport
 from xsproto.clients.session import Role, Session, Wait, Waiter
 from xsproto_sync import EmbeddedXenStore
@@ -59,9 +48,17 @@ class Connection(EventLoopConnection):
         self._loop.remove_reader(self.transport.fileno())
 
 
-os.register_at_fork(after_in_child=close_all_after_fork)
+class LoopBackend(AsyncBackend):
+    """What the shared code needs of the system and of the loop."""
 
-MODULES = SystemModules(io, posix, select, _socket, _thread.start_new_thread)
+    io, os, select, socket = io, os, select, socket
+    start_thread = staticmethod(_thread.start_new_thread)
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop, self.sleep = loop, loop.sleep
+
+    def make_connection(self, transport: ConnectionTransport, session: Session) -> Connection:
+        return Connection(self.loop, transport, session)
 
 
 @asynccontextmanager
@@ -69,9 +66,9 @@ async def open_client(
     loop: Loop, unix_socket_path: str | None = None, xen_bus_path: str | None = None
 ) -> AsyncIterator[AsyncClientBase]:
     """Connect to XenStore; for ``async with``, which closes the client at its end."""
-    location = locate(unix_socket_path, xen_bus_path, os)
-    backend = Backend(partial(Connection, loop), loop.sleep, socket, MODULES)
-    client = AsyncClientBase(*await open_connections(location, backend))
+    backend = LoopBackend(loop)
+    place = backend.find(unix_socket_path, xen_bus_path)
+    client = AsyncClientBase(*await backend.open_connections(place))
     try:
         yield client
     finally:

@@ -280,8 +280,8 @@ def test_a_stuck_request_holds_nobody_up(
     assert busy(client) == POOL_MAX - 1
     # As if the kernel had lost the answers to these.
     transport: Any = client._connection.transport
-    ready = transport._ready
-    monkeypatch.setattr(transport, "_ready", lambda: [d for d in ready() if d not in stuck])
+    readable = transport._readable
+    monkeypatch.setattr(transport, "_readable", lambda: [d for d in readable() if d not in stuck])
     set_modes()
     for _ in range(3):
         values = client.read_many([b"/a", b"/none"] * 4, None, timeout=PATIENCE)

@@ -19,7 +19,7 @@ from xsproto.client import Event, Exchange
 from xsproto.errors import TimedOut
 from xsproto.events import WatchFired
 from xsproto.requests import Read, Request, Unwatch, Watch, Write
-from xsproto_sync._io import device_transport
+from xsproto_sync._io.backend import BACKEND
 
 from ...support.daemons import Daemon, Op
 from ...support.event_loops import LOOPS, Loop, cancelled, runner
@@ -310,9 +310,7 @@ class _NoEpoll:
 
 @pytest.fixture
 def client(device: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[xsproto_sync.Client]:
-    modules = device_transport.MODULES._replace(select=_NoEpoll)
-    for kind in (device_transport.XenBusTransport, device_transport.WatchTransport):
-        monkeypatch.setattr(kind.__init__, "__defaults__", (modules,))
+    monkeypatch.setattr(BACKEND, "select", _NoEpoll)
     with xsproto_sync.Client(xen_bus_path=device, timeout=PATIENCE) as client:
         yield client
 
@@ -342,9 +340,7 @@ def test_a_client_of_threads(client: xsproto_sync.Client) -> None:
 def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Loop:
     loop = LOOPS[request.param]()
     module: Any = loop.module
-    backend = module.client._BACKEND
-    modules = backend.modules._replace(select=_NoEpoll)
-    monkeypatch.setattr(module.client, "_BACKEND", backend._replace(modules=modules))
+    monkeypatch.setattr(module.client.BACKEND, "select", _NoEpoll)
     return loop
 
 

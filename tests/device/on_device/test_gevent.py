@@ -33,7 +33,7 @@ from xsproto.errors import (
     TransactionLost,
 )
 from xsproto_gevent import Client
-from xsproto_gevent._io import device as xenbus
+from xsproto_gevent._io.backend import BACKEND
 
 from ...adapters.test_gevent import interrupted_once, outcome, rounds_in, spawn
 from ...support.daemons import Daemon
@@ -368,11 +368,10 @@ def test_watches_come_and_go_while_others_read(client: Client, mode: str) -> Non
 def test_a_refused_watch_is_an_answer(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch, epoll: bool
 ) -> None:
-    assert hasattr(xenbus._MODULES.select, "epoll")
+    assert hasattr(BACKEND.select, "epoll")
     if not epoll:
-        poll = SimpleNamespace(poll=xenbus._SELECT.poll, POLLIN=xenbus._SELECT.POLLIN)
-        modules = xenbus._MODULES._replace(select=poll)
-        monkeypatch.setattr(xenbus, "_MODULES", modules)
+        poll = SimpleNamespace(poll=BACKEND.select.poll, POLLIN=BACKEND.select.POLLIN)
+        monkeypatch.setattr(BACKEND, "select", poll)
     with daemon.guest(5) as guest:
         client = Client(xen_bus_path=device_of(guest.socket_path), timeout=PATIENCE)
         with client, client.monitor() as monitor:
@@ -551,7 +550,7 @@ def test_no_device_is_connect_failed(device: str, monkeypatch: pytest.MonkeyPatc
     with Client(xen_bus_path=device) as client:
         before = descriptors()
         with monkeypatch.context() as patch:
-            patch.setattr(xenbus, "_MODULES", xenbus._MODULES._replace(start_thread=start))
+            patch.setattr(BACKEND, "start_thread", start)
             with pytest.raises(ConnectFailed, match="can't start new thread"):
                 client.watch(b"/a")
         assert descriptors() == before

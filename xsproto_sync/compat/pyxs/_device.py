@@ -26,7 +26,8 @@ from xsproto.adapters.device_transport import DeviceTransport
 from xsproto.errors import ConnectFailed
 from xsproto.wire import HEADER, HEADER_SIZE, NUL, REPLY_MAX, Op, Packet, PacketReader
 
-from ..._io.device_transport import WatchTransport, XenBusTransport, native
+from ..._io.device_transport import RequestTransport, WatchTransport
+from ..._io.system import SYSTEM, System, native
 from ._waiting import waiter
 from .exceptions import ConnectionError
 
@@ -110,15 +111,15 @@ class _XenBusTransport:
         self._buffered = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._buffered, _EPOLLIN)
         try:
-            self._requests = self._open(XenBusTransport)
+            self._requests = self._open(RequestTransport)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, transport: Callable[[str], Any]) -> _DeviceConnection:
+    def _open(self, transport: Callable[[str, System], Any]) -> _DeviceConnection:
         opened = None
         try:
-            opened = transport(self._path)
+            opened = transport(self._path, SYSTEM)
             connection = _DeviceConnection(opened)
             for descriptor in connection.descriptors():
                 self._epoll.register(descriptor, _EPOLLIN)

@@ -1,0 +1,45 @@
+"""What trio's adapter gives to the shared code; see `xsproto.adapters.backend`."""
+
+from __future__ import annotations
+
+import _thread
+import io
+import os
+import posix
+import select
+import selectors
+import socket
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from xsproto.adapters.asynchronous import AsyncBackend
+
+from ._bridge import adopt
+from ._connection import Connection
+
+if TYPE_CHECKING:
+    from xsproto.adapters.ssh import SshProcess
+
+__all__ = ["BACKEND"]
+
+
+class TrioBackend(AsyncBackend):
+    """Connections of tasks of trio."""
+
+    io, os, posix, select, selectors, socket = io, os, posix, select, selectors, socket
+    now, start_thread = staticmethod(monotonic), staticmethod(_thread.start_new_thread)
+    make_connection, sleep = staticmethod(Connection), staticmethod(trio.sleep)
+    adopt = staticmethod(adopt)
+
+    async def open_ssh(self, where: str) -> SshProcess:
+        """See `AsyncBackend`. A cancellation takes effect once ssh has connected or failed."""
+        from xsproto.adapters.ssh import open_ssh  # most programs need none of it
+
+        return await trio.to_thread.run_sync(partial(open_ssh, where, self))
+
+
+#: The one backend.
+BACKEND: Final = TrioBackend()
