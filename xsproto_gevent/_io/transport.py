@@ -33,6 +33,7 @@ class Transport:
         self.bytes = bytes_
         loop: Any = get_hub().loop
         fileno = self.fileno()
+        self._schedule = loop.run_callback
         #: What watches for something to read; `reader.active` says whether the hub does.
         self.reader = loop.io(fileno, READ)
         # Each with the index of its callback among (readable, writable).
@@ -46,7 +47,8 @@ class Transport:
         """Say what the hub calls from now on.
 
         Arguments:
-            readable: called while there is something to read; None to call nothing.
+            readable: called while there is something to read, also after it has raised; None to
+                call nothing.
             writable: called while there is room to write; None to call nothing.
         """
         callbacks = readable, writable
@@ -54,7 +56,8 @@ class Transport:
             if (callback := callbacks[of]) is None:
                 watcher.stop()
             elif not watcher.active:
-                watcher.start(callback)
+                # Not the callback itself: gevent would stop the watcher if it raised.
+                watcher.start(self._schedule, callback)
 
     def fileno(self) -> int:
         """See `xsproto.adapters.transport.ConnectionTransport`."""
