@@ -325,8 +325,11 @@ class Connection(AdapterConnection):
 
     def _ready(self) -> None:
         """Receive, write and wake. The hub calls it when there may be something of that to do."""
+        session = self.session
         try:
-            session = self.begin_step()
+            if session.changing:
+                self.begin_step()
+            session.changing = True
             if len(session.engine.outstanding) > 1:
                 # Offer the CPU: else each answer would interrupt the daemon in giving the next
                 # one, where both share a CPU.
