@@ -253,7 +253,6 @@ class Connection(AdapterConnection):
         except XenStoreError:
             raise
         except BaseException:
-            self.session.changing = True
             self._again.start(self._recover)
             raise
 
@@ -347,8 +346,10 @@ class Connection(AdapterConnection):
             self._again.stop()  # first: a greenlet that runs meanwhile may start it again
             self._corked = self._waking = False
             self._ready()
+            session = self.begin_step()
             self.flush()
             self._update_callbacks()
+            session.changing = False
         except BaseException:
             self._again.start(self._recover)
             raise
@@ -377,7 +378,9 @@ class Connection(AdapterConnection):
             del to_wake[0]
         self._waking = False
         if held_back or self._bytes.write_blocked or session.engine.window_full:
+            self.begin_step()
             self.flush()
+            session.changing = False
         if not session.waiting:
             self._update_callbacks()
 
