@@ -283,3 +283,127 @@ def test_after_an_interrupt_upon_an_interrupt_as_well(
     problems.report()
     assert twice > 10
     assert bench.closed
+
+
+# A storm of real signals
+
+
+class Storm:
+    """Greenlets at work on a client in a storm of signals; a new client after each end.
+
+    Attributes:
+        client: the client that there is now.
+        done: how often each call came to its end.
+        wrong: what must not have happened.
+        over: whether the greenlets have to end.
+        armed: whether signals interrupt.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.client = Client(path)
+        self.done: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.over = self.armed = False
+
+    def work(self, number: int) -> None:
+        """Write and read."""
+        path = b"/storm/%d" % number
+        turn = 0
+        while not self.over:
+            turn += 1
+            value = b"%d of %d;" % (turn, number) * (turn % 300 + 1)
+            if self.attempt(f"greenlet {number}", lambda: self.write_and_read(path, value)):
+                gevent.sleep(0)
+
+    def write_and_read(self, path: bytes, value: bytes) -> None:
+        self.client.write(path, value)
+        if (found := self.client.read(path)) != value:
+            self.wrong.append(f"{found[:20]!r} in place of {value[:20]!r}")
+
+    def watch(self) -> None:
+        stream = self.client.watch(b"/storm/watched")
+        try:
+            with stream:
+                stream.get()
+        finally:
+            stream.close()  # it may have been interrupted at the begin of its `__exit__`
+
+    def transact(self) -> None:
+        self.client.transact(lambda tx: tx.write(b"/t", tx.read(b"/known/1")[-1:]))
+
+    def attempt(self, name: str, call: Callable[[], object]) -> bool:
+        """Make a call; return whether it came to its end."""
+        client = self.client
+        try:
+            call()
+        except CtrlC:
+            self.done["interrupted"] += 1
+        except (ConnectionClosed, CommitUnknown) as error:
+            if INTERRUPTED not in str(error.__cause__ or error):
+                self.wrong.append(repr(error))
+            self.done["told"] += 1
+            if self.client is client:
+                armed, self.armed = self.armed, False
+                self.client = Client(self.path)
+                self.armed = armed
+        except BaseException as error:
+            self.wrong.append(f"{name}: {error!r}")
+        else:
+            self.done[name] += 1
+            return True
+        return False
+
+
+def test_in_a_storm_of_signals_the_contract_holds(daemon: CheckingDaemon) -> None:
+    hub_file = sys.modules["gevent.hub"].__file__
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        # In a file of gevent the hub waits, and throws it into the main greenlet.
+        waits = frame is not None and frame.f_code.co_filename == hub_file
+        if storm.armed and frame is not None and (waits or gets_out(frame)):
+            raise CtrlC
+
+    before = open_descriptors()
+    storm = Storm(daemon.path)
+    workers = [gevent.spawn(storm.work, number) for number in range(3)]
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    interval = 0.0002
+    signal.setitimer(signal.ITIMER_REAL, interval, interval)
+    calls = {"read": lambda: storm.client.read(b"/known/1"), "watch": storm.watch}
+    calls["transact"] = storm.transact
+    names = [*calls, *(f"greenlet {number}" for number in range(3))]
+    rounds = round(STORM * ROUNDS_A_SECOND)
+    try:
+        for turn in range(rounds):
+            if turn % 20 == 19 and min(storm.done[name] for name in names) < turn // 20:
+                # So slow is the machine that next to no call comes through.
+                interval *= 1.5
+                signal.setitimer(signal.ITIMER_REAL, interval, interval)
+            for name, call in calls.items():
+                with gevent.Timeout(PATIENCE, AssertionError("it waits for ever")):
+                    storm.armed = True
+                    storm.attempt(name, call)
+                    storm.armed = False
+    finally:
+        storm.armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        storm.over = True
+    gevent.joinall(workers, timeout=PATIENCE)
+    assert all(worker.dead for worker in workers), "a greenlet waits for ever"
+    if storm.client.closed is not None:
+        storm.client = Client(daemon.path)
+    for _ in range(2):
+        assert storm.client.read(b"/known/1") == KNOWN[b"/known/1"]
+    check_session(storm.client)
+    storm.client.close()
+    until(lambda: all(peer.ended for peer in daemon.peers), "a client has not hung up")
+    until(lambda: open_descriptors() <= before, "descriptors were left behind")
+    assert not storm.wrong
+    assert not daemon.wrong
+    print(dict(storm.done))  # to be seen with -s
+    assert storm.done["told"]
+    assert storm.done["interrupted"] > rounds / 3
+    assert min(storm.done[name] for name in calls) >= rounds // 40
+    assert sum(storm.done[f"greenlet {number}"] for number in range(3)) > 10
