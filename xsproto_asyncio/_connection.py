@@ -30,6 +30,7 @@ class Connection(EventLoopConnection):
     def __init__(self, transport: ConnectionTransport, session: Session) -> None:
         super().__init__(transport, session)
         self._loop = get_running_loop()
+        self.call_soon = self._loop.call_soon  # type: ignore[method-assign]
         session.enter(Waiter())  # the loop leads
         receive: Callable[[], object] = self.receive
         if not isinstance(self._loop, asyncio.SelectorEventLoop):
@@ -47,10 +48,6 @@ class Connection(EventLoopConnection):
         self.receive()
         while self.session.closed is None and self._end_poll.poll(0):
             self.receive()
-
-    def call_receive_again(self) -> None:
-        """See `EventLoopConnection`."""
-        self._loop.call_soon(self.receive)
 
     def check_owner(self) -> None:
         """See `EventLoopConnection`."""
@@ -71,14 +68,15 @@ class Connection(EventLoopConnection):
 
     def wake(self, waiter: Wait) -> None:
         """See `EventLoopConnection`."""
-        future: asyncio.Future[None] = waiter.handle
-        if not future.done():
+        future: asyncio.Future[None] | None = waiter.handle
+        # An interrupt may have come before `wait` had made one.
+        if future is not None and not future.done():
             future.set_result(None)
 
     def update_write_interest(self) -> None:
         """See `EventLoopConnection`."""
         if self.write_blocked:
-            self._loop.add_writer(self.transport.fileno(), self.flush)
+            self._loop.add_writer(self.transport.fileno(), self.receive)
         else:
             self._loop.remove_writer(self.transport.fileno())
 
