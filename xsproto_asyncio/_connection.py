@@ -11,11 +11,12 @@ import os
 import select
 from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from xsproto.adapters.asynchronous import EventLoopConnection
 from xsproto.adapters.fork import close_all_after_fork
-from xsproto.adapters.transport import ConnectionTransport
+from xsproto.adapters.transport import ConnectionTransport, SocketTransport
 from xsproto.clients.session import Role, Session, Wait, Waiter
 
 __all__ = ["Connection"]
@@ -31,6 +32,10 @@ class Connection(EventLoopConnection):
         super().__init__(transport, session)
         self._loop = get_running_loop()
         self.call_soon = self._loop.call_soon  # type: ignore[method-assign]
+        if isinstance(transport, SocketTransport):
+            # A socket nearly always has room. So the loop calls `receive` again and again, until it
+            # comes to its end and closes the connection, however often that is interrupted.
+            self.call_soon = partial(self._loop.add_writer, transport.fileno())  # type: ignore[method-assign]
         session.enter(Waiter())  # the loop leads
         receive: Callable[[], object] = self.receive
         if not isinstance(self._loop, asyncio.SelectorEventLoop):
@@ -82,6 +87,7 @@ class Connection(EventLoopConnection):
 
     def unregister(self) -> None:
         """See `EventLoopConnection`."""
+        self.call_soon = self._loop.call_soon  # type: ignore[method-assign]  # the number may be another's soon
         self._loop.remove_reader(self.transport.fileno())
         self._loop.remove_writer(self.transport.fileno())
 

@@ -31,8 +31,8 @@ FILES: Final = (
 # The instructions after which CPython looks for signals.
 _CALLS: Final = {"CALL", "CALL_FUNCTION_EX", "CALL_KW"}
 _JUMPS: Final = {"JUMP_BACKWARD"}
-# The functions that end a wait, in steps of bookkeeping.
-_CLEANING_UP: Final = {"_fail", "_give_up"}
+# The functions that do nothing else than bookkeeping, in several steps.
+_BOOKKEEPING: Final = {"_fail", "_give_up", "receive"}
 
 
 class Interrupt(BaseException):
@@ -170,7 +170,7 @@ class Injector:
             code = frame.f_code
             self.at_exit |= not of and code.co_name in ("__exit__", "__aexit__")
             self.closing |= "close" in names_of(frame)
-            self.stepping.append(stepping or bool(names_of(frame) & _CLEANING_UP))
+            self.stepping.append(stepping or bool(names_of(frame) & _BOOKKEEPING))
             name = Path(code.co_filename).name
             self.hits.append(f"{name}:{frame.f_lineno} in {code.co_qualname}{of}")
             raise self._kind(self.hits[-1])

@@ -167,7 +167,9 @@ class EventLoopConnection(AsyncConnection, ABC):
 
     # What follows from it
 
-    async def exchange(self, request: Request[Any], tx_id: int) -> Exchange:
+    async def exchange(
+        self, request: Request[Any], tx_id: int, waiter: Waiter | None = None
+    ) -> Exchange:
         """See `AsyncConnection`."""
         self.check_owner()
         if self._checkpoint is not None:
@@ -179,6 +181,8 @@ class EventLoopConnection(AsyncConnection, ABC):
                 self.begin_step()
             session.changing = True
             exchange = session.engine.send(request, tx_id)
+            if waiter is not None:
+                waiter.exchanges = (exchange,)
             if transport.write_blocked:
                 self.flush()
             else:  # the same, with a call less
@@ -292,6 +296,7 @@ class EventLoopConnection(AsyncConnection, ABC):
             if engine.closed is not None:
                 self.wake_and_dispose()
         except BaseException:
+            session.changing = True
             self.call_soon(self.receive)
             raise
         return found
@@ -301,6 +306,7 @@ class EventLoopConnection(AsyncConnection, ABC):
 
         The descriptor need not become readable again. Without that call nobody would find out that
         the step was interrupted, and tell the tasks. A loop whose leader is a task needs it not.
+        A loop that can calls the function in each of its turns until `unregister`.
         """
 
     def step(self, act: Callable[[Session], object]) -> None:
