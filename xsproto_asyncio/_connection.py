@@ -73,9 +73,8 @@ class Connection(EventLoopConnection):
 
     def wake(self, waiter: Wait) -> None:
         """See `EventLoopConnection`."""
-        future: asyncio.Future[None] | None = waiter.handle
-        # An interrupt may have come before `wait` had made one.
-        if future is not None and not future.done():
+        future: asyncio.Future[None] = waiter.handle
+        if not future.done():
             future.set_result(None)
 
     def update_write_interest(self) -> None:

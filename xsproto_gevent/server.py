@@ -13,7 +13,7 @@ from gevent.monkey import get_original
 from xsproto.adapters.server import PAUSE, SelectorPoller, Service
 from xsproto.daemon import Daemon
 
-from ._io.transport import READ
+from ._io.transport import READ, make_repeater
 
 __all__ = ["Server"]
 
@@ -46,7 +46,10 @@ class Server(Service):
         self._watcher: Any = self._loop.io(self.poller.fileno(), READ)
         self._timer: Any = self._loop.timer(PAUSE)
         # While it is active, the hub calls `close` in each turn, until that comes to its end.
-        self._closing: Any = self._loop.idle(priority=self._loop.MAXPRI)
+        self._closing: Any = make_repeater(get_hub())
+        self._add_reader()
+
+    def _add_reader(self) -> None:
         # `run_callback` is written in C and never raises; gevent would stop the watcher for good.
         self._watcher.start(self._loop.run_callback, self._ready)
 

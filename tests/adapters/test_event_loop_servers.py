@@ -242,7 +242,7 @@ def test_an_interrupt_while_it_serves_closes_an_asyncio_server(tmp_path: Path, h
             async with xsproto_asyncio.open_client(path) as client:
                 assert await client.read(b"/tool") == b""
                 if how == "serving":
-                    server.daemon.receive_data = interrupted  # type: ignore[method-assign]
+                    server.daemon.receive_data = interrupted  # type: ignore[method-assign,assignment]
                 else:
                     server._flush = interrupted  # type: ignore[method-assign]
                     with pytest.raises(Interrupt):

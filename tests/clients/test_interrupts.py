@@ -145,7 +145,7 @@ class Problems:
     def __init__(self) -> None:
         self._found: dict[str, None] = {}
 
-    def add(self, injector: Injector, error: BaseException) -> None:
+    def add(self, injector: Any, error: BaseException) -> None:
         where = " and ".join(injector.hits) or "no interrupt"
         what = str(error).partition("\n")[0]
         self._found[f"{where}: {type(error).__name__}: {what}"] = None
@@ -478,7 +478,7 @@ class Bench:
     def until(self, condition: Callable[[], bool], what: str) -> None:
         until(condition, what)
 
-    def trial(self, call: Callable[[], Any], injector: Injector, problems: Problems) -> bool:
+    def trial(self, call: Callable[[], Any], injector: Any, problems: Problems) -> bool:
         """Return whether `call` was interrupted. Each has a client that has done nothing yet."""
         before = open_descriptors()
         peers = len(self._daemon.peers)
@@ -491,7 +491,7 @@ class Bench:
             second = self._second_class(self.client, self.peer)
         try:
             injector.is_stepping = self.is_stepping
-            interrupted = injector.run(call)
+            interrupted: bool = injector.run(call)
             self.check(injector, second)
             self.client.close()
             self.until(lambda: self.peer.ended, "the client has not hung up")
@@ -508,7 +508,7 @@ class Bench:
         connection = self.client._connection
         return connection.session.changing or connection._writer is not None
 
-    def check(self, injector: Injector, second: Any) -> None:
+    def check(self, injector: Any, second: Any) -> None:
         """The client goes on, and nothing is left of the call; or it is closed, and says why."""
         try:
             self.read(timeout=PATIENCE)

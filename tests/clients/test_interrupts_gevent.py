@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import cycle, product
 from types import FrameType
 from typing import Any, Final
@@ -321,7 +322,7 @@ class Storm:
         while not self.over:
             turn += 1
             value = b"%d of %d;" % (turn, number) * (turn % 300 + 1)
-            if self.attempt(f"greenlet {number}", lambda: self.write_and_read(path, value)):
+            if self.attempt(f"greenlet {number}", partial(self.write_and_read, path, value)):
                 gevent.sleep(0)
 
     def write_and_read(self, path: bytes, value: bytes) -> None:

@@ -402,7 +402,8 @@ class EventLoopConnection(AsyncConnection, ABC):
 
     def _wake_all(self) -> None:
         for waiter in self.session.to_wake:
-            self.wake(waiter)
+            if waiter.handle is not None:  # else an interrupt came before it waited
+                self.wake(waiter)
         self.session.to_wake.clear()
 
 

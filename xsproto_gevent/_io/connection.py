@@ -46,7 +46,7 @@ from xsproto.clients.session import Role, Session, Wait, Waiter
 from xsproto.errors import LocalProtocolError, TimedOut, XenStoreError
 from xsproto.requests import Request
 
-from .transport import Transport
+from .transport import Transport, make_repeater
 
 __all__ = ["Connection"]
 
@@ -108,7 +108,7 @@ class Connection(AdapterConnection):
         self._hub = get_hub()
         self.guard = _OwnerGuard(self._hub, session, transport.path)
         # While it is active, the hub calls `_recover` in each turn: see "Interrupts" above.
-        self._again: Any = self._hub.loop.idle(priority=self._hub.loop.MAXPRI)
+        self._again: Any = make_repeater(self._hub)
         self._waking = False  # whether `_wake` is at work
         self._corked = False  # whether `_wake` will write as well, so that nobody else need
         register_for_fork(self)

@@ -9,7 +9,7 @@ from gevent import get_hub
 
 from xsproto.adapters.transport import ConnectionTransport
 
-__all__ = ["READ", "WRITE", "Callback", "Transport"]
+__all__ = ["READ", "WRITE", "Callback", "Transport", "make_repeater"]
 
 #: What the hub calls; None where it need not look.
 Callback = Callable[[], None] | None
@@ -17,6 +17,15 @@ Callback = Callable[[], None] | None
 #: The events of the ``io`` watchers of gevent's loop.
 READ: Final = 1
 WRITE: Final = 2
+
+
+def make_repeater(hub: Any) -> Any:
+    """Return a watcher whose callback a hub calls in each turn, whatever it raises, until it stops.
+
+    Arguments:
+        hub: the hub.
+    """
+    return hub.loop.idle(priority=hub.loop.MAXPRI)
 
 
 class Transport:
