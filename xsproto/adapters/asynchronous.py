@@ -365,8 +365,8 @@ class EventLoopConnection(AsyncConnection, ABC):
         try:
             if isinstance(error, XenStoreError):
                 error.__traceback__ = None  # the frames of the engine tell a user nothing
-                if waiter is None:
-                    session.changing = False  # the request was refused, and nothing was changed
+            if waiter is None and isinstance(error, XenStoreError):
+                session.changing = False  # the request was refused, and nothing was changed
             self.begin_step()
             if queue is not None and event is not None:
                 queue.put_back(event)
