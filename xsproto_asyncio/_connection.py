@@ -10,10 +10,11 @@ import asyncio
 import select
 from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Final
 
 from xsproto.adapters.asynchronous import EventLoopConnection
-from xsproto.adapters.transport import ConnectionTransport
+from xsproto.adapters.transport import ConnectionTransport, SocketTransport
 from xsproto.clients.session import Role, Session, Wait, Waiter
 
 __all__ = ["Connection"]
@@ -28,6 +29,11 @@ class Connection(EventLoopConnection):
     def __init__(self, transport: ConnectionTransport, session: Session) -> None:
         super().__init__(transport, session)
         self._loop = get_running_loop()
+        self.call_soon = self._loop.call_soon  # type: ignore[method-assign]
+        if isinstance(transport, SocketTransport):
+            # A socket nearly always has room. So the loop calls `receive` again and again, until it
+            # comes to its end and closes the connection, however often that is interrupted.
+            self.call_soon = partial(self._loop.add_writer, transport.fileno())  # type: ignore[method-assign]
         session.enter(Waiter())  # the loop leads
         receive: Callable[[], object] = self.receive
         if not isinstance(self._loop, asyncio.SelectorEventLoop):
@@ -45,10 +51,6 @@ class Connection(EventLoopConnection):
         self.receive()
         while self.session.closed is None and self._end_poll.poll(0):
             self.receive()
-
-    def call_receive_again(self) -> None:
-        """See `EventLoopConnection`."""
-        self._loop.call_soon(self.receive)
 
     def check_owner(self) -> None:
         """See `EventLoopConnection`."""
@@ -77,11 +79,12 @@ class Connection(EventLoopConnection):
     def update_write_interest(self) -> None:
         """See `EventLoopConnection`."""
         if self.write_blocked:
-            self._loop.add_writer(self.transport.fileno(), self.flush)
+            self._loop.add_writer(self.transport.fileno(), self.receive)
         else:
             self._loop.remove_writer(self.transport.fileno())
 
     def unregister(self) -> None:
         """See `EventLoopConnection`."""
+        self.call_soon = self._loop.call_soon  # type: ignore[method-assign]  # the number may be another's soon
         self._loop.remove_reader(self.transport.fileno())
         self._loop.remove_writer(self.transport.fileno())

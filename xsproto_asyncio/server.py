@@ -22,6 +22,9 @@ class Server(Service):
     The loop that runs when it is made serves from then on until `close`. No task is needed.
     ``async with`` closes it.
 
+    If a signal handler raises an exception while the server serves a request, a change may be half
+    done. Then the server closes, as by `close`. While it waits, it goes on.
+
     Arguments:
         daemon: the daemon to serve; None for an empty one. Call `wake` after a change from outside.
     """
@@ -34,9 +37,21 @@ class Server(Service):
         self._loop.add_reader(self.poller.fileno(), self._ready)
 
     def _ready(self) -> None:
-        self.step(self.poller.poll(0))
-        if self.paused and self._timer is None:
-            self._timer = self._loop.call_later(PAUSE, self.resume)
+        try:
+            self.step(self.poller.poll(0))
+            if self.paused and self._timer is None:
+                self._timer = self._loop.call_later(PAUSE, self.resume)
+        except BaseException:
+            self.close()  # it came out of a signal handler
+            raise
+
+    def wake(self) -> None:
+        """See `xsproto.adapters.server.Service.wake`."""
+        try:
+            super().wake()
+        except BaseException:
+            self.close()
+            raise
 
     def resume(self) -> None:
         """See `xsproto.adapters.server.Service.resume`."""
@@ -83,7 +98,7 @@ class Server(Service):
                 self._timer.cancel()
             for task in self._bridges:
                 task.cancel()
-            self.end()
+        self.end()
 
     async def __aenter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ from xsproto.adapters.server import PAUSE, Service
 from xsproto.daemon import Daemon
 
 from ._io.backend import BACKEND
-from ._io.transport import READ
+from ._io.transport import READ, make_repeater
 
 __all__ = ["Server"]
 
@@ -22,6 +22,9 @@ class Server(Service):
     The hub of the thread that makes it serves from then on until `close`, whenever the program lets
     the hub run. No greenlet is needed. ``with`` closes it.
 
+    If a signal handler raises an exception while the server serves a request, a change may be half
+    done. Then the server closes, as by `close`. While it waits, it goes on.
+
     Arguments:
         daemon: the daemon to serve; None for an empty one. Call `wake` after a change from outside.
     """
@@ -31,28 +34,38 @@ class Server(Service):
         self._loop: Any = get_hub().loop
         self._watcher: Any = self._loop.io(self.poller.fileno(), READ)
         self._timer: Any = self._loop.timer(PAUSE)
+        # While it is active, the hub calls `close` in each turn, until that comes to its end.
+        self._closing: Any = make_repeater(get_hub())
         self._add_reader()
 
     def _add_reader(self) -> None:
-        if not self.ended:
-            self._watcher.start(self._ready)
+        # `run_callback` is written in C and never raises; gevent would stop the watcher for good.
+        self._watcher.start(self._loop.run_callback, self._ready)
 
     def _ready(self) -> None:
         try:
-            self.step(self.poller.poll(0))
-            if self.paused and not self._timer.active:
-                self._timer.start(self.resume)
+            if not self.ended:
+                self.step(self.poller.poll(0))
+                if self.paused and not self._timer.active:
+                    self._timer.start(self.resume)
         except BaseException:
-            # It came out of a signal handler. gevent has stopped the watcher whose callback raised.
-            self._loop.run_callback(self._add_reader)
+            self._closing.start(self.close)  # it came out of a signal handler
+            raise
+
+    def wake(self) -> None:
+        """See `xsproto.adapters.server.Service.wake`."""
+        try:
+            super().wake()
+        except BaseException:
+            self._closing.start(self.close)
             raise
 
     def close(self) -> None:
         """End all connections and remove the sockets. Idempotent."""
-        if not self.ended:
-            self._watcher.close()
-            self._timer.close()
-            self.end()
+        self._watcher.close()
+        self._timer.close()
+        self.end()
+        self._closing.close()
 
     def __enter__(self) -> Self:
         return self

@@ -24,7 +24,7 @@ from xsproto.errors import ConnectionClosed, Forked, LocalProtocolError, NotFoun
 from xsproto.testing import Cancelled
 from xsproto.wire import HEADER, Op, PacketReader
 
-from ..support.event_loops import LOOPS, AnyClient, GuidesLoop, TrioLoop
+from ..support.event_loops import LOOPS, AnyClient, AsyncioLoop, GuidesLoop, TrioLoop
 from ..support.event_loops import Loop as AdaptersLoop
 
 T = TypeVar("T")
@@ -486,6 +486,78 @@ def test_a_wait_for_an_event_may_be_given_up(loop: Loop) -> None:
         with pytest.raises(LocalProtocolError):
             await events.get()
         await wire.assert_whole()
+
+    wired(loop, test)
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, of: Any, name: str) -> None:
+    """Have the next call of a method raise as a signal handler may."""
+    method, times = getattr(of, name), 0
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal times
+        times += 1
+        if times == 1:
+            raise Interrupt
+        return method(*arguments)
+
+    monkeypatch.setattr(of, name, interrupted)
+
+
+def test_an_interrupted_clean_up_ends_the_connection(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(wire: Wire) -> None:
+        other = loop.spawn(wire.client.read(b"/"))
+        await wire.turns()
+        interrupt(monkeypatch, wire.client._connection, "wait")
+        interrupt(monkeypatch, wire.session, "cancel")
+        with pytest.raises(Interrupt):
+            await wire.client.read(b"/a")
+        if not isinstance(loop, AsyncioLoop):  # asyncio's loop finds out itself
+            with pytest.raises(ConnectionClosed, match="interrupted its bookkeeping"):
+                await wire.client.read(b"/b")
+        with pytest.raises(ConnectionClosed, match="interrupted its bookkeeping"):
+            await other.result()
+        assert wire.transport.fileno() == -1
+
+    wired(loop, test)
+
+
+def test_an_event_whose_taker_was_interrupted_is_the_next_one(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(wire: Wire) -> None:
+        events = wire.client.watch(b"/a")
+        await wire.do(events.__aenter__())
+        interrupt(monkeypatch, wire.client._connection, "wake_and_dispose")
+        with pytest.raises(Interrupt):
+            await events.get()
+        assert (await wire.do(events.get())).path == b"/a"
+        events.close()
+        await wire.assert_whole()
+
+    wired(loop, test)
+
+
+def test_an_interrupted_end_is_an_end(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(wire: Wire) -> None:
+        reading = loop.spawn(wire.client.read(b"/"))
+        await wire.turns()
+        interrupt(monkeypatch, wire.session, "received")
+        with pytest.raises(Interrupt):
+            wire.client.close()
+        with pytest.raises(ConnectionClosed):
+            await reading.result()
+        assert wire.transport.fileno() == -1
+        # Where the clean-up was interrupted as well, the loop's next call does it.
+        wire.session.changing = True
+        assert not wire.client._connection.receive()
+        assert not wire.session.changing
 
     wired(loop, test)
 

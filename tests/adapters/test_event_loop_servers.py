@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -221,3 +222,54 @@ def test_a_client_that_does_not_read_is_stopped_and_loses_nothing(
                 assert got == whole
 
     loop.run(main())
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize("how", ["serving", "waking"])
+def test_an_interrupt_while_it_serves_closes_an_asyncio_server(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "socket"
+
+    def interrupted(*_: object) -> None:
+        raise Interrupt
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        async with xsproto_asyncio.Server() as server:
+            server.listen(path)
+            async with xsproto_asyncio.open_client(path) as client:
+                assert await client.read(b"/tool") == b""
+                if how == "serving":
+                    server.daemon.receive_data = interrupted  # type: ignore[method-assign,assignment]
+                else:
+                    server._flush = interrupted  # type: ignore[method-assign]
+                    with pytest.raises(Interrupt):
+                        server.wake()
+                with pytest.raises(ConnectionClosed):
+                    await client.read(b"/tool")
+            assert server.ended
+            assert not path.exists()
+
+    asyncio.run(main())
+
+
+def test_an_interrupt_while_it_serves_ends_a_trio_server(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+
+    def interrupted(*_: object) -> None:
+        raise Interrupt
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(xsproto_trio.serve, {path: 0})
+            async with xsproto_trio.open_client(path) as client:
+                assert await client.read(b"/tool") == b""
+                server.daemon.receive_data = interrupted
+                await client.read(b"/tool")
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        trio.run(main)
+    assert caught.group_contains(Interrupt)
+    assert not path.exists()

@@ -226,20 +226,68 @@ def test_out_of_descriptors_it_tries_again_later(
     assert not refusals
 
 
-def test_an_interrupt_in_the_hub_does_not_end_it(
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+def interrupt(of: Any, name: str, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
+    """Have the next calls of a method raise as a signal handler may."""
+    method = getattr(of, name)
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal times
+        if not times:
+            return method(*arguments)
+        times -= 1
+        raise Interrupt
+
+    monkeypatch.setattr(of, name, interrupted)
+
+
+@pytest.mark.parametrize("how", ["serving", "closing as well", "waking"])
+def test_an_interrupt_while_it_serves_closes_it(
+    server: Server, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(gevent.get_hub(), "exception_stream", None)
+    other = raw(tmp_path / "socket")
+    gevent.idle()
+    if how == "waking":
+        interrupt(server, "_flush", monkeypatch)
+        with pytest.raises(Interrupt):
+            server.wake()
+    else:
+        interrupt(server.daemon, "receive_data", monkeypatch)
+        if how == "closing as well":
+            interrupt(server, "_hang_up", monkeypatch, times=2)
+    reading = gevent.spawn(client.read, b"/tool")
+    with pytest.raises(ConnectionClosed):
+        reading.get(timeout=10)
+    assert other.recv(1) == b""
+    other.close()
+    assert server.ended
+    assert not (tmp_path / "socket").exists()
+    gevent.idle()
+    assert not server._closing.active
+
+
+def test_an_interrupt_before_it_serves_does_no_harm(
     server: Server, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = server.step
+    monkeypatch.setattr(gevent.get_hub(), "exception_stream", None)
+    # As at the very begin of the hub's callback.
+    ready = server._ready
+    server._watcher.stop()
+    times = []
 
-    def interrupted(ready: Any) -> None:
-        monkeypatch.setattr(server, "step", step)
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        times.append(1)
+        if len(times) < 3:
+            raise Interrupt
+        ready()
 
-    monkeypatch.setattr(server, "step", interrupted)
-    reading = gevent.spawn(client.read, b"/tool")
-    with pytest.raises(KeyboardInterrupt):
-        gevent.sleep(60)
-    assert reading.get(timeout=10) == b""
+    server._watcher.start(server._loop.run_callback, interrupted)
+    assert client.read(b"/tool", timeout=10) == b""
+    assert len(times) >= 3
 
 
 @pytest.mark.environment("patched_by_gevent")

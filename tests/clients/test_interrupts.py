@@ -20,7 +20,6 @@ anything. What the ``with`` should have ended is then left to the caller, who ca
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import re
@@ -42,8 +41,6 @@ from typing import Any, Final
 
 import pytest
 
-import xsproto
-import xsproto_sync
 from xsproto import ConnectionClosed, TimedOut, TransactionEnded
 from xsproto.clients.blocking import Transaction
 from xsproto.clients.session import Session
@@ -52,6 +49,7 @@ from xsproto.wire import HEADER, Op
 from xsproto_sync import Client
 
 from ..support.descriptors import open_descriptors
+from ..support.interrupts import Interrupt, gets_out, names_of
 
 pytestmark = [
     pytest.mark.environment("plain", "interrupts"),
@@ -69,26 +67,12 @@ ROUNDS_A_SECOND: Final = 100
 GAPS = (1, 2, 3, 4, 6, 9, 13, 19, 28, 41)
 #: Seconds after which a call is taken to hang.
 PATIENCE: Final = 5
-#: The files in which interrupts come.
-FILES = (
-    *(str(Path(module.__file__ or "").parent) + os.sep for module in (xsproto, xsproto_sync)),
-    contextlib.__file__,
-)
 KNOWN = {b"/known/%d" % number: b"value %d" % number for number in range(10)}
 #: Paths so long that what reads them all does not fit a small buffer.
 LONG = {b"/long/%d/" % number + b"x" * 1000: b"long %d" % number for number in range(12)}
 BIG = [b"a-rather-long-name-%d" % number for number in range(400)]
 #: What the reason of a connection that an interrupt has ended says.
 INTERRUPTED: Final = "interrupted its bookkeeping"
-
-
-class Interrupt(BaseException):
-    """What the signal handler raises."""
-
-
-def _gets_out(frame: FrameType) -> bool:
-    """Whether it is the library that is interrupted, and somebody would see the exception."""
-    return frame.f_code.co_filename.startswith(FILES) and frame.f_code.co_name != "__del__"
 
 
 class Injector:
@@ -127,7 +111,7 @@ class Injector:
 
     def _on_event(self, frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
-        if not _gets_out(frame):
+        if not gets_out(frame):
             return
         if event == "call":
             # Nothing gets out of a generator that is closed because it is dropped.
@@ -155,22 +139,13 @@ class Injector:
             sys.setprofile(self._on_event)
 
 
-def names_of(frame: FrameType | None) -> set[str]:
-    """Return the names of the functions that are being called."""
-    found = set()
-    while frame is not None:
-        found.add(frame.f_code.co_name)
-        frame = frame.f_back
-    return found
-
-
 class Problems:
     """What was found, each once."""
 
     def __init__(self) -> None:
         self._found: dict[str, None] = {}
 
-    def add(self, injector: Injector, error: BaseException) -> None:
+    def add(self, injector: Any, error: BaseException) -> None:
         where = " and ".join(injector.hits) or "no interrupt"
         what = str(error).partition("\n")[0]
         self._found[f"{where}: {type(error).__name__}: {what}"] = None
@@ -487,7 +462,7 @@ class Bench:
         went_on: the functions at which interrupts came whose client went on.
     """
 
-    def __init__(self, daemon: Any, second: type[Second] | None = None) -> None:
+    def __init__(self, daemon: Any, second: Callable[[Any, Peer], Any] | None = None) -> None:
         self._path = daemon.socket_path if hasattr(daemon, "socket_path") else daemon.path
         self._daemon = daemon
         self._second_class = second
@@ -497,28 +472,31 @@ class Bench:
         self.closed = 0
         self.went_on: set[str] = set()
 
-    def open(self) -> Client:
+    def open(self) -> Any:
         return Client(self._path)
 
-    def trial(self, call: Callable[[], Any], injector: Injector, problems: Problems) -> bool:
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        until(condition, what)
+
+    def trial(self, call: Callable[[], Any], injector: Any, problems: Problems) -> bool:
         """Return whether `call` was interrupted. Each has a client that has done nothing yet."""
         before = open_descriptors()
         peers = len(self._daemon.peers)
         self.client = self.open()
-        until(lambda: len(self._daemon.peers) > peers, "it is not connected")
+        self.until(lambda: len(self._daemon.peers) > peers, "it is not connected")
         self.peer = self._daemon.peer
         self._stream = self._transaction = None
-        second = None
+        second: Any = None
         if self._second_class is not None:
             second = self._second_class(self.client, self.peer)
         try:
             injector.is_stepping = self.is_stepping
-            interrupted = injector.run(call)
+            interrupted: bool = injector.run(call)
             self.check(injector, second)
             self.client.close()
-            until(lambda: self.peer.ended, "the client has not hung up")
+            self.until(lambda: self.peer.ended, "the client has not hung up")
             assert not self._daemon.wrong
-            until(lambda: open_descriptors() <= before, "descriptors were left behind")
+            self.until(lambda: open_descriptors() <= before, "descriptors were left behind")
             return interrupted
         except BaseException as error:
             problems.add(injector, error)
@@ -530,7 +508,7 @@ class Bench:
         connection = self.client._connection
         return connection.session.changing or connection._writer is not None
 
-    def check(self, injector: Injector, second: Second | None) -> None:
+    def check(self, injector: Any, second: Any) -> None:
         """The client goes on, and nothing is left of the call; or it is closed, and says why."""
         try:
             self.read(timeout=PATIENCE)
@@ -544,7 +522,7 @@ class Bench:
                 second.is_told()
             with pytest.raises(ConnectionClosed, match=INTERRUPTED):
                 self.client.read(b"/known/1")
-            until(lambda: self.peer.ended, "the connection is closed, and its descriptor open")
+            self.until(lambda: self.peer.ended, "the connection is closed, and its descriptor open")
             return
         self.went_on.update(hit.rpartition(" at ")[2] for hit in injector.hits)
         # The caller can end what `__exit__` should have.
@@ -560,8 +538,8 @@ class Bench:
         for _ in range(2):
             self.read(timeout=PATIENCE)
         if len(injector.hits) > 1:
-            until(self.is_clean, "a transaction or a watch was left behind")
-        check_session(self.client._connection.session)
+            self.until(self.is_clean, "a transaction or a watch was left behind")
+        self.check_session(self.client._connection.session)
         assert not self.peer.rest
         assert not self.peer.transactions, "the daemon has a transaction still"
         assert not self.peer.watches, "the daemon has a watch still"
@@ -573,6 +551,9 @@ class Bench:
 
     def touch(self) -> None:
         self.peer.fire(b"/watched")
+
+    def check_session(self, session: Session) -> None:
+        check_session(session)
 
     # The calls
 
@@ -950,7 +931,7 @@ def test_in_a_storm_of_signals_the_contract_holds(daemon: CheckingDaemon) -> Non
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal interrupts
-        if armed and frame is not None and _gets_out(frame):
+        if armed and frame is not None and gets_out(frame):
             interrupts += 1
             raise Interrupt
 

@@ -60,8 +60,7 @@ def made_awaitable(signed: list[tuple[str, Any, Any, str]]) -> list[tuple[str, A
     for name, kind, default, annotation in signed:
         for pattern, replacement in rules.items():
             annotation = re.sub(pattern, replacement, annotation)
-        # Time limits, and what an interrupt needs: cancellations arrive at suspensions only.
-        if name not in ("timeout", "deadline", "waiter"):
+        if name not in ("timeout", "deadline"):  # tasks have the loop's time limits
             result.append((name, kind, default, annotation))
     return result
 

@@ -167,7 +167,9 @@ class EventLoopConnection(AsyncConnection, ABC):
 
     # What follows from it
 
-    async def exchange(self, request: Request[Any], tx_id: int) -> Exchange:
+    async def exchange(
+        self, request: Request[Any], tx_id: int, waiter: Waiter | None = None
+    ) -> Exchange:
         """See `AsyncConnection`."""
         self.check_owner()
         if self._checkpoint is not None:
@@ -180,6 +182,8 @@ class EventLoopConnection(AsyncConnection, ABC):
                 self.begin_step()
             session.changing = True
             exchange = engine.send(request, tx_id)
+            if waiter is not None:
+                waiter.exchanges = (exchange,)
             if transport.write_blocked:
                 self.flush()
             elif not engine.window_full:  # else answers must come first, and `receive` writes
@@ -189,12 +193,12 @@ class EventLoopConnection(AsyncConnection, ABC):
             role = session.enter(exchange)
             session.changing = False
             await self.wait(exchange, role)
+            if session.leader is exchange:
+                self._leave(exchange)
+            return exchange
         except BaseException as error:
             self._fail(error, exchange)
             raise
-        if session.leader is exchange:
-            self._leave(exchange)
-        return exchange
 
     async def exchange_all(
         self, requests: Sequence[Request[Any]], tx_id: int
@@ -212,17 +216,18 @@ class EventLoopConnection(AsyncConnection, ABC):
             role = session.enter(waiter)
             session.changing = False
             await self.wait(waiter, role)
+            self._leave(waiter)
+            return exchanges
         except BaseException as error:
             self._fail(error, None if exchanges is None else waiter)
             raise
-        self._leave(waiter)
-        return exchanges
 
     async def take_event(self, queue: EventQueue) -> WatchEvent:
         """See `AsyncConnection`."""
         self.check_owner()
         if self._checkpoint is not None:
             await self._checkpoint()
+        event = None
         while True:
             waiter = Waiter(queue)
             try:
@@ -230,12 +235,17 @@ class EventLoopConnection(AsyncConnection, ABC):
                 role = session.enter(waiter)
                 session.changing = False
                 await self.wait(waiter, role)
+                self.begin_step()
+                session.leave(waiter)
+                if queue:
+                    event = queue.take()
+                session.changing = False
+                self.wake_and_dispose()
+                if event is not None:
+                    return event
             except BaseException as error:
-                self._fail(error, waiter)
+                self._fail(error, waiter, queue, event)
                 raise
-            self._leave(waiter)
-            if queue:
-                return queue.take()
             if (ended := queue.ended or self.session.closed) is not None:
                 raise ended.with_traceback(None)
             if not queue.watches:
@@ -269,9 +279,12 @@ class EventLoopConnection(AsyncConnection, ABC):
         """
         session, transport = self.session, self.transport
         engine = session.engine
-        if engine.closed is not None:
-            return False
         try:
+            if engine.closed is not None:
+                if session.changing:
+                    self.end_step()
+                self.wake_and_dispose()
+                return False
             if session.changing:
                 self.begin_step()
             session.changing = True
@@ -284,16 +297,28 @@ class EventLoopConnection(AsyncConnection, ABC):
             if engine.closed is not None:
                 self.wake_and_dispose()
         except BaseException:
-            self.call_receive_again()
+            session.changing = True
+            self.call_soon(self.receive)
             raise
         return found
 
-    def call_receive_again(self) -> None:
-        """Have the loop call `receive` soon, because an exception of a signal handler has left it.
+    def call_soon(self, function: Callable[[], object], /) -> object:
+        """Have the loop call a function soon: `receive`, after an interrupt in a step.
 
         The descriptor need not become readable again. Without that call nobody would find out that
         the step was interrupted, and tell the tasks. A loop whose leader is a task needs it not.
+        A loop that can calls the function in each of its turns until `unregister`.
         """
+
+    def step(self, act: Callable[[Session], object]) -> None:
+        """See `ConnectionBase`."""
+        try:
+            super().step(act)
+        except XenStoreError:
+            raise
+        except BaseException:
+            self.call_soon(self.receive)
+            raise
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection. Idempotent.
@@ -304,10 +329,7 @@ class EventLoopConnection(AsyncConnection, ABC):
         Raises:
             LocalProtocolError: the connection is open, and this is not the loop that it belongs to.
         """
-        with self.guard:
-            session = self.begin_step()
-            session.close(reason)
-            session.changing = False
+        self.step(lambda session: session.close(reason))
 
     def close_after_fork(self) -> None:
         """See `ForkAware`."""
@@ -332,19 +354,34 @@ class EventLoopConnection(AsyncConnection, ABC):
             f"to the thread of that loop: {what}"
         )
 
-    def _fail(self, error: BaseException, waiter: Wait | None) -> None:
-        """End a wait that an exception has ended; None if nothing was sent."""
-        if isinstance(error, XenStoreError):
-            error.__traceback__ = None  # the frames of the engine tell a user nothing
-        if waiter is None and isinstance(error, XenStoreError):
-            self.session.changing = False  # the request was refused, and nothing was changed
-        session = self.begin_step()
-        if waiter is not None:
-            session.cancel(waiter)
-            session.leave(waiter)
-        self.flush()
-        session.changing = False
-        self.wake_and_dispose()
+    def _fail(
+        self,
+        error: BaseException,
+        waiter: Wait | None,
+        queue: EventQueue | None = None,
+        event: WatchEvent | None = None,
+    ) -> None:
+        """End a wait that an exception has ended; None if nothing was sent. Put back an event."""
+        session = self.session
+        try:
+            if isinstance(error, XenStoreError):
+                error.__traceback__ = None  # the frames of the engine tell a user nothing
+            if waiter is None and isinstance(error, XenStoreError):
+                session.changing = False  # the request was refused, and nothing was changed
+            self.begin_step()
+            if queue is not None and event is not None:
+                queue.put_back(event)
+            if waiter is not None:
+                session.cancel(waiter)
+                session.leave(waiter)
+            self.flush()
+            session.changing = False
+            self.wake_and_dispose()
+        except BaseException:
+            # There is no more than one clean-up: where that is interrupted, the connection ends.
+            session.changing = True
+            self.call_soon(self.receive)
+            raise
 
     def _leave(self, waiter: Wait) -> None:
         session = self.begin_step()
@@ -365,7 +402,8 @@ class EventLoopConnection(AsyncConnection, ABC):
             self.transport.close()
 
     def _wake_all(self) -> None:
-        self.wake(self.session.to_wake)
+        # One without a handle was interrupted before it waited.
+        self.wake([waiter for waiter in self.session.to_wake if waiter.handle is not None])
         self.session.to_wake.clear()
 
 

@@ -364,27 +364,28 @@ class Service:
 
         In a forked child it closes the child's copies only: the parent's server goes on.
         """
-        if self.ended:
-            return
         self.ended = True
         ours = self._os.getpid() == self._process
-        for path, (sock, _domid) in self._listeners.items():
+        # An interrupt may leave the rest to another call.
+        for path, (sock, _domid) in list(self._listeners.items()):
             if ours:
                 try:
                     self._os.unlink(path)
                 except FileNotFoundError:
                     pass
             sock.close()
-        for peer in list(self._peers.values()):
+            del self._listeners[path]
+        for fd, peer in list(self._peers.items()):
             if not ours:
                 # Not unregistered: the child shares the poller's descriptor with its parent, for
                 # which that would count as well.
                 peer.sock.close()
-                continue
-            if peer.interest:
-                # Before it is closed: a socket that gevent has patched closes only once nothing
-                # waits for it.
-                self.poller.unregister(peer.fd)
-            self._hang_up(peer.sock)
-        self._peers.clear()
+            else:
+                if peer.interest:
+                    peer.interest = 0
+                    # Before it is closed: a socket that gevent has patched closes only once nothing
+                    # waits for it.
+                    self.poller.unregister(peer.fd)
+                self._hang_up(peer.sock)
+            del self._peers[fd]
         self.poller.close()

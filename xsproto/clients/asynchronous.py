@@ -61,6 +61,7 @@ from . import messages, operations
 from .connection import AsyncConnection
 from .event_queue import QUEUE_MAX, EventQueue, WatchEvent
 from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk
+from .session import Waiter
 
 __all__ = ["AsyncClient", "Monitor", "Transaction", "Watch"]
 
@@ -594,7 +595,10 @@ class AsyncClient(AsyncOperations):
                         continue
                     return result
             except TransactionLost:
-                continue
+                transaction._drop()
+            except BaseException:
+                transaction._drop()  # an interrupt may have been faster than `__aexit__`
+                raise
         raise messages.exhausted(attempts)
 
     # Watches
@@ -652,6 +656,8 @@ class Transaction(AsyncOperations):
     daemon has forgotten it, as when the domain was suspended and resumed.
     """
 
+    # The values of a transaction that an interrupt kept from being initialized.
+    _entered = True
     _state = "not started"
     _id = 0
 
@@ -676,15 +682,20 @@ class Transaction(AsyncOperations):
         if self._entered:
             raise messages.entered_twice()
         self._entered = True
+        connection, waiter = self._connection, Waiter()
         try:
-            exchange = await self._connection.exchange(TransactionStart(), 0)
+            exchange = await connection.exchange(TransactionStart(), 0, waiter)
             self._id = exchange.result()
-        except XenStoreError as error:
-            error.__traceback__ = None  # the frames of the engine tell a user nothing
+            self._tx_id = self._id
+            self._state = "open"
+            return self
+        except BaseException as error:
+            # An interrupt may have come after the answer: the daemon must not keep the transaction.
+            if waiter.exchanges:
+                connection.abandon(waiter)
+            if isinstance(error, XenStoreError):
+                error.__traceback__ = None  # the frames of the engine tell a user nothing
             raise
-        self._tx_id = self._id
-        self._state = "open"
-        return self
 
     async def __aexit__(
         self,
@@ -692,12 +703,15 @@ class Transaction(AsyncOperations):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.ended:
-            return
-        if kind is None:
-            await self._end(commit=True)
-        else:
+        try:
+            if kind is not None:
+                self._drop()
+            elif not self.ended:
+                await self._end(commit=True)
+        except BaseException:
+            # `_end` rolls back what it could not commit, unless an interrupt kept it from that.
             self._drop()
+            raise
 
     def __del__(self) -> None:
         if not self._entered:
@@ -863,8 +877,12 @@ class Watch(_AsyncEventStream):
         return f"<Watch of {self.path!r}{token}: {messages.state_of(self._queue)}>"
 
     async def __aenter__(self) -> Self:
-        self.token = await self._set(self.path, self.token, self._depth)
-        return self
+        try:
+            self.token = await self._set(self.path, self.token, self._depth)
+            return self
+        except BaseException:
+            self.close()
+            raise
 
 
 class Monitor(_AsyncEventStream):

@@ -220,12 +220,15 @@ class AsyncConnection(ConnectionBase):
     """The connection of an asynchronous client."""
 
     @abstractmethod
-    async def exchange(self, request: Request[Any], tx_id: int) -> Exchange:
+    async def exchange(
+        self, request: Request[Any], tx_id: int, waiter: Waiter | None = None
+    ) -> Exchange:
         """Send a request and wait for its answer.
 
         Arguments:
             request: the request.
             tx_id: the transaction that it is part of; 0 for none.
+            waiter: see `BlockingConnection.exchange`.
 
         Returns:
             The exchange, which is done.

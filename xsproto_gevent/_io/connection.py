@@ -10,14 +10,23 @@ greenlets whose answers or events have come. While no greenlet waits, the hub do
 ``_give_up``, which withdraws or abandons the requests and leaves the session whole.
 
 **Interrupts.** `xsproto.clients.session` has the contract: an exception out of a signal handler, in
-a step of bookkeeping, ends the connection. In the hub it can leave ``_ready``. gevent then stops
-the watcher that called it. So ``_ready`` is scheduled once more, which finds the step interrupted.
+a step of bookkeeping, ends the connection. A signal handler runs in the greenlet that runs, or in
+the hub. gevent stops the watcher of a descriptor for good once its callback has raised. So the
+callback here is the loop's own ``run_callback``, written in C, which never raises: it schedules
+``_ready``. If that is interrupted before it has read anything, the descriptor stays readable, and
+the hub calls it again.
+
+If anything has begun already, ``_again`` is started: a watcher whose callback, ``_recover``, the
+hub calls in each turn, whatever it raises, until ``_recover`` itself stops it. Starting it is one
+call of a C function, and the first one of an ``except`` clause, where CPython does not look for
+signals. So no number of interrupts keeps the other greenlets from being told. Where the clean-up
+of a call is interrupted in its turn, ``changing`` stays set, and ``_recover`` ends the connection.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final
@@ -37,7 +46,7 @@ from xsproto.clients.session import Role, Session, Wait, Waiter
 from xsproto.errors import LocalProtocolError, TimedOut, XenStoreError
 from xsproto.requests import Request
 
-from .transport import WatchedTransport
+from .transport import WatchedTransport, make_repeater
 
 __all__ = ["Connection"]
 
@@ -98,6 +107,8 @@ class Connection(AdapterConnection):
         self.clock = clock
         self._hub = get_hub()
         self.guard = _OwnerGuard(self._hub, session, transport.path)
+        # While it is active, the hub calls `_recover` in each turn: see "Interrupts" above.
+        self._again: Any = make_repeater(self._hub)
         self._waking = False  # whether `_wake` is at work
         self._corked = False  # whether `_wake` will write as well, so that nobody else need
         register_for_fork(self)
@@ -129,6 +140,7 @@ class Connection(AdapterConnection):
                 waiter.exchanges = (exchange,)
             if not self._corked:
                 self.flush()
+            exchange.handle = Gate(hub)
             session.enter(exchange)
             session.changing = False
             self._sleep(exchange, deadline)
@@ -137,7 +149,8 @@ class Connection(AdapterConnection):
             try:
                 timed_out = self._fail(error, exchange)
             except BaseException:
-                self._give_up(exchange)
+                session.changing = True
+                self._again.start(self._recover)
                 raise
             if timed_out is not None:
                 raise timed_out from None
@@ -148,13 +161,14 @@ class Connection(AdapterConnection):
     ) -> Sequence[Exchange]:
         """See `BlockingConnection`."""
         self.check_owner()
-        waiter = Waiter()
+        session, waiter = self.session, Waiter()
         exchanges = None
         try:
-            session = self.begin_step()
+            self.begin_step()
             exchanges = session.send_all(waiter, requests, tx_id)
             if not self._corked:
                 self.flush()
+            waiter.handle = Gate(self._hub)
             role = session.enter(waiter)
             session.changing = False
             if role is not _DONE:
@@ -164,7 +178,8 @@ class Connection(AdapterConnection):
             try:
                 timed_out = self._fail(error, None if exchanges is None else waiter)
             except BaseException:
-                self._give_up(waiter)
+                session.changing = True
+                self._again.start(self._recover)
                 raise
             if timed_out is not None:
                 raise timed_out from None
@@ -189,10 +204,10 @@ class Connection(AdapterConnection):
         """See `BlockingConnection`."""
         self.check_owner()
         event = None
-        waiter = Waiter(queue)
+        session, waiter = self.session, Waiter(queue)
         try:
             while True:
-                session = self.begin_step()
+                self.begin_step()
                 if queue:
                     event = queue.take()
                 elif (ended := queue.ended or session.closed) is not None:
@@ -201,6 +216,7 @@ class Connection(AdapterConnection):
                 elif not queue.watches:
                     session.changing = False
                     raise nothing_watched()
+                waiter.handle = Gate(self._hub)
                 role = _DONE if event is not None else session.enter(waiter)
                 session.changing = False
                 if event is not None:
@@ -209,12 +225,13 @@ class Connection(AdapterConnection):
                     self._sleep(waiter, deadline)
                 # Once more from the start: another greenlet may have taken the event first.
         except BaseException as error:
-            if event is not None:
-                queue.put_back(event)
             try:
+                if event is not None:
+                    queue.put_back(event)
                 self._give_up(waiter)
             except BaseException:
-                self._give_up(waiter)
+                session.changing = True
+                self._again.start(self._recover)
                 raise
             if isinstance(error, TimedOut):
                 raise no_event(queue.watches) from None
@@ -223,11 +240,21 @@ class Connection(AdapterConnection):
     def begin_step(self) -> Session:
         """See `ConnectionBase`."""
         if self.session.changing:
+            # It will tell the greenlets, and close the descriptor.
+            self._again.start(self._recover)
             self.session.break_off()
-            # Without it nothing would tell the greenlets, nor close the descriptor.
-            self._hub.loop.run_callback(self._ready)
         self.session.changing = True
         return self.session
+
+    def step(self, act: Callable[[Session], object]) -> None:
+        """See `ConnectionBase`."""
+        try:
+            super().step(act)
+        except XenStoreError:
+            raise
+        except BaseException:
+            self._again.start(self._recover)
+            raise
 
     def _sleep(self, waiter: Wait, deadline: float | None) -> None:
         """Let other greenlets run until `waiter` is done.
@@ -235,7 +262,6 @@ class Connection(AdapterConnection):
         Raises:
             TimedOut: it is not done by `deadline`.
         """
-        waiter.handle = Gate(self._hub)
         if not self.transport.reader.active:
             self._update_callbacks()
         if deadline is None:
@@ -281,7 +307,7 @@ class Connection(AdapterConnection):
         if self._corked:
             return  # `_wake` is at work, and will do both
         if session.to_wake and not self._waking:
-            self._hub.loop.run_callback(self._ready)
+            self._again.start(self._recover)
         bytes_ = self._bytes
         blocked = bytes_.write_blocked
         bytes_.write(session.engine)
@@ -298,8 +324,11 @@ class Connection(AdapterConnection):
 
     def _ready(self) -> None:
         """Receive, write and wake. The hub calls it when there may be something of that to do."""
+        session = self.session
         try:
-            session = self.begin_step()
+            if session.changing:
+                self.begin_step()
+            session.changing = True
             if len(session.engine.outstanding) > 1:
                 # Offer the CPU: else each answer would interrupt the daemon in giving the next
                 # one, where both share a CPU.
@@ -308,15 +337,29 @@ class Connection(AdapterConnection):
             session.changing = False
             self._wake()
         except BaseException:
-            # It came out of a signal handler, and gevent stops the watcher whose callback raises.
+            self._again.start(self._recover)
+            raise
+
+    def _recover(self) -> None:
+        """Do what an interrupt, or the place, kept a step from doing. The hub calls it."""
+        try:
+            self._again.stop()  # first: a greenlet that runs meanwhile may start it again
             self._corked = self._waking = False
-            self._hub.loop.run_callback(self._ready)
+            self._ready()
+            session = self.begin_step()
+            self.flush()
+            self._update_callbacks()
+            session.changing = False
+        except BaseException:
+            self._again.start(self._recover)
             raise
 
     def _receive(self) -> bool:
         """Receive what is there; return whether there was anything. Close what is over."""
-        found = read_now(self.session, self._bytes)
-        if self.session.closed is not None:
+        engine = self.session.engine
+        # The hub may have scheduled `_ready` before the connection was closed.
+        found = engine.closed is None and read_now(self.session, self._bytes)
+        if engine.closed is not None:
             self.transport.close()
         return found
 
@@ -335,7 +378,9 @@ class Connection(AdapterConnection):
             del to_wake[0]
         self._waking = False
         if held_back or self._bytes.write_blocked or session.engine.window_full:
+            self.begin_step()
             self.flush()
+            session.changing = False
         if not session.waiting:
             self._update_callbacks()
 
@@ -344,17 +389,21 @@ class Connection(AdapterConnection):
     def close(self, reason: XenStoreError) -> None:
         """See `AdapterConnection`."""
         with self.guard:
-            session = self.begin_step()
-            session.close(reason)
-            self.transport.close()
-            self.flush()
-            session.changing = False
+            try:
+                session = self.begin_step()
+                session.close(reason)
+                self.transport.close()
+                self.flush()
+                session.changing = False
+            except BaseException:
+                self._again.start(self._recover)
+                raise
 
     def close_after_fork(self) -> None:
         """See `ForkAware`."""
         self.session.close(forked(self.transport.path))
         self.transport.close_after_fork()
         if self.session.to_wake and get_hub() is self._hub:
-            self._hub.loop.run_callback(self._ready)
+            self._again.start(self._recover)
         else:  # they belong to a thread that the child does not have
             self.session.to_wake.clear()

@@ -9,7 +9,7 @@ from gevent import get_hub
 
 from xsproto.adapters.transport import ConnectionTransport
 
-__all__ = ["READ", "WRITE", "Callback", "WatchedTransport"]
+__all__ = ["READ", "WRITE", "Callback", "WatchedTransport", "make_repeater"]
 
 #: What the hub calls; None where it need not look.
 Callback = Callable[[], None] | None
@@ -17,6 +17,15 @@ Callback = Callable[[], None] | None
 #: The events of the ``io`` watchers of gevent's loop.
 READ: Final = 1
 WRITE: Final = 2
+
+
+def make_repeater(hub: Any) -> Any:
+    """Return a watcher whose callback a hub calls in each turn, whatever it raises, until it stops.
+
+    Arguments:
+        hub: the hub.
+    """
+    return hub.loop.idle(priority=hub.loop.MAXPRI)
 
 
 class WatchedTransport:
@@ -32,6 +41,7 @@ class WatchedTransport:
         self.bytes = bytes_
         loop: Any = get_hub().loop
         fileno = self.fileno()
+        self._schedule = loop.run_callback
         #: What watches for something to read; `reader.active` says whether the hub does.
         self.reader = loop.io(fileno, READ)
         # Each with the index of its callback among (readable, writable).
@@ -45,7 +55,8 @@ class WatchedTransport:
         """Say what the hub calls from now on.
 
         Arguments:
-            readable: called while there is something to read; None to call nothing.
+            readable: called while there is something to read, also after it has raised; None to
+                call nothing.
             writable: called while there is room to write; None to call nothing.
         """
         callbacks = readable, writable
@@ -53,7 +64,8 @@ class WatchedTransport:
             if (callback := callbacks[of]) is None:
                 watcher.stop()
             elif not watcher.active:
-                watcher.start(callback)
+                # Not the callback itself: gevent would stop the watcher if it raised.
+                watcher.start(self._schedule, callback)
 
     def fileno(self) -> int:
         """See `xsproto.adapters.transport.ConnectionTransport`."""
