@@ -52,6 +52,12 @@ class Connection(EventLoopConnection):
         """See `EventLoopConnection`."""
         self._loop.call_soon(self.receive)
 
+    sleep = staticmethod(asyncio.sleep)
+
+    def now(self) -> float:
+        """See `ConnectionBase`."""
+        return self._loop.time()
+
     def check_owner(self) -> None:
         """See `EventLoopConnection`."""
         try:

@@ -319,7 +319,7 @@ def test_the_timeouts_of_a_transaction() -> None:
     assert client.timeouts == [DEFAULT, 5, 6, DEFAULT]
     client.timeouts.clear()
     client.transact(lambda tx: tx.read(b"/"), timeout=8)
-    assert client.timeouts == [8, DEFAULT, 8]
+    assert client.timeouts == [8, 8, DEFAULT, 8]
 
 
 # transact

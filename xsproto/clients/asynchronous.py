@@ -60,7 +60,8 @@ from ..requests import Watch as WatchRequest
 from . import messages, operations
 from .connection import AsyncConnection
 from .event_queue import QUEUE_MAX, EventQueue, WatchEvent
-from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk
+from .operations import MISSING, Node, Operation, Walk
+from .retries import Retries
 
 __all__ = ["AsyncClient", "Monitor", "Transaction", "Watch"]
 
@@ -75,6 +76,8 @@ class AsyncOperations:
     #: The transaction that the requests are part of; 0 for none. None if no request can be made:
     #: `_why_not` says why.
     _tx_id: int | None
+    #: Where a transaction notes the paths that it uses; None if nobody asks.
+    _used: set[bytes] | None = None
 
     # Between the user's call and the exchange there is one function, `_ask` or `_perform`, which
     # also raises what came of it. So the traceback of a failed call is three frames long.
@@ -86,8 +89,8 @@ class AsyncOperations:
         if tx_id is None:
             raise self._why_not()
         exchange = await connection.exchange(request, tx_id)
-        if tx_id and connection.forgetful:
-            await self._check_known((exchange,))
+        if tx_id and (connection.forgetful or self._used is not None):
+            await self._look_at((exchange,))
         answer = exchange.answer
         if answer.__class__ is bytes:  # as `Exchange.result`, without the call
             return request.parse_reply(answer)
@@ -112,8 +115,8 @@ class AsyncOperations:
                     exchanges = (await connection.exchange(step, tx_id),)
                 else:
                     exchanges = await connection.exchange_all(step, tx_id)
-                if tx_id and connection.forgetful:
-                    await self._check_known(exchanges)
+                if tx_id and (connection.forgetful or self._used is not None):
+                    await self._look_at(exchanges)
                 outcome = [exchange.outcome() for exchange in exchanges]
                 if isinstance(step, Request):
                     (outcome,) = outcome
@@ -125,8 +128,8 @@ class AsyncOperations:
         """Return the error of a call while no request can be made."""
         raise NotImplementedError
 
-    async def _check_known(self, exchanges: Sequence[Exchange]) -> None:
-        """Raise if `exchanges` show that the daemon has forgotten the transaction."""
+    async def _look_at(self, exchanges: Sequence[Exchange]) -> None:
+        """Note what a transaction uses; raise if the daemon has forgotten it."""
 
     @overload
     async def read(self, path: bytes) -> bytes: ...
@@ -560,9 +563,12 @@ class AsyncClient(AsyncOperations):
         self,
         function: Callable[[Transaction], Awaitable[T]],
         *,
-        attempts: int = TRANSACT_ATTEMPTS,
+        attempts: int | None = None,
     ) -> T:
         """Run a function in a transaction and commit it; start over if that conflicts or is lost.
+
+        Between two attempts it waits for a random time, which grows with their number: callers that
+        conflict get out of each other's way.
 
         The requests are TRANSACTION_START and TRANSACTION_END (xenstore.txt, "Transactions").
 
@@ -570,7 +576,8 @@ class AsyncClient(AsyncOperations):
             function (Callable[[Transaction], Awaitable[T]]): takes the transaction. It may run
                 several times, also after it raised `TransactionLost`, so it should do nothing but
                 use the transaction.
-            attempts (int): how many transactions to try, at least 1.
+            attempts (int | None): how many transactions to try, at least 1; by default as many as
+                there is time for, which is 30 seconds if nothing else limits it.
 
         Returns:
             What `function` returned in the transaction that was committed.
@@ -579,21 +586,27 @@ class AsyncClient(AsyncOperations):
             RetriesExhausted: every transaction conflicted with another change, or was lost.
             CommitUnknown: the commit was sent and not answered.
         """
-        messages.check_attempts(attempts)
-        for _ in range(attempts):
-            transaction = Transaction(self._connection)
+        connection = self._connection
+        started = connection.now()
+        retries = Retries(attempts, started, None)
+        while True:
+            transaction = Transaction(connection)
+            transaction._used = retries.paths
             try:
                 async with transaction:
                     result = await function(transaction)
                     try:
                         if not transaction.ended:
                             await transaction._end(commit=True)
-                    except ConflictError:
-                        continue
-                    return result
-            except TransactionLost:
-                continue
-        raise messages.exhausted(attempts)
+                        return result
+                    except ConflictError as error:
+                        failure: XenStoreError = error
+            except TransactionLost as error:
+                failure = error
+            await connection.sleep(
+                retries.wait(failure, started, connection.now(), connection.random())
+            )
+            started = connection.now()
 
     # Watches
 
@@ -758,8 +771,10 @@ class Transaction(AsyncOperations):
     def _why_not(self) -> XenStoreError:
         return messages.not_in_transaction(self._id, self.ended)
 
-    async def _check_known(self, exchanges: Sequence[Exchange]) -> None:
-        if operations.is_doubtful(exchanges):
+    async def _look_at(self, exchanges: Sequence[Exchange]) -> None:
+        if self._used is not None:
+            self._used.update(operations.paths_of(exchanges))
+        if self._connection.forgetful and operations.is_doubtful(exchanges):
             probe = await self._connection.exchange(operations.PROBE, self._id)
             if (lost := operations.transaction_lost(self._id, probe)) is not None:
                 self._drop()

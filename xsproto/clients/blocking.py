@@ -56,13 +56,24 @@ from ..requests import Watch as WatchRequest
 from . import messages, operations
 from .connection import DEFAULT, BlockingConnection, Timeout
 from .event_queue import QUEUE_MAX, EventQueue, WatchEvent
-from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk
+from .operations import MISSING, Node, Operation, Walk
+from .retries import Retries
 from .session import Waiter
 
 __all__ = ["BlockingClient", "Monitor", "Transaction", "Watch"]
 
 T = TypeVar("T")
 D = TypeVar("D")
+
+
+def _left(connection: BlockingConnection, timeout: Timeout, deadline: float | None) -> Timeout:
+    """Return the timeout for a part of a call that was given `timeout` and must end by `deadline`.
+
+    Where the client's own timeout holds, it holds for each part.
+    """
+    if timeout is DEFAULT or deadline is None:
+        return timeout
+    return max(0.0, deadline - connection.now())
 
 
 class BlockingOperations:
@@ -72,6 +83,8 @@ class BlockingOperations:
     #: The transaction that the requests are part of; 0 for none. None if no request can be made:
     #: `_why_not` says why.
     _tx_id: int | None
+    #: Where a transaction notes the paths that it uses; None if nobody asks.
+    _used: set[bytes] | None = None
 
     # Between the user's call and the exchange there is one function, `_ask` or `_perform`, which
     # also raises what came of it. So the traceback of a failed call is three frames long.
@@ -86,8 +99,8 @@ class BlockingOperations:
         if tx_id is None:
             raise self._why_not()
         exchange = connection.exchange(request, tx_id, deadline)
-        if tx_id and connection.forgetful:
-            self._check_known((exchange,), deadline)
+        if tx_id and (connection.forgetful or self._used is not None):
+            self._look_at((exchange,), deadline)
         answer = exchange.answer
         if answer.__class__ is bytes:  # as `Exchange.result`, without the call
             return request.parse_reply(answer)
@@ -113,8 +126,8 @@ class BlockingOperations:
                     exchanges = (connection.exchange(step, tx_id, deadline),)
                 else:
                     exchanges = connection.exchange_all(step, tx_id, deadline)
-                if tx_id and connection.forgetful:
-                    self._check_known(exchanges, deadline)
+                if tx_id and (connection.forgetful or self._used is not None):
+                    self._look_at(exchanges, deadline)
                 outcome = [exchange.outcome() for exchange in exchanges]
                 if isinstance(step, Request):
                     (outcome,) = outcome
@@ -126,8 +139,8 @@ class BlockingOperations:
         """Return the error of a call while no request can be made."""
         raise NotImplementedError
 
-    def _check_known(self, exchanges: Sequence[Exchange], deadline: float | None) -> None:
-        """Raise if `exchanges` show that the daemon has forgotten the transaction."""
+    def _look_at(self, exchanges: Sequence[Exchange], deadline: float | None) -> None:
+        """Note what a transaction uses; raise if the daemon has forgotten it."""
 
     @overload
     def read(self, path: bytes, *, timeout: Timeout = ...) -> bytes: ...
@@ -606,10 +619,13 @@ class BlockingClient(BlockingOperations):
         self,
         function: Callable[[Transaction], T],
         *,
-        attempts: int = TRANSACT_ATTEMPTS,
+        attempts: int | None = None,
         timeout: Timeout = DEFAULT,
     ) -> T:
         """Run a function in a transaction and commit it; start over if that conflicts or is lost.
+
+        Between two attempts it waits for a random time, which grows with their number: callers that
+        conflict get out of each other's way.
 
         The requests are TRANSACTION_START and TRANSACTION_END (xenstore.txt, "Transactions").
 
@@ -617,9 +633,10 @@ class BlockingClient(BlockingOperations):
             function (Callable[[Transaction], T]): takes the transaction. It may run several times,
                 also after it raised `TransactionLost`, so it should do nothing but use the
                 transaction.
-            attempts (int): how many transactions to try, at least 1.
-            timeout (float | None): seconds for the start and for the commit, each; None for no
-                limit; by default the client's.
+            attempts (int | None): how many transactions to try, at least 1; by default as many as
+                there is time for, which is 30 seconds if nothing else limits it.
+            timeout (float | None): seconds for the whole call, None for no limit; default: the
+                client's. The calls that `function` makes have limits of their own.
 
         Returns:
             What `function` returned in the transaction that was committed.
@@ -628,24 +645,31 @@ class BlockingClient(BlockingOperations):
             RetriesExhausted: every transaction conflicted with another change, or was lost.
             CommitUnknown: the commit was sent and not answered.
         """
-        messages.check_attempts(attempts)
-        for _ in range(attempts):
-            transaction = Transaction(self._connection, timeout)
+        connection = self._connection
+        deadline = connection.clock.deadline_for(timeout)
+        started = connection.now()
+        retries = Retries(attempts, started, deadline, endless=timeout is None)
+        while True:
+            transaction = Transaction(connection, _left(connection, timeout, deadline))
+            transaction._used = retries.paths
             try:
                 with transaction:
                     result = function(transaction)
                     try:
                         if not transaction.ended:
-                            transaction._end(commit=True, timeout=timeout)
-                    except ConflictError:
-                        continue
-                    return result
-            except TransactionLost:
+                            left = _left(connection, timeout, deadline)
+                            transaction._end(commit=True, timeout=left)
+                        return result
+                    except ConflictError as error:
+                        failure: XenStoreError = error
+            except TransactionLost as error:
                 transaction._drop()
+                failure = error
             except BaseException:
                 transaction._drop()  # an interrupt may have been faster than `__exit__`
                 raise
-        raise messages.exhausted(attempts)
+            connection.sleep(retries.wait(failure, started, connection.now(), connection.random()))
+            started = connection.now()
 
     # Watches
 
@@ -842,8 +866,10 @@ class Transaction(BlockingOperations):
     def _why_not(self) -> XenStoreError:
         return messages.not_in_transaction(self._id, self.ended)
 
-    def _check_known(self, exchanges: Sequence[Exchange], deadline: float | None) -> None:
-        if operations.is_doubtful(exchanges):
+    def _look_at(self, exchanges: Sequence[Exchange], deadline: float | None) -> None:
+        if self._used is not None:
+            self._used.update(operations.paths_of(exchanges))
+        if self._connection.forgetful and operations.is_doubtful(exchanges):
             probe = self._connection.exchange(operations.PROBE, self._id, deadline)
             if (lost := operations.transaction_lost(self._id, probe)) is not None:
                 self._drop()

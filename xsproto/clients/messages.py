@@ -7,8 +7,8 @@ raise in it. The checks raise by themselves. The last ones make the texts of rep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
 
 from ..errors import (
     CommitUnknown,
@@ -45,6 +45,9 @@ __all__ = [
     "transaction_forgotten",
     "watches_of",
 ]
+
+# How many paths an error names.
+_PATHS_SHOWN: Final = 5
 
 # Arguments
 
@@ -113,10 +116,28 @@ def entered_twice() -> LocalProtocolError:
     return LocalProtocolError("a transaction can be entered only once")
 
 
-def exhausted(attempts: int) -> RetriesExhausted:
-    """The error of `attempts` transactions of which none took effect."""
+def exhausted(
+    attempts: int, lost: int, seconds: float, paths: Collection[bytes]
+) -> RetriesExhausted:
+    """The error of transactions of which none took effect.
+
+    Arguments:
+        attempts: how many transactions there were.
+        lost: how many of them the daemon has forgotten. The others conflicted.
+        seconds: how long it took.
+        paths: what they used.
+    """
+    shown = [repr(path) for path in sorted(paths)[:_PATHS_SHOWN]]
+    if more := len(paths) - len(shown):
+        shown.append(f"{more} more")
+    reasons = []
+    if attempts > lost:
+        reasons.append(f"{attempts - lost} conflicted with changes by others")
+    if lost:
+        reasons.append(f"{lost} were lost")
     return RetriesExhausted(
-        f"none of {attempts} attempts took effect: each conflicted with others, or was lost",
+        f"none of {attempts} attempts in {seconds:.3g} s took effect: {', '.join(reasons)}; "
+        f"the transaction used {', '.join(shown) or 'no node'}",
         code="EAGAIN",
     )
 
