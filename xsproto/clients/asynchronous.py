@@ -58,12 +58,13 @@ from ..requests import (
 )
 from ..requests import Watch as WatchRequest
 from . import messages, operations
+from .conditions import Reads
 from .connection import AsyncConnection
 from .event_queue import QUEUE_MAX, EventQueue, WatchEvent
 from .operations import MISSING, Node, Operation, Walk
 from .retries import Retries
 
-__all__ = ["AsyncClient", "Monitor", "Transaction", "Watch"]
+__all__ = ["AsyncClient", "Monitor", "Transaction", "View", "Watch"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -647,6 +648,38 @@ class AsyncClient(AsyncOperations):
         """
         return Monitor(self._watch_connection(), limit)
 
+    # Conditions
+
+    async def wait(self, condition: Callable[[View], Awaitable[T]]) -> T:
+        """Wait until a condition holds. Return what it returned.
+
+        The condition is a function that takes a view of the store, reads through it, and returns
+        something true once it holds. It runs again when something that it has read has changed. An
+        exception that it raises ends the wait. `xsproto.conditions` has conditions that are made
+        already.
+
+        The requests are WATCH and UNWATCH (xenstore.txt, "Watches"), and those that read.
+
+        Arguments:
+            condition (Callable[[View], Awaitable[T]]): takes a `View`. It may run often, so it
+                should do nothing but look.
+
+        Returns:
+            The true value that `condition` returned.
+
+        Raises:
+            ConnectionClosed: the connection ended.
+            LocalProtocolError: the condition does not hold, and has read nothing.
+        """
+        messages.check_condition(condition)
+        async with Monitor(self._watch_connection(), QUEUE_MAX) as monitor:
+            view = View(self._connection, monitor)
+            while True:
+                view._begin()
+                if result := await condition(view):
+                    return result
+                await view._wait_for_change()
+
 
 class Transaction(AsyncOperations):
     """A transaction, as `Client.transaction` returns it and `Client.transact` passes it.
@@ -930,3 +963,89 @@ class Monitor(_AsyncStream):
             NotFound: the monitor has no such watch.
         """
         self._unset(messages.watches_of(self._queue.watches, path, token))
+
+
+class View(AsyncOperations):
+    """What a condition reads through: the store as it is, as `Client.wait` passes it.
+
+    What it reads is watched from then on, so that the condition runs again after a change.
+
+    ====== ===============================================================
+    nodes  `read`, `list`, `exists`, `walk`, `read_many`, `get_perms`
+    ====== ===============================================================
+
+    It is no snapshot: two reads may see the store at two moments. The methods that change something
+    raise `LocalProtocolError`.
+    """
+
+    def __init__(self, connection: AsyncConnection, monitor: Monitor) -> None:
+        self._connection = connection
+        self._tx_id = 0
+        self._monitor = monitor
+        self._reads = Reads()
+
+    def __repr__(self) -> str:
+        return f"<View: {len(self._reads.watched)} paths watched>"
+
+    async def _ask(self, request: Request[T]) -> T:
+        (exchange,) = await self._look((request,))
+        result: T = exchange.result()
+        return result
+
+    async def _evaluate(self, operation: Operation[T]) -> T:
+        return await self._perform(operation)
+
+    async def _perform(self, operation: Operation[T]) -> T:
+        outcome: Any = None
+        exchanges: Sequence[Exchange] | None = None
+        try:
+            while True:
+                # As `operations.resume`, without its frame.
+                if isinstance(outcome, XenStoreError):
+                    step = operation.throw(outcome)
+                else:
+                    step = operation.send(outcome)
+                exchanges = await self._look((step,) if isinstance(step, Request) else step)
+                outcome = [exchange.outcome() for exchange in exchanges]
+                if isinstance(step, Request):
+                    (outcome,) = outcome
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            outcome = exchanges = None  # an error that is raised refers to this frame
+
+    async def _look(self, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
+        """Send requests that read, once their paths are watched."""
+        exchanges: Sequence[Exchange] | None = None
+        for path in self._reads.note(requests):
+            await self._watch(path)
+        try:
+            exchanges = await self._connection.exchange_all(requests, 0)
+        finally:
+            self._reads.answered(requests, exchanges)
+        return exchanges
+
+    async def _watch(self, path: bytes) -> None:
+        monitor = self._monitor
+        # A token of its own: the first event of this watch must not be taken for another's.
+        token = await monitor._set(path, None, None)
+        self._reads.watched.add(path)
+        with monitor._connection.guard:
+            monitor._queue.discard(path, token)
+
+    def _begin(self) -> None:
+        """Prepare for a run of the condition: what it will read is newer than all events so far."""
+        self._reads.begin()
+        with self._monitor._connection.guard:
+            self._monitor._queue.clear()
+
+    async def _wait_for_change(self) -> None:
+        """Wait until something that the last run of the condition has read may have changed."""
+        monitor, reads = self._monitor, self._reads
+        for path in reads.unneeded():
+            monitor.unwatch(path)
+        if not reads.watched:
+            raise messages.nothing_read()
+        while not reads.concerns(await monitor.get()):
+            pass

@@ -27,6 +27,7 @@ from ..client import Exchange
 from ..errors import (
     ConflictError,
     NotFound,
+    TimedOut,
     TransactionLost,
     XenStoreError,
 )
@@ -54,13 +55,14 @@ from ..requests import (
 )
 from ..requests import Watch as WatchRequest
 from . import messages, operations
+from .conditions import Reads
 from .connection import DEFAULT, BlockingConnection, Timeout
 from .event_queue import QUEUE_MAX, EventQueue, WatchEvent
 from .operations import MISSING, Node, Operation, Walk
 from .retries import Retries
 from .session import Waiter
 
-__all__ = ["BlockingClient", "Monitor", "Transaction", "Watch"]
+__all__ = ["BlockingClient", "Monitor", "Transaction", "View", "Watch"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -713,6 +715,48 @@ class BlockingClient(BlockingOperations):
         """
         return Monitor(self._watch_connection(), limit)
 
+    # Conditions
+
+    def wait(self, condition: Callable[[View], T], *, timeout: Timeout = DEFAULT) -> T:
+        """Wait until a condition holds. Return what it returned.
+
+        The condition is a function that takes a view of the store, reads through it, and returns
+        something true once it holds. It runs again when something that it has read has changed. An
+        exception that it raises ends the wait. `xsproto.conditions` has conditions that are made
+        already.
+
+        The requests are WATCH and UNWATCH (xenstore.txt, "Watches"), and those that read.
+
+        Arguments:
+            condition (Callable[[View], T]): takes a `View`. It may run often, so it should do
+                nothing but look.
+            timeout (float | None): seconds for the whole wait. By default, and with None, there is
+                no limit: the client's own timeout does not hold here.
+
+        Returns:
+            The true value that `condition` returned.
+
+        Raises:
+            TimedOut: the condition did not hold in time.
+            ConnectionClosed: the connection ended.
+            LocalProtocolError: the condition does not hold, and has read nothing.
+        """
+        messages.check_condition(condition)
+        connection = self._connection
+        deadline = connection.clock.deadline_for(None if timeout is DEFAULT else timeout)
+        monitor = Monitor(self._watch_connection(), QUEUE_MAX)
+        view = View(connection, monitor, deadline)
+        try:
+            with monitor:
+                while True:
+                    view._begin()
+                    if result := condition(view):
+                        return result
+                    view._wait_for_change()
+        except BaseException:
+            monitor.close()  # an interrupt may have been faster than `__exit__`
+            raise
+
 
 class Transaction(BlockingOperations):
     """A transaction, as `Client.transaction` returns it and `Client.transact` passes it.
@@ -1044,3 +1088,105 @@ class Monitor(_Stream):
             NotFound: the monitor has no such watch.
         """
         self._unset(messages.watches_of(self._queue.watches, path, token))
+
+
+class View(BlockingOperations):
+    """What a condition reads through: the store as it is, as `Client.wait` passes it.
+
+    What it reads is watched from then on, so that the condition runs again after a change.
+
+    ====== ===============================================================
+    nodes  `read`, `list`, `exists`, `walk`, `read_many`, `get_perms`
+    ====== ===============================================================
+
+    It is no snapshot: two reads may see the store at two moments. The methods that change something
+    raise `LocalProtocolError`.
+    """
+
+    def __init__(
+        self, connection: BlockingConnection, monitor: Monitor, deadline: float | None
+    ) -> None:
+        self._connection = connection
+        self._tx_id = 0
+        self._monitor = monitor
+        self._deadline = deadline
+        self._reads = Reads()
+
+    def __repr__(self) -> str:
+        return f"<View: {len(self._reads.watched)} paths watched>"
+
+    def _ask(self, request: Request[T], timeout: Timeout) -> T:
+        (exchange,) = self._look((request,), self._deadline_for(timeout))
+        result: T = exchange.result()
+        return result
+
+    def _evaluate(self, operation: Operation[T]) -> T:
+        return self._perform(operation, DEFAULT)
+
+    def _perform(self, operation: Operation[T], timeout: Timeout) -> T:
+        deadline = self._deadline_for(timeout)
+        outcome: Any = None
+        exchanges: Sequence[Exchange] | None = None
+        try:
+            while True:
+                # As `operations.resume`, without its frame.
+                if isinstance(outcome, XenStoreError):
+                    step = operation.throw(outcome)
+                else:
+                    step = operation.send(outcome)
+                exchanges = self._look((step,) if isinstance(step, Request) else step, deadline)
+                outcome = [exchange.outcome() for exchange in exchanges]
+                if isinstance(step, Request):
+                    (outcome,) = outcome
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            outcome = exchanges = None  # an error that is raised refers to this frame
+
+    def _deadline_for(self, timeout: Timeout) -> float | None:
+        """Return when a call that begins now must be over; the wait may have to be over earlier."""
+        deadline = self._connection.clock.deadline_for(timeout)
+        if deadline is None or (self._deadline is not None and self._deadline < deadline):
+            return self._deadline
+        return deadline
+
+    def _look(self, requests: Sequence[Request[Any]], deadline: float | None) -> Sequence[Exchange]:
+        """Send requests that read, once their paths are watched."""
+        exchanges: Sequence[Exchange] | None = None
+        for path in self._reads.note(requests):
+            self._watch(path, deadline)
+        try:
+            exchanges = self._connection.exchange_all(requests, 0, deadline)
+        finally:
+            self._reads.answered(requests, exchanges)
+        return exchanges
+
+    def _watch(self, path: bytes, deadline: float | None) -> None:
+        monitor = self._monitor
+        timeout = None if deadline is None else max(0.0, deadline - self._connection.now())
+        # A token of its own: the first event of this watch must not be taken for another's.
+        token = monitor._set(path, None, None, timeout)
+        self._reads.watched.add(path)
+        with monitor._connection.guard:
+            monitor._queue.discard(path, token)
+
+    def _begin(self) -> None:
+        """Prepare for a run of the condition: what it will read is newer than all events so far."""
+        self._reads.begin()
+        with self._monitor._connection.guard:
+            self._monitor._queue.clear()
+
+    def _wait_for_change(self) -> None:
+        """Wait until something that the last run of the condition has read may have changed."""
+        monitor, reads = self._monitor, self._reads
+        connection = monitor._connection
+        for path in reads.unneeded():
+            monitor.unwatch(path)
+        if not reads.watched:
+            raise messages.nothing_read()
+        try:
+            while not reads.concerns(connection.take_event(monitor._queue, self._deadline)):
+                pass
+        except TimedOut:
+            raise messages.not_fulfilled(reads.watched) from None

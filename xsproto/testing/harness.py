@@ -33,6 +33,7 @@ __all__ = [
     "Stream",
     "Task",
     "Transaction",
+    "View",
     "Watch",
 ]
 
@@ -73,6 +74,10 @@ class Operations(Protocol):
     async def get_perms(self, path: bytes) -> builtins.list[Permission]: ...
     async def set_perms(self, path: bytes, permissions: Iterable[Permission | bytes]) -> None: ...
     def walk(self, top: bytes, topdown: bool = True) -> AsyncIterator[Node]: ...
+
+
+class View(Operations, Protocol):
+    """What a condition reads through."""
 
 
 class Transaction(Operations, Protocol):
@@ -143,6 +148,8 @@ class Client(Operations, Protocol):
         limit: int = QUEUE_MAX,
     ) -> Watch: ...
     def monitor(self, *, limit: int = QUEUE_MAX) -> Monitor: ...
+    # Of any view: the conditions of `xsproto.conditions` take those of real clients.
+    async def wait(self, condition: Callable[[Any], Any]) -> Any: ...
 
     async def get_domain_path(self, domid: int) -> bytes: ...
     async def is_domain_introduced(self, domid: int) -> bool: ...
