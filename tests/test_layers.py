@@ -22,9 +22,10 @@ ROOMS: Mapping[str, set[str]] = {
     "_version": set(),
     "protocol": {"errors"},
     "clients": {"errors", "protocol"},
+    "conditions": {"errors", "protocol", "clients"},  # what users import from the package
     "daemon": {"errors", "protocol"},
     "adapters": {"errors", "protocol", "clients", "daemon"},
-    "testing": {"errors", "protocol", "clients", "daemon", "adapters"},
+    "testing": {"errors", "protocol", "clients", "conditions", "daemon", "adapters"},
     # The package re-exports. A program that wants the kit, or an adapter's parts, names the room.
     "__init__": {"errors", "_version", "protocol", "clients", "daemon"},
     # `python -m xsproto` is a program.

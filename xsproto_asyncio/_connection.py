@@ -52,6 +52,12 @@ class Connection(EventLoopConnection):
         while self.session.closed is None and self._end_poll.poll(0):
             self.receive()
 
+    sleep = staticmethod(asyncio.sleep)
+
+    def now(self) -> float:
+        """See `ConnectionBase`."""
+        return self._loop.time()
+
     def check_owner(self) -> None:
         """See `EventLoopConnection`."""
         try:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from xsproto.clients.blocking import Monitor, Transaction, Watch
+    from xsproto.clients.blocking import Monitor, Transaction, View, Watch
 
     from .client import Client
     from .embedded import EmbeddedXenStore
@@ -13,7 +13,7 @@ else:
     # and pytest, which looks for its plugin in this package, need not load a client. (Type checkers
     # look at the branch above.)
     def __getattr__(name):
-        if name in ("Monitor", "Transaction", "Watch"):
+        if name in ("Monitor", "Transaction", "View", "Watch"):
             from xsproto.clients import blocking
 
             value = getattr(blocking, name)
@@ -38,4 +38,4 @@ else:
         return sorted({*globals(), *__all__})
 
 
-__all__ = ["Client", "EmbeddedXenStore", "Monitor", "Server", "Transaction", "Watch"]
+__all__ = ["Client", "EmbeddedXenStore", "Monitor", "Server", "Transaction", "View", "Watch"]

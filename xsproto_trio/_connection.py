@@ -76,6 +76,13 @@ class Connection(EventLoopConnection):
         # The epoll that is readable when the socket is readable or writable, once it was needed.
         self._read_or_write: Any = None
 
+    sleep = staticmethod(trio.sleep)
+
+    def now(self) -> float:
+        """See `ConnectionBase`."""
+        self.check_owner()
+        return trio.current_time()
+
     def check_owner(self) -> None:
         """See `EventLoopConnection`."""
         try:

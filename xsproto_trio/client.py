@@ -27,7 +27,7 @@ class Client(AsyncClientBase):
     =============  ==============================================================================
     nodes          `read`, `write`, `list`, `exists`, `delete`, `mkdir`, `walk`, `read_many`,
                    `get_perms`, `set_perms`
-    watches        `watch`, `monitor`, `reset_watches`
+    watches        `watch`, `monitor`, `wait`, `reset_watches`
     transactions   `transaction`, `transact`
     the client     `close`, `closed`
     domains        `get_domain_path`, `is_domain_introduced`, `introduce_domain`,

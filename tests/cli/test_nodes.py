@@ -181,6 +181,41 @@ def test_wait_for_a_value(run: Run, client: Client) -> None:
         node.result(20)
 
 
+def test_wait_for_several_nodes_and_values(run: Run, client: Client) -> None:
+    run("wait", "/a", "2", "1", "/a/b", "two")
+    run("wait", "/a/b=one", "/a/b=two", "/a", "1")
+    run("wait", "--any", "/a", "2", "/a/b", "two")
+    run("wait", "/a", "1", "/a/b", "three", "--timeout", "0.05", status=4)
+    client.write(b"/link", b"/a/b")
+    client.write(b"/empty", b"")
+    client.write(b"/equation", b"x=y")
+    run("wait", "/link=/a/b", "/empty=", "/equation", "x=y", "/equation=x=y")
+    result = run("wait", "/link=", "/empty", "--timeout", "0.05", status=4)
+    assert "/link" in result.output
+    # A node of which there is only something below.
+    client.write(b"/x/y", b"")
+    run("wait", "/x", "/x/y")
+
+    with ThreadPoolExecutor(2) as pool:
+        both = pool.submit(run, "wait", "/one", "4", "/two", "4", "6", "--timeout", "20")
+        either = pool.submit(run, "wait", "--any", "/three", "/four/five", "--timeout", "20")
+        for path in (b"/one=4", b"/two=5", b"/two=6", b"/four/five="):
+            client.write(*path.split(b"="))
+        both.result(20)
+        either.result(20)
+
+
+def test_wait_until_nodes_are_gone(run: Run, client: Client) -> None:
+    run("wait", "--gone", "/none", "/none/at/all")
+    run("wait", "--gone", "/a", "--timeout", "0.05", status=4)
+    run("wait", "--gone", "--any", "/a", "/none")
+    with ThreadPoolExecutor(1) as pool:
+        gone = pool.submit(run, "wait", "--gone", "/a", "/a/b", "--timeout", "20")
+        client.delete(b"/a")
+        gone.result(20)
+    assert "no values" in run("wait", "--gone", "/a", "1", status=2).output
+
+
 def test_ctrl_c_ends_a_watch(store: EmbeddedXenStore) -> None:
     with subprocess.Popen(
         [*COMMAND, "watch", "--socket", store.socket_path(), "/a"],

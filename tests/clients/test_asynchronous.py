@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from xsproto import requests as rq
-from xsproto.clients.asynchronous import Monitor, Transaction, Watch
+from xsproto.clients.asynchronous import Monitor, Transaction, View, Watch
 from xsproto.clients.event_queue import WatchEvent
 from xsproto.errors import (
     AlreadyExists,
@@ -687,10 +687,24 @@ async def in_a_monitor(client: AsyncMemory) -> None:
                 break
 
 
+async def in_a_wait(client: AsyncMemory) -> None:
+    runs: list[bytes] = []
+
+    async def condition(view: View) -> bool:
+        runs.append(await view.read(b"/b"))
+        await suspend(lambda: True)
+        if len(runs) == 1:
+            client.daemon.change(b"/b", b"2")
+            return False
+        return await view.read(b"/none", None) is None and await view.exists(b"/a/x")
+
+    await client.wait(condition)
+
+
 WIDE = [b"a-rather-long-name-%d" % number for number in range(300)]
 SCENARIOS = [
     *(one, many, several, in_a_walk, in_a_transaction, in_transact, committed, rolled_back),
-    *(in_a_watch, in_a_monitor),
+    *(in_a_watch, in_a_monitor, in_a_wait),
 ]
 Scenario = Callable[[AsyncMemory], Coroutine[Any, Any, None]]
 

@@ -17,7 +17,7 @@ import pytest
 
 from xsproto import requests as rq
 from xsproto.client import Exchange
-from xsproto.clients.blocking import Transaction, Watch
+from xsproto.clients.blocking import Transaction, View, Watch
 from xsproto.clients.connection import DEFAULT
 from xsproto.clients.event_queue import WatchEvent
 from xsproto.clients.session import Waiter
@@ -319,7 +319,7 @@ def test_the_timeouts_of_a_transaction() -> None:
     assert client.timeouts == [DEFAULT, 5, 6, DEFAULT]
     client.timeouts.clear()
     client.transact(lambda tx: tx.read(b"/"), timeout=8)
-    assert client.timeouts == [8, DEFAULT, 8]
+    assert client.timeouts == [8, 8, DEFAULT, 8]
 
 
 # transact
@@ -650,7 +650,20 @@ def in_a_walk(client: BlockingMemory) -> None:
     list(client.walk(b"/"))
 
 
-SCENARIOS = [in_a_transaction, in_transact, rolled_back, in_a_watch, in_a_monitor, in_a_walk]
+def in_a_wait(client: BlockingMemory) -> None:
+    def condition(view: View) -> bool:
+        if view.read(b"/b") == b"2":
+            client.daemon.change(b"/b", b"3")  # behind the look
+            return False
+        return view.read(b"/c", None) is None and view.exists(b"/a")
+
+    client.wait(condition)
+
+
+SCENARIOS = [
+    *(in_a_transaction, in_transact, rolled_back, in_a_watch, in_a_monitor, in_a_walk),
+    in_a_wait,
+]
 
 
 def waits_of(scenario: Callable[[BlockingMemory], None]) -> int:

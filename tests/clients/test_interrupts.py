@@ -42,7 +42,7 @@ from typing import Any, Final
 import pytest
 
 from xsproto import ConnectionClosed, TimedOut, TransactionEnded
-from xsproto.clients.blocking import Transaction
+from xsproto.clients.blocking import Transaction, View
 from xsproto.clients.session import Session
 from xsproto.errors import CommitUnknown
 from xsproto.wire import HEADER, Op
@@ -633,6 +633,17 @@ class Bench:
             monitor.unwatch(b"/watched")
             assert monitor.get(timeout=PATIENCE).path == b"/w"
 
+    def wait(self) -> None:
+        runs = count(1)
+
+        def condition(view: View) -> bool:
+            view.read(b"/w", b"")
+            if (run := next(runs)) == 1:
+                self.peer.fire(b"/w")
+            return run == 2
+
+        assert self.client.wait(condition, timeout=PATIENCE) is True
+
     def pump(self) -> None:
         self.client.pump()
 
@@ -663,6 +674,7 @@ CALLS = (
     "watch",
     "watch_in_vain",
     "monitor",
+    "wait",
     "pump",
 )
 #: The functions in which a call waits, and a client goes on.

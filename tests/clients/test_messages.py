@@ -26,7 +26,6 @@ from xsproto.clients.messages import (
     transaction_forgotten,
     watches_of,
 )
-from xsproto.clients.operations import TRANSACT_ATTEMPTS
 from xsproto.errors import (
     CommitUnknown,
     ConflictError,
@@ -62,14 +61,22 @@ def test_there_must_be_an_attempt() -> None:
     for attempts in (0, -1):
         with pytest.raises(InvalidArgument, match=f"invalid attempts {attempts}:"):
             check_attempts(attempts)
-    check_attempts(TRANSACT_ATTEMPTS)
 
 
 def test_who_lost_every_time_is_told_how_often() -> None:
-    error = exhausted(7)
+    error = exhausted(7, 0, 1.2345, {b"/b", b"/a"})
     assert isinstance(error, ConflictError)
-    assert "none of 7 attempts" in str(error)
     assert error.code == "EAGAIN"
+    assert error.message == (
+        "none of 7 attempts in 1.23 s took effect: 7 conflicted with changes by others; the "
+        "transaction used b'/a', b'/b'"
+    )
+    many = {b"/%d" % number for number in range(8)}
+    text = exhausted(7, 2, 30, many).message
+    assert "in 30 s took effect: 5 conflicted with changes by others, 2 were lost;" in text
+    assert text.endswith("b'/0', b'/1', b'/2', b'/3', b'/4', 3 more")
+    text = exhausted(3, 3, 0, set()).message
+    assert text.endswith("in 0 s took effect: 3 were lost; the transaction used no node")
 
 
 def test_an_unanswered_commit_is_unknown_since_it_was_sent() -> None:

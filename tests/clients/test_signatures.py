@@ -30,6 +30,7 @@ PAIRS = {
     blocking.Transaction: asynchronous.Transaction,
     blocking.Watch: asynchronous.Watch,
     blocking.Monitor: asynchronous.Monitor,
+    blocking.View: asynchronous.View,
 }
 
 # What waits for nothing, on either side: `walk` and the rest give something that does.
@@ -344,7 +345,7 @@ CLIENT_CALLS: list[tuple[str, tuple[Any, ...], Any, Any]] = [
     ("set_quota", (b"nodes", 9, 5), None, rq.SetQuota(b"nodes", 9, 5)),
 ]
 #: Those that take more than one call, and are tested in the other files.
-LONG = {"walk", "transaction", "transact", "watch", "monitor"}
+LONG = {"walk", "transaction", "transact", "watch", "monitor", "wait"}
 
 
 def test_every_method_is_called() -> None:

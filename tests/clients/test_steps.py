@@ -30,6 +30,9 @@ class Connection(ConnectionBase):
     def flush(self) -> None:
         raise Interrupt
 
+    def now(self) -> float:
+        raise NotImplementedError
+
     def defer(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> object:
         self.deferred.append(function)
         return super().defer(function, arguments)

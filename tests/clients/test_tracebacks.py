@@ -116,6 +116,18 @@ BLOCKING: dict[str, tuple[type[XenStoreError], Callable[[Any], object]]] = {
     ),
     "get": (TimedOut, lambda client: in_watch(client, lambda watch: watch.get(timeout=0.01))),
     "watch": (AlreadyExists, watch_twice),
+    "wait": (
+        TimedOut,
+        lambda client: client.wait(lambda view: view.read(b"/none", None), timeout=0.05),
+    ),
+    "read in a condition": (
+        NotFound,
+        lambda client: client.wait(lambda view: view.read(b"/none")),
+    ),
+    "list in a condition": (
+        NotFound,
+        lambda client: client.wait(lambda view: view.list(b"/none")),
+    ),
 }
 
 
@@ -209,6 +221,10 @@ async def in_transaction_async(client: Any, use: Callable[[Any], Awaitable[objec
         await use(tx)
 
 
+async def read_none(view: Any) -> object:
+    return await view.read(b"/none")
+
+
 async def watch_twice_async(client: Any) -> None:
     async with client.monitor() as monitor:
         for _ in range(2):
@@ -227,6 +243,7 @@ ASYNC: dict[str, tuple[type[XenStoreError], Callable[[Any], Awaitable[object]]]]
         InvalidPath,
         lambda client: in_transaction_async(client, lambda tx: tx.read(b"//")),
     ),
+    "read in a condition": (NotFound, lambda client: client.wait(read_none)),
     "read in a transaction": (
         NotFound,
         lambda client: in_transaction_async(client, lambda tx: tx.read(b"/none")),

@@ -172,6 +172,12 @@ class _AwaitableClient(_Awaitable):
     def monitor(self, *args: Any, **kwargs: Any) -> _Awaitable:
         return _Awaitable(self._client, self._client.monitor(*args, **kwargs))
 
+    async def wait(self, condition: Callable[[Any], Any]) -> Any:
+        def look(view: Any) -> Any:
+            return run(condition(_Awaitable(self._client, view)))
+
+        return _call(self._client, self._client.wait, look)
+
     async def transact(self, function: Callable[[Any], Awaitable[T]], **kwargs: Any) -> T:
         def body(tx: Any) -> T:
             return run(function(_Awaitable(self._client, tx)))

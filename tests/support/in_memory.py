@@ -18,7 +18,7 @@ from xsproto import requests as rq
 from xsproto.client import Exchange
 from xsproto.clients.asynchronous import AsyncClient
 from xsproto.clients.blocking import BlockingClient
-from xsproto.clients.connection import AsyncConnection, BlockingConnection, Timeout
+from xsproto.clients.connection import DEFAULT, AsyncConnection, BlockingConnection, Timeout
 from xsproto.clients.event_queue import EventQueue, WatchEvent
 from xsproto.clients.session import Session, Wait, Waiter
 from xsproto.errors import TimedOut, XenStoreError
@@ -193,6 +193,14 @@ class Memory:
         self._tx_id: int | None = 0
         self._rest = b""  # what the engine has handed out and the daemon has not taken
         self.blocked = False  # whether there is more to write
+        self.time = 0.0  # of a clock that only sleeping moves
+        self.slept: list[float] = []
+
+    def now(self) -> float:
+        return self.time
+
+    def random(self) -> float:
+        return 0.5
 
     def flush(self) -> None:
         assert self._lock.locked()
@@ -284,7 +292,11 @@ class BlockingMemory(Memory, BlockingConnection, BlockingClient):
 
     def deadline_for(self, timeout: Timeout) -> float | None:
         self.timeouts.append(timeout)
-        return None
+        return None if timeout in (DEFAULT, None) else self.time + timeout
+
+    def sleep(self, seconds: float, /) -> None:
+        self.slept.append(seconds)
+        self.time += seconds
 
     def _wait(self, waiter: Wait) -> None:
         self.waits += 1
@@ -343,6 +355,10 @@ def suspend(until: Ready) -> Generator[Ready, None, None]:
 
 class AsyncMemory(Memory, AsyncConnection, AsyncClient):
     """Suspends until the daemon has sent something, or somebody else has received it."""
+
+    async def sleep(self, seconds: float, /) -> None:
+        self.slept.append(seconds)
+        self.time += seconds
 
     async def _wait(self, waiter: Wait) -> None:
         while not waiter.done:

@@ -58,12 +58,14 @@ from ..requests import (
 )
 from ..requests import Watch as WatchRequest
 from . import messages, operations
+from .conditions import Reads
 from .connection import AsyncConnection
 from .event_queue import QUEUE_MAX, EventQueue, WatchEvent
-from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk
+from .operations import MISSING, Node, Operation, Walk
+from .retries import Retries
 from .session import Waiter
 
-__all__ = ["AsyncClient", "Monitor", "Transaction", "Watch"]
+__all__ = ["AsyncClient", "Monitor", "Transaction", "View", "Watch"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -76,6 +78,8 @@ class AsyncOperations:
     #: The transaction that the requests are part of; 0 for none. None if no request can be made:
     #: `_why_not` says why.
     _tx_id: int | None
+    #: Where a transaction notes the paths that it uses; None if nobody asks.
+    _used: set[bytes] | None = None
 
     # Between the user's call and the exchange there is one function, `_ask` or `_perform`, which
     # also raises what came of it. So the traceback of a failed call is three frames long.
@@ -87,8 +91,8 @@ class AsyncOperations:
         if tx_id is None:
             raise self._why_not()
         exchange = await connection.exchange(request, tx_id)
-        if tx_id and connection.forgetful:
-            await self._check_known((exchange,))
+        if tx_id and (connection.forgetful or self._used is not None):
+            await self._look_at((exchange,))
         answer: Any = exchange.answer
         if answer.__class__ is bytes:  # as `Exchange.result`, without the call
             if request.reply_is_value:
@@ -115,8 +119,8 @@ class AsyncOperations:
                     exchanges = (await connection.exchange(step, tx_id),)
                 else:
                     exchanges = await connection.exchange_all(step, tx_id)
-                if tx_id and connection.forgetful:
-                    await self._check_known(exchanges)
+                if tx_id and (connection.forgetful or self._used is not None):
+                    await self._look_at(exchanges)
                 outcome = operations.outcomes(exchanges)
                 if isinstance(step, Request):
                     (outcome,) = outcome
@@ -128,8 +132,8 @@ class AsyncOperations:
         """Return the error of a call while no request can be made."""
         raise NotImplementedError
 
-    async def _check_known(self, exchanges: Sequence[Exchange]) -> None:
-        """Raise if `exchanges` show that the daemon has forgotten the transaction."""
+    async def _look_at(self, exchanges: Sequence[Exchange]) -> None:
+        """Note what a transaction uses; raise if the daemon has forgotten it."""
 
     @overload
     async def read(self, path: bytes) -> bytes: ...
@@ -563,9 +567,12 @@ class AsyncClient(AsyncOperations):
         self,
         function: Callable[[Transaction], Awaitable[T]],
         *,
-        attempts: int = TRANSACT_ATTEMPTS,
+        attempts: int | None = None,
     ) -> T:
         """Run a function in a transaction and commit it; start over if that conflicts or is lost.
+
+        Between two attempts it waits for a random time, which grows with their number: callers that
+        conflict get out of each other's way.
 
         The requests are TRANSACTION_START and TRANSACTION_END (xenstore.txt, "Transactions").
 
@@ -573,7 +580,8 @@ class AsyncClient(AsyncOperations):
             function (Callable[[Transaction], Awaitable[T]]): takes the transaction. It may run
                 several times, also after it raised `TransactionLost`, so it should do nothing but
                 use the transaction.
-            attempts (int): how many transactions to try, at least 1.
+            attempts (int | None): how many transactions to try, at least 1; by default as many as
+                there is time for, which is 30 seconds if nothing else limits it.
 
         Returns:
             What `function` returned in the transaction that was committed.
@@ -582,24 +590,31 @@ class AsyncClient(AsyncOperations):
             RetriesExhausted: every transaction conflicted with another change, or was lost.
             CommitUnknown: the commit was sent and not answered.
         """
-        messages.check_attempts(attempts)
-        for _ in range(attempts):
-            transaction = Transaction(self._connection)
+        connection = self._connection
+        started = connection.now()
+        retries = Retries(attempts, started, None)
+        while True:
+            transaction = Transaction(connection)
+            transaction._used = retries.paths
             try:
                 async with transaction:
                     result = await function(transaction)
                     try:
                         if not transaction.ended:
                             await transaction._end(commit=True)
-                    except ConflictError:
-                        continue
-                    return result
-            except TransactionLost:
+                        return result
+                    except ConflictError as error:
+                        failure: XenStoreError = error
+            except TransactionLost as error:
                 transaction._drop()
+                failure = error
             except BaseException:
                 transaction._drop()  # an interrupt may have been faster than `__aexit__`
                 raise
-        raise messages.exhausted(attempts)
+            await connection.sleep(
+                retries.wait(failure, started, connection.now(), connection.random())
+            )
+            started = connection.now()
 
     # Watches
 
@@ -639,6 +654,38 @@ class AsyncClient(AsyncOperations):
                 with ``overflow`` for each watch.
         """
         return Monitor(self._watch_connection(), limit)
+
+    # Conditions
+
+    async def wait(self, condition: Callable[[View], Awaitable[T]]) -> T:
+        """Wait until a condition holds. Return what it returned.
+
+        The condition is a function that takes a view of the store, reads through it, and returns
+        something true once it holds. It runs again when something that it has read has changed. An
+        exception that it raises ends the wait. `xsproto.conditions` has conditions that are made
+        already.
+
+        The requests are WATCH and UNWATCH (xenstore.txt, "Watches"), and those that read.
+
+        Arguments:
+            condition (Callable[[View], Awaitable[T]]): takes a `View`. It may run often, so it
+                should do nothing but look.
+
+        Returns:
+            The true value that `condition` returned.
+
+        Raises:
+            ConnectionClosed: the connection ended.
+            LocalProtocolError: the condition does not hold, and has read nothing.
+        """
+        messages.check_condition(condition)
+        async with Monitor(self._watch_connection(), QUEUE_MAX) as monitor:
+            view = View(self._connection, monitor)
+            while True:
+                view._begin()
+                if result := await condition(view):
+                    return result
+                await view._wait_for_change()
 
 
 class Transaction(AsyncOperations):
@@ -774,8 +821,10 @@ class Transaction(AsyncOperations):
     def _why_not(self) -> XenStoreError:
         return messages.not_in_transaction(self._id, self.ended)
 
-    async def _check_known(self, exchanges: Sequence[Exchange]) -> None:
-        if operations.is_doubtful(exchanges):
+    async def _look_at(self, exchanges: Sequence[Exchange]) -> None:
+        if self._used is not None:
+            self._used.update(operations.paths_of(exchanges))
+        if self._connection.forgetful and operations.is_doubtful(exchanges):
             probe = await self._connection.exchange(operations.PROBE, self._id)
             if (lost := operations.transaction_lost(self._id, probe)) is not None:
                 self._drop()
@@ -935,3 +984,89 @@ class Monitor(_AsyncEventStream):
             NotFound: the monitor has no such watch.
         """
         self._unset(messages.watches_of(self._queue.watches, path, token))
+
+
+class View(AsyncOperations):
+    """What a condition reads through: the store as it is, as `Client.wait` passes it.
+
+    What it reads is watched from then on, so that the condition runs again after a change.
+
+    ====== ===============================================================
+    nodes  `read`, `list`, `exists`, `walk`, `read_many`, `get_perms`
+    ====== ===============================================================
+
+    It is no snapshot: two reads may see the store at two moments. The methods that change something
+    raise `LocalProtocolError`.
+    """
+
+    def __init__(self, connection: AsyncConnection, monitor: Monitor) -> None:
+        self._connection = connection
+        self._tx_id = 0
+        self._monitor = monitor
+        self._reads = Reads()
+
+    def __repr__(self) -> str:
+        return f"<View: {len(self._reads.watched)} paths watched>"
+
+    async def _ask(self, request: Request[T]) -> T:
+        (exchange,) = await self._look((request,))
+        result: T = exchange.result()
+        return result
+
+    async def _evaluate(self, operation: Operation[T]) -> T:
+        return await self._perform(operation)
+
+    async def _perform(self, operation: Operation[T]) -> T:
+        outcome: Any = None
+        exchanges: Sequence[Exchange] | None = None
+        try:
+            while True:
+                # As `operations.resume`, without its frame.
+                if isinstance(outcome, XenStoreError):
+                    step = operation.throw(outcome)
+                else:
+                    step = operation.send(outcome)
+                exchanges = await self._look((step,) if isinstance(step, Request) else step)
+                outcome = [exchange.outcome() for exchange in exchanges]
+                if isinstance(step, Request):
+                    (outcome,) = outcome
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            outcome = exchanges = None  # an error that is raised refers to this frame
+
+    async def _look(self, requests: Sequence[Request[Any]]) -> Sequence[Exchange]:
+        """Send requests that read, once their paths are watched."""
+        exchanges: Sequence[Exchange] | None = None
+        for path in self._reads.note(requests):
+            await self._watch(path)
+        try:
+            exchanges = await self._connection.exchange_all(requests, 0)
+        finally:
+            self._reads.answered(requests, exchanges)
+        return exchanges
+
+    async def _watch(self, path: bytes) -> None:
+        monitor = self._monitor
+        # A token of its own: the first event of this watch must not be taken for another's.
+        token = await monitor._set(path, None, None)
+        self._reads.watched.add(path)
+        with monitor._connection.guard:
+            monitor._queue.discard(path, token)
+
+    def _begin(self) -> None:
+        """Prepare for a run of the condition: what it will read is newer than all events so far."""
+        self._reads.begin()
+        with self._monitor._connection.guard:
+            self._monitor._queue.clear()
+
+    async def _wait_for_change(self) -> None:
+        """Wait until something that the last run of the condition has read may have changed."""
+        monitor, reads = self._monitor, self._reads
+        for path in reads.unneeded():
+            monitor.unwatch(path)
+        if not reads.watched:
+            raise messages.nothing_read()
+        while not reads.concerns(await monitor.get()):
+            pass

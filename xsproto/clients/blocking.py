@@ -27,6 +27,7 @@ from ..client import Exchange
 from ..errors import (
     ConflictError,
     NotFound,
+    TimedOut,
     TransactionLost,
     XenStoreError,
 )
@@ -54,15 +55,27 @@ from ..requests import (
 )
 from ..requests import Watch as WatchRequest
 from . import messages, operations
+from .conditions import Reads
 from .connection import DEFAULT, BlockingConnection, Timeout
 from .event_queue import QUEUE_MAX, EventQueue, WatchEvent
-from .operations import MISSING, TRANSACT_ATTEMPTS, Node, Operation, Walk
+from .operations import MISSING, Node, Operation, Walk
+from .retries import Retries
 from .session import Waiter
 
-__all__ = ["BlockingClient", "Monitor", "Transaction", "Watch"]
+__all__ = ["BlockingClient", "Monitor", "Transaction", "View", "Watch"]
 
 T = TypeVar("T")
 D = TypeVar("D")
+
+
+def _left(connection: BlockingConnection, timeout: Timeout, deadline: float | None) -> Timeout:
+    """Return the timeout for a part of a call that was given `timeout` and must end by `deadline`.
+
+    Where the client's own timeout holds, it holds for each part.
+    """
+    if timeout is DEFAULT or deadline is None:
+        return timeout
+    return max(0.0, deadline - connection.now())
 
 
 class BlockingOperations:
@@ -72,6 +85,8 @@ class BlockingOperations:
     #: The transaction that the requests are part of; 0 for none. None if no request can be made:
     #: `_why_not` says why.
     _tx_id: int | None
+    #: Where a transaction notes the paths that it uses; None if nobody asks.
+    _used: set[bytes] | None = None
 
     # Between the user's call and the exchange there is one function, `_ask` or `_perform`, which
     # also raises what came of it. So the traceback of a failed call is three frames long.
@@ -86,8 +101,8 @@ class BlockingOperations:
         if tx_id is None:
             raise self._why_not()
         exchange = connection.exchange(request, tx_id, deadline)
-        if tx_id and connection.forgetful:
-            self._check_known((exchange,), deadline)
+        if tx_id and (connection.forgetful or self._used is not None):
+            self._look_at((exchange,), deadline)
         answer: Any = exchange.answer
         if answer.__class__ is bytes:  # as `Exchange.result`, without the call
             if request.reply_is_value:
@@ -115,8 +130,8 @@ class BlockingOperations:
                     exchanges = (connection.exchange(step, tx_id, deadline),)
                 else:
                     exchanges = connection.exchange_all(step, tx_id, deadline)
-                if tx_id and connection.forgetful:
-                    self._check_known(exchanges, deadline)
+                if tx_id and (connection.forgetful or self._used is not None):
+                    self._look_at(exchanges, deadline)
                 outcome = operations.outcomes(exchanges)
                 if isinstance(step, Request):
                     (outcome,) = outcome
@@ -128,8 +143,8 @@ class BlockingOperations:
         """Return the error of a call while no request can be made."""
         raise NotImplementedError
 
-    def _check_known(self, exchanges: Sequence[Exchange], deadline: float | None) -> None:
-        """Raise if `exchanges` show that the daemon has forgotten the transaction."""
+    def _look_at(self, exchanges: Sequence[Exchange], deadline: float | None) -> None:
+        """Note what a transaction uses; raise if the daemon has forgotten it."""
 
     @overload
     def read(self, path: bytes, *, timeout: Timeout = ...) -> bytes: ...
@@ -608,10 +623,13 @@ class BlockingClient(BlockingOperations):
         self,
         function: Callable[[Transaction], T],
         *,
-        attempts: int = TRANSACT_ATTEMPTS,
+        attempts: int | None = None,
         timeout: Timeout = DEFAULT,
     ) -> T:
         """Run a function in a transaction and commit it; start over if that conflicts or is lost.
+
+        Between two attempts it waits for a random time, which grows with their number: callers that
+        conflict get out of each other's way.
 
         The requests are TRANSACTION_START and TRANSACTION_END (xenstore.txt, "Transactions").
 
@@ -619,9 +637,10 @@ class BlockingClient(BlockingOperations):
             function (Callable[[Transaction], T]): takes the transaction. It may run several times,
                 also after it raised `TransactionLost`, so it should do nothing but use the
                 transaction.
-            attempts (int): how many transactions to try, at least 1.
-            timeout (float | None): seconds for the start and for the commit, each; None for no
-                limit; by default the client's.
+            attempts (int | None): how many transactions to try, at least 1; by default as many as
+                there is time for, which is 30 seconds if nothing else limits it.
+            timeout (float | None): seconds for the whole call, None for no limit; default: the
+                client's. The calls that `function` makes have limits of their own.
 
         Returns:
             What `function` returned in the transaction that was committed.
@@ -630,24 +649,31 @@ class BlockingClient(BlockingOperations):
             RetriesExhausted: every transaction conflicted with another change, or was lost.
             CommitUnknown: the commit was sent and not answered.
         """
-        messages.check_attempts(attempts)
-        for _ in range(attempts):
-            transaction = Transaction(self._connection, timeout)
+        connection = self._connection
+        deadline = connection.clock.deadline_for(timeout)
+        started = connection.now()
+        retries = Retries(attempts, started, deadline, endless=timeout is None)
+        while True:
+            transaction = Transaction(connection, _left(connection, timeout, deadline))
+            transaction._used = retries.paths
             try:
                 with transaction:
                     result = function(transaction)
                     try:
                         if not transaction.ended:
-                            transaction._end(commit=True, timeout=timeout)
-                    except ConflictError:
-                        continue
-                    return result
-            except TransactionLost:
+                            left = _left(connection, timeout, deadline)
+                            transaction._end(commit=True, timeout=left)
+                        return result
+                    except ConflictError as error:
+                        failure: XenStoreError = error
+            except TransactionLost as error:
                 transaction._drop()
+                failure = error
             except BaseException:
                 transaction._drop()  # an interrupt may have been faster than `__exit__`
                 raise
-        raise messages.exhausted(attempts)
+            connection.sleep(retries.wait(failure, started, connection.now(), connection.random()))
+            started = connection.now()
 
     # Watches
 
@@ -690,6 +716,48 @@ class BlockingClient(BlockingOperations):
                 with ``overflow`` for each watch.
         """
         return Monitor(self._watch_connection(), limit)
+
+    # Conditions
+
+    def wait(self, condition: Callable[[View], T], *, timeout: Timeout = DEFAULT) -> T:
+        """Wait until a condition holds. Return what it returned.
+
+        The condition is a function that takes a view of the store, reads through it, and returns
+        something true once it holds. It runs again when something that it has read has changed. An
+        exception that it raises ends the wait. `xsproto.conditions` has conditions that are made
+        already.
+
+        The requests are WATCH and UNWATCH (xenstore.txt, "Watches"), and those that read.
+
+        Arguments:
+            condition (Callable[[View], T]): takes a `View`. It may run often, so it should do
+                nothing but look.
+            timeout (float | None): seconds for the whole wait. By default, and with None, there is
+                no limit: the client's own timeout does not hold here.
+
+        Returns:
+            The true value that `condition` returned.
+
+        Raises:
+            TimedOut: the condition did not hold in time.
+            ConnectionClosed: the connection ended.
+            LocalProtocolError: the condition does not hold, and has read nothing.
+        """
+        messages.check_condition(condition)
+        connection = self._connection
+        deadline = connection.clock.deadline_for(None if timeout is DEFAULT else timeout)
+        monitor = Monitor(self._watch_connection(), QUEUE_MAX)
+        view = View(connection, monitor, deadline)
+        try:
+            with monitor:
+                while True:
+                    view._begin()
+                    if result := condition(view):
+                        return result
+                    view._wait_for_change()
+        except BaseException:
+            monitor.close()  # an interrupt may have been faster than `__exit__`
+            raise
 
 
 class Transaction(BlockingOperations):
@@ -844,8 +912,10 @@ class Transaction(BlockingOperations):
     def _why_not(self) -> XenStoreError:
         return messages.not_in_transaction(self._id, self.ended)
 
-    def _check_known(self, exchanges: Sequence[Exchange], deadline: float | None) -> None:
-        if operations.is_doubtful(exchanges):
+    def _look_at(self, exchanges: Sequence[Exchange], deadline: float | None) -> None:
+        if self._used is not None:
+            self._used.update(operations.paths_of(exchanges))
+        if self._connection.forgetful and operations.is_doubtful(exchanges):
             probe = self._connection.exchange(operations.PROBE, self._id, deadline)
             if (lost := operations.transaction_lost(self._id, probe)) is not None:
                 self._drop()
@@ -1020,3 +1090,105 @@ class Monitor(_EventStream):
             NotFound: the monitor has no such watch.
         """
         self._unset(messages.watches_of(self._queue.watches, path, token))
+
+
+class View(BlockingOperations):
+    """What a condition reads through: the store as it is, as `Client.wait` passes it.
+
+    What it reads is watched from then on, so that the condition runs again after a change.
+
+    ====== ===============================================================
+    nodes  `read`, `list`, `exists`, `walk`, `read_many`, `get_perms`
+    ====== ===============================================================
+
+    It is no snapshot: two reads may see the store at two moments. The methods that change something
+    raise `LocalProtocolError`.
+    """
+
+    def __init__(
+        self, connection: BlockingConnection, monitor: Monitor, deadline: float | None
+    ) -> None:
+        self._connection = connection
+        self._tx_id = 0
+        self._monitor = monitor
+        self._deadline = deadline
+        self._reads = Reads()
+
+    def __repr__(self) -> str:
+        return f"<View: {len(self._reads.watched)} paths watched>"
+
+    def _ask(self, request: Request[T], timeout: Timeout) -> T:
+        (exchange,) = self._look((request,), self._deadline_for(timeout))
+        result: T = exchange.result()
+        return result
+
+    def _evaluate(self, operation: Operation[T]) -> T:
+        return self._perform(operation, DEFAULT)
+
+    def _perform(self, operation: Operation[T], timeout: Timeout) -> T:
+        deadline = self._deadline_for(timeout)
+        outcome: Any = None
+        exchanges: Sequence[Exchange] | None = None
+        try:
+            while True:
+                # As `operations.resume`, without its frame.
+                if isinstance(outcome, XenStoreError):
+                    step = operation.throw(outcome)
+                else:
+                    step = operation.send(outcome)
+                exchanges = self._look((step,) if isinstance(step, Request) else step, deadline)
+                outcome = [exchange.outcome() for exchange in exchanges]
+                if isinstance(step, Request):
+                    (outcome,) = outcome
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            outcome = exchanges = None  # an error that is raised refers to this frame
+
+    def _deadline_for(self, timeout: Timeout) -> float | None:
+        """Return when a call that begins now must be over; the wait may have to be over earlier."""
+        deadline = self._connection.clock.deadline_for(timeout)
+        if deadline is None or (self._deadline is not None and self._deadline < deadline):
+            return self._deadline
+        return deadline
+
+    def _look(self, requests: Sequence[Request[Any]], deadline: float | None) -> Sequence[Exchange]:
+        """Send requests that read, once their paths are watched."""
+        exchanges: Sequence[Exchange] | None = None
+        for path in self._reads.note(requests):
+            self._watch(path, deadline)
+        try:
+            exchanges = self._connection.exchange_all(requests, 0, deadline)
+        finally:
+            self._reads.answered(requests, exchanges)
+        return exchanges
+
+    def _watch(self, path: bytes, deadline: float | None) -> None:
+        monitor = self._monitor
+        timeout = None if deadline is None else max(0.0, deadline - self._connection.now())
+        # A token of its own: the first event of this watch must not be taken for another's.
+        token = monitor._set(path, None, None, timeout)
+        self._reads.watched.add(path)
+        with monitor._connection.guard:
+            monitor._queue.discard(path, token)
+
+    def _begin(self) -> None:
+        """Prepare for a run of the condition: what it will read is newer than all events so far."""
+        self._reads.begin()
+        with self._monitor._connection.guard:
+            self._monitor._queue.clear()
+
+    def _wait_for_change(self) -> None:
+        """Wait until something that the last run of the condition has read may have changed."""
+        monitor, reads = self._monitor, self._reads
+        connection = monitor._connection
+        for path in reads.unneeded():
+            monitor.unwatch(path)
+        if not reads.watched:
+            raise messages.nothing_read()
+        try:
+            while not reads.concerns(connection.take_event(monitor._queue, self._deadline)):
+                pass
+        except TimedOut:
+            raise messages.not_fulfilled(reads.watched) from None

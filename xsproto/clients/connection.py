@@ -76,6 +76,16 @@ class ConnectionBase(ABC):
     def flush(self) -> None:
         """Write what can be written without waiting. The caller holds `guard`."""
 
+    @abstractmethod
+    def now(self) -> float:
+        """Return the time in seconds, of a clock that is never put back."""
+
+    def random(self) -> float:
+        """Return a random number from 0 to 1. A test may replace it."""
+        from random import random  # most programs need none of it
+
+        return random()
+
     def begin_step(self) -> Session:
         """Begin a step of bookkeeping, under `guard`: set `Session.changing`.
 
@@ -215,6 +225,10 @@ class BlockingConnection(ConnectionBase):
             XenStoreError: there will be none, and `queue.ended` is the reason.
         """
 
+    @abstractmethod
+    def sleep(self, seconds: float, /) -> None:
+        """Let other callers run for this time."""
+
 
 class AsyncConnection(ConnectionBase):
     """The connection of an asynchronous client."""
@@ -255,6 +269,10 @@ class AsyncConnection(ConnectionBase):
         Raises:
             XenStoreError: there will be none, and `queue.ended` is the reason.
         """
+
+    @abstractmethod
+    async def sleep(self, seconds: float, /) -> None:
+        """Let other tasks run for this time."""
 
     async def checkpoint(self) -> None:
         """Let other tasks run, where it is the loop's rule that every call does."""

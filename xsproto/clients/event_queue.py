@@ -108,6 +108,17 @@ class EventQueue:
             self._events[key] = event  # an equal event without it may have come meanwhile
             self._collapsed.add(event.token)
 
+    def discard(self, path: bytes, token: bytes) -> None:
+        """Drop an event that waits, unless it tells of an overflow."""
+        event = self._events.get((path, token))
+        if event is not None and not event.overflow:
+            del self._events[path, token]
+
+    def clear(self) -> None:
+        """Drop all events that wait."""
+        self._events.clear()
+        self._collapsed.clear()
+
     def drop(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
         """Remove watches, and the waiting events that no other watch covers.
 

@@ -8,7 +8,7 @@ raise in it. The checks raise by themselves. The last ones make the texts of rep
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ..errors import (
     CommitUnknown,
@@ -30,6 +30,7 @@ from .event_queue import EventQueue
 
 __all__ = [
     "check_attempts",
+    "check_condition",
     "commit_unknown",
     "count_of_paths",
     "entered_twice",
@@ -38,13 +39,18 @@ __all__ = [
     "is_watch",
     "no_answer",
     "no_event",
+    "not_fulfilled",
     "not_in_transaction",
+    "nothing_read",
     "nothing_watched",
     "permissions_of",
     "state_of",
     "transaction_forgotten",
     "watches_of",
 ]
+
+# How many paths an error names.
+_PATHS_SHOWN: Final = 5
 
 # Arguments
 
@@ -98,6 +104,16 @@ def watches_of(
     return found
 
 
+def check_condition(condition: object) -> None:
+    """Check that a condition can be called.
+
+    Raises:
+        InvalidType: it cannot.
+    """
+    if not callable(condition):
+        raise InvalidType(f"a condition must be callable, not {condition!r}")
+
+
 # Transactions
 
 
@@ -113,10 +129,23 @@ def entered_twice() -> LocalProtocolError:
     return LocalProtocolError("a transaction can be entered only once")
 
 
-def exhausted(attempts: int) -> RetriesExhausted:
-    """The error of `attempts` transactions of which none took effect."""
+def exhausted(attempts: int, lost: int, seconds: float, paths: Iterable[bytes]) -> RetriesExhausted:
+    """The error of transactions of which none took effect.
+
+    Arguments:
+        attempts: how many transactions there were.
+        lost: how many of them the daemon has forgotten. The others conflicted.
+        seconds: how long it took.
+        paths: what they used.
+    """
+    reasons = []
+    if attempts > lost:
+        reasons.append(f"{attempts - lost} conflicted with changes by others")
+    if lost:
+        reasons.append(f"{lost} were lost")
     return RetriesExhausted(
-        f"none of {attempts} attempts took effect: each conflicted with others, or was lost",
+        f"none of {attempts} attempts in {seconds:.3g} s took effect: {', '.join(reasons)}; "
+        f"the transaction used {_list_of(paths)}",
         code="EAGAIN",
     )
 
@@ -154,6 +183,23 @@ def no_event(watched: Iterable[tuple[bytes, bytes]]) -> TimedOut:
     """The error of a wait for an event of `watched`, each a (path, token), that took too long."""
     paths = ", ".join(sorted(repr(path) for path, _ in watched))
     return TimedOut(f"no event of {paths or 'no watch'} in time")
+
+
+def nothing_read() -> LocalProtocolError:
+    """The error of a wait for a condition that has read nothing."""
+    return LocalProtocolError(
+        "the condition does not hold, and has read nothing through its view: nothing would end the "
+        "wait"
+    )
+
+
+def not_fulfilled(watched: Iterable[bytes]) -> TimedOut:
+    """The error of a wait for a condition that took too long.
+
+    Arguments:
+        watched: the paths that were watched for it.
+    """
+    return TimedOut(f"the condition did not hold in time; it has read {_list_of(watched)}")
 
 
 def no_answer(where: str, requests: Sequence[Request[Any]], sent: bool, busy: bool) -> TimedOut:
@@ -202,6 +248,14 @@ def state_of(queue: EventQueue) -> str:
     if queue.ended is not None:
         return f"{_counted(len(queue), 'event')} waiting, ended: {queue.ended}"
     return f"{_counted(len(queue), 'event')} waiting" if queue.watches else "not set"
+
+
+def _list_of(paths: Iterable[bytes]) -> str:
+    """Name the first of `paths`, and say how many there are more."""
+    names = [repr(path) for path in sorted(paths)]
+    if more := names[_PATHS_SHOWN:]:
+        names[_PATHS_SHOWN:] = [f"{len(more)} more"]
+    return ", ".join(names) or "no node"
 
 
 def _counted(number: int, what: str) -> str:

@@ -85,7 +85,6 @@ from .messages import transaction_forgotten
 __all__ = [
     "MISSING",
     "PROBE",
-    "TRANSACT_ATTEMPTS",
     "Missing",
     "Node",
     "Operation",
@@ -96,6 +95,7 @@ __all__ = [
     "is_doubtful",
     "list_children",
     "outcomes",
+    "paths_of",
     "read_many",
     "resume",
     "transaction_lost",
@@ -107,9 +107,6 @@ Operation = Generator[Request[Any] | Sequence[Request[Any]], Any, T]
 
 #: How often the list of a node's children is read again because it changed meanwhile.
 LIST_ATTEMPTS: Final = 64
-
-#: How many transactions `transact` tries unless it is told otherwise.
-TRANSACT_ATTEMPTS: Final = 16
 
 
 class Missing(Enum):
@@ -355,6 +352,12 @@ class Walk:
             [] if isinstance(names, XenStoreError) else names,
         )
         return None
+
+
+def paths_of(exchanges: Sequence[Exchange]) -> list[bytes]:
+    """Return the paths that requests name."""
+    paths = [getattr(exchange.request, "path", None) for exchange in exchanges]
+    return [path for path in paths if path is not None]
 
 
 # Transactions that the daemon has forgotten, as over a suspend and resume of the domain

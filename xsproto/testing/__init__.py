@@ -57,6 +57,7 @@ from .harness import (
     Stream,
     Task,
     Transaction,
+    View,
     Watch,
 )
 from .runner import SCENARIOS, Scenario, ScenarioFailed, run_scenario, scenario
@@ -82,6 +83,7 @@ __all__ = [
     "Stream",
     "Task",
     "Transaction",
+    "View",
     "Watch",
     "run_scenario",
     "scenario",

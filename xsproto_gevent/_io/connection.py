@@ -32,6 +32,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from gevent import get_hub
+from gevent import sleep as gevent_sleep
 from gevent.hub import Hub
 from gevent.hub import Waiter as Gate
 
@@ -112,6 +113,12 @@ class Connection(AdapterConnection):
         self._waking = False  # whether `_wake` is at work
         self._corked = False  # whether `_wake` will write as well, so that nobody else need
         register_for_fork(self)
+
+    now = staticmethod(monotonic)
+
+    def sleep(self, seconds: float, /) -> None:
+        """See `BlockingConnection`."""
+        gevent_sleep(max(_SHORTEST, seconds))
 
     def check_owner(self) -> None:
         """See `AdapterConnection`."""

@@ -39,7 +39,7 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Final
 
 from xsproto.adapters.blocking import AdapterConnection
@@ -92,6 +92,9 @@ class Connection(AdapterConnection):
     # Only the main thread runs the handlers of signals, so that nothing interrupts this one. It is
     # called without a frame in between, in which an interrupt could keep the thread from starting.
     defer = staticmethod(_thread.start_new_thread)  # type: ignore[assignment]
+
+    now = staticmethod(monotonic)
+    sleep = staticmethod(sleep)
 
     # Exchanges
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xsproto.errors import AccessDenied, InvalidArgument
-from xsproto.paths import is_within
 
 from ..client import Client
 from .options import PATH, connect, json_option, location_options
 from .output import latin, printable
+
+if TYPE_CHECKING:
+    from xsproto.clients.blocking import View
 
 __all__ = ["wait", "watch"]
 
@@ -68,11 +68,18 @@ def _value_at(client: Client, path: bytes) -> tuple[bytes | None, str]:
 
 @click.command()
 @location_options
-@click.argument("path", type=PATH)
-@click.argument("value", required=False)
+@click.argument("terms", type=PATH, nargs=-1, required=True, metavar="PATH [VALUE]...")
+@click.option("--gone", is_flag=True, help="Wait until the nodes do not exist.")
+@click.option("--any", "any_of", is_flag=True, help="Wait for one of several PATHs, not for all.")
 @click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait. Default: for ever.")
-def wait(path: bytes, value: str | None, timeout: float | None, **location: Any) -> None:
-    """Wait until a node has the value VALUE. Without VALUE, wait until it exists.
+def wait(
+    terms: tuple[bytes, ...], gone: bool, any_of: bool, timeout: float | None, **location: Any
+) -> None:
+    """Wait until a node has one of the VALUEs. Without VALUE, wait until it exists.
+
+    The first argument, and each one that begins with a slash, is a PATH. The others are values of
+    the PATH before them. PATH=VALUE is another way to write a value, also one that begins with a
+    slash. With several PATHs, wait until all of them are as wanted at once.
 
     A node that may not be read is waited for as well, because it may become readable; a line on
     standard error says so. The daemon gives the same answer for a missing node whose parent may not
@@ -80,20 +87,44 @@ def wait(path: bytes, value: str | None, timeout: float | None, **location: Any)
 
     The exit status is 4 if the timeout passes.
     """
-    wanted = None if value is None else os.fsencode(value)
-    if path.startswith(b"@"):
-        raise InvalidArgument(f"{path!r} has no value to wait for", path=path)
-    deadline = None if timeout is None else monotonic() + timeout
-    warned = False
-    with connect(location) as client, client.watch(path) as changes:
-        while True:
-            left = None if deadline is None else max(0.0, deadline - monotonic())
-            event = changes.get(timeout=left)
-            if not is_within(path, event.path) and not event.overflow:
-                continue  # a node below changed
-            found, why = _value_at(client, path)
-            if found is not None and wanted in (None, found):
-                return
-            if found is None and why != "gone" and not warned:
-                click.echo(f"xsproto: {latin(path)} is {why}; waiting all the same", err=True)
-                warned = True
+    wanted = _wanted(terms)
+    if gone and any(wanted.values()):
+        raise click.UsageError("with --gone there are no values to wait for")
+    unreadable: set[bytes] = set()
+
+    def is_as_wanted(view: View, path: bytes) -> bool:
+        try:
+            value = view.read(path, None)
+        except AccessDenied:  # also for a missing node, if its parent may not be read
+            if path not in unreadable:
+                unreadable.add(path)
+                click.echo(
+                    f"xsproto: {latin(path)} is not readable; waiting all the same", err=True
+                )
+            return False
+        if gone or value is None:
+            return gone and value is None
+        return not wanted[path] or value in wanted[path]
+
+    def condition(view: View) -> bool:
+        return (any if any_of else all)(is_as_wanted(view, path) for path in wanted)
+
+    with connect(location) as client:
+        client.wait(condition, timeout=timeout)
+
+
+def _wanted(terms: tuple[bytes, ...]) -> dict[bytes, set[bytes]]:
+    """Return the values that are wanted, by path; none stand for any."""
+    wanted: dict[bytes, set[bytes]] = {}
+    path = b""
+    for term in terms:
+        if wanted and not term.startswith(b"/"):
+            wanted[path].add(term)
+            continue
+        path, equals, value = term.partition(b"=")
+        if path.startswith(b"@"):
+            raise InvalidArgument(f"{path!r} has no value to wait for", path=path)
+        wanted.setdefault(path, set())
+        if equals:
+            wanted[path].add(value)
+    return wanted

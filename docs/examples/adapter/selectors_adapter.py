@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from time import monotonic
 
 from callback_loop import Loop, suspend
 
@@ -27,6 +28,11 @@ class Connection(EventLoopConnection):
         self._loop = loop
         session.enter(Waiter())  # the loop leads for good: it receives, and tasks only sleep
         loop.call_when_ready(transport.fileno(), self.receive)
+
+    now = staticmethod(monotonic)
+
+    async def sleep(self, seconds: float, /) -> None:
+        await self._loop.sleep(seconds)
 
     def check_owner(self) -> None:
         if threading.get_ident() != self._loop.thread:

@@ -2,6 +2,7 @@
 
 ================  ================================================================================
 `arguments`       permissions and paths; arguments that the client refuses
+`conditions`      when a wait for a condition ends, what it sees, and what it leaves
 `connection`      many tasks on one client; waits that are given up; the end of a connection
 `domains`         what a guest may do, and how much; what dom0 does about domains
 `nodes`           values, children, walks through a tree
@@ -15,10 +16,21 @@ Importing the package registers all of them in `xsproto.testing.SCENARIOS`. The 
 function says what holds.
 """
 
-from . import arguments, connection, domains, nodes, replies, storms, transactions, watches
+from . import (
+    arguments,
+    conditions,
+    connection,
+    domains,
+    nodes,
+    replies,
+    storms,
+    transactions,
+    watches,
+)
 
 __all__ = [
     "arguments",
+    "conditions",
     "connection",
     "domains",
     "nodes",
