@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from xsproto.clients.blocking import Monitor, Transaction, View, Watch
 
+    from ._faults import Faults
     from .client import Client
-    from .embedded import EmbeddedXenStore
+    from .embedded import EmbeddedXenStore, Guest
     from .server import Server
 else:
     # Each name is imported when it is used first: a program with a client need not load a daemon,
@@ -21,10 +22,14 @@ else:
             from . import client
 
             value = client.Client
-        elif name == "EmbeddedXenStore":
+        elif name == "Faults":
+            from . import _faults
+
+            value = _faults.Faults
+        elif name in ("EmbeddedXenStore", "Guest"):
             from . import embedded
 
-            value = embedded.EmbeddedXenStore
+            value = getattr(embedded, name)
         elif name == "Server":
             from . import server
 
@@ -38,4 +43,14 @@ else:
         return sorted({*globals(), *__all__})
 
 
-__all__ = ["Client", "EmbeddedXenStore", "Monitor", "Server", "Transaction", "View", "Watch"]
+__all__ = [
+    "Client",
+    "EmbeddedXenStore",
+    "Faults",
+    "Guest",
+    "Monitor",
+    "Server",
+    "Transaction",
+    "View",
+    "Watch",
+]

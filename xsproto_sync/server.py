@@ -34,6 +34,8 @@ class Server(Service):
         super().__init__(daemon, SYSTEM)
         #: Held over each use of the daemon.
         self.lock = threading.Lock()
+        # What each step waits for before it begins, and for how long; see `delay`.
+        self._delay: tuple[threading.Event, float] | None = None
         self._wakeup_sender, self._wakeup = socket.socketpair()
         self._wakeup.setblocking(False)
         self._wakeup_sender.setblocking(False)
@@ -87,7 +89,7 @@ class Server(Service):
 
     def serve(self) -> None:
         """Serve in the calling thread until another thread or a signal handler calls `close`."""
-        poll = self.poller.poll
+        poll, waited = self.poller.poll, None
         self._serving = True
         try:
             while not self._over:
@@ -95,12 +97,36 @@ class Server(Service):
                 with self.lock:
                     if self._over:
                         return
-                    self.step(ready)
-                    if self.paused:
-                        self.resume()
+                    delay = self._delay
+                    if delay is waited:  # mostly None
+                        waited = None
+                        self.step(ready)
+                        if self.paused:
+                            self.resume()
+                        continue
+                # Without the lock. What is ready stays ready, so the next poll returns it again.
+                if delay is not None:
+                    delay[0].wait(delay[1])
+                waited = delay
         finally:
             with self.lock:
                 self.end()
+
+    def delay(self, seconds: float) -> None:
+        """Wait so long before each step, which serves all clients that are ready.
+
+        From the return of this method on, no step begins earlier.
+
+        Arguments:
+            seconds: how long; 0 for no wait, ``math.inf`` for one until the next `delay`.
+        """
+        before = self._delay
+        wait = min(seconds, threading.TIMEOUT_MAX)
+        self._delay = (threading.Event(), wait) if seconds > 0 else None
+        if before is not None:
+            before[0].set()
+        with self.lock:
+            pass  # a step that has begun is over
 
     def close(self) -> None:
         """End all connections and remove the sockets. Idempotent.
@@ -108,6 +134,8 @@ class Server(Service):
         A signal handler may call it in the thread that serves.
         """
         self._over = True
+        if self._delay is not None:
+            self._delay[0].set()
         self.wake()
         thread = self._thread
         if thread is not None:

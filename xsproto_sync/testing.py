@@ -219,7 +219,6 @@ class EmbeddedDaemon:
     def __init__(self, profile: str = "c") -> None:
         self.version = VERSIONS[profile]
         self._store = EmbeddedXenStore(profile=PROFILES[profile])
-        self._suspended = False
 
     def __enter__(self) -> Self:
         return self
@@ -230,7 +229,6 @@ class EmbeddedDaemon:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.resume()
         self._store.close()
 
     @property
@@ -244,20 +242,15 @@ class EmbeddedDaemon:
 
     def kill(self) -> None:
         """See `DaemonUnderTest`."""
-        self._store._server._over = True  # else it would answer after `resume`
-        self.resume()
         self._store.kill()
 
     def suspend(self) -> None:
         """See `DaemonUnderTest`."""
-        self._store._server.lock.acquire()
-        self._suspended = True
+        self._store.faults.stall()
 
     def resume(self) -> None:
         """See `DaemonUnderTest`."""
-        if self._suspended:
-            self._suspended = False
-            self._store._server.lock.release()
+        self._store.faults.clear()
 
 
 @contextmanager

@@ -6,13 +6,18 @@ program is `for news in changes(Client()): print(news)`.
 
 from collections.abc import Iterator
 
+from xsproto import NotFound
 from xsproto_sync import Client, EmbeddedXenStore
 
 
 def domains(client: Client) -> dict[int, str]:
     """Return the domains that the daemon serves, with their names."""
-    found = {}
-    for number in client.list(b"/local/domain"):
+    found: dict[int, str] = {}
+    try:
+        numbers = client.list(b"/local/domain")
+    except NotFound:
+        return found  # the daemon has just started, and no toolstack has written anything
+    for number in numbers:
         if client.is_domain_introduced(int(number)):
             found[int(number)] = client.read(b"/local/domain/" + number + b"/name", b"?").decode()
     return found
@@ -33,16 +38,16 @@ def changes(client: Client) -> Iterator[str]:
 
 
 def main() -> None:
-    with EmbeddedXenStore({b"/local/domain/0/name": b"Domain-0"}) as store, store.client() as dom0:
+    with EmbeddedXenStore() as store, store.client() as dom0:
+        print("domains at first:", domains(dom0))
         news = changes(dom0)
+        web = store.add_guest(1, name="web")  # as a toolstack does, which has named dom0 before
         print(next(news))
-        for domid, name in (1, b"web"), (2, b"mail"):
-            store.add_domain(domid)
-            dom0.write(b"/local/domain/%d/name" % domid, name)
-            dom0.introduce_domain(domid, gfn=1, evtchn=1)
-            print(next(news))
+        print(next(news))
+        store.add_guest(2, name="mail")
+        print(next(news))
         store.shutdown_domain(1)  # an event as well, but the domain is still there
-        store.remove_domain(1)
+        web.remove()
         print(next(news))
 
 

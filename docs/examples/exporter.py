@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 
+from xsproto import NotFound
 from xsproto_asyncio import Client, open_client
 
 #: The nodes to export from each directory below TOP, by the names of their metrics.
@@ -20,7 +21,10 @@ METRICS = {
 
 
 async def metrics(client: Client) -> AsyncIterator[str]:
-    directories = await client.list(TOP)
+    try:
+        directories = await client.list(TOP)
+    except NotFound:
+        directories = []  # as where no domain was ever created
     for metric, node in METRICS.items():
         paths = [TOP + b"/" + directory + b"/" + node for directory in directories]
         yield f"# TYPE {metric} gauge"

@@ -40,11 +40,10 @@ def serve(client: Client) -> None:
 
 
 def main() -> None:
-    with EmbeddedXenStore() as store, store.client() as host, store.client(domid=7) as guest:
-        home = host.get_domain_path(7)
-        host.mkdir(home + b"/data")
-        host.set_perms(home + b"/data", [b"n7"])
-        agent = threading.Thread(target=serve, args=(guest,))
+    with EmbeddedXenStore() as store, store.client() as host:
+        guest = store.add_guest(7)
+        home = guest.home
+        agent = threading.Thread(target=serve, args=(guest.client(),))
         agent.start()
         with host.watch(home + b"/" + ANSWER) as answers:
             for question in b"how are you", b"goodbye":

@@ -183,9 +183,9 @@ def test_where_the_name_cannot_be_made_nothing_is_left(tmp_path: Path, scene: Sc
 
 
 def test_clients_that_have_connected_are_taken_before_anything_is_done_to_their_domain(
-    scene: Scene,
+    scene: Scene, tmp_path: Path
 ) -> None:
-    (path,) = scene.service._listeners
+    path = str(tmp_path / "socket")
     with contextlib.ExitStack() as stack:
         for _ in range(100):  # more than are taken at once
             stack.enter_context(socket.socket(socket.AF_UNIX)).connect(path)

@@ -163,6 +163,36 @@ def test_guests_may_what_a_loaded_tree_says(tmp_path: Path) -> None:
         assert seven.read(b"/a") == b"1"
 
 
+def test_a_guest_has_what_libxl_makes_unless_the_loaded_tree_has_it(tmp_path: Path) -> None:
+    file, path = tmp_path / "tree.json", tmp_path / "socket"
+    file.write_text('[{"path": "/local/domain/7/name", "value": "loaded", "perms": ["n0", "r7"]}]')
+    guests = {domid: str(tmp_path / f"guest-{domid}") for domid in (5, 7)}
+    arguments = [f"--guest={domid}:{guest}" for domid, guest in guests.items()]
+    arguments.append(f"--domain=8:{tmp_path}/bare")
+    with (
+        serving("--socket", str(path), *arguments, "--load", str(file)),
+        Client(guests[5]) as five,
+        Client(guests[7]) as seven,
+        Client(tmp_path / "bare") as eight,
+        Client(path) as dom0,
+    ):
+        with pytest.raises(AccessDenied):
+            eight.read(b"name")
+        assert not dom0.exists(b"/local/domain/8")
+        assert five.read(b"name") == b"guest-5"
+        five.write(b"data/updated", b"1")
+        assert seven.read(b"name") == b"loaded"
+        assert dom0.list(b"/local/domain/7") == [b"name"]
+        assert dom0.list(b"/vm") == [five.read(b"vm").removeprefix(b"/vm/")]
+
+
+def test_dom0_is_no_guest(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    result = run("serve", "--socket", str(path), "--guest", f"0:{tmp_path}/guest")
+    assert (result.exit_code, result.output) == (2, "xsproto: dom0 is no guest\n")
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

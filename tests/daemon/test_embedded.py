@@ -160,6 +160,16 @@ def test_a_forked_child_ends_and_changes_nothing(store: EmbeddedXenStore) -> Non
             lambda: store.shutdown_domain(7),
             lambda: store.remove_domain(7),
             lambda: store.client(domid=7),
+            lambda: store.add_guest(8),
+            lambda: store.remove_guest(8),
+            lambda: store.has_domain(8),
+            store.tree,
+            store.reset,
+            store.restart,
+            store.faults.stall,
+            store.faults.clear,
+            store.faults.conflict,
+            lambda: store.faults.delay(1),
         ):
             with pytest.raises(Forked, match="the parent process's"):
                 change()

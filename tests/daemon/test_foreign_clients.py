@@ -79,8 +79,8 @@ class Side(NamedTuple):
 def ours() -> Iterator[Side]:
     with tempfile.TemporaryDirectory() as directory:
         side = Side(f"{directory}/socket", f"{directory}/guest")
-        guests = ("--guest", f"5:{side.guest}", "--guest", f"6:{directory}/six")
-        with serving("--profile", "c-4.17", "--socket", side.socket, *guests):
+        domains = ("--domain", f"5:{side.guest}", "--domain", f"6:{directory}/six")
+        with serving("--profile", "c-4.17", "--socket", side.socket, *domains):
             with Connection(side.socket) as dom0:
                 assert dom0.request(Op.INTRODUCE, b"5\x001\x001\0")[0] == Op.INTRODUCE
             yield side

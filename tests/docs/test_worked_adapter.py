@@ -136,26 +136,19 @@ def test_a_sleep_ends_though_the_loop_was_held_up_as_it_began(
 # What the kit says
 
 
-def test_a_daemon_that_is_killed_while_it_is_suspended_answers_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_daemon_that_is_killed_while_it_is_suspended_does_nothing() -> None:
     with EmbeddedDaemon() as daemon, xsproto_sync.Client(daemon.socket_path) as client:
-        store, server = daemon._store, daemon._store._server
-        assert server._thread is not None
-        real_kill, thread = store.kill, server._thread
-
-        def kill() -> None:
-            thread.join(10)
-            assert not thread.is_alive(), "it goes on"
-            real_kill()
-
-        monkeypatch.setattr(store, "kill", kill)
+        thread = daemon._store._server._thread
+        assert thread is not None
         daemon.suspend()
-        with pytest.raises(TimedOut):
-            client.read(b"/", timeout=0.01)
+        with pytest.raises(TimedOut) as caught:
+            client.write(b"/a", b"", timeout=0.01)
+        assert caught.value.sent
         daemon.kill()
+        assert not thread.is_alive(), "it goes on"
         with pytest.raises(ConnectionClosed):
             client.read(b"/")
+        assert b"/a" not in daemon._store._daemon.store.nodes
 
 
 def test_of_a_right_one_the_kit_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,7 @@ def test_each_test_has_a_store_of_its_own_and_programs_find_it(installed: Path) 
             assert isinstance(xenstore, EmbeddedXenStore)
             xenstore_client.write(b"/here", b"1")
             assert xenstore_client.list(b"/") == [b"tool", b"here"]
+            assert "XSPROTO_HOST" not in os.environ  # it would count before the path
             assert xenstore.client(domid=7).get_domain_path(7) == b"/local/domain/7"
             with Client() as client:
                 assert client.read(b"/here") == b"1"
@@ -72,10 +73,12 @@ def test_each_test_has_a_store_of_its_own_and_programs_find_it(installed: Path) 
 
         def test_nothing_stays():
             assert "XENSTORED_PATH" not in os.environ
+            assert os.environ["XSPROTO_HOST"] == "root@elsewhere"
             assert threading.active_count() == 1
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("XENSTORED_PATH", raising=False)
+        patch.setenv("XSPROTO_HOST", "root@elsewhere")
         run(installed, tests)
 
 

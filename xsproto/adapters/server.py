@@ -20,8 +20,10 @@ does.
 from __future__ import annotations
 
 import errno
+import fcntl
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -78,8 +80,13 @@ class Service:
         self._socket = backend.socket
         #: Says which sockets are ready. The adapter waits for it, and gives the result to `step`.
         self.poller = backend.new_poller()
-        # By path: the listening socket and its domain.
-        self._listeners: dict[str, tuple[Any, int]] = {}
+        #: What the output to send is taken from. To change what clients get, put a function in its
+        #: place that calls it.
+        self.take_output: Callable[[], list[tuple[Connection, bytes]]] = self.daemon.data_to_send
+        # The listening sockets, each with its domain.
+        self._listeners: list[tuple[Any, int]] = []
+        # For each of them, its absolute path, and the device and the inode of the file there.
+        self._files: list[tuple[str, tuple[int, int]]] = []
         # By descriptor: the clients, and what else is to be called when something is readable.
         self._peers: dict[int, _Peer] = {}
         self._callbacks: dict[int, Callable[[], object]] = {}
@@ -96,7 +103,8 @@ class Service:
         """Listen on a new Unix socket.
 
         Only the user that runs this can connect to it (mode 0600). A socket that a dead daemon has
-        left behind is replaced.
+        left behind is replaced. For a moment, a file with the socket's name and ``.lock`` keeps
+        other daemons away. `end` removes the socket, and no other file that has its name by then.
 
         Arguments:
             path: where to make the socket, as a string or a path object.
@@ -113,15 +121,20 @@ class Service:
         if self.ended:
             raise LocalProtocolError("the server is closed")
         path = os.fspath(path)
-        self._remove_stale(path)
-        self.daemon.add_domain(domid)
+        if "\0" in path or not path:
+            raise InvalidArgument(f"the path of a socket cannot be {path!r}")
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             # Before the socket has a name: else there would be a moment when others can connect.
             os.fchmod(sock.fileno(), 0o600)
-            self._bind(sock, path)
-            os.chmod(path, 0o600)  # for systems where fchmod() does not count for sockets
-            sock.listen(_BACKLOG)
+            # To another daemon, a socket that nobody listens on yet is one that it may replace.
+            with self._locked(path + ".lock"):
+                self._remove_stale(path)
+                self.daemon.add_domain(domid)
+                self._bind(sock, path)
+                status = os.lstat(path)
+                os.chmod(path, 0o600)  # for systems where fchmod() does not count for sockets
+                sock.listen(_BACKLOG)
             sock.setblocking(False)
         except OSError as error:
             sock.close()
@@ -129,7 +142,10 @@ class Service:
         except BaseException:
             sock.close()
             raise
-        self._listeners[path] = (sock, domid)
+        self._listeners.append((sock, domid))
+        # The process may change its directory. The kernel keeps the inode as long as the socket is
+        # open, so no later file has the same number.
+        self._files.append((os.path.abspath(path), (status.st_dev, status.st_ino)))
         self._add_callback(sock, partial(self._accept, sock, domid))
 
     def serve_connection(self, sock: Any, domid: int = 0) -> None:
@@ -166,6 +182,28 @@ class Service:
         self._add_client(sock, domid)
         self.wake()  # the domain may have been introduced by that
 
+    @contextmanager
+    def _locked(self, path: str) -> Iterator[None]:
+        """Hold the lock that is the file at `path`, which exists only meanwhile."""
+        os = self._os
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        while True:
+            fd = os.open(path, flags, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)  # others hold it for no longer than this does
+                try:
+                    ours = os.path.samestat(os.fstat(fd), os.lstat(path))
+                except FileNotFoundError:
+                    ours = False
+                if ours:  # else the file was removed before it was locked: another lock counts
+                    try:
+                        yield
+                    finally:
+                        os.unlink(path)
+                    return
+            finally:
+                os.close(fd)
+
     def _bind(self, sock: Any, path: str) -> None:
         try:
             sock.bind(path)
@@ -174,13 +212,11 @@ class Service:
                 raise InvalidArgument(f"{path!r} is too long for the path of a socket") from error
             if error.errno == errno.EADDRINUSE:  # another daemon was faster
                 raise FileExistsError(errno.EEXIST, "a daemon listens there", path) from error
-            raise OSError(error.errno, error.strerror, path) from error  # bind() names no path
+            raise
 
     def _remove_stale(self, path: str) -> None:
         """Remove the socket of a daemon that is gone; raise for anything else at `path`."""
         socket = self._socket
-        if "\0" in path or not path:
-            raise InvalidArgument(f"the path of a socket cannot be {path!r}")
         try:
             mode = self._os.lstat(path).st_mode
         except FileNotFoundError:
@@ -239,7 +275,7 @@ class Service:
         Arguments:
             domid: the domain.
         """
-        for listener in list(self._listeners.values()):
+        for listener in list(self._listeners):
             if listener[1] == domid and listener not in self.paused:
                 while self._accept(*listener):
                     pass
@@ -289,7 +325,7 @@ class Service:
         """Send what the daemon has to say, as far as the clients take it now."""
         daemon, more = self.daemon, True
         while more:
-            batch = daemon.data_to_send()
+            batch = self.take_output()
             more = daemon.serve_waiting()
             for connection, data in batch:
                 peer = connection.owner
@@ -367,14 +403,13 @@ class Service:
         self.ended = True
         ours = self._os.getpid() == self._process
         # An interrupt may leave the rest to another call.
-        for path, (sock, _domid) in list(self._listeners.items()):
+        while self._files:
             if ours:
-                try:
-                    self._os.unlink(path)
-                except FileNotFoundError:
-                    pass
-            sock.close()
-            del self._listeners[path]
+                self._remove_own(*self._files[-1])
+            self._files.pop()
+        while self._listeners:  # while they were open, no daemon replaced their files
+            self._listeners[-1][0].close()
+            self._listeners.pop()
         for fd, peer in list(self._peers.items()):
             if not ours:
                 # Not unregistered: the child shares the poller's descriptor with its parent, for
@@ -387,5 +422,16 @@ class Service:
                     # waits for it.
                     self.poller.unregister(peer.fd)
                 self._hang_up(peer.sock)
+                peer.connection.owner = None  # another service may serve the daemon from now on
+                self.daemon.disconnect(peer.connection)
             del self._peers[fd]
         self.poller.close()
+
+    def _remove_own(self, path: str, inode: tuple[int, int]) -> None:
+        """Remove the file at `path` if it is the one that was made there."""
+        try:
+            status = self._os.lstat(path)
+            if (status.st_dev, status.st_ino) == inode:
+                self._os.unlink(path)
+        except OSError:
+            pass  # the socket, or the directory, is gone or out of reach: others use its name now

@@ -289,6 +289,20 @@ class Daemon:
             self._end_connections(domid)
             self.store.destroy(domid)
 
+    def reset(self) -> None:
+        """Put an empty store in the place of the daemon's. No domain but dom0 exists any more.
+
+        A connection of dom0 without watches and transactions stays. All others end.
+        """
+        for connection in list(self._connections):
+            caller = connection.caller
+            if connection.domid or caller.watches or caller.transactions:
+                connection.engine.close("the store was reset")
+                self._forget(connection)
+        self.store = Store(self._profile)
+        for connection in self._connections:
+            connection.caller = self.store.caller(0, connection.caller.fire)
+
     def _end_connections(self, domid: int) -> None:
         for connection in [each for each in self._connections if each.domid == domid]:
             connection.engine.close(f"domain {domid} no longer exists or is released")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import signal
+import time
 from types import FrameType
 from typing import IO, Any
+from uuid import uuid4
 
 import click
 
 from xsproto.adapters.discovery import SOCKET_PATHS
 from xsproto.daemon import Daemon
+from xsproto.daemon.guests import add_guest, guest_home
 from xsproto.daemon.store import PROFILES
 
 from .. import _json_tree as json_tree
@@ -44,7 +47,16 @@ def _guests(ctx: Any, param: Any, values: tuple[str, ...]) -> list[tuple[int, st
     callback=_guests,
     metavar="DOMID:PATH",
     multiple=True,
-    help="A socket whose clients act as a guest domain. May be given several times.",
+    help="A socket whose clients act as a guest, with the nodes that libxl makes for one unless "
+    "--load has some. May be given several times.",
+)
+@click.option(
+    "--domain",
+    "domains",
+    callback=_guests,
+    metavar="DOMID:PATH",
+    multiple=True,
+    help="A socket whose clients act as a domain that has no nodes. May be given several times.",
 )
 @click.option("--load", "tree", type=click.File(), help="Start with a tree that `dump` printed.")
 @click.option(
@@ -55,7 +67,11 @@ def _guests(ctx: Any, param: Any, values: tuple[str, ...]) -> list[tuple[int, st
     help="The version of C xenstored to behave as.",
 )
 def serve(
-    socket_path: str, guests: list[tuple[int, str]], tree: IO[str] | None, profile: str
+    socket_path: str,
+    guests: list[tuple[int, str]],
+    domains: list[tuple[int, str]],
+    tree: IO[str] | None,
+    profile: str,
 ) -> None:
     """Serve an embedded XenStore until SIGTERM or SIGINT."""
     daemon = Daemon(PROFILES[profile])
@@ -72,8 +88,12 @@ def serve(
     before = {number: signal.signal(number, end) for number in signals}
     try:
         server.listen(socket_path)
-        for domid, path in guests:
+        for domid, path in (*domains, *guests):
             server.listen(path, domid)
+        for domid, _path in guests:
+            if guest_home(domid) not in daemon.store.nodes:
+                name, uuid = b"guest-%d" % domid, str(uuid4())
+                add_guest(daemon, domid, name=name, uuid=uuid, start_time=time.time())
         click.echo(f"serving on {socket_path}", err=True)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         server.serve()

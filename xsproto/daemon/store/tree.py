@@ -96,6 +96,8 @@ class Store:
         self.nodes: dict[bytes, Node] = {b"/": root}
         #: The watches of all callers.
         self.watches = Watches(self.nodes, self.domains, self._generations)
+        #: How many of the next commits fail as if another change had conflicted. Tests raise it.
+        self.conflicts = 0
         self._count_owned(None, 0, 1)
         self.write(self._dom0(), None, b"/tool/xenstored", b"")
         everyone: Perms = ((DOMID_ANY, READ),) if profile.domid_any else ()
@@ -420,6 +422,9 @@ class Store:
         if tx.failed:
             raise StoreError("ENOMEM")
         self._check_owners(caller, tx)
+        if self.conflicts:
+            self.conflicts -= 1
+            raise StoreError("EAGAIN")
         nodes = self.nodes
         for path, access in tx.accessed.items():
             now = nodes.get(path)
