@@ -149,7 +149,7 @@ class SlowOs:
 
 
 def make_service(os: Any = os) -> Service:
-    return Service(None, changed(SYSTEM, os=os))
+    return Service(None, changed(SYSTEM, os=os, socket=socket))
 
 
 def test_of_many_daemons_one_replaces_a_dead_ones_socket(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ watches. The requests of a transaction stay on the connection on which it starte
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from typing import Any, Final, Literal, Protocol
@@ -69,16 +69,14 @@ class ConnectionBase(ABC):
     session: Session
     #: Held around each use of `session`. No code waits for anything while it holds the guard.
     guard: AbstractContextManager[Any] = nullcontext()
+    #: Returns the time in seconds, of a clock that is never put back.
+    now: Callable[[], float]
     #: Whether the daemon may forget a transaction that was not ended; see `TransactionLost`.
     forgetful = False
 
     @abstractmethod
     def flush(self) -> None:
         """Write what can be written without waiting. The caller holds `guard`."""
-
-    @abstractmethod
-    def now(self) -> float:
-        """Return the time in seconds, of a clock that is never put back."""
 
     def random(self) -> float:
         """Return a random number from 0 to 1. A test may replace it."""
@@ -170,9 +168,11 @@ class BlockingConnection(ConnectionBase):
 
     Attributes:
         clock: says when a call that begins now must be over.
+        sleep: lets other callers run for so many seconds.
     """
 
     clock: Clock
+    sleep: Callable[[float], object]
 
     @abstractmethod
     def exchange(
@@ -225,13 +225,15 @@ class BlockingConnection(ConnectionBase):
             XenStoreError: there will be none, and `queue.ended` is the reason.
         """
 
-    @abstractmethod
-    def sleep(self, seconds: float, /) -> None:
-        """Let other callers run for this time."""
-
 
 class AsyncConnection(ConnectionBase):
-    """The connection of an asynchronous client."""
+    """The connection of an asynchronous client.
+
+    Attributes:
+        sleep: lets other tasks run for so many seconds.
+    """
+
+    sleep: Callable[[float], Awaitable[object]]
 
     @abstractmethod
     async def exchange(
@@ -269,10 +271,6 @@ class AsyncConnection(ConnectionBase):
         Raises:
             XenStoreError: there will be none, and `queue.ended` is the reason.
         """
-
-    @abstractmethod
-    async def sleep(self, seconds: float, /) -> None:
-        """Let other tasks run for this time."""
 
     async def checkpoint(self) -> None:
         """Let other tasks run, where it is the loop's rule that every call does."""

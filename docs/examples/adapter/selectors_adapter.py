@@ -25,14 +25,9 @@ class Connection(EventLoopConnection):
 
     def __init__(self, loop: Loop, transport: ConnectionTransport, session: Session) -> None:
         super().__init__(transport, session)
-        self._loop = loop
+        self._loop, self.sleep, self.now = loop, loop.sleep, monotonic
         session.enter(Waiter())  # the loop leads for good: it receives, and tasks only sleep
         loop.call_when_ready(transport.fileno(), self.receive)
-
-    now = staticmethod(monotonic)
-
-    async def sleep(self, seconds: float, /) -> None:
-        await self._loop.sleep(seconds)
 
     def check_owner(self) -> None:
         if threading.get_ident() != self._loop.thread:
