@@ -306,7 +306,7 @@ def test_an_error_of_the_system_names_the_file_first() -> None:
         (error_from_code("EWHAT"), "EWHAT: xs_wire.h has no such error name"),
         (
             ConnectionClosed(
-                "the daemon closed the connection; Write(path=b'/a', value=b'1') was not sent",
+                "the daemon closed the connection; Write(path=b'/a', value=<1 byte>) was not sent",
                 request=requests.Write(b"/a", b"1"),
             ),
             "the daemon closed the connection; WRITE /a was not sent",

@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Set
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from .._record import record
 from ..errors import InvalidArgument, InvalidType, XenStoreError
-from ..paths import is_within
+from ..paths import as_given, is_within
 
-__all__ = ["QUEUE_MAX", "EventQueue", "WatchEvent"]
+__all__ = ["QUEUE_MAX", "EventQueue", "WatchEvent", "as_watched"]
+
+#: The type in which a caller gave a path, and gets the paths that belong to it.
+if TYPE_CHECKING:
+    PathT = TypeVar("PathT", bytes, str, default=bytes)  # pyright: ignore[reportGeneralTypeIssues]
+else:  # the default, which type checkers know, is new in Python 3.13
+    PathT = TypeVar("PathT", bytes, str)
 
 #: The number of events that a queue holds before it collapses.
 QUEUE_MAX: Final = 1024
 
 
 @record(frozen=True)
-class WatchEvent:
+class WatchEvent(Generic[PathT]):
     """Something changed at `path`, which is, or is below, the path watched with `token`.
 
     An event carries no data, and the node may be gone: read it again.
 
     Attributes:
-        path: where something changed.
+        path: where something changed, as bytes or str, as the watched path was given.
         token: the token of the watch.
         overflow: whether more changed than the queue could hold. Then `path` is the watched path:
             read everything at and below it again.
     """
 
-    path: bytes
+    path: PathT
     token: bytes
     overflow: bool = False
+
+
+def as_watched(event: WatchEvent, texts: Set[bytes]) -> Any:
+    """Return an event with its path in the type of the watched path.
+
+    Arguments:
+        event: an event of an `EventQueue`, whose paths are bytes.
+        texts: the tokens of the watches whose path was given as str.
+    """
+    if event.token not in texts:
+        return event
+    return WatchEvent(as_given([event.path], "")[0], event.token, event.overflow)
 
 
 class EventQueue:

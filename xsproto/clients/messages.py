@@ -30,8 +30,12 @@ from .event_queue import EventQueue
 
 __all__ = [
     "check_attempts",
+    "check_callable",
+    "check_flag",
+    "check_iterable",
     "commit_unknown",
     "count_of_paths",
+    "encoded",
     "entered_twice",
     "exhausted",
     "forked",
@@ -53,12 +57,43 @@ def permissions_of(permissions: Iterable[Permission | bytes]) -> tuple[Permissio
     """Return `permissions` as a tuple.
 
     Raises:
-        InvalidType: it is a single permission.
+        InvalidType: it is a single permission, or nothing that can be iterated over.
     """
     # Without this, b"r5" would be taken for the permissions 114 and 53.
     if isinstance(permissions, (bytes, str, Permission)):
         raise InvalidType(f"permissions must be several, not one: {permissions!r}")
+    check_iterable(permissions, "permissions")
     return tuple(permissions)
+
+
+def check_iterable(value: object, what: str) -> None:
+    """Check that an argument can be iterated over.
+
+    Raises:
+        InvalidType: it cannot.
+    """
+    if not isinstance(value, Iterable):
+        raise InvalidType(f"{what} must be several, as in a list, not {value!r}")
+
+
+def check_callable(value: object, what: str) -> None:
+    """Check that an argument can be called.
+
+    Raises:
+        InvalidType: it cannot.
+    """
+    if not callable(value):
+        raise InvalidType(f"{what} must be a function, not {value!r}")
+
+
+def check_flag(value: object, what: str) -> None:
+    """Check that an argument is a bool.
+
+    Raises:
+        InvalidType: it is not.
+    """
+    if value is not True and value is not False:
+        raise InvalidType(f"{what} must be a bool, not {value!r}")
 
 
 def check_attempts(attempts: int) -> None:
@@ -72,6 +107,22 @@ def check_attempts(attempts: int) -> None:
         raise InvalidType(f"attempts must be a number, not {attempts!r}")
     if attempts < 1:
         raise InvalidArgument(f"invalid attempts {attempts!r}: there must be at least 1")
+
+
+def encoded(text: str) -> bytes:
+    """Return text in UTF-8.
+
+    Raises:
+        InvalidType: it is no text.
+        InvalidArgument: UTF-8 cannot carry it.
+    """
+    if not isinstance(text, str):
+        raise InvalidType(f"text must be str, not {type(text).__name__}; `write` takes bytes")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        pass  # its message would show a character of the value
+    raise InvalidArgument(f"invalid text of {len(text)} characters: UTF-8 has no lone surrogates")
 
 
 def is_watch(watch: tuple[bytes, bytes], path: bytes, token: bytes | None) -> bool:
