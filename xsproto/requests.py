@@ -71,6 +71,7 @@ __all__ = [
     "Unwatch",
     "Watch",
     "Write",
+    "check_domid",
     "parse_request",
 ]
 
@@ -299,6 +300,17 @@ def _encode_int(value: int, what: str, most: int, least: int = 0) -> bytes:
 
 def _encode_domid(value: int) -> bytes:
     return _encode_int(value, "domain id", DOMID_FIRST_RESERVED - 1)
+
+
+def check_domid(domid: int) -> int:
+    """Return `domid` if it is the id of a domain.
+
+    Raises:
+        InvalidType: it is no int.
+        InvalidArgument: it is not one of 0 to 32751.
+    """
+    _encode_domid(domid)
+    return domid
 
 
 def _encode_optional_domid(value: int | None) -> bytes:

@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 from xsproto.daemon import Daemon
 from xsproto.daemon.store import PROFILE_CURRENT, Profile
 from xsproto.errors import Forked
+from xsproto.requests import check_domid
 
 from ._json_tree import fill, parse, put
 from .client import Client
@@ -113,7 +114,7 @@ class EmbeddedXenStore:
 
         The domain exists from now on. The daemon serves it from its first client on.
         """
-        path = self._paths.get(domid)
+        path = self._paths.get(check_domid(domid))
         if path is not None:
             return path
         self._check_process()
@@ -166,6 +167,7 @@ class EmbeddedXenStore:
     def shutdown_domain(self, domid: int) -> None:
         """Have a domain shut down, or crash. ``@releaseDomain`` fires if the domain was served."""
         self._check_process()
+        check_domid(domid)
         with self._server.lock:
             self._server.admit(domid)
             self._daemon.shutdown(domid)
@@ -174,6 +176,7 @@ class EmbeddedXenStore:
     def remove_domain(self, domid: int) -> None:
         """Destroy a domain: its connections are closed, and its nodes are removed."""
         self._check_process()
+        check_domid(domid)
         with self._server.lock:
             self._server.admit(domid)
             self._daemon.remove_domain(domid)

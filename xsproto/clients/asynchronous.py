@@ -256,7 +256,7 @@ class AsyncOperations:
             NotFound: there is no such node.
             AccessDenied: this domain may not read one of the nodes.
         """
-        return await self._atomic(lambda: operations.read_tree(base))
+        return await self._atomic(operations.read_tree(base))
 
     async def write(
         self,

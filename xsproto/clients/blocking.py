@@ -271,7 +271,7 @@ class BlockingOperations:
             NotFound: there is no such node.
             AccessDenied: this domain may not read one of the nodes.
         """
-        return self._atomic(lambda: operations.read_tree(base), timeout)
+        return self._atomic(operations.read_tree(base), timeout)
 
     def write(
         self,
@@ -1007,6 +1007,7 @@ class Transaction(BlockingOperations):
     def _end(self, *, commit: bool, timeout: Timeout) -> None:
         if self._tx_id is None:
             raise self._why_not()
+        deadline = self._connection.clock.deadline_for(timeout)  # a wrong timeout ends nothing
         # The guard refuses a caller that may not use the connection. Without it, such a call would
         # mark the transaction as ended, and its owner could not end it any more.
         with self._connection.guard:
@@ -1014,7 +1015,6 @@ class Transaction(BlockingOperations):
             self._tx_id = None
         self._state = "ending"
         try:
-            deadline = self._connection.clock.deadline_for(timeout)
             self._connection.exchange(TransactionEnd(commit), self._id, deadline).result()
         except BaseException as error:
             # The end was refused, or given up before it was sent.

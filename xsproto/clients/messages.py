@@ -140,9 +140,11 @@ def watches_of(
 
     Raises:
         NotFound: there are none.
-        InvalidPath, InvalidType: `path` is not a path.
+        InvalidPath, InvalidType: `path` is not a path, or `token` is not bytes.
     """
     check_path(path)
+    if not isinstance(token, bytes | None):
+        raise InvalidType(f"token must be bytes, not {type(token).__name__}: {token!r}")
     found = [watch for watch in watches if is_watch(watch, path, token)]
     if not found:
         raise NotFound(f"{path!r} is not watched here", path=path)

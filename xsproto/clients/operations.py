@@ -56,8 +56,9 @@ left by an exception is finished, but a step of `Walk` that was cancelled can be
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from itertools import islice
 from typing import Any, AnyStr, Final, Generic, NamedTuple, TypeVar
 
@@ -401,15 +402,20 @@ def _below(base: AnyStr, name: AnyStr) -> AnyStr:
     return base + name if base == slash else base + slash + name
 
 
-def read_tree(base: AnyStr) -> Operation[dict[AnyStr, bytes]]:
-    """Read a node and all nodes below it.
+def read_tree(base: AnyStr) -> Callable[[], Operation[dict[AnyStr, bytes]]]:
+    """Return a function that makes an operation: to read a node and all nodes below it.
 
-    Returns:
-        The values by their paths relative to `base`, parents first; an empty path is `base` itself.
+    The operation returns the values by their paths relative to `base`, parents first. An empty path
+    is `base` itself. It raises `AccessDenied` if the caller may not read one of the nodes.
 
     Raises:
-        AccessDenied: the caller may not read one of the nodes.
+        InvalidPath, InvalidType: `base` is not the path of a node. Nothing was sent.
     """
+    Directory(base).payload()
+    return partial(_read_tree, base)
+
+
+def _read_tree(base: AnyStr) -> Operation[dict[AnyStr, bytes]]:
     walk = Walk(base)
     tree: dict[AnyStr, bytes] = {}
     start = len(base) + (base != _slash(base))
