@@ -62,6 +62,10 @@ class Connection(EventLoopConnection):
             where = "none is running here"
         raise self.wrong_owner(where)
 
+    def now(self) -> float:
+        """See `EventLoopConnection`."""
+        return self._loop.time()
+
     def wait(self, waiter: Wait, role: Role) -> Awaitable[None]:
         """See `EventLoopConnection`."""
         waiter.handle = future = self._loop.create_future()

@@ -7,6 +7,7 @@ import os
 import select
 import selectors
 import socket
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +28,8 @@ class Server(Service):
     Arguments:
         daemon: the daemon to serve; None for an empty one. Call `wake` after a change from outside.
     """
+
+    now = staticmethod(monotonic)
 
     def __init__(self, daemon: Daemon | None = None) -> None:
         super().__init__(daemon, os, socket, make_poller(select, selectors))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from time import monotonic
 from types import SimpleNamespace, TracebackType
 from typing import Any, Final, Self
 
@@ -36,6 +37,8 @@ class Server(Service):
     Arguments:
         daemon: the daemon to serve; None for an empty one. Call `wake` after a change from outside.
     """
+
+    now = staticmethod(monotonic)
 
     def __init__(self, daemon: Daemon | None = None) -> None:
         super().__init__(daemon, os, _SOCKET, SelectorPoller(_DefaultSelector()))

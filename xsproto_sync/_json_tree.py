@@ -102,7 +102,7 @@ def fill(daemon: Daemon, nodes: Iterable[Any]) -> int:
     return len(parsed)
 
 
-def put(daemon: Daemon, path: bytes, value: bytes, perms: Sequence[Permission] = ()) -> None:
+def put(daemon: Daemon, path: bytes | str, value: bytes, perms: Sequence[Permission] = ()) -> None:
     """Write a node into a daemon of this process, as dom0 does; set `perms` if there are any.
 
     Raises:
@@ -111,13 +111,15 @@ def put(daemon: Daemon, path: bytes, value: bytes, perms: Sequence[Permission] =
     """
     store = daemon.store
     dom0 = store.caller(0, lambda path, token: None)
-    request: Request[Any] = Write(path, value)
-    request.payload()
+    written = Write(path, value)
+    written.payload()
+    request: Request[Any] = written
+    node = written.path  # `payload` has made it bytes
     try:
-        full = dom0.canonical(path)
+        full = dom0.canonical(node)
         store.write(dom0, None, full, value)
         if perms:
-            request = SetPerms(path, tuple(perms))
+            request = SetPerms(node, tuple(perms))
             store.set_perms(dom0, None, full, [permission.encode() for permission in perms])
     except StoreError as refused:
-        raise error_from_code(refused.code, request=request, path=path) from None
+        raise error_from_code(refused.code, request=request, path=node) from None

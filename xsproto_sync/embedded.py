@@ -53,7 +53,11 @@ class EmbeddedXenStore:
 
     def __init__(
         self,
-        contents: Mapping[bytes, bytes] | str | os.PathLike[str] | None = None,
+        contents: Mapping[bytes, bytes]
+        | Mapping[str, bytes]
+        | str
+        | os.PathLike[str]
+        | None = None,
         *,
         profile: Profile = PROFILE_CURRENT,
     ) -> None:

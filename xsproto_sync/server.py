@@ -7,6 +7,7 @@ import select
 import selectors
 import socket
 import threading
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -29,6 +30,8 @@ class Server(Service):
         daemon: the daemon to serve; None for an empty one. Use it under `lock` only, and call
             `wake` after a change.
     """
+
+    now = staticmethod(monotonic)
 
     def __init__(self, daemon: Daemon | None = None) -> None:
         super().__init__(daemon, os, socket, make_poller(select, selectors))

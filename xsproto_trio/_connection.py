@@ -95,6 +95,10 @@ class Connection(EventLoopConnection):
 
     checkpoint_if_cancelled = staticmethod(checkpoint_if_cancelled)
 
+    def now(self) -> float:
+        """See `EventLoopConnection`."""
+        return trio.current_time()
+
     async def wait(self, waiter: Wait, role: Role) -> None:
         """See `EventLoopConnection`."""
         if role is _DONE:

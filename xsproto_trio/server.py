@@ -8,6 +8,7 @@ import select
 import selectors
 import socket
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any, NoReturn
 
 import trio
@@ -27,6 +28,8 @@ class Server(Service):
         daemon: the daemon to serve; None for an empty one. Call `wake` after a change from outside.
         nursery: for the tasks that carry the bytes of streams.
     """
+
+    now = staticmethod(monotonic)
 
     def __init__(self, daemon: Daemon | None, nursery: trio.Nursery) -> None:
         super().__init__(daemon, os, socket, make_poller(select, selectors))

@@ -99,7 +99,8 @@ def of_method(table: dict[str, Any], method: str, name: str) -> Any:
 
 def arguments(parameters: Iterable[inspect.Parameter], wrong: str, value: Any, method: str) -> Any:
     """The positional and the named arguments of a call in which one is wrong."""
-    positional, named = [], {}
+    positional: list[Any] = []
+    named: dict[str, Any] = {}
     for parameter in parameters:
         name = parameter.name
         if name == wrong:

@@ -129,6 +129,10 @@ class EventLoopConnection(AsyncConnection, ABC):
     checkpoint_if_cancelled: Callable[[], Awaitable[None]] | None = None
 
     @abstractmethod
+    def now(self) -> float:
+        """Return the loop's time in seconds, for the log."""
+
+    @abstractmethod
     def wait(self, waiter: Wait, role: Role) -> Awaitable[None]:
         """Wait until `waiter` is done: a coroutine, or a function that returns an awaitable.
 
@@ -389,6 +393,7 @@ class AsyncClientBase(ClientBase, AsyncClient):
         self._connection: EventLoopConnection = connection
         self._open_watches = open_watches
         self._watches: EventLoopConnection | None = connection if open_watches is None else None
+        self._log(connection)
 
     def _watch_connection(self) -> EventLoopConnection:
         if self._watches is None:
@@ -396,6 +401,7 @@ class AsyncClientBase(ClientBase, AsyncClient):
                 return self._connection  # its error says why there is no other one
             self._connection.check_owner()
             self._watches = self._open_watches()
+            self._log(self._watches)
         return self._watches
 
     def close(self) -> None:

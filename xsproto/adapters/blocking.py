@@ -115,6 +115,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
             self._connection.forgetful = True
         else:
             self._connection = self._watches = backend.connect(place.path, clock)
+        self._log(self._connection)
 
     def __enter__(self) -> Self:
         return self
@@ -166,6 +167,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
                 if self._watches is None:
                     assert isinstance(self._place, Location)
                     self._watches = self._backend.open_watches(self._place.path, self._clock)
+                    self._log(self._watches)
             if self._ended:
                 self.close()
         return self._watches

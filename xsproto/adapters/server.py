@@ -25,8 +25,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
+from .._log import DAEMON, INFO, log
 from ..daemon.daemon import Connection, Daemon
 from ..errors import InvalidArgument, InvalidType, LocalProtocolError
+from .log import log_peer
 from .streams import TlsSocket, check_socket, is_tls, own_socket
 from .transport import READ_SIZE
 
@@ -115,6 +117,9 @@ class Service:
         socket: the module ``socket``, or one like it.
         poller: a poller of its own (`make_poller`).
     """
+
+    #: Returns the time in seconds, for the log. An adapter sets it.
+    now: Callable[[], float]
 
     def __init__(self, daemon: Daemon | None, os: Any, socket: Any, poller: Any) -> None:
         #: The daemon. After changing it from outside, call `wake`.
@@ -309,6 +314,7 @@ class Service:
 
     def _add_client(self, sock: Any, domid: int) -> None:
         connection = self.daemon.connect(domid)
+        log_peer(connection.engine, domid, self.now)
         peer = connection.owner = _Peer(sock, connection)
         self._peers[peer.fd] = peer
         self.poller.register(peer.fd, peer.interest)
@@ -394,6 +400,7 @@ class Service:
             peer.interest = 0
         self._hang_up(peer.sock)
         self.daemon.disconnect(peer.connection)
+        log(DAEMON, INFO, "domain %d: disconnected", peer.connection.domid)
 
     def _hang_up(self, sock: Any) -> None:
         try:

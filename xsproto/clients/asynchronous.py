@@ -743,8 +743,8 @@ class AsyncClient(AsyncOperations):
             RetriesExhausted: every transaction conflicted with another change, or was lost.
             CommitUnknown: the commit was sent and not answered.
         """
-        messages.check_callable(function, "function")
         messages.check_attempts(attempts)
+        messages.check_callable(function, "function")
         for _ in range(attempts):
             transaction = Transaction(self._connection)
             try:

@@ -54,6 +54,9 @@ class Clock(Protocol):
 
     endless: bool
 
+    def now(self) -> float:
+        """Return the time in seconds, of a clock that is never put back."""
+
     def deadline_for(self, timeout: Timeout) -> float | None:
         """Return the deadline of a call that begins now: a time of the clock; None for never.
 
@@ -163,6 +166,10 @@ class BlockingConnection(ConnectionBase):
     """
 
     clock: Clock
+
+    def now(self) -> float:
+        """Return the time in seconds, for the log."""
+        return self.clock.now()
 
     @abstractmethod
     def exchange(

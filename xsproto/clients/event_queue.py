@@ -73,7 +73,8 @@ class EventQueue:
             raise InvalidType(f"limit must be a number of events, not {limit!r}")
         if limit < 1:
             raise InvalidArgument(f"invalid limit {limit!r}: there must be room for an event")
-        self._limit = limit
+        #: The number of events that may wait.
+        self.limit = limit
         self._events: dict[tuple[bytes, bytes], WatchEvent] = {}
         self._collapsed: set[bytes] = set()
         #: The watches that feed the queue, as (path, token).
@@ -91,7 +92,7 @@ class EventQueue:
     def __len__(self) -> int:
         return len(self._events)
 
-    def put(self, path: bytes, token: bytes) -> None:
+    def put(self, path: bytes, token: bytes) -> bool:
         """Add an event, unless an equal one or an overflow of its watch waits already.
 
         A full queue collapses instead.
@@ -99,17 +100,21 @@ class EventQueue:
         Arguments:
             path: where something changed.
             token: the token of the watch.
+
+        Returns:
+            Whether the queue has collapsed.
         """
         key = (path, token)
         if key in self._events or token in self._collapsed:
-            return
-        if len(self._events) < self._limit:
+            return False
+        if len(self._events) < self.limit:
             self._events[key] = WatchEvent(path, token)
-            return
+            return False
         self._collapsed = {of for _, of in self.watches}
         self._events = {
             (top, of): WatchEvent(top, of, overflow=True) for top, of in sorted(self.watches)
         }
+        return True
 
     def take(self) -> WatchEvent:
         """Take the oldest event. The queue must not be empty."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .._log import CLIENT, WARNING, log
 from ..errors import (
     CommitUnknown,
     Forked,
@@ -23,9 +24,11 @@ from ..errors import (
     TransactionLost,
     XenStoreError,
 )
+from ..events import Ignored
 from ..paths import check_path
 from ..perms import Permission
 from ..requests import Request
+from ..wire import op_name
 from .event_queue import EventQueue
 
 __all__ = [
@@ -39,11 +42,13 @@ __all__ = [
     "entered_twice",
     "exhausted",
     "forked",
+    "ignored",
     "is_watch",
     "no_answer",
     "no_event",
     "not_in_transaction",
     "nothing_watched",
+    "overflow",
     "permissions_of",
     "state_of",
     "transaction_forgotten",
@@ -167,11 +172,10 @@ def entered_twice() -> LocalProtocolError:
 
 
 def exhausted(attempts: int) -> RetriesExhausted:
-    """The error of `attempts` transactions of which none took effect."""
-    return RetriesExhausted(
-        f"none of {attempts} attempts took effect: each conflicted with others, or was lost",
-        code="EAGAIN",
-    )
+    """The error of `attempts` transactions of which none took effect. It is logged, too."""
+    words = f"none of {attempts} attempts took effect: each conflicted with others, or was lost"
+    log(CLIENT, WARNING, "%s", words)
+    return RetriesExhausted(words, code="EAGAIN")
 
 
 def commit_unknown(error: XenStoreError) -> CommitUnknown:
@@ -239,6 +243,22 @@ def forked(where: str) -> Forked:
         f"this client of {where} was made before fork(), by the parent process; open another one "
         "in this process"
     )
+
+
+# For the log
+
+
+def overflow(queue: EventQueue) -> str:
+    """Say that more events came for the watches of `queue` than it holds."""
+    paths = ", ".join(sorted({repr(path) for path, _ in queue.watches}))
+    return f"more than {queue.limit} events of {paths} wait: they became one for each watch"
+
+
+def ignored(event: Ignored) -> str:
+    """Say why a packet was ignored. Its payload may be a value, and is not shown."""
+    packet = event.packet
+    size = len(packet.payload)
+    return f"ignored a packet {op_name(packet.op)} with {size} bytes: {event.why}"
 
 
 # Representations

@@ -13,6 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
+from time import monotonic
 
 from callback_loop import Loop, suspend
 
@@ -42,6 +43,9 @@ class Connection(EventLoopConnection):
     def check_owner(self) -> None:
         if threading.get_ident() != self._loop.thread:
             raise self.wrong_owner("it does not run here")
+
+    def now(self) -> float:
+        return monotonic()
 
     async def wait(self, waiter: Wait, role: Role) -> None:
         waiter.handle = self._loop.current

@@ -8,6 +8,7 @@
 `replies`         the bytes of replies, where clients are tolerant
 `storms`          tasks cancelled at any moment, a daemon that dies, floods of events
 `transactions`    isolation, conflicts, commit and rollback, `transact`
+`trees`           trees, values with permissions, text, defaults
 `watches`         which changes fire a watch, when its events come, and when they end
 ================  ================================================================================
 
@@ -15,7 +16,7 @@ Importing the package registers all of them in `xsproto.testing.SCENARIOS`. The 
 function says what holds.
 """
 
-from . import arguments, connection, domains, nodes, replies, storms, transactions, watches
+from . import arguments, connection, domains, nodes, replies, storms, transactions, trees, watches
 
 __all__ = [
     "arguments",
@@ -25,5 +26,6 @@ __all__ = [
     "replies",
     "storms",
     "transactions",
+    "trees",
     "watches",
 ]
