@@ -10,6 +10,7 @@ import selectors
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -99,6 +100,7 @@ def scene(
 
     monkeypatch.setattr(socket.socket, "accept", odd)
     service = Service(None, os, socket, request.param())
+    service.now = monotonic
     service.listen(tmp_path / "socket")
     made = Scene(service, str(tmp_path / "socket"))
     made.turn()
