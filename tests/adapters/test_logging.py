@@ -19,12 +19,14 @@ import xsproto_gevent
 import xsproto_sync
 import xsproto_trio
 from xsproto import _log
+from xsproto.adapters.log import log_client
 from xsproto.clients.session import Session
 from xsproto.errors import (
     AccessDenied,
     ConnectionClosed,
     InvalidPath,
     NotFound,
+    RemoteProtocolError,
     RetriesExhausted,
     TimedOut,
 )
@@ -321,3 +323,25 @@ print(logging.getLogger("xsproto").handlers)
 def test_the_levels_are_those_of_logging() -> None:
     for name in ("DEBUG", "INFO", "WARNING"):
         assert getattr(_log, name) == getattr(logging, name)
+
+
+def test_nothing_is_logged_where_logging_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _log.is_enabled(_log.CLIENT, _log.WARNING)
+    monkeypatch.delitem(sys.modules, "logging")
+    assert not _log.is_enabled(_log.CLIENT, _log.WARNING)
+    _log.log(_log.CLIENT, _log.WARNING, "%s", "lost")
+
+
+def test_an_answer_that_is_an_error_is_told(caplog: Log) -> None:
+    class Faulty(Daemon):
+        def _answer(self, packet: Packet) -> None:
+            packet.op = Op.WRITE
+            self._send(packet)
+
+    caplog.set_level(logging.DEBUG, "xsproto.client")
+    client = BlockingMemory(Faulty())
+    log_client(client, "/socket")
+    with pytest.raises(RemoteProtocolError):
+        client.read(b"/a")
+    answered = "Read(path=b'/a') was answered with a packet of type WRITE"
+    assert lines(caplog) == ["INFO: connected", f"DEBUG: Read(path=b'/a'): {answered}"]
