@@ -222,7 +222,7 @@ class EventLoopConnection(AsyncConnection, ABC):
         self._leave(waiter)
         return exchanges
 
-    async def take_event(self, queue: EventQueue) -> WatchEvent:
+    async def take_event(self, queue: EventQueue) -> WatchEvent[Any]:
         """See `AsyncConnection`."""
         self.check_owner()
         if self._checkpoint is not None:

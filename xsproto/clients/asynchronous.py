@@ -947,7 +947,6 @@ class _AsyncStream(AsyncIterator[WatchEvent[PathT]], Generic[PathT]):
     def __init__(self, connection: AsyncConnection, limit: int) -> None:
         self._connection = connection
         self._queue = EventQueue(limit)
-        self._texts: set[bytes] = set()  # the tokens of the watches whose path was given as str
 
     async def _set(self, path: bytes | str, token: bytes | None, depth: int | None) -> bytes:
         connection, queue = self._connection, self._queue
@@ -963,7 +962,7 @@ class _AsyncStream(AsyncIterator[WatchEvent[PathT]], Generic[PathT]):
         wpath = request.path  # `payload` has made it bytes
         connection.step(lambda session: session.listen(queue, wpath, token))
         if isinstance(path, str):
-            self._texts.add(token)
+            queue.texts.add(token)
         try:
             (await connection.exchange(request, 0)).result()
             return token
@@ -984,8 +983,7 @@ class _AsyncStream(AsyncIterator[WatchEvent[PathT]], Generic[PathT]):
             ConnectionClosed: there will be no more events.
             LocalProtocolError: no watch is set, or none is set any more.
         """
-        event = await self._connection.take_event(self._queue)
-        return as_watched(event, self._texts)  # type: ignore[no-any-return]
+        return await self._connection.take_event(self._queue)
 
     async def __anext__(self) -> WatchEvent[PathT]:
         return await self.get()
@@ -994,7 +992,9 @@ class _AsyncStream(AsyncIterator[WatchEvent[PathT]], Generic[PathT]):
     def watched(self) -> frozenset[tuple[PathT, bytes]]:
         """The watches that are set: a set of (path, token)."""
         events = [WatchEvent(path, token) for path, token in list(self._queue.watches)]
-        return frozenset((as_watched(event, self._texts).path, event.token) for event in events)
+        return frozenset(
+            (as_watched(event, self._queue.texts).path, event.token) for event in events
+        )
 
     def close(self) -> None:
         """End all watches and forget their events. This does not wait for the daemon.

@@ -1054,7 +1054,6 @@ class _Stream(Generic[PathT]):
     def __init__(self, connection: BlockingConnection, limit: int) -> None:
         self._connection = connection
         self._queue = EventQueue(limit)
-        self._texts: set[bytes] = set()  # the tokens of the watches whose path was given as str
 
     def _set(
         self, path: bytes | str, token: bytes | None, depth: int | None, timeout: Timeout
@@ -1072,7 +1071,7 @@ class _Stream(Generic[PathT]):
         wpath = request.path  # `payload` has made it bytes
         connection.step(lambda session: session.listen(queue, wpath, token))
         if isinstance(path, str):
-            self._texts.add(token)
+            queue.texts.add(token)
         try:
             deadline = connection.clock.deadline_for(timeout)
             connection.exchange(request, 0, deadline).result()
@@ -1100,8 +1099,7 @@ class _Stream(Generic[PathT]):
             LocalProtocolError: no watch is set, or none is set any more.
         """
         deadline = self._connection.clock.deadline_for(None if timeout is DEFAULT else timeout)
-        event = self._connection.take_event(self._queue, deadline)
-        return as_watched(event, self._texts)  # type: ignore[no-any-return]
+        return self._connection.take_event(self._queue, deadline)
 
     def __iter__(self) -> Iterator[WatchEvent[PathT]]:
         while True:
@@ -1111,7 +1109,9 @@ class _Stream(Generic[PathT]):
     def watched(self) -> frozenset[tuple[PathT, bytes]]:
         """The watches that are set: a set of (path, token)."""
         events = [WatchEvent(path, token) for path, token in list(self._queue.watches)]
-        return frozenset((as_watched(event, self._texts).path, event.token) for event in events)
+        return frozenset(
+            (as_watched(event, self._queue.texts).path, event.token) for event in events
+        )
 
     def close(self) -> None:
         """End all watches and forget their events. This does not wait for the daemon.

@@ -214,7 +214,7 @@ class BlockingConnection(ConnectionBase):
         """
 
     @abstractmethod
-    def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent:
+    def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent[Any]:
         """Wait for an event of `queue` and take it.
 
         Raises:
@@ -253,7 +253,7 @@ class AsyncConnection(ConnectionBase):
         """
 
     @abstractmethod
-    async def take_event(self, queue: EventQueue) -> WatchEvent:
+    async def take_event(self, queue: EventQueue) -> WatchEvent[Any]:
         """Wait for an event of `queue` and take it.
 
         Raises:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from .._record import record
 from ..errors import InvalidArgument, InvalidType, XenStoreError
-from ..paths import as_given, is_within
+from ..paths import as_given, encode, is_within
 
 __all__ = ["QUEUE_MAX", "EventQueue", "WatchEvent", "as_watched"]
 
@@ -79,6 +79,8 @@ class EventQueue:
         self._collapsed: set[bytes] = set()
         #: The watches that feed the queue, as (path, token).
         self.watches: set[tuple[bytes, bytes]] = set()
+        #: The tokens of the watches whose path was given as str, and whose events have such paths.
+        self.texts: set[bytes] = set()
         #: Why no more events will come; None while they may.
         self.ended: XenStoreError | None = None
         #: The waiters for an event; `Session` adds and removes them.
@@ -116,15 +118,17 @@ class EventQueue:
         }
         return True
 
-    def take(self) -> WatchEvent:
+    def take(self) -> WatchEvent[Any]:
         """Take the oldest event. The queue must not be empty."""
         key = next(iter(self._events))
         # The caller is told of the overflow now, so that later events of its watch count again.
         self._collapsed.discard(key[1])
-        return self._events.pop(key)
+        # Here, where an interrupt ends the connection; later it would lose the event.
+        return as_watched(self._events.pop(key), self.texts)  # type: ignore[no-any-return]
 
-    def put_back(self, event: WatchEvent) -> None:
+    def put_back(self, event: WatchEvent[Any]) -> None:
         """Undo `take`: the event is the oldest again."""
+        event = WatchEvent(encode(event.path), event.token, event.overflow)
         key = (event.path, event.token)
         self._events = {key: event} | self._events
         if event.overflow:

@@ -185,7 +185,7 @@ class Connection(AdapterConnection):
         exchanges = waiter.exchanges if isinstance(waiter, Waiter) else (waiter,)
         return no_answer(self.transport.path, [one.request for one in exchanges], sent, busy)
 
-    def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent:
+    def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent[Any]:
         """See `BlockingConnection`."""
         self.check_owner()
         event = None

@@ -174,7 +174,7 @@ class Connection(AdapterConnection):
                 raise timed_out from None
             raise
 
-    def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent:
+    def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent[Any]:
         """See `BlockingConnection`."""
         event = None
         waiter = Waiter(queue)
