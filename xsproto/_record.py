@@ -25,7 +25,8 @@ def record(cls: Any = None, /, *, frozen: bool = False) -> Any:
     """Make a class a record of its annotated fields, which may have plain defaults.
 
     Two records are equal if they have the same class and equal fields. A record can be hashed if
-    its fields can, and pickled if they can. Its representation is the call that makes it.
+    its fields can, and pickled if they can. Its representation is the call that makes it, unless
+    the class has one of its own.
 
     Arguments:
         cls: the class. `record` without it, as in ``@record(frozen=True)``, is a decorator.
@@ -33,7 +34,9 @@ def record(cls: Any = None, /, *, frozen: bool = False) -> Any:
     """
 
     def decorate(cls: Any) -> Any:
-        cls.__eq__, cls.__hash__, cls.__repr__ = _equals, _hash, _show
+        cls.__eq__, cls.__hash__ = _equals, _hash
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = _show
         return define(cls, eq=False, repr=False, frozen=frozen)
 
     return decorate if cls is None else decorate(cls)

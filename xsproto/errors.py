@@ -1,11 +1,12 @@
 """The exceptions. Every exception that xsproto raises on purpose is a `XenStoreError`.
 
-There are four kinds:
+There are five kinds:
 
 - The daemon answered with an error. Its name has a class (`NotFound`, `AccessDenied`, ...), which
   is also a builtin exception where Python has a fitting one; other names are a `XenStoreError`.
 - The caller made a mistake: `LocalProtocolError`. Nothing was sent.
 - The peer broke the protocol: `RemoteProtocolError`.
+- A node's value is not what the caller asked for: `InvalidValue`.
 - The connection could not be made or has ended, or an answer did not come: `ConnectFailed`,
   `ConnectionClosed`, `TimedOut`, `CommitUnknown`. Except for the first, their attribute `sent` says
   whether the daemon may have seen the request.
@@ -32,6 +33,7 @@ __all__ = [
     "InvalidPath",
     "InvalidRequest",
     "InvalidType",
+    "InvalidValue",
     "LocalProtocolError",
     "NotFound",
     "NotSupported",
@@ -101,7 +103,11 @@ class NotFound(XenStoreError, FileNotFoundError):
 
 
 class AccessDenied(XenStoreError, PermissionError):
-    """EACCES or EPERM: the daemon does not allow it to this domain."""
+    """EACCES or EPERM: the daemon does not allow it to this domain.
+
+    A daemon says EACCES also of a node that does not exist, to a guest that may not read its
+    parent.
+    """
 
 
 class AlreadyExists(XenStoreError, FileExistsError):
@@ -176,6 +182,21 @@ class TransactionEnded(LocalProtocolError):
 
 class RemoteProtocolError(XenStoreError):
     """The peer broke the protocol."""
+
+
+# The contents of the store
+
+
+class InvalidValue(XenStoreError, ValueError):
+    """The value of a node is not what the caller asked for: no text, or no number.
+
+    Attributes:
+        value: the node's value, as bytes. The message does not show it.
+    """
+
+    def __init__(self, message: str, *, value: bytes = b"", **attributes: Any) -> None:
+        super().__init__(message, **attributes)
+        self.value = value
 
 
 # The connection, or the wait for an answer
@@ -285,5 +306,9 @@ def error_from_code(code: str, *, request: Any = None, path: bytes | None = None
     cls, _, words = _ERRORS.get(code, _UNKNOWN)
     if cls is NotFound and path is not None:
         words = getattr(request, "missing", "there is no such node")
+    elif code == "EACCES" and getattr(request, "transactional", False) and path is not None:
+        # Daemons tell a domain that has no rights no more than that (SET_PERMS of a special path,
+        # which is no node, is dom0's alone).
+        words = "this domain may not do that, or there is no such node: a guest cannot tell"
     what = code if request is None else f"{code}: {request!r}"
     return cls(f"{what}: {words}", code=code, path=path, request=request)

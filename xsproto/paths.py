@@ -1,6 +1,9 @@
 """Paths: the rules of the specification, and functions that compare and join (xenstore.txt).
 
-Paths are bytes. An absolute path starts with a slash, and has at most 3072 bytes. A relative path
+Paths are bytes here and on the wire. Clients take a path as str as well, and give the paths that
+belong to it back as str: see `encode` and `as_given`.
+
+An absolute path starts with a slash, and has at most 3072 bytes. A relative path
 is one below ``/local/domain/<domid>`` of the caller's domain, and has at most 2048 bytes. Paths
 consist of ASCII letters, digits and ``-/_@``. They are not empty, have no doubled slash, and no
 slash at the end, but for the path ``/``.
@@ -9,7 +12,8 @@ A special path starts with ``@``. It is no node: it can be watched, and it has p
 are ``@introduceDomain`` and ``@releaseDomain``, and both with ``/<domid>`` for a single domain.
 """
 
-from typing import Final
+from collections.abc import Iterable
+from typing import AnyStr, Final
 
 from .errors import InvalidPath, InvalidType
 from .wire import DOMID_FIRST_RESERVED, NUL
@@ -18,8 +22,10 @@ __all__ = [
     "ABS_PATH_MAX",
     "REL_PATH_MAX",
     "SPECIAL_PATHS",
+    "as_given",
     "check_node_path",
     "check_path",
+    "encode",
     "is_special",
     "is_within",
     "join",
@@ -39,6 +45,27 @@ _CHARACTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234
 #: call `check_node_path`.
 valid_paths: Final[dict[bytes, bytes]] = {}
 _VALID_MAX: Final = 2048
+
+
+def encode(path: bytes | str) -> bytes:
+    """Return a path as bytes.
+
+    Nothing is checked. A character that no path may have becomes bytes that no path may have.
+    """
+    # A lone surrogate must not raise here: the check of the path names it.
+    return path.encode("utf-8", "surrogatepass") if isinstance(path, str) else path
+
+
+def as_given(names: Iterable[bytes], path: AnyStr) -> list[AnyStr]:
+    """Return paths, or names of nodes, in the type in which `path` was given.
+
+    Arguments:
+        names: what the daemon sent.
+        path: the path that a caller gave.
+    """
+    if isinstance(path, str):
+        return [name.decode("utf-8", "surrogateescape") for name in names]
+    return list(names)
 
 
 def check_node_path(path: bytes) -> bytes:
@@ -104,33 +131,36 @@ def _is_domid(text: bytes) -> bool:
     return text.isdigit() and text == b"%d" % int(text[:6]) and int(text) < DOMID_FIRST_RESERVED
 
 
-def is_special(path: bytes) -> bool:
+def is_special(path: bytes | str) -> bool:
     """Whether `path` is a special path, not a node's."""
-    return path.startswith(b"@")
+    return path.startswith("@") if isinstance(path, str) else path.startswith(b"@")
 
 
-def is_within(path: bytes, top: bytes) -> bool:
+def is_within(path: AnyStr, top: AnyStr) -> bool:
     """Whether `path` is `top` or lies below it.
 
-    A watch on `top` matches such paths (xenstore.txt, "Watches").
+    A watch on `top` matches such paths (xenstore.txt, "Watches"). Both are bytes, or both are str.
     """
-    if top == b"/":
-        return path.startswith(b"/")
-    return path == top or path.startswith(top + b"/")
+    slash = "/" if isinstance(path, str) else b"/"
+    if top == slash:
+        return path.startswith(slash)
+    return path == top or path.startswith(top + slash)
 
 
-def join(parent: bytes, name: bytes) -> bytes:
+def join(parent: AnyStr, name: AnyStr) -> AnyStr:
     """Return the path of a child.
 
     Arguments:
-        parent: the path of a node.
-        name: the path of the child below `parent`; it may have several parts.
+        parent: the path of a node, as bytes or str.
+        name: the path of the child below `parent`, in the same type; it may have several parts.
 
     Raises:
         InvalidPath: `parent`, `name` or the result is not valid for a node; or `name` is absolute,
             so that the result would not lie below `parent`.
-        InvalidType: `parent` or `name` is not bytes.
+        InvalidType: `parent` and `name` are not both bytes or both str.
     """
+    if isinstance(parent, str) and isinstance(name, str):
+        return join(encode(parent), encode(name)).decode()
     check_node_path(parent)
     if check_node_path(name).startswith(b"/"):
         raise _invalid(name, "the name to join is absolute")

@@ -8,7 +8,7 @@ permission gives the access of one domain.
 from typing import Final, Self
 
 from ._record import record
-from .errors import InvalidArgument
+from .errors import InvalidArgument, InvalidType
 from .wire import DOMID_ANY, DOMID_FIRST_RESERVED
 
 __all__ = ["PERM_LETTERS", "Permission", "check_permission"]
@@ -42,8 +42,11 @@ class Permission:
         that are no domain's.
 
         Raises:
+            InvalidType: `text` is not bytes.
             InvalidArgument: `text` does not have this form.
         """
+        if not isinstance(text, bytes):
+            raise _wrong_type(text, "bytes")
         digits = text[1:]
         bits = _BITS.get(text[:1])
         if bits is None or not digits.removeprefix(b"-").isdigit() or len(text) > 20:
@@ -69,15 +72,18 @@ def check_permission(permission: Permission | bytes) -> bytes:
         permission: a `Permission`, or its text form.
 
     Raises:
+        InvalidType: it is neither a `Permission` nor bytes, or its domain id is not an int.
         InvalidArgument: the permission is malformed, or its domain id is neither 0 to 32751 nor
             `DOMID_ANY`. The other ids above belong to no domain. `ClientConnection` refuses
             `DOMID_ANY` on a socket.
     """
     if isinstance(permission, bytes):
         permission = Permission.parse(permission)
-    if not isinstance(permission, Permission) or not isinstance(permission.domid, int):
-        raise InvalidArgument(
-            f"invalid permission {permission!r}: it must be a Permission or its bytes form"
+    if not isinstance(permission, Permission):
+        raise _wrong_type(permission, "a Permission or bytes")
+    if not isinstance(permission.domid, int):
+        raise InvalidType(
+            f"domain id must be an int, not {type(permission.domid).__name__}: {permission!r}"
         )
     if not (0 <= permission.domid < DOMID_FIRST_RESERVED or permission.domid == DOMID_ANY):
         raise InvalidArgument(
@@ -85,3 +91,9 @@ def check_permission(permission: Permission | bytes) -> bytes:
             f", and {DOMID_ANY} for all domains"
         )
     return permission.encode()
+
+
+def _wrong_type(permission: object, expected: str) -> InvalidType:
+    hint = f"; write it as {permission.encode()!r}" if isinstance(permission, str) else ""
+    name = type(permission).__name__
+    return InvalidType(f"permission must be {expected}, not {name}: {permission!r}{hint}")

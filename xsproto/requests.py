@@ -10,11 +10,14 @@ server `Request.parse`         `Request.encode_reply`
 ====== ======================= =========================================
 
 Making a request checks nothing. `payload` checks every field, and raises an error that names the
-wrong value. `parse` and `parse_reply` read the bytes of a peer, and raise `InvalidRequest` and
-`RemoteProtocolError`. `syntax` and `reply_syntax` have the notation of xenstore.txt, in which ``|``
-is a NUL. A reply that has no value may have any payload, as in libxenstore; a reply that has one
-must have the form of `reply_syntax`, since a guess would be a wrong value. The conformance kit
-asks daemons for both.
+wrong one. A path may be given as str: `payload` makes it bytes, in the request itself. `parse` and
+`parse_reply` read the bytes of a peer, and raise `InvalidRequest` and `RemoteProtocolError`.
+`syntax` and `reply_syntax` have the notation of xenstore.txt, in which ``|`` is a NUL. A reply that
+has no value may have any payload, as in libxenstore; a reply that has one must have the form of
+`reply_syntax`, since a guess would be a wrong value. The conformance kit asks daemons for both.
+
+The representation of a request shows how long a value is, and not the value: errors and logs hold
+it, and values may be secrets.
 
 Each class names the errors of the daemon that are particular to it. Many requests share these:
 EACCES if the caller's domain lacks the right, ENOENT for an unknown node or transaction
@@ -31,11 +34,11 @@ of xenstore.txt, and a strategy in `xsproto.testing.strategies`.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any, ClassVar, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar
 
 from ._record import record
 from .errors import InvalidArgument, InvalidRequest, InvalidType, RemoteProtocolError
-from .paths import ABS_PATH_MAX, check_node_path, check_path, valid_paths
+from .paths import ABS_PATH_MAX, check_node_path, check_path, encode, valid_paths
 from .perms import Permission, check_permission
 from .wire import DOMID_FIRST_RESERVED, NUL, OK, PAYLOAD_MAX, Op, op_name
 
@@ -68,6 +71,7 @@ __all__ = [
     "Unwatch",
     "Watch",
     "Write",
+    "check_domid",
     "parse_request",
 ]
 
@@ -227,10 +231,15 @@ class _OnePath(Request[T]):
     syntax: ClassVar[str] = "<path>|"
     transactional: ClassVar[bool] = True
 
+    if TYPE_CHECKING:
+
+        def __init__(self, path: bytes | str) -> None: ...
+
     def payload(self) -> bytes:
         try:
             return valid_paths[self.path]
-        except (KeyError, TypeError):  # TypeError: it cannot even be looked up
+        except (KeyError, TypeError, BytesWarning):  # TypeError: it cannot even be looked up
+            self.path = encode(self.path)
             return check_node_path(self.path) + NUL
 
     @classmethod
@@ -293,6 +302,17 @@ def _encode_domid(value: int) -> bytes:
     return _encode_int(value, "domain id", DOMID_FIRST_RESERVED - 1)
 
 
+def check_domid(domid: int) -> int:
+    """Return `domid` if it is the id of a domain.
+
+    Raises:
+        InvalidType: it is no int.
+        InvalidArgument: it is not one of 0 to 32751.
+    """
+    _encode_domid(domid)
+    return domid
+
+
 def _encode_optional_domid(value: int | None) -> bytes:
     return b"" if value is None else _encode_domid(value) + NUL
 
@@ -301,6 +321,21 @@ def _check_bytes(value: bytes, what: str) -> bytes:
     if not isinstance(value, bytes):
         hint = f"; write it as {value.encode()!r}" if isinstance(value, str) else ""
         raise InvalidType(f"{what} must be bytes, not {type(value).__name__}: {value!r}{hint}")
+    return value
+
+
+def _size_of(value: object) -> str:
+    """Describe a value that must not be shown: it may be a secret, and it may be long."""
+    name = type(value).__name__
+    if isinstance(value, bytes):
+        return f"<{len(value)} byte{'' if len(value) == 1 else 's'}>"
+    return f"<{name} of {len(value)} characters>" if isinstance(value, str) else f"<{name}>"
+
+
+def _check_value(value: bytes, what: str) -> bytes:
+    if not isinstance(value, bytes):
+        hint = "; `write_text` takes str" if isinstance(value, str) else ""
+        raise InvalidType(f"{what} must be bytes, not {_size_of(value)}{hint}")
     return value
 
 
@@ -372,11 +407,19 @@ class Write(_Acknowledged):
     syntax: ClassVar[str] = "<path>|<value|>"
     transactional: ClassVar[bool] = True
 
+    if TYPE_CHECKING:
+
+        def __init__(self, path: bytes | str, value: bytes) -> None: ...
+
+    def __repr__(self) -> str:
+        return f"Write(path={self.path!r}, value={_size_of(self.value)})"
+
     def payload(self) -> bytes:
         path, value = self.path, self.value
         if value.__class__ is not bytes:
-            _check_bytes(value, "value")
+            _check_value(value, "value")
         if path.__class__ is not bytes or path not in valid_paths:
+            self.path = path = encode(path)
             check_node_path(path)
         return path + NUL + value
 
@@ -501,8 +544,13 @@ class DirectoryPart(Request[Part]):
     reply_syntax: ClassVar[str] = "<gencnt>|<child-leaf-name>|*[|]"
     transactional: ClassVar[bool] = True
 
+    if TYPE_CHECKING:
+
+        def __init__(self, path: bytes | str, offset: int = 0) -> None: ...
+
     def payload(self) -> bytes:
         offset = _encode_int(self.offset, "offset", UINT32_MAX)
+        self.path = encode(self.path)
         return check_node_path(self.path) + NUL + offset + NUL
 
     @classmethod
@@ -547,6 +595,7 @@ class GetPerms(_OnePath[list[Permission]]):
     reply_syntax: ClassVar[str] = "<perm-as-string>|+"
 
     def payload(self) -> bytes:
+        self.path = encode(self.path)
         return check_path(self.path) + NUL
 
     def parse_reply(self, payload: bytes) -> list[Permission]:
@@ -589,7 +638,14 @@ class SetPerms(_Acknowledged):
     transactional: ClassVar[bool] = True
     missing: ClassVar[str] = "there is no such node, or no such domain to own it"
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, path: bytes | str, permissions: Sequence[Permission | bytes]
+        ) -> None: ...
+
     def payload(self) -> bytes:
+        self.path = encode(self.path)
         permissions = _check_sequence(self.permissions, "permissions")
         texts = [check_permission(permission) for permission in permissions]
         if not texts:
@@ -656,7 +712,12 @@ class Watch(_Acknowledged):
     syntax: ClassVar[str] = "<wpath>|<token>|[<depth>|]"
     changes_state: ClassVar[bool] = True
 
+    if TYPE_CHECKING:
+
+        def __init__(self, path: bytes | str, token: bytes, depth: int | None = None) -> None: ...
+
     def payload(self) -> bytes:
+        self.path = encode(self.path)
         names = _encode_watch(self.path, self.token)
         if self.depth is None:
             return names
@@ -690,7 +751,12 @@ class Unwatch(_Acknowledged):
     changes_state: ClassVar[bool] = True
     missing: ClassVar[str] = "there is no such watch"
 
+    if TYPE_CHECKING:
+
+        def __init__(self, path: bytes | str, token: bytes) -> None: ...
+
     def payload(self) -> bytes:
+        self.path = encode(self.path)
         return _encode_watch(self.path, self.token)
 
     @classmethod
@@ -1164,9 +1230,12 @@ class Unknown(Request[bytes]):
     syntax: ClassVar[str] = "??"
     reply_syntax: ClassVar[str] = "??"
 
+    def __repr__(self) -> str:
+        return f"Unknown(op={self.op!r}, data={_size_of(self.data)})"
+
     def payload(self) -> bytes:
         _encode_int(self.op, "message type", UINT32_MAX)
-        return _check_bytes(self.data, "payload")
+        return _check_value(self.data, "payload")
 
     def parse_reply(self, payload: bytes) -> bytes:
         return payload

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from xsproto.clients.blocking import Transaction
 from xsproto.clients.operations import Node
 from xsproto.daemon import Daemon
 from xsproto.daemon.store import StoreError
@@ -64,7 +65,9 @@ def _parsed(nodes: Iterable[Any]) -> list[tuple[bytes, bytes, list[Permission]]]
             path, value = node["path"].encode("ascii"), node["value"].encode("latin-1")
             perms = [Permission.parse(text.encode("ascii")) for text in node["perms"]]
         except (AttributeError, KeyError, TypeError, UnicodeError) as error:
-            raise InvalidArgument(f"this is no node of a dumped tree: {node!r:.200}") from error
+            # Only its path, since a value may be a secret.
+            where = node.get("path") if isinstance(node, dict) else node
+            raise InvalidArgument(f"this is no node of a dumped tree: {where!r:.200}") from error
         Write(path, value).payload()
         SetPerms(path, perms).payload()
         found.append((path, value, perms))
@@ -72,15 +75,19 @@ def _parsed(nodes: Iterable[Any]) -> list[tuple[bytes, bytes, list[Permission]]]
 
 
 def load(client: Client, nodes: Iterable[Any]) -> int:
-    """Write `nodes`, in the form that `dump` returns; return their number.
+    """Write `nodes`, in the form that `dump` returns, in one transaction; return their number.
 
     Raises:
         InvalidArgument: an entry is no node. Nothing has been written.
+        XenStoreError: the daemon refuses a node. Nothing has been written.
     """
     parsed = _parsed(nodes)
-    for path, value, perms in parsed:
-        client.write(path, value)
-        client.set_perms(path, perms)
+
+    def write(tx: Transaction) -> None:
+        for path, value, perms in parsed:
+            tx.write(path, value, perms)
+
+    client.transact(write)
     return len(parsed)
 
 
@@ -102,7 +109,7 @@ def fill(daemon: Daemon, nodes: Iterable[Any]) -> int:
     return len(parsed)
 
 
-def put(daemon: Daemon, path: bytes, value: bytes, perms: Sequence[Permission] = ()) -> None:
+def put(daemon: Daemon, path: bytes | str, value: bytes, perms: Sequence[Permission] = ()) -> None:
     """Write a node into a daemon of this process, as dom0 does; set `perms` if there are any.
 
     Raises:
@@ -111,13 +118,15 @@ def put(daemon: Daemon, path: bytes, value: bytes, perms: Sequence[Permission] =
     """
     store = daemon.store
     dom0 = store.caller(0, lambda path, token: None)
-    request: Request[Any] = Write(path, value)
-    request.payload()
+    written = Write(path, value)
+    written.payload()
+    request: Request[Any] = written
+    node = written.path  # `payload` has made it bytes
     try:
-        full = dom0.canonical(path)
+        full = dom0.canonical(node)
         store.write(dom0, None, full, value)
         if perms:
-            request = SetPerms(path, tuple(perms))
+            request = SetPerms(node, tuple(perms))
             store.set_perms(dom0, None, full, [permission.encode() for permission in perms])
     except StoreError as refused:
-        raise error_from_code(refused.code, request=request, path=path) from None
+        raise error_from_code(refused.code, request=request, path=node) from None

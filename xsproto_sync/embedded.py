@@ -21,6 +21,7 @@ from xsproto.clients.blocking import Transaction
 from xsproto.daemon import Daemon, guests
 from xsproto.daemon.store import PROFILE_CURRENT, Profile, Store
 from xsproto.errors import Forked, NotFound, TimedOut
+from xsproto.requests import check_domid
 
 from ._faults import Faults
 from ._json_tree import fill, parse, put
@@ -71,12 +72,16 @@ class EmbeddedXenStore:
 
     def __init__(
         self,
-        contents: Mapping[bytes, bytes] | str | os.PathLike[str] | None = None,
+        contents: Mapping[bytes, bytes]
+        | Mapping[str, bytes]
+        | str
+        | os.PathLike[str]
+        | None = None,
         *,
         profile: Profile = PROFILE_CURRENT,
     ) -> None:
         self._profile = profile
-        self._contents: dict[bytes, bytes] = {}
+        self._contents: dict[Any, bytes] = {}
         self._nodes: list[Any] = []
         if isinstance(contents, str | os.PathLike):
             self._nodes = parse(Path(contents).read_text("utf-8"))
@@ -179,7 +184,7 @@ class EmbeddedXenStore:
 
         The domain exists from now on. The daemon serves it from its first client on.
         """
-        path = self._paths.get(domid)
+        path = self._paths.get(check_domid(domid))
         if path is not None:
             return path
         self._check_process()
@@ -341,6 +346,7 @@ class EmbeddedXenStore:
     def shutdown_domain(self, domid: int) -> None:
         """Have a domain shut down, or crash. ``@releaseDomain`` fires if the domain was served."""
         self._check_process()
+        check_domid(domid)
         with self._server.lock:
             self._server.admit(domid)
             self._daemon.shutdown(domid)
@@ -349,6 +355,7 @@ class EmbeddedXenStore:
     def remove_domain(self, domid: int) -> None:
         """Destroy a domain: its connections are closed, and its nodes are removed."""
         self._check_process()
+        check_domid(domid)
         with self._server.lock:
             self._server.admit(domid)
             self._daemon.remove_domain(domid)

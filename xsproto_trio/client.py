@@ -29,6 +29,8 @@ class Client(AsyncClientBase):
                    `get_perms`, `set_perms`
     watches        `watch`, `monitor`, `wait`, `reset_watches`
     transactions   `transaction`, `transact`
+    text, numbers  `read_text`, `write_text`, `read_int`
+    trees          `read_tree`, `write_tree`
     the client     `close`, `closed`
     domains        `get_domain_path`, `is_domain_introduced`, `introduce_domain`,
                    `release_domain`, `resume_domain`, `set_target`

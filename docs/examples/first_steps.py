@@ -6,7 +6,7 @@ import xsproto_sync
 
 def main() -> None:
     with xsproto_sync.Client(timeout=5) as c, xsproto_sync.Client(timeout=5) as other:
-        print("A node has a path and a value. Both are bytes. Missing parents are created.")
+        print("A node has a path and a value. Missing parents are created.")
         c.write(b"/tool/example/colour", b"blue")
         c[b"/tool/example/size"] = b"7"
         print("  colour is", c.read(b"/tool/example/colour"))
@@ -38,7 +38,7 @@ def main() -> None:
         except xsproto.NotFound as error:
             print(" ", error)
         try:
-            c.read("/tool/example")  # type: ignore[call-overload]
+            c.write(b"/tool/example", "red")  # type: ignore[arg-type]
         except xsproto.InvalidType as error:
             print(" ", error)
 

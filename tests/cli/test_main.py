@@ -19,7 +19,13 @@ from click.testing import CliRunner, Result
 from xsproto import requests
 from xsproto.adapters import discovery
 from xsproto.clients.operations import Node
-from xsproto.errors import AccessDenied, ConnectionClosed, InvalidArgument, error_from_code
+from xsproto.errors import (
+    AccessDenied,
+    ConnectionClosed,
+    InvalidArgument,
+    NotFound,
+    error_from_code,
+)
 from xsproto.perms import Permission
 from xsproto_sync import Client, EmbeddedXenStore
 from xsproto_sync import _json_tree as json_tree
@@ -257,6 +263,24 @@ def test_of_what_is_no_tree_nothing_is_written(node: Any) -> None:
         assert not client.exists(b"/good")
 
 
+def test_a_wrong_node_is_named_without_its_value() -> None:
+    node = {"path": "/a", "value": "hunter2", "perms": 5}
+    with pytest.raises(InvalidArgument, match=r"this is no node of a dumped tree: '/a'$"):
+        json_tree.load(None, [node])  # type: ignore[arg-type]  # it is not used
+
+
+def test_of_a_tree_that_the_daemon_refuses_nothing_is_written() -> None:
+    with EmbeddedXenStore() as store, store.client() as client:
+        store.add_domain(9)
+        nodes = [
+            {"path": "/s", "value": "", "perms": ["n0", "r9"]},
+            {"path": "/s/key", "value": "secret", "perms": ["n77"]},
+        ]
+        with pytest.raises(NotFound, match="no such domain to own it"):
+            json_tree.load(client, nodes)
+        assert not client.exists("/s")
+
+
 @pytest.mark.parametrize(("text", "says"), [("{", "is no JSON"), ("{}", "is no list of nodes")])
 def test_a_file_that_is_no_tree_is_told(text: str, says: str) -> None:
     result = run("load", stdin=text)
@@ -336,7 +360,7 @@ def test_an_error_of_the_system_names_the_file_first() -> None:
         (error_from_code("EWHAT"), "EWHAT: xs_wire.h has no such error name"),
         (
             ConnectionClosed(
-                "the daemon closed the connection; Write(path=b'/a', value=b'1') was not sent",
+                "the daemon closed the connection; Write(path=b'/a', value=<1 byte>) was not sent",
                 request=requests.Write(b"/a", b"1"),
             ),
             "the daemon closed the connection; WRITE /a was not sent",

@@ -200,7 +200,8 @@ def test_wait_for_several_nodes_and_values(run: Run, client: Client) -> None:
         both = pool.submit(run, "wait", "/one", "4", "/two", "4", "6", "--timeout", "20")
         either = pool.submit(run, "wait", "--any", "/three", "/four/five", "--timeout", "20")
         for path in (b"/one=4", b"/two=5", b"/two=6", b"/four/five="):
-            client.write(*path.split(b"="))
+            name, _, value = path.partition(b"=")
+            client.write(name, value)
         both.result(20)
         either.result(20)
 

@@ -509,7 +509,7 @@ async def watched(client: AsyncMemory, path: Any, token: Any = None) -> None:
 @pytest.mark.parametrize(
     ("path", "token", "error"),
     [
-        ("/a", None, InvalidType),
+        (5, None, InvalidType),
         (b"/a/", None, InvalidPath),
         (b"/a", bytearray(b"mine"), InvalidType),
     ],

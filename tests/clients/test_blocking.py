@@ -487,7 +487,7 @@ def test_a_watch_with_all_its_arguments() -> None:
 @pytest.mark.parametrize(
     ("path", "token", "error"),
     [
-        ("/a", None, InvalidType),
+        (5, None, InvalidType),
         (b"/a/", None, InvalidPath),
         (b"/a", bytearray(b"mine"), InvalidType),
     ],

@@ -154,13 +154,13 @@ SILENT: dict[str, Callable[[Any], object]] = {
 
 
 WRONG: dict[str, Callable[[Any], object]] = {
-    "type": lambda client: client.read("/a"),
+    "type": lambda client: client.read(5),
     "path": lambda client: client.write(b"//", b""),
     "value": lambda client: client.write(b"/a", b"x" * 5000),
     "list": lambda client: client.list(b"/a/"),
     "timeout": lambda client: client.read(b"/a", timeout=-1),
-    "in a transaction": lambda client: in_transaction(client, lambda tx: tx.read("/a")),
-    "watch": lambda client: client.monitor().watch("/a"),
+    "in a transaction": lambda client: in_transaction(client, lambda tx: tx.read(5)),
+    "watch": lambda client: client.monitor().watch(5),
     "attempts": lambda client: client.transact(id, attempts=0),
 }
 
@@ -236,7 +236,7 @@ ASYNC: dict[str, tuple[type[XenStoreError], Callable[[Any], Awaitable[object]]]]
     "list": (NotFound, lambda client: client.list(b"/none")),
     "walk": (NotFound, walk),
     "read_many": (InvalidType, lambda client: client.read_many(b"/a")),
-    "wrong type": (InvalidType, lambda client: client.read("/a")),
+    "wrong type": (InvalidType, lambda client: client.read(5)),
     "wrong path": (InvalidPath, lambda client: client.list(b"/a/")),
     "wrong path to watch": (InvalidPath, lambda client: client.monitor().watch(b"//")),
     "wrong path in a transaction": (

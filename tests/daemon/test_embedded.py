@@ -225,7 +225,12 @@ def test_it_may_begin_with_contents() -> None:
         assert client.list(b"/") == [b"tool", b"a", b"c"]
 
 
-@pytest.mark.parametrize("contents", [{"/a": b""}, {b"/a": ""}])
+def test_the_paths_of_contents_may_be_text() -> None:
+    with EmbeddedXenStore({"/a/b": b"1"}) as store, store.client() as client:
+        assert client.read(b"/a/b") == b"1"
+
+
+@pytest.mark.parametrize("contents", [{5: b""}, {b"/a": ""}, {"/a": ""}])
 def test_contents_are_bytes(contents: Any) -> None:
     with pytest.raises(InvalidType, match="must be bytes"):
         EmbeddedXenStore(contents)

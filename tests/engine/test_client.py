@@ -1299,7 +1299,7 @@ def test_values_come_back_byte_for_byte(value: bytes) -> None:
     ("request_", "kind", "says"),
     [
         (Read(b"//"), InvalidArgument, "b'//'"),
-        (Read("/a"), InvalidType, "'/a'"),  # type: ignore[arg-type]
+        (Read(5), InvalidType, "not int: 5"),  # type: ignore[arg-type]
         (Write(b"/a", b"x" * PAYLOAD_MAX), InvalidArgument, "WRITE of b'/a': its 4099 bytes"),
         (Control(b"x" * PAYLOAD_MAX), InvalidArgument, "CONTROL: its 4097 bytes"),
         (Watch(b"/a", b"x" * 2000), InvalidArgument, "token"),

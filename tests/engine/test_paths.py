@@ -13,8 +13,10 @@ from xsproto.errors import InvalidPath, InvalidType
 from xsproto.paths import (
     ABS_PATH_MAX,
     REL_PATH_MAX,
+    as_given,
     check_node_path,
     check_path,
+    encode,
     is_special,
     is_within,
     join,
@@ -233,3 +235,32 @@ def test_an_absolute_name_or_an_invalid_path_is_not_joined(
     with pytest.raises(InvalidPath) as caught:
         join(parent, name)
     assert caught.value.path == wrong
+
+
+# Paths that are str
+
+
+@given(strategies.paths() | strategies.special_paths(), strategies.paths())
+def test_the_functions_take_text_as_they_take_bytes(path: bytes, other: bytes) -> None:
+    text, more = path.decode(), other.decode()
+    assert encode(text) == encode(path) == path
+    assert as_given([path, other], text) == [text, more]
+    assert as_given([path, other], path) == [path, other]
+    assert is_special(text) == is_special(path)
+    assert is_within(text, more) == is_within(path, other)
+    assert is_within(more, text) == is_within(other, path)
+    assert is_within(text, "/") == is_within(path, b"/")
+    try:
+        joined = join(path, other)
+    except InvalidPath as error:
+        with pytest.raises(InvalidPath) as caught:
+            join(text, more)
+        assert str(caught.value) == str(error)
+    else:
+        assert join(text, more) == joined.decode()
+
+
+@pytest.mark.parametrize("pair", [("/a", b"b"), (b"/a", "b"), (None, b"b"), ("/a", 5)])
+def test_text_and_bytes_are_not_joined(pair: Any) -> None:
+    with pytest.raises(InvalidType):
+        join(*pair)

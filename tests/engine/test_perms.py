@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xsproto.errors import InvalidArgument, LocalProtocolError
+from xsproto.errors import InvalidArgument, InvalidType, LocalProtocolError
 from xsproto.perms import Permission, check_permission
 from xsproto.testing import strategies
 from xsproto.wire import DOMID_ANY
@@ -107,3 +107,11 @@ def test_the_error_names_a_permission_of_a_wrong_type(permission: Any) -> None:
     with pytest.raises(LocalProtocolError) as caught:
         check_permission(permission)
     assert repr(permission) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [None, 5, "r5", bytearray(b"r5")])
+def test_parse_takes_bytes(text: Any) -> None:
+    with pytest.raises(InvalidType) as caught:
+        Permission.parse(text)
+    assert repr(text) in str(caught.value)
+    assert ("write it as b'r5'" in str(caught.value)) == (text == "r5")

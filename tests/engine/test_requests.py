@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -53,6 +55,8 @@ from xsproto.requests import (
 from xsproto.testing import strategies
 from xsproto.testing.strategies import STRATEGIES
 from xsproto.wire import PAYLOAD_MAX, Op
+
+from ..support import ROOT
 
 CLASSES = list(STRATEGIES)
 every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
@@ -438,8 +442,8 @@ def test_a_transactions_id_is_a_number_of_32_bits_and_never_0(digits: bytes) -> 
 # Fields are checked before anything is sent
 
 
-NODE_PATHS: list[Any] = [None, "/a", bytearray(b"/a"), b"", b"/a/", b"/a b", b"@releaseDomain"]
-WATCH_PATHS: list[Any] = [None, "/a", bytearray(b"/a"), b"", b"/a/", b"/a b", b"@other"]
+NODE_PATHS: list[Any] = [None, 5, "/a/", bytearray(b"/a"), b"", b"/a/", b"/a b", b"@releaseDomain"]
+WATCH_PATHS: list[Any] = [None, 5, "/a/", bytearray(b"/a"), b"", b"/a/", b"/a b", b"@other"]
 VALUES: list[Any] = [None, "text", bytearray(b"text"), 5]
 TEXTS: list[Any] = [None, "text", bytearray(b"text"), 5, b"a\0b", b"\0"]
 KEYWORDS: list[Any] = [*TEXTS, b""]
@@ -519,15 +523,47 @@ def test_payload_refuses_and_names_a_wrong_value(cls: Any, field: str, wrong: An
     request = cls(**{**good, field: wrong})  # the constructor checks nothing
     with pytest.raises(LocalProtocolError) as caught:
         request.payload()
+    if cls in (Write, Unknown) and field in ("value", "data"):
+        # A value is never shown: it may be a secret.
+        assert f"must be bytes, not <{type(wrong).__name__}" in str(caught.value)
+        assert isinstance(caught.value, InvalidType)
+        assert "text" not in str(caught.value).replace("write_text", "")
+        return
     parts = [wrong, *(wrong if isinstance(wrong, list | str) else ())]
     assert any(as_shown(part) in str(caught.value) for part in parts)
+
+
+PATHS = [(cls, fields) for cls, fields in FIELDS.items() if "path" in fields]
+
+
+@pytest.mark.parametrize(("cls", "fields"), PATHS, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize("path", ["/a", "/a/never-used-before", "relative"])
+def test_a_path_may_be_text(cls: Any, fields: Any, path: str) -> None:
+    good = {name: value for name, (value, _) in fields.items()}
+    text, expected = cls(**{**good, "path": path}), cls(**{**good, "path": path.encode()})
+    assert text.payload() == expected.payload() == text.payload()
+    assert text == expected  # what the engine and errors see is bytes
+
+
+@pytest.mark.parametrize("path", ["", "/a/", "/é", "/\ud800", "/a b", "/a//b"])
+def test_a_wrong_text_is_no_path(path: str) -> None:
+    with pytest.raises(InvalidPath) as caught:
+        Read(path).payload()
+    assert isinstance(caught.value.path, bytes)
+
+
+def test_a_path_may_be_text_where_python_forbids_comparing_it_with_bytes() -> None:
+    program = "from xsproto.requests import Read; [Read(p).payload() for p in (b'/a', '/a', '/a')]"
+    subprocess.run([sys.executable, "-bb", "-c", program], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize(
     ("request_", "cls", "words"),
     [
-        (Read("/a"), InvalidType, "write it as b'/a'"),  # type: ignore[arg-type]
-        (Write(b"/a", "v"), InvalidType, "write it as b'v'"),  # type: ignore[arg-type]
+        (Write(b"/a", "v"), InvalidType, "`write_text` takes str"),  # type: ignore[arg-type]
+        (Write(b"/a", 5), InvalidType, "value must be bytes, not <int>"),  # type: ignore[arg-type]
+        (Watch(b"/a", "t"), InvalidType, "write it as b't'"),  # type: ignore[arg-type]
+        (SetPerms(b"/a", ["r5"]), InvalidType, "write it as b'r5'"),  # type: ignore[list-item]
         (Read(b"/a/"), InvalidPath, "ends in a slash"),
         (Release("5"), InvalidType, "domain id must be an int, not str"),  # type: ignore[arg-type]
         (Release(0x7FF0), InvalidArgument, "it must be 0..32751"),

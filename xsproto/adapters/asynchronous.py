@@ -222,7 +222,7 @@ class EventLoopConnection(AsyncConnection, ABC):
             self._fail(error, None if exchanges is None else waiter)
             raise
 
-    async def take_event(self, queue: EventQueue) -> WatchEvent:
+    async def take_event(self, queue: EventQueue) -> WatchEvent[Any]:
         """See `AsyncConnection`."""
         self.check_owner()
         if self._checkpoint is not None:
@@ -427,6 +427,7 @@ class AsyncClientBase(ClientBase, AsyncClient):
         self._connection: EventLoopConnection = connection
         self._open_watches = open_watches
         self._watches: EventLoopConnection | None = connection if open_watches is None else None
+        self._log(connection)
 
     def _watch_connection(self) -> EventLoopConnection:
         if self._watches is None:
@@ -434,6 +435,7 @@ class AsyncClientBase(ClientBase, AsyncClient):
                 return self._connection  # its error says why there is no other one
             self._connection.check_owner()
             self._watches = self._open_watches()
+            self._log(self._watches)
         return self._watches
 
     def close(self) -> None:

@@ -163,6 +163,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
             self._connection.forgetful = True
         else:
             self._watches = self._connection
+        self._log(self._connection)
 
     def __enter__(self) -> Self:
         return self
@@ -217,6 +218,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
                     self._watches = self._backend.make_connection(
                         transport, self._clock, device_session()
                     )
+                    self._log(self._watches)
             if self._ended:
                 self.close()
         return self._watches

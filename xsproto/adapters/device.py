@@ -81,6 +81,7 @@ from ..clients.session import Session
 from ..errors import ConnectionClosed, NotSupported, XenStoreError
 from ..requests import Request, ResetWatches, Watch
 from ..wire import HEADER, HEADER_SIZE, Op, Packet
+from .log import log_client
 
 __all__ = [
     "LOOK_AHEAD",
@@ -183,6 +184,9 @@ class ClientBase:
         """Why the connection is over; None while it is not, as far as is known."""
         watches = self._watches
         return self._connection.session.closed or (watches.session.closed if watches else None)
+
+    def _log(self, connection: Any) -> None:
+        log_client(connection, connection.transport.path)
 
     def _close_connections(self) -> None:
         for connection in (self._connection, self._watches):

@@ -27,9 +27,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
+from .._log import DAEMON, INFO, log
 from ..daemon.daemon import Connection, Daemon
 from ..errors import InvalidArgument, InvalidType, LocalProtocolError
 from .backend import Backend
+from .log import log_peer
 from .streams import TlsSocket, check_socket, is_tls, own_socket
 from .transport import READ_SIZE
 
@@ -78,6 +80,7 @@ class Service:
         self.daemon = daemon or Daemon()
         self._os = backend.os
         self._socket = backend.socket
+        self._now = backend.now
         #: Says which sockets are ready. The adapter waits for it, and gives the result to `step`.
         self.poller = backend.new_poller()
         #: What the output to send is taken from. To change what clients get, put a function in its
@@ -300,6 +303,7 @@ class Service:
 
     def _add_client(self, sock: Any, domid: int) -> None:
         connection = self.daemon.connect(domid)
+        log_peer(connection.engine, domid, self._now)
         peer = connection.owner = _Peer(sock, connection)
         self._peers[peer.fd] = peer
         self.poller.register(peer.fd, peer.interest)
@@ -385,6 +389,7 @@ class Service:
             peer.interest = 0
         self._hang_up(peer.sock)
         self.daemon.disconnect(peer.connection)
+        log(DAEMON, INFO, "domain %d: disconnected", peer.connection.domid)
 
     def _hang_up(self, sock: Any) -> None:
         try:

@@ -14,7 +14,8 @@ docstrings, which a test compares. These are the differences:
 
 A client belongs to one event loop and its thread.
 
-Paths, values and tokens are bytes. Every call may raise
+Paths are bytes or str; what a call returns has the type of the path that it was given. Values and
+tokens are bytes. Every call may raise
 
 - `LocalProtocolError`, or its subclasses `InvalidPath`, `InvalidArgument` and `InvalidType`, if an
   argument is wrong; then nothing was sent;
@@ -28,12 +29,13 @@ from __future__ import annotations
 
 import builtins
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, AnyStr, Generic, Self, TypeVar, overload
 
 from ..client import Exchange
 from ..errors import ConflictError, NotFound, TransactionLost, XenStoreError
+from ..paths import encode
 from ..perms import Permission
 from ..requests import (
     Control,
@@ -60,7 +62,7 @@ from ..requests import Watch as WatchRequest
 from . import messages, operations
 from .conditions import Reads
 from .connection import AsyncConnection
-from .event_queue import QUEUE_MAX, EventQueue, WatchEvent
+from .event_queue import QUEUE_MAX, EventQueue, PathT, WatchEvent, as_watched
 from .operations import MISSING, Node, Operation, Walk
 from .retries import Retries
 from .session import Waiter
@@ -104,6 +106,7 @@ class AsyncOperations:
         """Send the requests of an operation; return its result."""
         connection = self._connection
         outcome: Any = None
+        exchanges: Sequence[Exchange] | None
         try:
             while True:
                 # As `operations.resume`, without its frame.
@@ -114,7 +117,6 @@ class AsyncOperations:
                 tx_id = self._tx_id
                 if tx_id is None:
                     raise self._why_not()
-                exchanges: Sequence[Exchange]
                 if isinstance(step, Request):
                     exchanges = (await connection.exchange(step, tx_id),)
                 else:
@@ -127,6 +129,12 @@ class AsyncOperations:
         except StopIteration as stop:
             result: T = stop.value
             return result
+        finally:
+            outcome = exchanges = None  # an error that is raised refers to this frame
+
+    async def _atomic(self, operation: Callable[[], Operation[T]]) -> T:
+        """Perform an operation within a transaction: this one, or one for it alone."""
+        return await self._perform(operation())
 
     def _why_not(self) -> XenStoreError:
         """Return the error of a call while no request can be made."""
@@ -136,16 +144,16 @@ class AsyncOperations:
         """Note what a transaction uses; raise if the daemon has forgotten it."""
 
     @overload
-    async def read(self, path: bytes) -> bytes: ...
+    async def read(self, path: bytes | str) -> bytes: ...
     @overload
-    async def read(self, path: bytes, default: D) -> bytes | D: ...
-    async def read(self, path: bytes, default: Any = MISSING) -> Any:
+    async def read(self, path: bytes | str, default: D) -> bytes | D: ...
+    async def read(self, path: bytes | str, default: Any = MISSING) -> Any:
         """Read the value of a node.
 
         The request is READ (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            path (bytes): the node, by its absolute path or relative to the domain's own.
+            path (bytes | str): the node, by its absolute path or relative to the domain's own.
             default (Any): what to return if there is no such node; by default that is an error.
 
         Returns:
@@ -163,18 +171,18 @@ class AsyncOperations:
             return default
 
     @overload
-    async def read_many(self, paths: Iterable[bytes]) -> list[bytes | XenStoreError]: ...
+    async def read_many(self, paths: Iterable[bytes | str]) -> list[bytes | XenStoreError]: ...
     @overload
     async def read_many(
-        self, paths: Iterable[bytes], default: D
+        self, paths: Iterable[bytes | str], default: D
     ) -> list[bytes | D | XenStoreError]: ...
-    async def read_many(self, paths: Iterable[bytes], default: Any = MISSING) -> list[Any]:
+    async def read_many(self, paths: Iterable[bytes | str], default: Any = MISSING) -> list[Any]:
         """Read the values of many nodes, without waiting for each.
 
         The requests are READ (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            paths (Iterable[bytes]): the nodes.
+            paths (Iterable[bytes | str]): the nodes.
             default (Any): what to return for a node that does not exist.
 
         Returns:
@@ -186,29 +194,166 @@ class AsyncOperations:
         """
         return await self._perform(operations.read_many(paths, default))
 
-    async def write(self, path: bytes, value: bytes) -> None:
-        """Set the value of a node. Make the node, and its parents, if they are missing.
+    @overload
+    async def read_text(self, path: bytes | str) -> str: ...
+    @overload
+    async def read_text(self, path: bytes | str, default: D) -> str | D: ...
+    async def read_text(self, path: bytes | str, default: Any = MISSING) -> Any:
+        """Read the value of a node as text in UTF-8.
 
-        The request is WRITE (xenstore.txt, "Database read, write and permissions operations").
+        The request is READ (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            path (bytes): the node.
+            path (bytes | str): the node.
+            default (Any): what to return if there is no such node; by default that is an error.
+
+        Returns:
+            The text (str), or `default`.
+
+        Raises:
+            InvalidValue: the value is no text in UTF-8.
+            NotFound: there is no such node, and no default.
+            AccessDenied: this domain may not read the node.
+        """
+        return await self._perform(operations.read_text(path, default))
+
+    @overload
+    async def read_int(self, path: bytes | str) -> int: ...
+    @overload
+    async def read_int(self, path: bytes | str, default: D) -> int | D: ...
+    async def read_int(self, path: bytes | str, default: Any = MISSING) -> Any:
+        """Read the value of a node as a decimal number, such as ``b"-5"``.
+
+        The request is READ (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes | str): the node.
+            default (Any): what to return if there is no such node; by default that is an error.
+
+        Returns:
+            The number (int), or `default`.
+
+        Raises:
+            InvalidValue: the value is no number: it has other characters than digits and one
+                minus sign before them.
+            NotFound: there is no such node, and no default.
+            AccessDenied: this domain may not read the node.
+        """
+        return await self._perform(operations.read_int(path, default))
+
+    async def read_tree(self, base: AnyStr) -> dict[AnyStr, bytes]:
+        """Read the values of a node and of all nodes below it, as they were at one moment.
+
+        Outside of a transaction, the call has one of its own, and starts over if others change the
+        tree meanwhile.
+
+        The requests are READ, DIRECTORY, TRANSACTION_START and TRANSACTION_END (xenstore.txt,
+        "Database read, write and permissions operations").
+
+        Arguments:
+            base (bytes | str): the node.
+
+        Returns:
+            A dict of values (bytes). The keys are the paths relative to `base`, in its type, with
+            parents before their children. The key of `base` itself is empty.
+
+        Raises:
+            NotFound: there is no such node.
+            AccessDenied: this domain may not read one of the nodes.
+        """
+        return await self._atomic(operations.read_tree(base))
+
+    async def write(
+        self,
+        path: bytes | str,
+        value: bytes,
+        perms: Iterable[Permission | bytes] | None = None,
+    ) -> None:
+        """Set the value of a node. Make the node, and its parents, if they are missing.
+
+        With `perms`, the value and the permissions are set in one transaction. So at no moment can
+        a domain read the value that the permissions keep from reading it. Outside of a transaction,
+        the call has one of its own, as by `transact`.
+
+        The request is WRITE (xenstore.txt, "Database read, write and permissions operations"); with
+        `perms`, also SET_PERMS, TRANSACTION_START and TRANSACTION_END.
+
+        Arguments:
+            path (bytes | str): the node.
             value (bytes): any bytes. The path, a NUL and the value together have at most 4096
                 bytes, on the XenBus device 4080.
+            perms (Iterable[Permission | bytes] | None): the permissions of the node, as
+                `set_perms` takes them. None leaves them as they are, and a new node gets those of
+                its parent.
 
         Raises:
             AccessDenied: this domain may not write the node.
             QuotaExceeded, TooBig: the daemon does not let this domain have so much.
         """
-        await self._ask(Write(path, value))
+        if perms is None:
+            await self._ask(Write(path, value))
+        else:
+            requests = operations.write_with_perms(path, value, perms)
+            await self._atomic(lambda: operations.change_all(requests))
 
-    async def mkdir(self, path: bytes) -> None:
+    async def write_text(
+        self,
+        path: bytes | str,
+        text: str,
+        perms: Iterable[Permission | bytes] | None = None,
+    ) -> None:
+        """Set the value of a node to text in UTF-8; see `write`.
+
+        The request is WRITE (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes | str): the node.
+            text (str): the text. In UTF-8 it has as many bytes as a value may have.
+            perms (Iterable[Permission | bytes] | None): the permissions of the node; None leaves
+                them as they are.
+
+        Raises:
+            AccessDenied: this domain may not write the node.
+            QuotaExceeded, TooBig: the daemon does not let this domain have so much.
+        """
+        await self.write(path, messages.encoded(text), perms)
+
+    async def write_tree(
+        self,
+        base: AnyStr,
+        mapping: Mapping[AnyStr, bytes],
+        perms: Iterable[Permission | bytes] | None = None,
+    ) -> None:
+        """Write a node and nodes below it: all of them, or none.
+
+        Nodes that are there and not in `mapping` stay. Outside of a transaction, the call has one
+        of its own, as by `transact`.
+
+        The requests are WRITE, MKDIR, SET_PERMS, TRANSACTION_START and TRANSACTION_END
+        (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            base (bytes | str): the node. It is made if it is missing.
+            mapping (Mapping[bytes | str, bytes]): the values by their paths relative to `base`, in
+                the type of `base`: what `read_tree` returns. An empty path is `base` itself.
+            perms (Iterable[Permission | bytes] | None): the permissions of `base`, of each node of
+                `mapping` and of the nodes between them, as `set_perms` takes them. None leaves them
+                as they are, and a new node gets those of its parent.
+
+        Raises:
+            AccessDenied: this domain may not write one of the nodes.
+            QuotaExceeded, TooBig: the daemon does not let this domain have so much.
+        """
+        requests = operations.written_tree(base, mapping, perms)
+        await self._atomic(lambda: operations.change_all(requests))
+
+    async def mkdir(self, path: bytes | str) -> None:
         """Make a node with an empty value, and its parents. A node that exists stays as it is.
 
         The request is MKDIR (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            path (bytes): the node.
+            path (bytes | str): the node.
 
         Raises:
             AccessDenied: this domain may not make the node.
@@ -216,47 +361,63 @@ class AsyncOperations:
         """
         await self._ask(Mkdir(path))
 
-    async def delete(self, path: bytes) -> None:
+    async def delete(self, path: bytes | str, missing_ok: bool = False) -> None:
         """Remove a node and everything below it. It is no error if the node does not exist.
 
         The request is RM (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            path (bytes): the node.
+            path (bytes | str): the node.
+            missing_ok (bool): whether it is no error either if the node's parent does not exist.
 
         Raises:
-            NotFound: neither the node nor its parent exists.
+            NotFound: neither the node nor its parent exists, and `missing_ok` is False.
             AccessDenied: this domain may not remove the node.
         """
-        await self._ask(Rm(path))
+        messages.check_flag(missing_ok, "missing_ok")
+        try:
+            await self._ask(Rm(path))
+        except NotFound:
+            if not missing_ok:
+                raise
 
-    async def list(self, path: bytes) -> builtins.list[bytes]:
+    @overload
+    async def list(self, path: AnyStr) -> builtins.list[AnyStr]: ...
+    @overload
+    async def list(self, path: AnyStr, default: D) -> builtins.list[AnyStr] | D: ...
+    async def list(self, path: AnyStr, default: Any = MISSING) -> Any:
         """List the names of a node's children, however many there are.
 
         The requests are DIRECTORY and, for a list that does not fit a packet, DIRECTORY_PART
         (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            path (bytes): the node.
+            path (bytes | str): the node.
+            default (Any): what to return if there is no such node; by default that is an error.
 
         Returns:
-            The names (list of bytes), in the daemon's order.
+            The names in the daemon's order, a list of the type of `path`; or `default`.
 
         Raises:
-            NotFound: there is no such node.
+            NotFound: there is no such node, and no default.
             AccessDenied: this domain may not read the node.
             TooBig: the list does not fit a packet, and the daemon does not know DIRECTORY_PART,
                 or the list changed all the time while it was read.
         """
-        return await self._perform(operations.list_children(path))
+        try:
+            return await self._perform(operations.list_children(path))
+        except NotFound:
+            if default is MISSING:
+                raise
+            return default
 
-    async def exists(self, path: bytes) -> bool:
+    async def exists(self, path: bytes | str) -> bool:
         """Find out whether there is a node.
 
         The request is READ (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            path (bytes): the node.
+            path (bytes | str): the node.
 
         Returns:
             True or False.
@@ -266,13 +427,13 @@ class AsyncOperations:
         """
         return await self._perform(operations.exists(path))
 
-    async def get_perms(self, path: bytes) -> builtins.list[Permission]:
+    async def get_perms(self, path: bytes | str) -> builtins.list[Permission]:
         """Read the permissions of a node or of a special path.
 
         The request is GET_PERMS (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            path (bytes): the node, or a special path such as ``b"@releaseDomain"``.
+            path (bytes | str): the node, or a special path such as ``b"@releaseDomain"``.
 
         Returns:
             A list of `Permission`, the owner's first.
@@ -283,13 +444,13 @@ class AsyncOperations:
         """
         return await self._ask(GetPerms(path))
 
-    async def set_perms(self, path: bytes, permissions: Iterable[Permission | bytes]) -> None:
+    async def set_perms(self, path: bytes | str, permissions: Iterable[Permission | bytes]) -> None:
         """Set the permissions of a node or of a special path.
 
         The request is SET_PERMS (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            path (bytes): the node, or a special path such as ``b"@releaseDomain"``.
+            path (bytes | str): the node, or a special path such as ``b"@releaseDomain"``.
             permissions (Iterable[Permission | bytes]): each a `Permission` or its text, such as
                 ``b"r5"``. The first names the owner, and what domains that are not listed may do.
 
@@ -300,17 +461,18 @@ class AsyncOperations:
         """
         await self._ask(SetPerms(path, messages.permissions_of(permissions)))
 
-    def walk(self, top: bytes, topdown: bool = True) -> AsyncIterator[Node]:
+    def walk(self, top: AnyStr, topdown: bool = True) -> AsyncIterator[Node[AnyStr]]:
         """Walk through a tree: iterate over the node `top` and all nodes below it.
 
         The requests are READ and DIRECTORY, for up to 32 nodes at once (xenstore.txt, "Database
         read, write and permissions operations").
 
         From the top down, removing names from ``node.children`` keeps the walk from going there.
-        A node that vanishes during the walk is left out.
+        A node that vanishes during the walk is left out. The paths and the names have the type of
+        `top`.
 
         Arguments:
-            top (bytes): the node where the walk begins.
+            top (bytes | str): the node where the walk begins.
             topdown (bool): whether a node comes before its children, or after them.
 
         Returns:
@@ -324,17 +486,17 @@ class AsyncOperations:
         return _AsyncWalk(self, Walk(top, topdown=topdown))
 
 
-class _AsyncWalk(AsyncIterator[Node]):
+class _AsyncWalk(AsyncIterator[Node[PathT]], Generic[PathT]):
     """The nodes of a walk.
 
     An asynchronous generator that is left early would need the event loop to finalize it.
     """
 
-    def __init__(self, client: AsyncOperations, walk: Walk) -> None:
+    def __init__(self, client: AsyncOperations, walk: Walk[PathT]) -> None:
         self._client = client
-        self._walk = walk
+        self._walk: Walk[PathT] = walk
 
-    async def __anext__(self) -> Node:
+    async def __anext__(self) -> Node[PathT]:
         # First: a node that was taken from the walk cannot be put back if this is cancelled.
         await self._client._connection.checkpoint()
         while (step := self._walk.advance()) is not None:
@@ -590,6 +752,7 @@ class AsyncClient(AsyncOperations):
             RetriesExhausted: every transaction conflicted with another change, or was lost.
             CommitUnknown: the commit was sent and not answered.
         """
+        messages.check_callable(function, "function")
         connection = self._connection
         started = connection.now()
         retries = Retries(attempts, started, None)
@@ -616,22 +779,29 @@ class AsyncClient(AsyncOperations):
             )
             started = connection.now()
 
+    async def _atomic(self, operation: Callable[[], Operation[T]]) -> T:
+        try:
+            return await self.transact(lambda tx: tx._perform(operation()))
+        except XenStoreError as error:
+            error.__traceback__ = None  # the frames of the transaction tell a user nothing
+            raise
+
     # Watches
 
     def watch(
         self,
-        path: bytes,
+        path: AnyStr,
         depth: int | None = None,
         token: bytes | None = None,
         *,
         limit: int = QUEUE_MAX,
-    ) -> Watch:
+    ) -> Watch[AnyStr]:
         """Return a watch for ``async with``, which sets it. Iterate over it, or `get` its events.
 
         The requests are WATCH and UNWATCH (xenstore.txt, "Watches").
 
         Arguments:
-            path (bytes): a node, which need not exist, or a special path such as
+            path (bytes | str): a node, which need not exist, or a special path such as
                 ``b"@releaseDomain"``.
             depth (int | None): how many levels below the node changes count, 0 for the node alone;
                 None for all. It needs a daemon of Xen 4.22.
@@ -644,7 +814,7 @@ class AsyncClient(AsyncOperations):
         """
         return Watch(self._watch_connection(), path, depth, token, limit)
 
-    def monitor(self, *, limit: int = QUEUE_MAX) -> Monitor:
+    def monitor(self, *, limit: int = QUEUE_MAX) -> Monitor[Any]:
         """Return a monitor for ``async with``: any number of watches with one stream of events.
 
         The requests are WATCH and UNWATCH (xenstore.txt, "Watches").
@@ -696,6 +866,8 @@ class Transaction(AsyncOperations):
     ====== ===============================================================
     nodes  `read`, `write`, `list`, `exists`, `delete`, `mkdir`, `walk`,
            `read_many`, `get_perms`, `set_perms`
+    text   `read_text`, `write_text`, `read_int`
+    trees  `read_tree`, `write_tree`
     end    `commit`, `rollback`, `ended`, `id`
     ====== ===============================================================
 
@@ -832,14 +1004,14 @@ class Transaction(AsyncOperations):
                 raise lost
 
 
-class _AsyncEventStream(AsyncIterator[WatchEvent]):
+class _AsyncEventStream(AsyncIterator[WatchEvent[PathT]], Generic[PathT]):
     """A stream of watch events: what `Watch` and `Monitor` share."""
 
     def __init__(self, connection: AsyncConnection, limit: int) -> None:
         self._connection = connection
         self._queue = EventQueue(limit)
 
-    async def _set(self, path: bytes, token: bytes | None, depth: int | None) -> bytes:
+    async def _set(self, path: bytes | str, token: bytes | None, depth: int | None) -> bytes:
         connection, queue = self._connection, self._queue
         if token is None:
             with connection.guard:
@@ -850,18 +1022,21 @@ class _AsyncEventStream(AsyncIterator[WatchEvent]):
         except XenStoreError as error:
             error.__traceback__ = None  # the frames of the checks tell a user nothing
             raise
-        connection.step(lambda session: session.listen(queue, path, token))
+        wpath = request.path  # `payload` has made it bytes
+        connection.step(lambda session: session.listen(queue, wpath, token))
+        if isinstance(path, str):
+            queue.texts.add(token)
         try:
             (await connection.exchange(request, 0)).result()
             return token
         except BaseException:
-            self._unset([(path, token)])
+            self._unset([(wpath, token)])
             raise
 
     def _unset(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
         self._connection.unwatch(self._queue, list(watches))
 
-    async def get(self) -> WatchEvent:
+    async def get(self) -> WatchEvent[PathT]:
         """Wait for the next event and take it.
 
         Returns:
@@ -873,13 +1048,16 @@ class _AsyncEventStream(AsyncIterator[WatchEvent]):
         """
         return await self._connection.take_event(self._queue)
 
-    async def __anext__(self) -> WatchEvent:
+    async def __anext__(self) -> WatchEvent[PathT]:
         return await self.get()
 
     @property
-    def watched(self) -> frozenset[tuple[bytes, bytes]]:
+    def watched(self) -> frozenset[tuple[PathT, bytes]]:
         """The watches that are set: a set of (path, token)."""
-        return frozenset(self._queue.watches)
+        events = [WatchEvent(path, token) for path, token in list(self._queue.watches)]
+        return frozenset(
+            (as_watched(event, self._queue.texts).path, event.token) for event in events
+        )
 
     def close(self) -> None:
         """End all watches and forget their events. This does not wait for the daemon.
@@ -897,7 +1075,7 @@ class _AsyncEventStream(AsyncIterator[WatchEvent]):
         self.close()
 
 
-class Watch(_AsyncEventStream):
+class Watch(_AsyncEventStream[PathT]):
     """A watch, as `Client.watch` returns it. It is set within ``async with``.
 
     Iterate over it, or `get` its events. Each event is a `WatchEvent`, which names a path where
@@ -911,13 +1089,13 @@ class Watch(_AsyncEventStream):
     def __init__(
         self,
         connection: AsyncConnection,
-        path: bytes,
+        path: PathT,
         depth: int | None,
         token: bytes | None,
         limit: int,
     ) -> None:
         super().__init__(connection, limit)
-        self.path = path
+        self.path: PathT = path
         self.token = token
         self._depth = depth
 
@@ -934,11 +1112,12 @@ class Watch(_AsyncEventStream):
             raise
 
 
-class Monitor(_AsyncEventStream):
+class Monitor(_AsyncEventStream[PathT]):
     """Any number of watches, as `Client.monitor` returns them. ``async with`` ends them all.
 
     Add paths by `watch`. Iterate over the monitor, or `get` its events: each is a `WatchEvent`,
-    whose token says which watch it is of.
+    whose token says which watch it is of. To have a type checker know which type of paths it has,
+    annotate it: ``monitor: Monitor[str] = client.monitor()``.
     """
 
     def __repr__(self) -> str:
@@ -950,14 +1129,14 @@ class Monitor(_AsyncEventStream):
         return self
 
     async def watch(
-        self, path: bytes, token: bytes | None = None, depth: int | None = None
+        self, path: PathT, token: bytes | None = None, depth: int | None = None
     ) -> bytes:
         """Watch one more path.
 
         The request is WATCH (xenstore.txt, "Watches").
 
         Arguments:
-            path (bytes): a node, which need not exist, or a special path such as
+            path (bytes | str): a node, which need not exist, or a special path such as
                 ``b"@releaseDomain"``.
             token (bytes | None): the watch's token; None for one that the library chooses.
             depth (int | None): how many levels below the node changes count, 0 for the node alone;
@@ -971,19 +1150,19 @@ class Monitor(_AsyncEventStream):
         """
         return await self._set(path, token, depth)
 
-    def unwatch(self, path: bytes, token: bytes | None = None) -> None:
+    def unwatch(self, path: PathT, token: bytes | None = None) -> None:
         """End the watches of a path and forget their events. This does not wait for the daemon.
 
         The request is UNWATCH (xenstore.txt, "Watches").
 
         Arguments:
-            path (bytes): the path.
+            path (bytes | str): the path.
             token (bytes | None): ends only the watch with this token; None for all of the path.
 
         Raises:
             NotFound: the monitor has no such watch.
         """
-        self._unset(messages.watches_of(self._queue.watches, path, token))
+        self._unset(messages.watches_of(self._queue.watches, encode(path), token))
 
 
 class View(AsyncOperations):
@@ -999,7 +1178,7 @@ class View(AsyncOperations):
     raise `LocalProtocolError`.
     """
 
-    def __init__(self, connection: AsyncConnection, monitor: Monitor) -> None:
+    def __init__(self, connection: AsyncConnection, monitor: Monitor[Any]) -> None:
         self._connection = connection
         self._tx_id = 0
         self._monitor = monitor

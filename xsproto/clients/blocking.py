@@ -4,7 +4,8 @@
 same docstrings, which a test compares. The blocking methods take a ``timeout`` besides: seconds
 that the whole call may take, or None for no limit. Without it, the client's own timeout holds.
 
-Paths, values and tokens are bytes. Every call may raise
+Paths are bytes or str; what a call returns has the type of the path that it was given. Values and
+tokens are bytes. Every call may raise
 
 - `LocalProtocolError`, or its subclasses `InvalidPath`, `InvalidArgument` and `InvalidType`, if an
   argument is wrong; then nothing was sent;
@@ -19,9 +20,9 @@ from __future__ import annotations
 
 import builtins
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, AnyStr, Generic, Self, TypeVar, overload
 
 from ..client import Exchange
 from ..errors import (
@@ -31,6 +32,7 @@ from ..errors import (
     TransactionLost,
     XenStoreError,
 )
+from ..paths import encode
 from ..perms import Permission
 from ..requests import (
     Control,
@@ -57,7 +59,7 @@ from ..requests import Watch as WatchRequest
 from . import messages, operations
 from .conditions import Reads
 from .connection import DEFAULT, BlockingConnection, Timeout
-from .event_queue import QUEUE_MAX, EventQueue, WatchEvent
+from .event_queue import QUEUE_MAX, EventQueue, PathT, WatchEvent, as_watched
 from .operations import MISSING, Node, Operation, Walk
 from .retries import Retries
 from .session import Waiter
@@ -115,6 +117,7 @@ class BlockingOperations:
         connection = self._connection
         deadline = connection.clock.deadline_for(timeout)
         outcome: Any = None
+        exchanges: Sequence[Exchange] | None
         try:
             while True:
                 # As `operations.resume`, without its frame.
@@ -125,7 +128,6 @@ class BlockingOperations:
                 tx_id = self._tx_id
                 if tx_id is None:
                     raise self._why_not()
-                exchanges: Sequence[Exchange]
                 if isinstance(step, Request):
                     exchanges = (connection.exchange(step, tx_id, deadline),)
                 else:
@@ -138,6 +140,12 @@ class BlockingOperations:
         except StopIteration as stop:
             result: T = stop.value
             return result
+        finally:
+            outcome = exchanges = None  # an error that is raised refers to this frame
+
+    def _atomic(self, operation: Callable[[], Operation[T]], timeout: Timeout) -> T:
+        """Perform an operation within a transaction: this one, or one for it alone."""
+        return self._perform(operation(), timeout)
 
     def _why_not(self) -> XenStoreError:
         """Return the error of a call while no request can be made."""
@@ -147,16 +155,16 @@ class BlockingOperations:
         """Note what a transaction uses; raise if the daemon has forgotten it."""
 
     @overload
-    def read(self, path: bytes, *, timeout: Timeout = ...) -> bytes: ...
+    def read(self, path: bytes | str, *, timeout: Timeout = ...) -> bytes: ...
     @overload
-    def read(self, path: bytes, default: D, *, timeout: Timeout = ...) -> bytes | D: ...
-    def read(self, path: bytes, default: Any = MISSING, *, timeout: Timeout = DEFAULT) -> Any:
+    def read(self, path: bytes | str, default: D, *, timeout: Timeout = ...) -> bytes | D: ...
+    def read(self, path: bytes | str, default: Any = MISSING, *, timeout: Timeout = DEFAULT) -> Any:
         """Read the value of a node.
 
         The request is READ (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            path (bytes): the node, by its absolute path or relative to the domain's own.
+            path (bytes | str): the node, by its absolute path or relative to the domain's own.
             default (Any): what to return if there is no such node; by default that is an error.
             timeout (float | None): seconds for the call, None for no limit; default: the client's.
 
@@ -176,21 +184,21 @@ class BlockingOperations:
 
     @overload
     def read_many(
-        self, paths: Iterable[bytes], *, timeout: Timeout = ...
+        self, paths: Iterable[bytes | str], *, timeout: Timeout = ...
     ) -> list[bytes | XenStoreError]: ...
     @overload
     def read_many(
-        self, paths: Iterable[bytes], default: D, *, timeout: Timeout = ...
+        self, paths: Iterable[bytes | str], default: D, *, timeout: Timeout = ...
     ) -> list[bytes | D | XenStoreError]: ...
     def read_many(
-        self, paths: Iterable[bytes], default: Any = MISSING, *, timeout: Timeout = DEFAULT
+        self, paths: Iterable[bytes | str], default: Any = MISSING, *, timeout: Timeout = DEFAULT
     ) -> list[Any]:
         """Read the values of many nodes, without waiting for each.
 
         The requests are READ (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            paths (Iterable[bytes]): the nodes.
+            paths (Iterable[bytes | str]): the nodes.
             default (Any): what to return for a node that does not exist.
             timeout (float | None): seconds for the call, None for no limit; default: the client's.
 
@@ -203,30 +211,184 @@ class BlockingOperations:
         """
         return self._perform(operations.read_many(paths, default), timeout)
 
-    def write(self, path: bytes, value: bytes, *, timeout: Timeout = DEFAULT) -> None:
-        """Set the value of a node. Make the node, and its parents, if they are missing.
+    @overload
+    def read_text(self, path: bytes | str, *, timeout: Timeout = ...) -> str: ...
+    @overload
+    def read_text(self, path: bytes | str, default: D, *, timeout: Timeout = ...) -> str | D: ...
+    def read_text(
+        self, path: bytes | str, default: Any = MISSING, *, timeout: Timeout = DEFAULT
+    ) -> Any:
+        """Read the value of a node as text in UTF-8.
 
-        The request is WRITE (xenstore.txt, "Database read, write and permissions operations").
+        The request is READ (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            path (bytes): the node.
+            path (bytes | str): the node.
+            default (Any): what to return if there is no such node; by default that is an error.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Returns:
+            The text (str), or `default`.
+
+        Raises:
+            InvalidValue: the value is no text in UTF-8.
+            NotFound: there is no such node, and no default.
+            AccessDenied: this domain may not read the node.
+        """
+        return self._perform(operations.read_text(path, default), timeout)
+
+    @overload
+    def read_int(self, path: bytes | str, *, timeout: Timeout = ...) -> int: ...
+    @overload
+    def read_int(self, path: bytes | str, default: D, *, timeout: Timeout = ...) -> int | D: ...
+    def read_int(
+        self, path: bytes | str, default: Any = MISSING, *, timeout: Timeout = DEFAULT
+    ) -> Any:
+        """Read the value of a node as a decimal number, such as ``b"-5"``.
+
+        The request is READ (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes | str): the node.
+            default (Any): what to return if there is no such node; by default that is an error.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Returns:
+            The number (int), or `default`.
+
+        Raises:
+            InvalidValue: the value is no number: it has other characters than digits and one
+                minus sign before them.
+            NotFound: there is no such node, and no default.
+            AccessDenied: this domain may not read the node.
+        """
+        return self._perform(operations.read_int(path, default), timeout)
+
+    def read_tree(self, base: AnyStr, *, timeout: Timeout = DEFAULT) -> dict[AnyStr, bytes]:
+        """Read the values of a node and of all nodes below it, as they were at one moment.
+
+        Outside of a transaction, the call has one of its own, and starts over if others change the
+        tree meanwhile.
+
+        The requests are READ, DIRECTORY, TRANSACTION_START and TRANSACTION_END (xenstore.txt,
+        "Database read, write and permissions operations").
+
+        Arguments:
+            base (bytes | str): the node.
+            timeout (float | None): seconds for each step, not for the whole call; None for no
+                limit; by default the client's.
+
+        Returns:
+            A dict of values (bytes). The keys are the paths relative to `base`, in its type, with
+            parents before their children. The key of `base` itself is empty.
+
+        Raises:
+            NotFound: there is no such node.
+            AccessDenied: this domain may not read one of the nodes.
+        """
+        return self._atomic(operations.read_tree(base), timeout)
+
+    def write(
+        self,
+        path: bytes | str,
+        value: bytes,
+        perms: Iterable[Permission | bytes] | None = None,
+        *,
+        timeout: Timeout = DEFAULT,
+    ) -> None:
+        """Set the value of a node. Make the node, and its parents, if they are missing.
+
+        With `perms`, the value and the permissions are set in one transaction. So at no moment can
+        a domain read the value that the permissions keep from reading it. Outside of a transaction,
+        the call has one of its own, as by `transact`.
+
+        The request is WRITE (xenstore.txt, "Database read, write and permissions operations"); with
+        `perms`, also SET_PERMS, TRANSACTION_START and TRANSACTION_END.
+
+        Arguments:
+            path (bytes | str): the node.
             value (bytes): any bytes. The path, a NUL and the value together have at most 4096
                 bytes, on the XenBus device 4080.
+            perms (Iterable[Permission | bytes] | None): the permissions of the node, as
+                `set_perms` takes them. None leaves them as they are, and a new node gets those of
+                its parent.
             timeout (float | None): seconds for the call, None for no limit; default: the client's.
 
         Raises:
             AccessDenied: this domain may not write the node.
             QuotaExceeded, TooBig: the daemon does not let this domain have so much.
         """
-        self._ask(Write(path, value), timeout)
+        if perms is None:
+            self._ask(Write(path, value), timeout)
+        else:
+            requests = operations.write_with_perms(path, value, perms)
+            self._atomic(lambda: operations.change_all(requests), timeout)
 
-    def mkdir(self, path: bytes, *, timeout: Timeout = DEFAULT) -> None:
+    def write_text(
+        self,
+        path: bytes | str,
+        text: str,
+        perms: Iterable[Permission | bytes] | None = None,
+        *,
+        timeout: Timeout = DEFAULT,
+    ) -> None:
+        """Set the value of a node to text in UTF-8; see `write`.
+
+        The request is WRITE (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            path (bytes | str): the node.
+            text (str): the text. In UTF-8 it has as many bytes as a value may have.
+            perms (Iterable[Permission | bytes] | None): the permissions of the node; None leaves
+                them as they are.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Raises:
+            AccessDenied: this domain may not write the node.
+            QuotaExceeded, TooBig: the daemon does not let this domain have so much.
+        """
+        self.write(path, messages.encoded(text), perms, timeout=timeout)
+
+    def write_tree(
+        self,
+        base: AnyStr,
+        mapping: Mapping[AnyStr, bytes],
+        perms: Iterable[Permission | bytes] | None = None,
+        *,
+        timeout: Timeout = DEFAULT,
+    ) -> None:
+        """Write a node and nodes below it: all of them, or none.
+
+        Nodes that are there and not in `mapping` stay. Outside of a transaction, the call has one
+        of its own, as by `transact`.
+
+        The requests are WRITE, MKDIR, SET_PERMS, TRANSACTION_START and TRANSACTION_END
+        (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            base (bytes | str): the node. It is made if it is missing.
+            mapping (Mapping[bytes | str, bytes]): the values by their paths relative to `base`, in
+                the type of `base`: what `read_tree` returns. An empty path is `base` itself.
+            perms (Iterable[Permission | bytes] | None): the permissions of `base`, of each node of
+                `mapping` and of the nodes between them, as `set_perms` takes them. None leaves them
+                as they are, and a new node gets those of its parent.
+            timeout (float | None): seconds for each step, not for the whole call; None for no
+                limit; by default the client's.
+
+        Raises:
+            AccessDenied: this domain may not write one of the nodes.
+            QuotaExceeded, TooBig: the daemon does not let this domain have so much.
+        """
+        requests = operations.written_tree(base, mapping, perms)
+        self._atomic(lambda: operations.change_all(requests), timeout)
+
+    def mkdir(self, path: bytes | str, *, timeout: Timeout = DEFAULT) -> None:
         """Make a node with an empty value, and its parents. A node that exists stays as it is.
 
         The request is MKDIR (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            path (bytes): the node.
+            path (bytes | str): the node.
             timeout (float | None): seconds for the call, None for no limit; default: the client's.
 
         Raises:
@@ -235,49 +397,69 @@ class BlockingOperations:
         """
         self._ask(Mkdir(path), timeout)
 
-    def delete(self, path: bytes, *, timeout: Timeout = DEFAULT) -> None:
+    def delete(
+        self, path: bytes | str, missing_ok: bool = False, *, timeout: Timeout = DEFAULT
+    ) -> None:
         """Remove a node and everything below it. It is no error if the node does not exist.
 
         The request is RM (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            path (bytes): the node.
+            path (bytes | str): the node.
+            missing_ok (bool): whether it is no error either if the node's parent does not exist.
             timeout (float | None): seconds for the call, None for no limit; default: the client's.
 
         Raises:
-            NotFound: neither the node nor its parent exists.
+            NotFound: neither the node nor its parent exists, and `missing_ok` is False.
             AccessDenied: this domain may not remove the node.
         """
-        self._ask(Rm(path), timeout)
+        messages.check_flag(missing_ok, "missing_ok")
+        try:
+            self._ask(Rm(path), timeout)
+        except NotFound:
+            if not missing_ok:
+                raise
 
-    def list(self, path: bytes, *, timeout: Timeout = DEFAULT) -> builtins.list[bytes]:
+    @overload
+    def list(self, path: AnyStr, *, timeout: Timeout = ...) -> builtins.list[AnyStr]: ...
+    @overload
+    def list(
+        self, path: AnyStr, default: D, *, timeout: Timeout = ...
+    ) -> builtins.list[AnyStr] | D: ...
+    def list(self, path: AnyStr, default: Any = MISSING, *, timeout: Timeout = DEFAULT) -> Any:
         """List the names of a node's children, however many there are.
 
         The requests are DIRECTORY and, for a list that does not fit a packet, DIRECTORY_PART
         (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            path (bytes): the node.
+            path (bytes | str): the node.
+            default (Any): what to return if there is no such node; by default that is an error.
             timeout (float | None): seconds for the call, None for no limit; default: the client's.
 
         Returns:
-            The names (list of bytes), in the daemon's order.
+            The names in the daemon's order, a list of the type of `path`; or `default`.
 
         Raises:
-            NotFound: there is no such node.
+            NotFound: there is no such node, and no default.
             AccessDenied: this domain may not read the node.
             TooBig: the list does not fit a packet, and the daemon does not know DIRECTORY_PART,
                 or the list changed all the time while it was read.
         """
-        return self._perform(operations.list_children(path), timeout)
+        try:
+            return self._perform(operations.list_children(path), timeout)
+        except NotFound:
+            if default is MISSING:
+                raise
+            return default
 
-    def exists(self, path: bytes, *, timeout: Timeout = DEFAULT) -> bool:
+    def exists(self, path: bytes | str, *, timeout: Timeout = DEFAULT) -> bool:
         """Find out whether there is a node.
 
         The request is READ (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            path (bytes): the node.
+            path (bytes | str): the node.
             timeout (float | None): seconds for the call, None for no limit; default: the client's.
 
         Returns:
@@ -288,13 +470,15 @@ class BlockingOperations:
         """
         return self._perform(operations.exists(path), timeout)
 
-    def get_perms(self, path: bytes, *, timeout: Timeout = DEFAULT) -> builtins.list[Permission]:
+    def get_perms(
+        self, path: bytes | str, *, timeout: Timeout = DEFAULT
+    ) -> builtins.list[Permission]:
         """Read the permissions of a node or of a special path.
 
         The request is GET_PERMS (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            path (bytes): the node, or a special path such as ``b"@releaseDomain"``.
+            path (bytes | str): the node, or a special path such as ``b"@releaseDomain"``.
             timeout (float | None): seconds for the call, None for no limit; default: the client's.
 
         Returns:
@@ -308,7 +492,7 @@ class BlockingOperations:
 
     def set_perms(
         self,
-        path: bytes,
+        path: bytes | str,
         permissions: Iterable[Permission | bytes],
         *,
         timeout: Timeout = DEFAULT,
@@ -318,7 +502,7 @@ class BlockingOperations:
         The request is SET_PERMS (xenstore.txt, "Database read, write and permissions operations").
 
         Arguments:
-            path (bytes): the node, or a special path such as ``b"@releaseDomain"``.
+            path (bytes | str): the node, or a special path such as ``b"@releaseDomain"``.
             permissions (Iterable[Permission | bytes]): each a `Permission` or its text, such as
                 ``b"r5"``. The first names the owner, and what domains that are not listed may do.
             timeout (float | None): seconds for the call, None for no limit; default: the client's.
@@ -331,18 +515,19 @@ class BlockingOperations:
         self._ask(SetPerms(path, messages.permissions_of(permissions)), timeout)
 
     def walk(
-        self, top: bytes, topdown: bool = True, *, timeout: Timeout = DEFAULT
-    ) -> Iterator[Node]:
+        self, top: AnyStr, topdown: bool = True, *, timeout: Timeout = DEFAULT
+    ) -> Iterator[Node[AnyStr]]:
         """Walk through a tree: iterate over the node `top` and all nodes below it.
 
         The requests are READ and DIRECTORY, for up to 32 nodes at once (xenstore.txt, "Database
         read, write and permissions operations").
 
         From the top down, removing names from ``node.children`` keeps the walk from going there.
-        A node that vanishes during the walk is left out.
+        A node that vanishes during the walk is left out. The paths and the names have the type of
+        `top`.
 
         Arguments:
-            top (bytes): the node where the walk begins.
+            top (bytes | str): the node where the walk begins.
             topdown (bool): whether a node comes before its children, or after them.
             timeout (float | None): seconds for each step, not for the whole walk; None for no
                 limit; by default the client's.
@@ -362,16 +547,16 @@ class BlockingOperations:
             else:
                 self._perform(step, timeout)
 
-    def __getitem__(self, path: bytes) -> bytes:
+    def __getitem__(self, path: bytes | str) -> bytes:
         return self.read(path)
 
-    def __setitem__(self, path: bytes, value: bytes) -> None:
+    def __setitem__(self, path: bytes | str, value: bytes) -> None:
         self.write(path, value)
 
-    def __delitem__(self, path: bytes) -> None:
+    def __delitem__(self, path: bytes | str) -> None:
         self.delete(path)
 
-    def __contains__(self, path: bytes) -> bool:
+    def __contains__(self, path: bytes | str) -> bool:
         return self.exists(path)
 
     # Without this line, `for x in client` would call `client[0]`, `client[1]` and so on.
@@ -649,6 +834,7 @@ class BlockingClient(BlockingOperations):
             RetriesExhausted: every transaction conflicted with another change, or was lost.
             CommitUnknown: the commit was sent and not answered.
         """
+        messages.check_callable(function, "function")
         connection = self._connection
         deadline = connection.clock.deadline_for(timeout)
         started = connection.now()
@@ -675,23 +861,30 @@ class BlockingClient(BlockingOperations):
             connection.sleep(retries.wait(failure, started, connection.now(), connection.random()))
             started = connection.now()
 
+    def _atomic(self, operation: Callable[[], Operation[T]], timeout: Timeout) -> T:
+        try:
+            return self.transact(lambda tx: tx._perform(operation(), timeout), timeout=timeout)
+        except XenStoreError as error:
+            error.__traceback__ = None  # the frames of the transaction tell a user nothing
+            raise
+
     # Watches
 
     def watch(
         self,
-        path: bytes,
+        path: AnyStr,
         depth: int | None = None,
         token: bytes | None = None,
         *,
         limit: int = QUEUE_MAX,
         timeout: Timeout = DEFAULT,
-    ) -> Watch:
+    ) -> Watch[AnyStr]:
         """Return a watch for ``with``, which sets it. Iterate over it, or `get` its events.
 
         The requests are WATCH and UNWATCH (xenstore.txt, "Watches").
 
         Arguments:
-            path (bytes): a node, which need not exist, or a special path such as
+            path (bytes | str): a node, which need not exist, or a special path such as
                 ``b"@releaseDomain"``.
             depth (int | None): how many levels below the node changes count, 0 for the node alone;
                 None for all. It needs a daemon of Xen 4.22.
@@ -706,7 +899,7 @@ class BlockingClient(BlockingOperations):
         """
         return Watch(self._watch_connection(), path, depth, token, limit, timeout)
 
-    def monitor(self, *, limit: int = QUEUE_MAX) -> Monitor:
+    def monitor(self, *, limit: int = QUEUE_MAX) -> Monitor[Any]:
         """Return a monitor for ``with``: any number of watches with one stream of events.
 
         The requests are WATCH and UNWATCH (xenstore.txt, "Watches").
@@ -768,6 +961,8 @@ class Transaction(BlockingOperations):
     ====== ===============================================================
     nodes  `read`, `write`, `list`, `exists`, `delete`, `mkdir`, `walk`,
            `read_many`, `get_perms`, `set_perms`
+    text   `read_text`, `write_text`, `read_int`
+    trees  `read_tree`, `write_tree`
     end    `commit`, `rollback`, `ended`, `id`
     ====== ===============================================================
 
@@ -880,6 +1075,7 @@ class Transaction(BlockingOperations):
     def _end(self, *, commit: bool, timeout: Timeout) -> None:
         if self._tx_id is None:
             raise self._why_not()
+        deadline = self._connection.clock.deadline_for(timeout)  # a wrong timeout ends nothing
         # The guard refuses a caller that may not use the connection. Without it, such a call would
         # mark the transaction as ended, and its owner could not end it any more.
         with self._connection.guard:
@@ -887,7 +1083,6 @@ class Transaction(BlockingOperations):
             self._tx_id = None
         self._state = "ending"
         try:
-            deadline = self._connection.clock.deadline_for(timeout)
             self._connection.exchange(TransactionEnd(commit), self._id, deadline).result()
         except BaseException as error:
             # The end was refused, or given up before it was sent.
@@ -923,14 +1118,16 @@ class Transaction(BlockingOperations):
                 raise lost
 
 
-class _EventStream:
+class _EventStream(Generic[PathT]):
     """A stream of watch events: what `Watch` and `Monitor` share."""
 
     def __init__(self, connection: BlockingConnection, limit: int) -> None:
         self._connection = connection
         self._queue = EventQueue(limit)
 
-    def _set(self, path: bytes, token: bytes | None, depth: int | None, timeout: Timeout) -> bytes:
+    def _set(
+        self, path: bytes | str, token: bytes | None, depth: int | None, timeout: Timeout
+    ) -> bytes:
         connection, queue = self._connection, self._queue
         if token is None:
             with connection.guard:
@@ -941,19 +1138,22 @@ class _EventStream:
         except XenStoreError as error:
             error.__traceback__ = None  # the frames of the checks tell a user nothing
             raise
-        connection.step(lambda session: session.listen(queue, path, token))
+        wpath = request.path  # `payload` has made it bytes
+        connection.step(lambda session: session.listen(queue, wpath, token))
+        if isinstance(path, str):
+            queue.texts.add(token)
         try:
             deadline = connection.clock.deadline_for(timeout)
             connection.exchange(request, 0, deadline).result()
             return token
         except BaseException:
-            self._unset([(path, token)])
+            self._unset([(wpath, token)])
             raise
 
     def _unset(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
         self._connection.unwatch(self._queue, list(watches))
 
-    def get(self, *, timeout: Timeout = DEFAULT) -> WatchEvent:
+    def get(self, *, timeout: Timeout = DEFAULT) -> WatchEvent[PathT]:
         """Wait for the next event and take it.
 
         Arguments:
@@ -971,14 +1171,17 @@ class _EventStream:
         deadline = self._connection.clock.deadline_for(None if timeout is DEFAULT else timeout)
         return self._connection.take_event(self._queue, deadline)
 
-    def __iter__(self) -> Iterator[WatchEvent]:
+    def __iter__(self) -> Iterator[WatchEvent[PathT]]:
         while True:
             yield self.get()
 
     @property
-    def watched(self) -> frozenset[tuple[bytes, bytes]]:
+    def watched(self) -> frozenset[tuple[PathT, bytes]]:
         """The watches that are set: a set of (path, token)."""
-        return frozenset(self._queue.watches)
+        events = [WatchEvent(path, token) for path, token in list(self._queue.watches)]
+        return frozenset(
+            (as_watched(event, self._queue.texts).path, event.token) for event in events
+        )
 
     def close(self) -> None:
         """End all watches and forget their events. This does not wait for the daemon.
@@ -996,7 +1199,7 @@ class _EventStream:
         self.close()
 
 
-class Watch(_EventStream):
+class Watch(_EventStream[PathT]):
     """A watch, as `Client.watch` returns it. It is set within ``with``.
 
     Iterate over it, or `get` its events. Each event is a `WatchEvent`, which names a path where
@@ -1010,14 +1213,14 @@ class Watch(_EventStream):
     def __init__(
         self,
         connection: BlockingConnection,
-        path: bytes,
+        path: PathT,
         depth: int | None,
         token: bytes | None,
         limit: int,
         timeout: Timeout,
     ) -> None:
         super().__init__(connection, limit)
-        self.path = path
+        self.path: PathT = path
         self.token = token
         self._depth = depth
         self._timeout: Timeout = timeout
@@ -1035,11 +1238,12 @@ class Watch(_EventStream):
             raise
 
 
-class Monitor(_EventStream):
+class Monitor(_EventStream[PathT]):
     """Any number of watches, as `Client.monitor` returns them. ``with`` ends them all.
 
     Add paths by `watch`. Iterate over the monitor, or `get` its events: each is a `WatchEvent`,
-    whose token says which watch it is of.
+    whose token says which watch it is of. To have a type checker know which type of paths it has,
+    annotate it: ``monitor: Monitor[str] = client.monitor()``.
     """
 
     def __repr__(self) -> str:
@@ -1051,7 +1255,7 @@ class Monitor(_EventStream):
 
     def watch(
         self,
-        path: bytes,
+        path: PathT,
         token: bytes | None = None,
         depth: int | None = None,
         *,
@@ -1062,7 +1266,7 @@ class Monitor(_EventStream):
         The request is WATCH (xenstore.txt, "Watches").
 
         Arguments:
-            path (bytes): a node, which need not exist, or a special path such as
+            path (bytes | str): a node, which need not exist, or a special path such as
                 ``b"@releaseDomain"``.
             token (bytes | None): the watch's token; None for one that the library chooses.
             depth (int | None): how many levels below the node changes count, 0 for the node alone;
@@ -1077,19 +1281,19 @@ class Monitor(_EventStream):
         """
         return self._set(path, token, depth, timeout)
 
-    def unwatch(self, path: bytes, token: bytes | None = None) -> None:
+    def unwatch(self, path: PathT, token: bytes | None = None) -> None:
         """End the watches of a path and forget their events. This does not wait for the daemon.
 
         The request is UNWATCH (xenstore.txt, "Watches").
 
         Arguments:
-            path (bytes): the path.
+            path (bytes | str): the path.
             token (bytes | None): ends only the watch with this token; None for all of the path.
 
         Raises:
             NotFound: the monitor has no such watch.
         """
-        self._unset(messages.watches_of(self._queue.watches, path, token))
+        self._unset(messages.watches_of(self._queue.watches, encode(path), token))
 
 
 class View(BlockingOperations):
@@ -1106,7 +1310,7 @@ class View(BlockingOperations):
     """
 
     def __init__(
-        self, connection: BlockingConnection, monitor: Monitor, deadline: float | None
+        self, connection: BlockingConnection, monitor: Monitor[Any], deadline: float | None
     ) -> None:
         self._connection = connection
         self._tx_id = 0

@@ -54,6 +54,9 @@ class Clock(Protocol):
 
     endless: bool
 
+    def now(self) -> float:
+        """Return the time in seconds, of a clock that is never put back."""
+
     def deadline_for(self, timeout: Timeout) -> float | None:
         """Return the deadline of a call that begins now: a time of the clock; None for never.
 
@@ -174,6 +177,10 @@ class BlockingConnection(ConnectionBase):
     clock: Clock
     sleep: Callable[[float], object]
 
+    def now(self) -> float:
+        """See `ConnectionBase`."""
+        return self.clock.now()
+
     @abstractmethod
     def exchange(
         self,
@@ -217,7 +224,7 @@ class BlockingConnection(ConnectionBase):
         """
 
     @abstractmethod
-    def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent:
+    def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent[Any]:
         """Wait for an event of `queue` and take it.
 
         Raises:
@@ -265,7 +272,7 @@ class AsyncConnection(ConnectionBase):
         """
 
     @abstractmethod
-    async def take_event(self, queue: EventQueue) -> WatchEvent:
+    async def take_event(self, queue: EventQueue) -> WatchEvent[Any]:
         """Wait for an event of `queue` and take it.
 
         Raises:

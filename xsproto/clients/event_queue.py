@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Set
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from .._record import record
 from ..errors import InvalidArgument, InvalidType, XenStoreError
-from ..paths import is_within
+from ..paths import as_given, encode, is_within
 
-__all__ = ["QUEUE_MAX", "EventQueue", "WatchEvent"]
+__all__ = ["QUEUE_MAX", "EventQueue", "WatchEvent", "as_watched"]
+
+#: The type in which a caller gave a path, and gets the paths that belong to it.
+if TYPE_CHECKING:
+    PathT = TypeVar("PathT", bytes, str, default=bytes)  # pyright: ignore[reportGeneralTypeIssues]
+else:  # the default, which type checkers know, is new in Python 3.13
+    PathT = TypeVar("PathT", bytes, str)
 
 #: The number of events that a queue holds before it collapses.
 QUEUE_MAX: Final = 1024
 
 
 @record(frozen=True)
-class WatchEvent:
+class WatchEvent(Generic[PathT]):
     """Something changed at `path`, which is, or is below, the path watched with `token`.
 
     An event carries no data, and the node may be gone: read it again.
 
     Attributes:
-        path: where something changed.
+        path: where something changed, as bytes or str, as the watched path was given.
         token: the token of the watch.
         overflow: whether more changed than the queue could hold. Then `path` is the watched path:
             read everything at and below it again.
     """
 
-    path: bytes
+    path: PathT
     token: bytes
     overflow: bool = False
+
+
+def as_watched(event: WatchEvent, texts: Set[bytes]) -> Any:
+    """Return an event with its path in the type of the watched path.
+
+    Arguments:
+        event: an event of an `EventQueue`, whose paths are bytes.
+        texts: the tokens of the watches whose path was given as str.
+    """
+    if event.token not in texts:
+        return event
+    return WatchEvent(as_given([event.path], "")[0], event.token, event.overflow)
 
 
 class EventQueue:
@@ -55,11 +73,14 @@ class EventQueue:
             raise InvalidType(f"limit must be a number of events, not {limit!r}")
         if limit < 1:
             raise InvalidArgument(f"invalid limit {limit!r}: there must be room for an event")
-        self._limit = limit
+        #: The number of events that may wait.
+        self.limit = limit
         self._events: dict[tuple[bytes, bytes], WatchEvent] = {}
         self._collapsed: set[bytes] = set()
         #: The watches that feed the queue, as (path, token).
         self.watches: set[tuple[bytes, bytes]] = set()
+        #: The tokens of the watches whose path was given as str, and whose events have such paths.
+        self.texts: set[bytes] = set()
         #: Why no more events will come; None while they may.
         self.ended: XenStoreError | None = None
         #: The waiters for an event; `Session` adds and removes them.
@@ -73,7 +94,7 @@ class EventQueue:
     def __len__(self) -> int:
         return len(self._events)
 
-    def put(self, path: bytes, token: bytes) -> None:
+    def put(self, path: bytes, token: bytes) -> bool:
         """Add an event, unless an equal one or an overflow of its watch waits already.
 
         A full queue collapses instead.
@@ -81,27 +102,33 @@ class EventQueue:
         Arguments:
             path: where something changed.
             token: the token of the watch.
+
+        Returns:
+            Whether the queue has collapsed.
         """
         key = (path, token)
         if key in self._events or token in self._collapsed:
-            return
-        if len(self._events) < self._limit:
+            return False
+        if len(self._events) < self.limit:
             self._events[key] = WatchEvent(path, token)
-            return
+            return False
         self._collapsed = {of for _, of in self.watches}
         self._events = {
             (top, of): WatchEvent(top, of, overflow=True) for top, of in sorted(self.watches)
         }
+        return True
 
-    def take(self) -> WatchEvent:
+    def take(self) -> WatchEvent[Any]:
         """Take the oldest event. The queue must not be empty."""
         key = next(iter(self._events))
         # The caller is told of the overflow now, so that later events of its watch count again.
         self._collapsed.discard(key[1])
-        return self._events.pop(key)
+        # Here, where an interrupt ends the connection; later it would lose the event.
+        return as_watched(self._events.pop(key), self.texts)  # type: ignore[no-any-return]
 
-    def put_back(self, event: WatchEvent) -> None:
+    def put_back(self, event: WatchEvent[Any]) -> None:
         """Undo `take`: the event is the oldest again."""
+        event = WatchEvent(encode(event.path), event.token, event.overflow)
         key = (event.path, event.token)
         self._events = {key: event} | self._events
         if event.overflow:

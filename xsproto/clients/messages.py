@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from .._log import CLIENT, WARNING, log
 from ..errors import (
     CommitUnknown,
     Forked,
@@ -23,19 +24,26 @@ from ..errors import (
     TransactionLost,
     XenStoreError,
 )
+from ..events import Ignored
 from ..paths import check_path
 from ..perms import Permission
 from ..requests import Request
+from ..wire import op_name
 from .event_queue import EventQueue
 
 __all__ = [
     "check_attempts",
+    "check_callable",
     "check_condition",
+    "check_flag",
+    "check_iterable",
     "commit_unknown",
     "count_of_paths",
+    "encoded",
     "entered_twice",
     "exhausted",
     "forked",
+    "ignored",
     "is_watch",
     "no_answer",
     "no_event",
@@ -43,6 +51,7 @@ __all__ = [
     "not_in_transaction",
     "nothing_read",
     "nothing_watched",
+    "overflow",
     "permissions_of",
     "state_of",
     "transaction_forgotten",
@@ -59,12 +68,43 @@ def permissions_of(permissions: Iterable[Permission | bytes]) -> tuple[Permissio
     """Return `permissions` as a tuple.
 
     Raises:
-        InvalidType: it is a single permission.
+        InvalidType: it is a single permission, or nothing that can be iterated over.
     """
     # Without this, b"r5" would be taken for the permissions 114 and 53.
     if isinstance(permissions, (bytes, str, Permission)):
         raise InvalidType(f"permissions must be several, not one: {permissions!r}")
+    check_iterable(permissions, "permissions")
     return tuple(permissions)
+
+
+def check_iterable(value: object, what: str) -> None:
+    """Check that an argument can be iterated over.
+
+    Raises:
+        InvalidType: it cannot.
+    """
+    if not isinstance(value, Iterable):
+        raise InvalidType(f"{what} must be several, as in a list, not {value!r}")
+
+
+def check_callable(value: object, what: str) -> None:
+    """Check that an argument can be called.
+
+    Raises:
+        InvalidType: it cannot.
+    """
+    if not callable(value):
+        raise InvalidType(f"{what} must be a function, not {value!r}")
+
+
+def check_flag(value: object, what: str) -> None:
+    """Check that an argument is a bool.
+
+    Raises:
+        InvalidType: it is not.
+    """
+    if value is not True and value is not False:
+        raise InvalidType(f"{what} must be a bool, not {value!r}")
 
 
 def check_attempts(attempts: int) -> None:
@@ -78,6 +118,22 @@ def check_attempts(attempts: int) -> None:
         raise InvalidType(f"attempts must be a number, not {attempts!r}")
     if attempts < 1:
         raise InvalidArgument(f"invalid attempts {attempts!r}: there must be at least 1")
+
+
+def encoded(text: str) -> bytes:
+    """Return text in UTF-8.
+
+    Raises:
+        InvalidType: it is no text.
+        InvalidArgument: UTF-8 cannot carry it.
+    """
+    if not isinstance(text, str):
+        raise InvalidType(f"text must be str, not {type(text).__name__}; `write` takes bytes")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        pass  # its message would show a character of the value
+    raise InvalidArgument(f"invalid text of {len(text)} characters: UTF-8 has no lone surrogates")
 
 
 def is_watch(watch: tuple[bytes, bytes], path: bytes, token: bytes | None) -> bool:
@@ -95,9 +151,11 @@ def watches_of(
 
     Raises:
         NotFound: there are none.
-        InvalidPath, InvalidType: `path` is not a path.
+        InvalidPath, InvalidType: `path` is not a path, or `token` is not bytes.
     """
     check_path(path)
+    if not isinstance(token, bytes | None):
+        raise InvalidType(f"token must be bytes, not {type(token).__name__}: {token!r}")
     found = [watch for watch in watches if is_watch(watch, path, token)]
     if not found:
         raise NotFound(f"{path!r} is not watched here", path=path)
@@ -130,7 +188,7 @@ def entered_twice() -> LocalProtocolError:
 
 
 def exhausted(attempts: int, lost: int, seconds: float, paths: Iterable[bytes]) -> RetriesExhausted:
-    """The error of transactions of which none took effect.
+    """The error of transactions of which none took effect. It is logged, too.
 
     Arguments:
         attempts: how many transactions there were.
@@ -143,11 +201,12 @@ def exhausted(attempts: int, lost: int, seconds: float, paths: Iterable[bytes]) 
         reasons.append(f"{attempts - lost} conflicted with changes by others")
     if lost:
         reasons.append(f"{lost} were lost")
-    return RetriesExhausted(
+    words = (
         f"none of {attempts} attempts in {seconds:.3g} s took effect: {', '.join(reasons)}; "
-        f"the transaction used {_list_of(paths)}",
-        code="EAGAIN",
+        f"the transaction used {_list_of(paths)}"
     )
+    log(CLIENT, WARNING, "%s", words)
+    return RetriesExhausted(words, code="EAGAIN")
 
 
 def commit_unknown(error: XenStoreError) -> CommitUnknown:
@@ -232,6 +291,22 @@ def forked(where: str) -> Forked:
         f"this client of {where} was made before fork(), by the parent process; open another one "
         "in this process"
     )
+
+
+# For the log
+
+
+def overflow(queue: EventQueue) -> str:
+    """Say that more events came for the watches of `queue` than it holds."""
+    paths = ", ".join(sorted({repr(path) for path, _ in queue.watches}))
+    return f"more than {queue.limit} events of {paths} wait: they became one for each watch"
+
+
+def ignored(event: Ignored) -> str:
+    """Say why a packet was ignored. Its payload may be a value, and is not shown."""
+    packet = event.packet
+    size = len(packet.payload)
+    return f"ignored a packet {op_name(packet.op)} with {size} bytes: {event.why}"
 
 
 # Representations

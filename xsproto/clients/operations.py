@@ -55,32 +55,42 @@ left by an exception is finished, but a step of `Walk` that was cancelled can be
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+import re
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from itertools import islice
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, AnyStr, Final, Generic, NamedTuple, TypeVar
 
 from ..client import Exchange
 from ..errors import (
     AccessDenied,
     InvalidType,
+    InvalidValue,
     NotFound,
     NotSupported,
     TooBig,
     TransactionLost,
     XenStoreError,
+    error_from_code,
 )
+from ..paths import as_given, encode
+from ..perms import Permission
 from ..requests import (
     Directory,
     DirectoryPart,
     GetDomainPath,
     GetFeature,
     GetQuota,
+    Mkdir,
     Part,
     Read,
     Request,
+    SetPerms,
+    Write,
 )
-from .messages import transaction_forgotten
+from . import messages
+from .event_queue import PathT
 
 __all__ = [
     "MISSING",
@@ -89,6 +99,7 @@ __all__ = [
     "Node",
     "Operation",
     "Walk",
+    "change_all",
     "exists",
     "get_feature",
     "get_quota",
@@ -96,9 +107,14 @@ __all__ = [
     "list_children",
     "outcomes",
     "paths_of",
+    "read_int",
     "read_many",
+    "read_text",
+    "read_tree",
     "resume",
     "transaction_lost",
+    "write_with_perms",
+    "written_tree",
 ]
 
 T = TypeVar("T")
@@ -151,8 +167,10 @@ def outcomes(exchanges: Sequence[Exchange]) -> list[Any]:
     ]
 
 
-def list_children(path: bytes) -> Operation[list[bytes]]:
+def list_children(path: AnyStr) -> Operation[list[AnyStr]]:
     """List the names of a node's children, in parts where they do not fit one reply.
+
+    The names have the type of `path`.
 
     Raises:
         TooBig: they do not fit, and the daemon does not know DIRECTORY_PART; or the list changed
@@ -161,7 +179,7 @@ def list_children(path: bytes) -> Operation[list[bytes]]:
     names: list[bytes]
     try:
         names = yield Directory(path)
-        return names
+        return as_given(names, path)
     except TooBig as error:
         too_big = error.with_traceback(None)
     for _ in range(LIST_ATTEMPTS):
@@ -185,15 +203,15 @@ def list_children(path: bytes) -> Operation[list[bytes]]:
             names += part.names
             offset += part.size
             if part.final:
-                return names
+                return as_given(names, path)
     raise TooBig(
         f"the children of {path!r} changed {LIST_ATTEMPTS} times while they were listed",
         code="E2BIG",
-        path=path,
+        path=encode(path),
     )
 
 
-def exists(path: bytes) -> Operation[bool]:
+def exists(path: bytes | str) -> Operation[bool]:
     """Find out whether there is a node."""
     # By READ: a value always fits a reply, a list of children may not.
     try:
@@ -203,7 +221,58 @@ def exists(path: bytes) -> Operation[bool]:
     return True
 
 
-def read_many(paths: Iterable[bytes], default: Any) -> Operation[list[Any]]:
+def read_text(path: bytes | str, default: Any) -> Operation[Any]:
+    """Read a value that is text in UTF-8; see `read_many` for `default`.
+
+    Raises:
+        InvalidValue: the value is no such text.
+    """
+    request = Read(path)
+    try:
+        value: bytes = yield request
+    except NotFound:
+        if default is MISSING:
+            raise
+        return default
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        pass  # its message would show a byte of the value
+    raise _invalid_value(request, value, "no text in UTF-8")
+
+
+def read_int(path: bytes | str, default: Any) -> Operation[Any]:
+    """Read a value that is a decimal number; see `read_many` for `default`.
+
+    Raises:
+        InvalidValue: the value is no such number.
+    """
+    request = Read(path)
+    try:
+        value: bytes = yield request
+    except NotFound:
+        if default is MISSING:
+            raise
+        return default
+    if _INTEGER.fullmatch(value) is None:
+        raise _invalid_value(request, value, "no decimal number")
+    return int(value)
+
+
+# (The digits are bounded: a long number takes long to convert.)
+_INTEGER: Final = re.compile(rb"-?[0-9]{1,100}")
+
+
+def _invalid_value(request: Read, value: bytes, why: str) -> InvalidValue:
+    return InvalidValue(
+        f"the value of {request.path!r}, of {len(value)} bytes, is {why}",
+        value=value,
+        path=request.path,
+        request=request,
+    )
+
+
+def read_many(paths: Iterable[bytes | str], default: Any) -> Operation[list[Any]]:
     """Read the values of many nodes at once.
 
     Returns:
@@ -211,10 +280,11 @@ def read_many(paths: Iterable[bytes], default: Any) -> Operation[list[Any]]:
         does not exist.
 
     Raises:
-        InvalidType: `paths` is a single path.
+        InvalidType: `paths` is a single path, or nothing that can be iterated over.
     """
     if isinstance(paths, (bytes, str)):
         raise InvalidType(f"paths must be several paths, not one: {paths!r}")
+    messages.check_iterable(paths, "paths")
     results: list[Any] = yield list(map(Read, paths))
     if default is not MISSING:
         results = [default if isinstance(result, NotFound) else result for result in results]
@@ -242,8 +312,123 @@ def get_quota(name: bytes | None, domid: int | None) -> Operation[int | list[byt
     return iter(GetQuota(name, domid))
 
 
-class Node(NamedTuple):
-    """A node that `walk` comes by.
+# Trees. All requests of one are part of one transaction, which the client sees to.
+
+
+def change_all(requests: Sequence[Request[Any]]) -> Operation[None]:
+    """Send requests that change nodes, in order, without waiting for each.
+
+    Raises:
+        XenStoreError: one was refused, and so the transaction must be rolled back.
+    """
+    results: list[Any] = yield requests
+    for result in results:
+        if isinstance(result, XenStoreError):
+            try:
+                raise result
+            finally:
+                del result, results  # the error refers to this frame
+
+
+def write_with_perms(
+    path: bytes | str, value: bytes, perms: Iterable[Permission | bytes]
+) -> list[Request[Any]]:
+    """Make the requests that write a value and set the permissions of its node.
+
+    Raises:
+        InvalidArgument, InvalidType: the protocol cannot carry one of them.
+    """
+    return _checked([Write(path, value), SetPerms(path, messages.permissions_of(perms))])
+
+
+def written_tree(
+    base: AnyStr, mapping: Mapping[AnyStr, bytes], perms: Iterable[Permission | bytes] | None
+) -> list[Request[Any]]:
+    """Make the requests that write a tree, parents first.
+
+    Arguments:
+        base: the node where the tree begins.
+        mapping: the values by their paths relative to `base`; an empty path is `base` itself.
+        perms: the permissions of each of the nodes; None to leave that to the daemon.
+
+    Raises:
+        InvalidArgument, InvalidType: the protocol cannot carry one of them.
+    """
+    if not isinstance(base, (bytes, str)):
+        raise InvalidType(f"path must be bytes or str, not {base!r}")
+    if not isinstance(mapping, Mapping):
+        raise InvalidType(f"a tree must be a mapping, not {type(mapping).__name__}")
+    permissions = None if perms is None else messages.permissions_of(perms)
+    names: dict[AnyStr, None] = {base[:0]: None}
+    for name in mapping:
+        if not isinstance(name, type(base)):
+            raise InvalidType(
+                f"the paths of a tree must be {type(base).__name__}, as its base is, "
+                f"not {type(name).__name__}: {name!r}"
+            )
+        # Without permissions, the daemon makes the nodes in between by itself.
+        slash = _slash(name)
+        parts = name.split(slash) if name else []
+        for length in range(1 if permissions is not None else len(parts), len(parts) + 1):
+            names[slash.join(parts[:length])] = None
+    requests: list[Request[Any]] = []
+    for name in names:
+        path = _below(base, name)
+        requests.append(Write(path, mapping[name]) if name in mapping else Mkdir(path))
+        if permissions is not None:
+            requests.append(SetPerms(path, permissions))
+    return _checked(requests)
+
+
+def _checked(requests: list[Request[Any]]) -> list[Request[Any]]:
+    # A wrong argument must be found before the transaction starts.
+    for request in requests:
+        request.payload()
+    return requests
+
+
+def _slash(path: AnyStr) -> AnyStr:
+    return "/" if isinstance(path, str) else b"/"
+
+
+def _below(base: AnyStr, name: AnyStr) -> AnyStr:
+    """Return the path of `name` below `base`; of `base` itself if the name is empty."""
+    slash = _slash(base)
+    if not name:
+        return base
+    return base + name if base == slash else base + slash + name
+
+
+def read_tree(base: AnyStr) -> Callable[[], Operation[dict[AnyStr, bytes]]]:
+    """Return a function that makes an operation: to read a node and all nodes below it.
+
+    The operation returns the values by their paths relative to `base`, parents first. An empty path
+    is `base` itself. It raises `AccessDenied` if the caller may not read one of the nodes.
+
+    Raises:
+        InvalidPath, InvalidType: `base` is not the path of a node. Nothing was sent.
+    """
+    Directory(base).payload()
+    return partial(_read_tree, base)
+
+
+def _read_tree(base: AnyStr) -> Operation[dict[AnyStr, bytes]]:
+    walk = Walk(base)
+    tree: dict[AnyStr, bytes] = {}
+    start = len(base) + (base != _slash(base))
+    while (step := walk.advance()) is not None:
+        if not isinstance(step, Node):
+            yield from step
+        elif step.value is None:
+            path = encode(step.path)
+            raise error_from_code("EACCES", request=Read(path), path=path)
+        else:
+            tree[step.path[start:]] = step.value
+    return tree
+
+
+class Node(NamedTuple, Generic[PathT]):
+    """A node that `walk` comes by. Its path and names have the type of the path given to `walk`.
 
     Attributes:
         path: the node's path.
@@ -252,41 +437,42 @@ class Node(NamedTuple):
             their order, to decide where the walk goes next.
     """
 
-    path: bytes
+    path: PathT
     value: bytes | None
-    children: list[bytes]
+    children: list[PathT]
 
 
-class _Visit:
+class _Visit(Generic[PathT]):
     """A path on the stack, on its way to become a node."""
 
     __slots__ = ("expanded", "gone", "node", "path")
 
-    def __init__(self, path: bytes) -> None:
-        self.path = path
-        self.node: Node | None = None
+    def __init__(self, path: PathT) -> None:
+        self.path: PathT = path
+        self.node: Node[PathT] | None = None
         self.gone = False  # the daemon said that there is no such node
         self.expanded = False  # its children are on the stack (from the bottom up)
 
 
-class Walk:
+class Walk(Generic[PathT]):
     """A walk through a tree that asks for many nodes at once; see the docstring of this module.
 
     Arguments:
-        top: the path where it begins.
+        top: the path where it begins; the nodes have paths and names of its type.
         topdown: whether a node comes before its children.
     """
 
     #: Nodes asked for at once.
     BATCH: Final = 32
 
-    def __init__(self, top: bytes, *, topdown: bool = True) -> None:
-        self._top = _Visit(top)
+    def __init__(self, top: PathT, *, topdown: bool = True) -> None:
+        messages.check_flag(topdown, "topdown")
+        self._top: _Visit[PathT] = _Visit(top)
         self._topdown = topdown
-        self._stack = [self._top]  # the next visit is the last element
-        self._shown: Node | None = None  # the user has it, and may be pruning its children
+        self._stack: list[_Visit[PathT]] = [self._top]  # the next visit is the last element
+        self._shown: Node[PathT] | None = None  # the user has it, and may be pruning its children
 
-    def advance(self) -> Node | Operation[None] | None:
+    def advance(self) -> Node[PathT] | Operation[None] | None:
         """Take the next step.
 
         Returns:
@@ -300,7 +486,7 @@ class Walk:
         stack = self._stack
         while stack:
             visit = stack[-1]
-            node = visit.node
+            node: Node[PathT] | None = visit.node
             if visit.gone:
                 stack.pop()
             elif node is None:
@@ -315,9 +501,10 @@ class Walk:
                 return node
         return None
 
-    def _push_children(self, node: Node) -> None:
-        top = b"" if node.path == b"/" else node.path
-        self._stack += [_Visit(top + b"/" + name) for name in reversed(node.children)]
+    def _push_children(self, node: Node[PathT]) -> None:
+        slash = _slash(node.path)
+        top = slash if node.path == slash else node.path + slash
+        self._stack += [_Visit(top + name) for name in reversed(node.children)]
 
     def _fetch(self) -> Operation[None]:
         """Ask for the next visits that are not nodes yet."""
@@ -333,11 +520,16 @@ class Walk:
                     names = yield from list_children(visit.path)
                 except XenStoreError as error:
                     names = error.with_traceback(None)
+            elif not isinstance(names, XenStoreError):
+                names = as_given(names, visit.path)
             failure = self._take_answers(visit, value, names)
             if failure is not None:
-                raise failure
+                try:
+                    raise failure
+                finally:
+                    del failure, value, names, results  # the error refers to this frame
 
-    def _take_answers(self, visit: _Visit, value: Any, names: Any) -> XenStoreError | None:
+    def _take_answers(self, visit: _Visit[PathT], value: Any, names: Any) -> XenStoreError | None:
         """Make `visit` a node, or gone; return the error that ends the walk, if there is one."""
         refused = [result for result in (value, names) if isinstance(result, XenStoreError)]
         for error in refused:
@@ -390,4 +582,4 @@ def transaction_lost(tx_id: int, probe: Exchange) -> TransactionLost | None:
     error = probe.error
     if error is None or error.code not in _UNKNOWN:
         return None
-    return transaction_forgotten(tx_id, error.code)
+    return messages.transaction_forgotten(tx_id, error.code)

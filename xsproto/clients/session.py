@@ -65,12 +65,14 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any, Final
 
+from .._log import CLIENT, INFO, WARNING, log
 from ..client import ClientConnection, Exchange, already_watched
 from ..errors import ConnectionClosed, XenStoreError
 from ..events import Closed, Ignored, Reset, WatchFired
 from ..paths import is_within
 from ..requests import Request, TransactionEnd, Unwatch, Watch
 from ..states import TransactionState, WatchState
+from . import messages
 from .event_queue import EventQueue
 
 __all__ = ["WINDOW", "Role", "Session", "Wait", "Waiter"]
@@ -133,6 +135,8 @@ class Session:
     """
 
     def __init__(self, engine: ClientConnection | None = None) -> None:
+        #: Where the connection leads to, for the log.
+        self.name = "XenStore"
         #: The engine, to send with, to look at and to write from.
         self.engine = engine or ClientConnection(max_outstanding=WINDOW)
         #: Whether a step of bookkeeping has begun and not ended: see "Interrupts" above.
@@ -411,7 +415,8 @@ class Session:
             listeners = self._listeners.get(event.token) or self._listeners.get(None) or ()
             for path, queue in listeners:
                 if path is None or is_within(event.path, path):
-                    queue.put(event.path, event.token)
+                    if queue.put(event.path, event.token):
+                        log(CLIENT, WARNING, "%s: %s", self.name, messages.overflow(queue))
                     self.fired = True
                     self._wake_waiters(queue)
         elif isinstance(event, Reset):
@@ -423,9 +428,11 @@ class Session:
                         self._wake_waiters(queue)
                         self._detach(queue, path, token)
         elif isinstance(event, Closed):
+            log(CLIENT, INFO, "%s: closed: %s", self.name, event.reason)
             self._end(event.reason)
         else:
             self.ignored.append(event)
+            log(CLIENT, WARNING, "%s: %s", self.name, messages.ignored(event))
 
     def _end(self, reason: XenStoreError) -> None:
         """End every wait. May be called again."""

@@ -30,7 +30,7 @@ from typing import Any, Final, cast
 
 from attrs import define, field, frozen
 
-from ..errors import InvalidArgument, InvalidRequest
+from ..errors import InvalidRequest
 from ..perms import Permission
 from ..requests import (
     Control,
@@ -59,9 +59,10 @@ from ..requests import (
     Unwatch,
     Watch,
     Write,
+    check_domid,
 )
 from ..server import MAX_EVENTS, MAX_OUTPUT, ServerConnection
-from ..wire import DOMID_FIRST_RESERVED, DOMID_SELF, NUL, PAYLOAD_MAX
+from ..wire import DOMID_SELF, NUL, PAYLOAD_MAX
 from . import leniency
 from .control import control
 from .store import PROFILE_CURRENT, Caller, Domain, Profile, Store, StoreError, Transaction
@@ -136,7 +137,7 @@ class Daemon:
         A domain that does not exist is added, and one that is not introduced is introduced.
 
         Raises:
-            InvalidArgument: `domid` is no domain id.
+            InvalidArgument, InvalidType: `domid` is no domain id.
         """
         if not self.store.domains.is_introduced(domid):
             self.add_domain(domid)
@@ -262,19 +263,19 @@ class Daemon:
         """Add a domain, unless it exists. It is served once it is introduced.
 
         Raises:
-            InvalidArgument: `domid` is no domain id.
+            InvalidArgument, InvalidType: `domid` is no domain id.
         """
-        if not 0 <= domid < DOMID_FIRST_RESERVED:
-            raise InvalidArgument(
-                f"{domid} is no domain id: domain ids are 0..{DOMID_FIRST_RESERVED - 1}"
-            )
-        self.store.domains.existing.add(domid)
+        self.store.domains.existing.add(check_domid(domid))
 
     def shutdown(self, domid: int) -> None:
         """Announce that a domain has shut down or crashed; it still exists.
 
         Nothing is announced of a domain that is not served.
+
+        Raises:
+            InvalidArgument, InvalidType: `domid` is no domain id.
         """
+        check_domid(domid)
         domains = self.store.domains
         if domid in domains.existing and domains.is_introduced(domid):
             self.store.shutdown(domid)
@@ -284,8 +285,11 @@ class Daemon:
 
         The nodes of a domain that is the target of another (SET_TARGET) stay as long as that other
         domain does.
+
+        Raises:
+            InvalidArgument, InvalidType: `domid` is no domain id.
         """
-        if domid:
+        if check_domid(domid):
             self._end_connections(domid)
             self.store.destroy(domid)
 

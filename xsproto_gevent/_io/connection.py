@@ -114,8 +114,6 @@ class Connection(AdapterConnection):
         self._corked = False  # whether `_wake` will write as well, so that nobody else need
         register_for_fork(self)
 
-    now = staticmethod(monotonic)
-
     def sleep(self, seconds: float, /) -> None:
         """See `BlockingConnection`."""
         gevent_sleep(max(_SHORTEST, seconds))
@@ -207,7 +205,7 @@ class Connection(AdapterConnection):
         exchanges = waiter.exchanges if isinstance(waiter, Waiter) else (waiter,)
         return no_answer(self.transport.path, [one.request for one in exchanges], sent, busy)
 
-    def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent:
+    def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent[Any]:
         """See `BlockingConnection`."""
         self.check_owner()
         event = None

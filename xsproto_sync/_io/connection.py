@@ -93,7 +93,6 @@ class Connection(AdapterConnection):
     # called without a frame in between, in which an interrupt could keep the thread from starting.
     defer = staticmethod(_thread.start_new_thread)  # type: ignore[assignment]
 
-    now = staticmethod(monotonic)
     sleep = staticmethod(sleep)
 
     # Exchanges
@@ -177,7 +176,7 @@ class Connection(AdapterConnection):
                 raise timed_out from None
             raise
 
-    def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent:
+    def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent[Any]:
         """See `BlockingConnection`."""
         event = None
         waiter = Waiter(queue)

@@ -126,13 +126,16 @@ class _FullQueue(EventQueue):
     def __len__(self) -> int:
         return len(self._all)
 
-    def put(self, path: bytes, token: bytes) -> None:
+    def put(self, path: bytes, token: bytes) -> bool:
+        collapsed = False
         if len(self._all) >= EVENTS_MAX:
             merged = {(event.path, event.token): event for event in self._all}
             if len(merged) > EVENTS_MAX // 2:
+                collapsed = True
                 merged = {key: WatchEvent(*key, overflow=True) for key in self._watched()}
             self._all = deque(merged.values())
         self._all.append(WatchEvent(path, token))
+        return collapsed
 
     def take(self) -> WatchEvent:
         return self._all.popleft()

@@ -9,6 +9,7 @@
 `replies`         the bytes of replies, where clients are tolerant
 `storms`          tasks cancelled at any moment, a daemon that dies, floods of events
 `transactions`    isolation, conflicts, commit and rollback, `transact`
+`trees`           trees, values with permissions, text, defaults
 `watches`         which changes fire a watch, when its events come, and when they end
 ================  ================================================================================
 
@@ -25,6 +26,7 @@ from . import (
     replies,
     storms,
     transactions,
+    trees,
     watches,
 )
 
@@ -37,5 +39,6 @@ __all__ = [
     "replies",
     "storms",
     "transactions",
+    "trees",
     "watches",
 ]

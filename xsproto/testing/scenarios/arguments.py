@@ -164,7 +164,8 @@ _Call = Callable[[Client], Awaitable[Any]]
 
 #: A call with a wrong argument, the class of its error, and a part of the error's message.
 WRONG: Final[Sequence[tuple[_Call, type[LocalProtocolError], str]]] = (
-    (lambda c: c.read("/a"), InvalidType, "b'/a'"),  # type: ignore[call-overload]
+    (lambda c: c.read("/a/"), InvalidPath, "b'/a/'"),
+    (lambda c: c.read(bytearray(b"/a")), InvalidType, "bytearray"),  # type: ignore[call-overload]
     (lambda c: c.read(None), InvalidType, "None"),  # type: ignore[call-overload]
     (lambda c: c.read(b""), InvalidPath, "b''"),
     (lambda c: c.read(b"/a/"), InvalidPath, "b'/a/'"),
@@ -177,9 +178,14 @@ WRONG: Final[Sequence[tuple[_Call, type[LocalProtocolError], str]]] = (
     (lambda c: c.read_many(b"/a"), InvalidType, "b'/a'"),  # type: ignore[arg-type]
     (lambda c: c.read_many([b"/a", b"/a/"]), InvalidPath, "b'/a/'"),
     (lambda c: c.write(b"/a/", b""), InvalidPath, "b'/a/'"),
-    (lambda c: c.write(b"/a", "text"), InvalidType, "b'text'"),  # type: ignore[arg-type]
-    (lambda c: c.write(b"/a", 5), InvalidType, "5"),  # type: ignore[arg-type]
-    (lambda c: c.write(b"/a", None), InvalidType, "None"),  # type: ignore[arg-type]
+    (lambda c: c.write(b"/a", "text"), InvalidType, "<str of 4"),  # type: ignore[arg-type]
+    (lambda c: c.write(b"/a", 5), InvalidType, "<int>"),  # type: ignore[arg-type]
+    (lambda c: c.write(b"/a", None), InvalidType, "<NoneType>"),  # type: ignore[arg-type]
+    (lambda c: c.write(b"/a", b"", [b"x0"]), InvalidArgument, "b'x0'"),
+    (lambda c: c.write_text(b"/a", b"text"), InvalidType, "bytes"),  # type: ignore[arg-type]
+    (lambda c: c.write_tree(b"/a", {"x": b""}), InvalidType, "'x'"),  # type: ignore[misc]
+    (lambda c: c.write_tree(b"/a", {b"x/": b""}), InvalidPath, "b'/a/x/'"),
+    (lambda c: c.read_tree(b"/a/"), InvalidPath, "b'/a/'"),
     (lambda c: c.write(b"@foo", b""), InvalidPath, "@foo"),
     (lambda c: c.mkdir(b"/a//b"), InvalidPath, "b'/a//b'"),
     (lambda c: c.delete(b"a/"), InvalidPath, "b'a/'"),

@@ -336,7 +336,7 @@ async def an_ended_watch_tells_nothing(h: Harness) -> None:
         with raises(NotFound):
             monitor.unwatch(b"/b", b"another token")
         with raises(InvalidType):
-            monitor.unwatch("/b")  # type: ignore[arg-type]
+            monitor.unwatch(5)
         await monitor.watch(b"/a")
         expect((await monitor.get()).path, b"/a", "watched again")
         await other.write(b"/a/3", b"")
