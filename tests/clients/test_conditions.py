@@ -476,9 +476,9 @@ def test_what_a_view_refuses() -> None:
         with pytest.raises(error, match=text):
             run(AsyncMemory(daemon).wait(condition))
         assert daemon.seen == []
-    with pytest.raises(InvalidType, match="callable, not None"):
+    with pytest.raises(InvalidType, match="condition must be a function, not None"):
         BlockingMemory(Daemon()).wait(None)  # type: ignore[arg-type]
-    with pytest.raises(InvalidType, match="callable, not None"):
+    with pytest.raises(InvalidType, match="condition must be a function, not None"):
         run(AsyncMemory(Daemon()).wait(None))  # type: ignore[arg-type]
 
 

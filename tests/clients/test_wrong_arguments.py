@@ -61,7 +61,8 @@ WRONG: dict[str, list[Any]] = {
     "name": [5, "nodes", b"", b"a\0b", [b"nodes"]],
     "set_quota.name": [None, 5, "nodes", b"", b"a\0b"],
     "function": FUNCTIONS,
-    "attempts": COUNTS,
+    "condition": FUNCTIONS,
+    "attempts": [*INTS, 0, -1],
     "depth": [*INTS, -1, 1 << 31],
     "token": TOKENS,
     "unwatch.token": TOKENS[:-1],
@@ -87,6 +88,7 @@ RIGHT: dict[str, Any] = {
     "command": b"help",
     "set_quota.name": b"nodes",
     "function": lambda tx: None,
+    "condition": lambda view: True,
 }
 
 #: These have no wrong value.

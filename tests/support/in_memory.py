@@ -290,9 +290,6 @@ class BlockingMemory(Memory, BlockingConnection, BlockingClient):
         self.waits = 0
         self.interrupt: BaseException = TimedOut("not in time")  # raised by an endless wait
 
-    def now(self) -> float:
-        return 0.0
-
     def deadline_for(self, timeout: Timeout) -> float | None:
         self.timeouts.append(timeout)
         return None if timeout in (DEFAULT, None) else self.time + timeout

@@ -11,6 +11,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -49,7 +50,7 @@ class SocketSystem(Backend):
     """A system whose devices are sockets."""
 
     io, os, posix, select, socket = SimpleNamespace(FileIO=SocketFile), os, posix, select, socket
-    start_thread = staticmethod(_start_thread)
+    now, start_thread = staticmethod(monotonic), staticmethod(_start_thread)
 
 
 #: What opens such a device.

@@ -67,7 +67,7 @@ class Backend(ABC):
         start_thread: for the device, starts a thread of the operating system, as
             ``_thread.start_new_thread`` does. A greenlet will not do: it waits in the kernel. May
             raise ``RuntimeError``.
-        now: for ssh and for time limits, returns the time in seconds, of a clock that is never put
+        now: for ssh, servers and time limits, returns the time in seconds, of a clock that is never put
             back.
     """
 

@@ -848,7 +848,7 @@ class AsyncClient(AsyncOperations):
             ConnectionClosed: the connection ended.
             LocalProtocolError: the condition does not hold, and has read nothing.
         """
-        messages.check_condition(condition)
+        messages.check_callable(condition, "condition")
         async with Monitor(self._watch_connection(), QUEUE_MAX) as monitor:
             view = View(self._connection, monitor)
             while True:

@@ -936,7 +936,7 @@ class BlockingClient(BlockingOperations):
             ConnectionClosed: the connection ended.
             LocalProtocolError: the condition does not hold, and has read nothing.
         """
-        messages.check_condition(condition)
+        messages.check_callable(condition, "condition")
         connection = self._connection
         deadline = connection.clock.deadline_for(None if timeout is DEFAULT else timeout)
         monitor = Monitor(self._watch_connection(), QUEUE_MAX)

@@ -34,7 +34,6 @@ from .event_queue import EventQueue
 __all__ = [
     "check_attempts",
     "check_callable",
-    "check_condition",
     "check_flag",
     "check_iterable",
     "commit_unknown",
@@ -160,16 +159,6 @@ def watches_of(
     if not found:
         raise NotFound(f"{path!r} is not watched here", path=path)
     return found
-
-
-def check_condition(condition: object) -> None:
-    """Check that a condition can be called.
-
-    Raises:
-        InvalidType: it cannot.
-    """
-    if not callable(condition):
-        raise InvalidType(f"a condition must be callable, not {condition!r}")
 
 
 # Transactions
