@@ -11,7 +11,7 @@ import signal
 from time import monotonic
 from typing import Final
 
-from xsproto.adapters.ssh import SshModules, SshProcess, make_wait, open_ssh
+from xsproto.adapters.ssh import SshModules, SshProcess, make_wait, start_ssh
 
 __all__ = ["open_process"]
 
@@ -22,15 +22,13 @@ _MODULES: Final = SshModules(posix, os.environ, signal, _socket, make_wait(selec
 async def open_process(where: str) -> SshProcess:
     """Connect to a host by ssh; see `xsproto.adapters.ssh.open_ssh`.
 
-    A cancellation takes effect once ssh has connected or failed.
-
     Arguments:
         where: the destination.
     """
-    opening = asyncio.create_task(asyncio.to_thread(open_ssh, where, _MODULES))
+    process = start_ssh(where, _MODULES)
     try:
-        return await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        # The thread cannot be stopped, and must not leave a process behind.
-        (await opening).close()
+        await asyncio.to_thread(process.connect)
+    except BaseException:
+        process.kill()  # which ends the wait of the thread, too
         raise
+    return process

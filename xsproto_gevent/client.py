@@ -43,7 +43,7 @@ def _adopt(sock: Any, name: str, clock: Clock) -> Connection:
     return Connection(adopt(sock, name), clock, Session())
 
 
-def _open_ssh(where: str, timeout: float | None) -> SshProcess:
+def _open_ssh(where: str, timeout: Timeout) -> SshProcess:
     from ._io.ssh import open_process  # most programs need none of it
 
     return open_process(where, timeout)

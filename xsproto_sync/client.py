@@ -41,7 +41,7 @@ def _adopt(sock: Any, name: str, clock: Clock) -> Connection:
     return Connection(adopt(sock, name), clock, Session())
 
 
-def _open_ssh(where: str, timeout: float | None) -> SshProcess:
+def _open_ssh(where: str, timeout: Timeout) -> SshProcess:
     from xsproto.adapters.ssh import open_ssh  # most programs need none of it
 
     from ._io.ssh import MODULES

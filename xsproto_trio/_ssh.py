@@ -7,13 +7,12 @@ import os
 import posix
 import select
 import signal
-from functools import partial
 from time import monotonic
 from typing import Final
 
 import trio
 
-from xsproto.adapters.ssh import SshModules, SshProcess, make_wait, open_ssh
+from xsproto.adapters.ssh import SshModules, SshProcess, make_wait, start_ssh
 
 __all__ = ["open_process"]
 
@@ -24,9 +23,13 @@ _MODULES: Final = SshModules(posix, os.environ, signal, _socket, make_wait(selec
 async def open_process(where: str) -> SshProcess:
     """Connect to a host by ssh; see `xsproto.adapters.ssh.open_ssh`.
 
-    A cancellation takes effect once ssh has connected or failed.
-
     Arguments:
         where: the destination.
     """
-    return await trio.to_thread.run_sync(partial(open_ssh, where, _MODULES))
+    process = start_ssh(where, _MODULES)
+    try:
+        await trio.to_thread.run_sync(process.connect, abandon_on_cancel=True)
+    except BaseException:
+        process.kill()  # which ends the wait of the thread, too
+        raise
+    return process

@@ -18,14 +18,15 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from . import ROOT, daemons
 
-__all__ = ["LoopbackSshd", "require", "tool_directory"]
+__all__ = ["LoopbackSshd", "black_hole", "require", "tool_directory"]
 
 _SSHD: Final = "/usr/sbin/sshd"
 
@@ -61,6 +62,19 @@ def tool_directory(directory: Path, tools: Iterable[str]) -> Path:
             assert program is not None
             (directory / tool).symlink_to(program)
     return directory
+
+
+@contextmanager
+def black_hole() -> Iterator[int]:
+    """A port of 127.0.0.1 whose packets are lost: the kernel has no room for a connection there."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            with suppress(BlockingIOError):
+                filler.connect(listener.getsockname())
+        yield listener.getsockname()[1]
 
 
 class LoopbackSshd:

@@ -57,7 +57,7 @@ class Backend(NamedTuple, Generic[ConnectionT]):
         connect: connects to the socket at a path, and makes a connection of it.
         adopt: makes a connection of a connected stream, which it takes over, and its name.
         open_ssh: connects to a host by ssh; its arguments are the destination and the seconds that
-            it may take.
+            it may take, as `xsproto.adapters.ssh.open_ssh` has them.
         open_requests: opens the device at a path, and makes a connection for requests of it.
         open_watches: opens the device at a path, and makes a connection for watches of it.
     """
@@ -65,7 +65,7 @@ class Backend(NamedTuple, Generic[ConnectionT]):
     clock: Callable[[float | None], Clock]
     connect: Callable[[str, Clock], ConnectionT]
     adopt: Callable[[Any, str, Clock], ConnectionT]
-    open_ssh: Callable[[str, float | None], SshProcess]
+    open_ssh: Callable[[str, Timeout], SshProcess]
     open_requests: Callable[[str, Clock], ConnectionT]
     open_watches: Callable[[str, Clock], ConnectionT]
 
@@ -79,7 +79,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
         place: where XenStore is, or a stream that is connected to it.
         timeout: the seconds that connecting, and each call without a time limit of its own, may
             take; None for ever. By default that is for ever on a socket, and `device.TIMEOUT` on
-            the device.
+            the device; to connect by ssh, it is `xsproto.adapters.ssh.CONNECT_TIMEOUT`.
         backend: what the adapter hands in.
 
     Raises:
@@ -93,6 +93,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
     def __init__(
         self, place: Location | Stream, timeout: Timeout, backend: Backend[ConnectionT]
     ) -> None:
+        given = timeout
         on_device = isinstance(place, Location) and place.kind == "device"
         if timeout is DEFAULT:
             timeout = device.TIMEOUT if on_device else None
@@ -107,7 +108,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
         elif place.kind == "ssh":
             from .ssh import SshSocket  # most programs need none of it
 
-            process = backend.open_ssh(place.path, clock.timeout)
+            process = backend.open_ssh(place.path, DEFAULT if given is DEFAULT else clock.timeout)
             stream = SshSocket(process)
             self._connection = self._watches = backend.adopt(stream, process.name, clock)
         elif place.kind == "device":
