@@ -21,6 +21,7 @@ from xsproto.adapters.ssh import CONNECT_TIMEOUT
 from xsproto.errors import ConnectFailed, ConnectionClosed, InvalidArgument, InvalidType
 from xsproto_sync import EmbeddedXenStore
 
+from ..support import loopback_sshd
 from ..support.callers import until
 from ..support.descriptors import open_descriptors
 from ..support.loopback_sshd import LoopbackSshd, black_hole, require, tool_directory
@@ -74,9 +75,7 @@ def is_collected(pid: int) -> bool:
 
 def program(directory: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """Have `ssh` be this program."""
-    path = directory / "ssh"
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
+    loopback_sshd.program(directory, text)
     monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
 
 

@@ -10,6 +10,7 @@ chooses the port, and no daemon can be left behind.
 
 from __future__ import annotations
 
+import atexit
 import getpass
 import os
 import shlex
@@ -17,16 +18,27 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from . import ROOT, daemons
 
-__all__ = ["LoopbackSshd", "black_hole", "require", "tool_directory"]
+__all__ = [
+    "LoopbackSshd",
+    "SharedHost",
+    "black_hole",
+    "program",
+    "require",
+    "shared_host",
+    "tool_directory",
+]
 
 _SSHD: Final = "/usr/sbin/sshd"
 
@@ -61,6 +73,14 @@ def tool_directory(directory: Path, tools: Iterable[str]) -> Path:
             program = shutil.which(_PROGRAMS.get(tool, tool))
             assert program is not None
             (directory / tool).symlink_to(program)
+    return directory
+
+
+def program(directory: Path, text: str) -> Path:
+    """Make a program `ssh` in the shell's language; return the directory, for PATH."""
+    path = directory / "ssh"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
     return directory
 
 
@@ -105,7 +125,7 @@ class LoopbackSshd:
         self._config.write_text(
             f"HostKey {directory}/host\n"
             f"AuthorizedKeysFile {directory}/user.pub\n"
-            "UsePAM no\nStrictModes no\nPermitRootLogin yes\n"
+            "MaxSessions 1000\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
             f"ForceCommand exec env -i {' '.join(words)} {command}\n"
         )
@@ -126,7 +146,8 @@ class LoopbackSshd:
         self.ssh = ("ssh", "-F", str(config))
         self.directory = directory
         self._sessions: list[subprocess.Popen[bytes]] = []
-        self._thread = threading.Thread(target=self._accept)
+        # A daemon thread: else the end of the program would wait for it before it calls `__exit__`.
+        self._thread = threading.Thread(target=self._accept, daemon=True)
 
     def __enter__(self) -> Self:
         if os.getuid() == 0:
@@ -167,3 +188,51 @@ class LoopbackSshd:
         """Break all connections."""
         for session in self._sessions:
             session.kill()
+
+
+class SharedHost:
+    """A loopback host with one connection, which all clients share: so each is cheap.
+
+    The connection is that of an OpenSSH with ``ControlMaster``. To connect anew takes ten times as
+    much CPU time.
+    """
+
+    def __init__(self) -> None:
+        require("ssh", "socat", "cat")
+        directory = Path(tempfile.mkdtemp(prefix="xsproto-"))
+        self._stack = ExitStack()
+        self._stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        for name in "keys", "bin":
+            (directory / name).mkdir()
+        tools = tool_directory(directory / "tools", ["socat", "cat"])
+        sshd = self._stack.enter_context(LoopbackSshd(directory / "keys", tools))
+        #: Its URL, which the path of a socket may follow, while `directory` comes first in PATH.
+        self.url = f"ssh://127.0.0.1:{sshd.port}"
+        control = directory / "control"
+        command = ["/usr/bin/ssh", *sshd.ssh[1:], "-S", str(control)]
+        #: A directory with a program `ssh`.
+        self.directory = program(directory / "bin", f'exec {shlex.join(command)} "$@"')
+        # With a pipe, it ends with this process in any case.
+        master = subprocess.Popen(
+            [*command, "-M", "-p", str(sshd.port), "127.0.0.1", "cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+        self._stack.callback(master.communicate)
+        self._stack.callback(master.terminate)
+        deadline = time.monotonic() + 30
+        while not control.exists():
+            assert master.poll() is None, "ssh has ended"
+            assert time.monotonic() < deadline, "ssh does not connect"
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@cache
+def shared_host() -> SharedHost:
+    """Start a shared host, which is there until this process ends."""
+    host = SharedHost()
+    atexit.register(host.close)
+    return host
