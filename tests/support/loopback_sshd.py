@@ -31,6 +31,7 @@ from typing import Final, Self
 from . import ROOT, daemons
 
 __all__ = [
+    "ALIAS",
     "LoopbackSshd",
     "SharedHost",
     "black_hole",
@@ -39,6 +40,9 @@ __all__ = [
     "shared_host",
     "tool_directory",
 ]
+
+#: A name of the host, for the command that reaches it.
+ALIAS: Final = "dom0.example"
 
 _SSHD: Final = "/usr/sbin/sshd"
 
@@ -141,6 +145,7 @@ class LoopbackSshd:
             "StrictHostKeyChecking yes\nGlobalKnownHostsFile /dev/null\n"
             f"UserKnownHostsFile {self.known_hosts}\n"
             f"User {getpass.getuser()}\nIdentityFile {directory}/user\nIdentitiesOnly yes\n"
+            f"Host {ALIAS}\nHostName 127.0.0.1\nPort {self.port}\n"
         )
         #: The command that reaches it.
         self.ssh = ("ssh", "-F", str(config))
