@@ -12,7 +12,7 @@ from xsproto.adapters.streams import BridgedSocket
 from xsproto.adapters.transport import READ_SIZE
 from xsproto.errors import ConnectFailed, InvalidArgument, InvalidType
 
-__all__ = ["Stream", "adopt", "bridge", "check_stream"]
+__all__ = ["Stream", "adopt", "bridge", "check_stream", "was_reset"]
 
 # The loop itself keeps no task alive.
 _tasks: set[asyncio.Task[Any]] = set()
@@ -104,6 +104,15 @@ def check_stream(stream: Any) -> asyncio.StreamWriter:
             return writer
         case _:
             raise InvalidType(f"a stream must be (StreamReader, StreamWriter), not {stream!r}")
+
+
+def was_reset(stream: Any) -> bool:
+    """Whether a stream has ended since its peer has reset the connection."""
+    match stream:
+        case (asyncio.StreamReader() as reader, asyncio.StreamWriter()):
+            return isinstance(reader.exception(), ConnectionError)
+        case _:
+            return False
 
 
 def adopt(stream: Stream) -> streams.Stream:

@@ -13,7 +13,7 @@ from typing import Any, Self
 from xsproto.adapters.server import PAUSE, Service, make_poller
 from xsproto.daemon import Daemon
 
-from ._bridge import Stream, bridge, check_stream
+from ._bridge import Stream, bridge, check_stream, was_reset
 
 __all__ = ["Server"]
 
@@ -58,6 +58,9 @@ class Server(Service):
         """
         if not isinstance(sock, tuple):
             super().serve_connection(sock, domid)
+            return
+        if was_reset(sock):
+            sock[1].close()
             return
         writer = check_stream(sock)
         near, far = socket.socketpair()

@@ -23,6 +23,8 @@ _SOCKET: Final = SimpleNamespace(
     socket=get_original("socket", "socket"),
     AF_UNIX=socket.AF_UNIX,
     SOCK_STREAM=socket.SOCK_STREAM,
+    SOL_SOCKET=socket.SOL_SOCKET,
+    SO_ERROR=socket.SO_ERROR,
     SHUT_RDWR=socket.SHUT_RDWR,
 )
 
