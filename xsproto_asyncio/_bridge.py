@@ -95,12 +95,18 @@ def check_stream(stream: Any) -> asyncio.StreamWriter:
 
     Raises:
         InvalidType: it is no pair of a reader and a writer.
-        InvalidArgument: it is closed.
+        InvalidArgument: it is closed, or another loop's.
     """
     match stream:
-        case (asyncio.StreamReader(), asyncio.StreamWriter() as writer):
+        case (asyncio.StreamReader() as reader, asyncio.StreamWriter() as writer):
             if writer.is_closing():
                 raise InvalidArgument(f"the stream is closed: {writer!r}")
+            # There is no public way to ask.
+            loop = asyncio.get_running_loop()
+            if getattr(reader, "_loop", loop) is not loop:
+                raise InvalidArgument(
+                    f"the stream belongs to another event loop: open it in this one: {writer!r}"
+                )
             return writer
         case _:
             raise InvalidType(f"a stream must be (StreamReader, StreamWriter), not {stream!r}")
