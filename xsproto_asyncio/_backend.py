@@ -33,16 +33,16 @@ class AsyncioBackend(AsyncBackend):
     adopt = staticmethod(adopt)
 
     async def open_ssh(self, where: str) -> SshProcess:
-        """See `AsyncBackend`. A cancellation takes effect once ssh has connected or failed."""
-        from xsproto.adapters.ssh import open_ssh  # most programs need none of it
+        """See `AsyncBackend`."""
+        from xsproto.adapters.ssh import start_ssh  # most programs need none of it
 
-        opening = asyncio.create_task(asyncio.to_thread(open_ssh, where, self))
+        process = start_ssh(where, self)
         try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            # The thread cannot be stopped, and must not leave a process behind.
-            (await opening).close()
+            await asyncio.to_thread(process.connect)
+        except BaseException:
+            process.kill()  # which ends the wait of the thread, too
             raise
+        return process
 
 
 #: The one backend.

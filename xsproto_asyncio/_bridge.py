@@ -12,7 +12,7 @@ from xsproto.adapters.streams import BridgedSocket
 from xsproto.adapters.transport import READ_SIZE
 from xsproto.errors import ConnectFailed, InvalidArgument, InvalidType
 
-__all__ = ["Stream", "adopt", "bridge", "check_stream"]
+__all__ = ["Stream", "adopt", "bridge", "check_stream", "was_reset"]
 
 # The loop itself keeps no task alive.
 _tasks: set[asyncio.Task[Any]] = set()
@@ -95,15 +95,30 @@ def check_stream(stream: Any) -> asyncio.StreamWriter:
 
     Raises:
         InvalidType: it is no pair of a reader and a writer.
-        InvalidArgument: it is closed.
+        InvalidArgument: it is closed, or another loop's.
     """
     match stream:
-        case (asyncio.StreamReader(), asyncio.StreamWriter() as writer):
+        case (asyncio.StreamReader() as reader, asyncio.StreamWriter() as writer):
             if writer.is_closing():
                 raise InvalidArgument(f"the stream is closed: {writer!r}")
+            # There is no public way to ask.
+            loop = asyncio.get_running_loop()
+            if getattr(reader, "_loop", loop) is not loop:
+                raise InvalidArgument(
+                    f"the stream belongs to another event loop: open it in this one: {writer!r}"
+                )
             return writer
         case _:
             raise InvalidType(f"a stream must be (StreamReader, StreamWriter), not {stream!r}")
+
+
+def was_reset(stream: Any) -> bool:
+    """Whether a stream has ended since its peer has reset the connection."""
+    match stream:
+        case (asyncio.StreamReader() as reader, asyncio.StreamWriter()):
+            return isinstance(reader.exception(), ConnectionError)
+        case _:
+            return False
 
 
 def adopt(stream: Any) -> streams.Stream:

@@ -63,8 +63,9 @@ async def open_client(
         transport (tuple[StreamReader, StreamWriter] | None): any other byte stream, as a reader and
             a writer, which the client takes over as well. A task carries its bytes, and closes it
             soon after the client's end.
-        host (str | None): another host to reach by ssh, as ``[user@]host``. If none of these is
-            given, `xsproto.adapters.discovery.locate` finds XenStore.
+        host (str | None): another host to reach by ssh, as ``[user@]host``, within
+            `xsproto.adapters.ssh.CONNECT_TIMEOUT` seconds. If none of these is given,
+            `xsproto.adapters.discovery.locate` finds XenStore.
 
     Raises:
         ConnectFailed: no daemon listens there, or this process may not connect.

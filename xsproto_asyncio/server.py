@@ -11,7 +11,7 @@ from xsproto.adapters.server import PAUSE, Service
 from xsproto.daemon import Daemon
 
 from ._backend import BACKEND
-from ._bridge import Stream, bridge, check_stream
+from ._bridge import Stream, bridge, check_stream, was_reset
 
 __all__ = ["Server"]
 
@@ -71,6 +71,9 @@ class Server(Service):
         """
         if not isinstance(sock, tuple):
             super().serve_connection(sock, domid)
+            return
+        if was_reset(sock):
+            sock[1].close()
             return
         writer = check_stream(sock)
         near, far = socket.socketpair()

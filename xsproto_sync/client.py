@@ -56,7 +56,8 @@ class Client(BlockingClientBase[Connection]):
             given, `xsproto.adapters.discovery.locate` finds XenStore.
         timeout (float | None): seconds for connecting, and for each call that does not name a
             timeout; None for no limit. By default there is none on a socket; on the device it is
-            `xsproto.adapters.device.TIMEOUT`, since nothing else tells that the daemon is dead.
+            `xsproto.adapters.device.TIMEOUT`, since nothing else tells that the daemon is dead; and
+            connecting by ssh ends after `xsproto.adapters.ssh.CONNECT_TIMEOUT`.
         reader (bool): whether a background thread reads, so that watch events are taken from the
             daemon even while no call waits for one.
 

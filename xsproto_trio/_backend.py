@@ -9,7 +9,6 @@ import posix
 import select
 import selectors
 import socket
-from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -35,10 +34,16 @@ class TrioBackend(AsyncBackend):
     adopt = staticmethod(adopt)
 
     async def open_ssh(self, where: str) -> SshProcess:
-        """See `AsyncBackend`. A cancellation takes effect once ssh has connected or failed."""
-        from xsproto.adapters.ssh import open_ssh  # most programs need none of it
+        """See `AsyncBackend`."""
+        from xsproto.adapters.ssh import start_ssh  # most programs need none of it
 
-        return await trio.to_thread.run_sync(partial(open_ssh, where, self))
+        process = start_ssh(where, self)
+        try:
+            await trio.to_thread.run_sync(process.connect, abandon_on_cancel=True)
+        except BaseException:
+            process.kill()  # which ends the wait of the thread, too
+            raise
+        return process
 
 
 #: The one backend.

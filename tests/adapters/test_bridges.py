@@ -23,6 +23,7 @@ from xsproto_trio._bridge import bridge as trio_bridge
 
 from ..support.certificates import tls_contexts
 from ..support.descriptors import open_descriptors
+from .test_serve_connection import reset, tcp_pair
 
 Send = Callable[[bytes], Awaitable[Any]]
 Receive = Callable[[], Awaitable[bytes]]
@@ -146,6 +147,19 @@ def test_a_stream_for_an_unknown_domain_is_left_alone() -> None:
             assert open_descriptors() == before
             server.serve_connection(served)
             await trio_caller(client).ask(Read(b"/"))
+
+    trio.run(main)
+
+
+def test_a_stream_of_trio_that_was_reset_is_no_mistake() -> None:
+    async def main() -> None:
+        async with trio_server() as server:
+            sock, client = tcp_pair()
+            served = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+            reset(served.socket, client, half_closed=False)
+            server.serve_connection(served)
+            assert served.socket.fileno() == -1
+            assert not server._peers
 
     trio.run(main)
 
@@ -392,6 +406,21 @@ def test_a_server_that_is_closed_at_once_ends_its_pair(run: Run) -> None:
     before = open_descriptors()
     run(main())
     assert open_descriptors() == before
+
+
+def test_a_pair_that_was_reset_is_no_mistake(run: Run) -> None:
+    async def main() -> None:
+        async with xsproto_asyncio.Server() as server:
+            sock, client = tcp_pair()
+            reader, writer = await asyncio.open_connection(sock=sock)
+            reset(writer.get_extra_info("socket"), client, half_closed=False)
+            with pytest.raises(ConnectionResetError):
+                await reader.read(1)
+            server.serve_connection((reader, writer))
+            assert writer.is_closing()
+            assert not server._peers
+
+    run(main())
 
 
 def test_a_pair_that_cannot_be_served_is_refused_and_left(run: Run) -> None:

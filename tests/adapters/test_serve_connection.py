@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -386,6 +387,37 @@ def test_a_socket_that_cannot_be_served_is_refused_and_left(
             running.call(running.server.serve_connection, sock)
         assert (sock.fileno(), sock.gettimeout()) == (fd, timeout)
     assert not running.server._peers
+
+
+def reset(served: Any, client: socket.socket, half_closed: bool) -> None:
+    """Have a client reset its connection, and wait until the server's side knows."""
+    if half_closed:
+        client.shutdown(socket.SHUT_WR)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+    def has_ended() -> bool:
+        try:
+            served.getpeername()
+        except OSError:
+            return True
+        return False
+
+    wait_for(has_ended)
+
+
+@pytest.mark.parametrize("half_closed", [False, True])
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_client_that_has_reset_its_connection_is_no_mistake(
+    running: AnyServer, half_closed: bool, tls: bool
+) -> None:
+    served, client = tls_pair() if tls else tcp_pair()
+    reset(served, client, half_closed)
+    running.call(running.server.serve_connection, served)
+    assert served.fileno() == -1
+    assert not running.server._peers
+    with contextlib.ExitStack() as stack:
+        assert connect(running, stack, tcp_pair()).ask(Read(b"/")) == [b""]
 
 
 @pytest.mark.parametrize("thing", [None, 3, "/run/socket", object()])

@@ -16,6 +16,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from ..support.backends import changed
 from ..support.callers import in_child
 from ..support.daemons import Daemon
 from ..support.descriptors import open_descriptors
-from ..support.loopback_sshd import LoopbackSshd, require, tool_directory
+from ..support.loopback_sshd import LoopbackSshd, black_hole, require, tool_directory
 
 TOOLS = ("xsproto", "socat", "nc", "python3")
 REQUIRED_SHELLS = ("sh", "bash", "tcsh")
@@ -169,6 +170,19 @@ def test_the_command_never_asks_and_ends_its_options() -> None:
     assert "-p" not in command(Destination("host"))
 
 
+@pytest.mark.parametrize(
+    ("timeout", "limit"),
+    [(1000, "30"), (31, "30"), (10.9, "9"), (2, "1"), (0.5, "1"), (0, "1"), (float("inf"), "30")],
+)
+def test_ssh_gives_up_before_its_caller(timeout: float, limit: str) -> None:
+    words = command(Destination("host"), timeout=timeout)
+    assert words[words.index(f"ConnectTimeout={limit}") - 1] == "-o"
+
+
+def test_without_a_time_limit_the_users_configuration_counts() -> None:
+    assert "ConnectTimeout" not in " ".join(command(Destination("host")))
+
+
 def test_every_shell_can_quote_the_script() -> None:
     assert {*"'\\!\n"}.isdisjoint(SCRIPT)
     assert GREETING.decode() not in SCRIPT
@@ -273,6 +287,10 @@ def ask(process: SshProcess, op: int, payload: bytes, rq_id: int = 5) -> tuple[i
         ),
         ("ssh: Could not resolve hostname host: Name or service not known", ""),
         ("ssh: connect to host host port 22: Connection refused", ""),
+        (
+            "ssh: connect to host host port 22: Connection timed out",
+            "; the host does not answer, or a firewall drops what is sent to it",
+        ),
     ],
 )
 def test_what_ssh_said_is_shown(fake: Fake, said: str, hint: str) -> None:
@@ -583,7 +601,7 @@ def test_the_socket_is_ready_for_a_client(fake: Fake) -> None:
     process.close()
     process.close()
     assert process.sock.fileno() == -1
-    assert process.ended() == -signal.SIGTERM
+    assert process.ended() == -signal.SIGKILL
 
 
 def test_ssh_has_a_session_of_its_own_and_every_signal(fake: Fake) -> None:
@@ -635,14 +653,45 @@ def test_a_system_may_not_list_descriptors(fake: Fake) -> None:
     open_ssh("host", changed(SYSTEM, posix=Os()), ssh=(str(fake.path),)).close()
 
 
-def test_an_ssh_that_does_not_end_is_killed(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh, "_GRACE", 0.05)
+def test_an_ssh_that_hangs_is_killed_with_what_it_has_started(fake: Fake, tmp_path: Path) -> None:
     fake.python(
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "proxy = os.posix_spawnp('sleep', ['sleep', '1000'], os.environ)\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(proxy))\n"
         + textwrap.dedent(ANSWERING)
         + "time.sleep(1000)"
     )
     process = fake.open()
+    began = time.monotonic()
+    process.close()
+    assert time.monotonic() - began < 1
+    assert process.ended() == -signal.SIGKILL
+    proxy = int((tmp_path / "pid").read_text())
+    wait_for(lambda: not is_alive(proxy), "what ssh has started goes on")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"  # nobody may collect what has lost its parent
+
+
+def test_what_the_kernel_cannot_end_is_left_to_it(fake: Fake) -> None:
+    class Os:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(SYSTEM.posix, name)
+
+        def killpg(self, group: int, number: int) -> None: ...
+
+    fake.python(ANSWERING + "    time.sleep(1000)")
+    process = fake.open()
+    process._backend = changed(SYSTEM, posix=Os())
+    began = time.monotonic()
+    process.close()
+    assert time.monotonic() - began < 1
+    process._backend = SYSTEM
     process.close()
     assert process.ended() == -signal.SIGKILL
 
@@ -675,10 +724,10 @@ def test_a_status_may_be_taken_while_it_closes(fake: Fake) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(SYSTEM.posix, name)
 
-        def kill(self, pid: int, number: int) -> None:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            os.kill(pid, number)
+        def killpg(self, group: int, number: int) -> None:
+            os.killpg(group, number)
+            os.waitpid(group, 0)
+            os.killpg(group, number)
 
     process._backend = changed(SYSTEM, posix=Os())
     process.close()
@@ -1034,3 +1083,27 @@ def test_a_port_without_an_ssh_daemon() -> None:
         port = listener.getsockname()[1]
     with pytest.raises(ConnectFailed, match=r"ssh could not connect; it said: .*refused"):
         open_ssh(f"ssh://127.0.0.1:{port}", SYSTEM, timeout=60, ssh=("ssh", "-F", "/dev/null"))
+
+
+@contextmanager
+def silent() -> Iterator[int]:
+    """The port of a host that accepts connections, and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        (silent, "Connection timed out during banner exchange"),
+        (black_hole, "connect to host 127.0.0.1 port {}: Connection timed out"),
+    ],
+)
+def test_a_host_that_does_not_answer_is_given_up(
+    host: Callable[[], AbstractContextManager[int]], said: str
+) -> None:
+    require("ssh")
+    with host() as port, pytest.raises(ConnectFailed) as caught:
+        open_ssh(f"ssh://127.0.0.1:{port}", SYSTEM, timeout=2.5, ssh=("ssh", "-F", "/dev/null"))
+    assert ": ssh could not connect; the host does not answer, or a firewall" in str(caught.value)
+    assert said.format(port) in str(caught.value)

@@ -17,6 +17,7 @@ import gevent
 import pytest
 import trio
 import trio.testing
+import uvloop
 
 import xsproto_gevent
 import xsproto_sync
@@ -540,6 +541,28 @@ def test_time_limits_hold(world: type[World]) -> None:
 
 
 @blocking
+def test_a_descriptor_that_never_is_ready_holds_a_call_up_until_its_limit(
+    world: type[World], store: EmbeddedXenStore
+) -> None:
+    """Nothing tells that the answer is there, until the time limit, when the call looks again."""
+
+    async def main(made: World) -> None:
+        reader, writer = os.pipe()
+        transport: Any = PlainTransport(connected(store.socket_path()))
+        transport.fileno = lambda: reader
+        client = await made.open(transport=transport)
+        began = time.monotonic()
+        assert await client.read(b"/tool", timeout=0.1) == b""
+        assert 0.1 <= time.monotonic() - began < 2
+        close(client)
+        os.close(reader)
+        os.close(writer)
+
+    made = world()
+    made.run(main(made))
+
+
+@blocking
 def test_a_transport_that_waits_is_late_and_not_wrong(
     world: type[World], store: EmbeddedXenStore
 ) -> None:
@@ -724,6 +747,44 @@ def test_a_client_belongs_to_its_loop(store: EmbeddedXenStore) -> None:
     loop.close()
 
 
+@pytest.mark.parametrize("world", [Sync, Asyncio, Uvloop, Trio])
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_socket_that_a_stream_has_is_refused(
+    world: type[World], new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def main(made: World, sock: Any) -> None:
+        with pytest.raises(InvalidType, match="must be a connected socket"):
+            await made.open(sock=sock)
+
+    near, far = socket.socketpair()
+    with far, asyncio.Runner(loop_factory=new_loop) as owner:
+        _, writer = owner.run(asyncio.open_unix_connection(sock=near))
+        made = world()
+        made.run(main(made, writer.get_extra_info("socket")))
+        owner.run(end(writer))
+
+
+async def end(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.mark.parametrize("world", [Asyncio, Uvloop])
+def test_a_stream_of_another_loop_is_refused_and_left(world: type[Asyncio | Uvloop]) -> None:
+    async def main(made: Asyncio | Uvloop, stream: Any) -> None:
+        with pytest.raises(InvalidArgument, match="belongs to another event loop: open it in this"):
+            await made.open(transport=stream)
+
+    near, far = socket.socketpair()
+    with far, asyncio.Runner() as owner:
+        stream = owner.run(asyncio.open_unix_connection(sock=near))
+        made = world()
+        made.run(main(made, stream))
+        far.send(b"x")
+        assert owner.run(stream[0].read(1)) == b"x"
+        owner.run(end(stream[1]))
+
+
 # Streams of event loops
 
 
@@ -772,6 +833,69 @@ def test_a_stream_of_trio_and_its_end(store: EmbeddedXenStore) -> None:
         with nothing_leaks():
             made = Trio()
             made.run(main(made, error))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(None, "closed the connection"), ("text", "TypeError"), (5, "TypeError")],
+)
+def test_a_stream_of_trio_that_returns_no_bytes(
+    data: Any, words: str, store: EmbeddedXenStore
+) -> None:
+    class Wrong(BreakingStream):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            await super().receive_some(max_bytes)
+            return cast(bytes, data)
+
+    async def main(made: Trio) -> None:
+        sock = trio.socket.from_stdlib_socket(connected(store.socket_path()))
+        client = await made.open(transport=Wrong(trio.SocketStream(sock)))
+        for _ in range(2):
+            with trio.fail_after(5), pytest.raises(ConnectionClosed, match=words):
+                await client.read(b"/")
+
+    made = Trio()
+    made.run(main(made))
+
+
+def test_a_stream_of_trio_that_waits_holds_nobody_up() -> None:
+    class Waiting(BreakingStream):
+        async def send_all(self, data: Any) -> None:
+            await trio.sleep_forever()
+
+    async def main(made: Trio) -> None:
+        near, far = trio.testing.memory_stream_pair()
+        stream = Waiting(near)
+        client = await made.open(transport=stream)
+        with trio.move_on_after(0.05) as scope:
+            await client.read(b"/")
+        assert scope.cancelled_caught
+        client.close()
+        await trio.sleep(0.01)
+        await far.aclose()
+
+    with nothing_leaks():
+        made = Trio()
+        made.run(main(made))
+
+
+@pytest.mark.parametrize("world", [Asyncio, Uvloop])
+def test_a_stream_of_asyncio_that_waits_holds_nobody_up(world: type[Asyncio | Uvloop]) -> None:
+    async def main(made: Asyncio | Uvloop) -> None:
+        near, far = socket.socketpair()
+        with far:
+            client = await made.open(transport=await asyncio.open_unix_connection(sock=near))
+            for _ in range(2):
+                # More than the buffers of the sockets take.
+                writing = asyncio.gather(*(client.write(b"/a", b"x" * 4000) for _ in range(500)))
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(writing, 0.05)
+            client.close()
+            await asyncio.sleep(0.05)
+
+    with nothing_leaks():
+        made = world()
+        made.run(main(made))
 
 
 @pytest.mark.parametrize("world", [Asyncio, Uvloop])

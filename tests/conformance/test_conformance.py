@@ -31,7 +31,7 @@ ADAPTERS = adapters.DEVICE_ADAPTERS if is_preloaded() else adapters.ADAPTERS
 
 
 def cells() -> Iterator[Any]:
-    """Each adapter with each daemon."""
+    """Each adapter with each daemon and each scenario."""
     for adapter in ADAPTERS:
         for kind in (*daemons.KINDS, *embedded.KINDS):
             if (
@@ -51,11 +51,13 @@ def cells() -> Iterator[Any]:
             elif not is_preloaded():
                 # In the background: they wait for daemons half of the time.
                 marks.append(pytest.mark.environment("plain", adapter.partition("_")[0]))
-            yield pytest.param(adapter, kind, marks=marks, id=f"{adapter}-{kind}")
+            for name in SCENARIOS:
+                if adapters.ALL_TRANSPORTS or name in adapters.USUAL_SCENARIOS.get(adapter, {name}):
+                    ident = f"{adapter}-{kind}-{name}"
+                    yield pytest.param(adapter, kind, name, marks=marks, id=ident)
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-@pytest.mark.parametrize(("adapter", "kind"), [*cells()])
+@pytest.mark.parametrize(("adapter", "kind", "name"), [*cells()])
 def test_conformance(
     adapter: str, kind: str, name: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -66,6 +68,12 @@ def test_conformance(
         if reason := SCENARIOS[name].why_not(harness):
             pytest.skip(reason)
         harness.run(run_scenario(name, harness))
+
+
+def test_what_is_usually_run_is_there() -> None:
+    assert adapters.USUAL_SCENARIOS.keys() <= adapters.USUAL_TRANSPORTS
+    for names in adapters.USUAL_SCENARIOS.values():
+        assert names <= SCENARIOS.keys()
 
 
 # How the kit tells what went wrong

@@ -13,7 +13,8 @@ import pytest
 
 from xsproto import ClientConnection
 
-from ..support.manual import PROGRAM, ROOT, blocks
+from ..support import loopback_sshd
+from ..support.manual import PROGRAM, ROOT, blocks, needs_ssh
 
 pytestmark = pytest.mark.environment("plain", "pages")
 
@@ -58,6 +59,8 @@ def look_at(page: Path, *left_out: str) -> str:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_what_a_page_shows_is_so(name: str) -> None:
+    if needs_ssh(PAGES[name]):
+        loopback_sshd.require("ssh", "ssh-keygen", "/usr/sbin/sshd")
     wrong = look_at(PAGES[name], *(start for page, start in LEFT_OUT if page == name))
     assert not wrong, wrong
 
@@ -65,6 +68,10 @@ def test_what_a_page_shows_is_so(name: str) -> None:
 @pytest.mark.parametrize(("name", "start"), LEFT_OUT)
 def test_what_is_left_out_is_there(name: str, start: str) -> None:
     assert any(block.text.startswith(start) for block in blocks(PAGES[name]))
+
+
+def test_ssh_is_among_what_is_run() -> None:
+    assert [name for name, page in PAGES.items() if needs_ssh(page)] == ["docs/howto/transports.md"]
 
 
 def test_every_example_is_in_the_manual_with_what_it_prints() -> None:

@@ -34,7 +34,7 @@ from xsproto_sync.testing import (
 )
 
 from . import embedded_daemon as embedded
-from . import tls
+from . import loopback_sshd, tls
 from .daemons import Daemon
 from .fake_device import device_of
 
@@ -279,6 +279,35 @@ class TlsHarness(SyncHarness):
             pass
 
 
+class SshPath:
+    """Have the program `ssh` reach the loopback host, for the life of a harness."""
+
+    def __init__(self) -> None:
+        self.host = loopback_sshd.shared_host()
+        self._before = os.environ["PATH"]
+        os.environ["PATH"] = f"{self.host.directory}{os.pathsep}{self._before}"
+
+    def end(self) -> None:
+        os.environ["PATH"] = self._before
+
+
+class SshHarness(SyncHarness):
+    """`xsproto_sync` through ssh."""
+
+    can = SyncHarness.can | {"remote"}
+
+    def __init__(self, daemon: DaemonUnderTest, **options: Any) -> None:
+        super().__init__(daemon, **options)
+        self._path = SshPath()
+
+    def _open(self, socket_path: str, **options: Any) -> xsproto_sync.Client:
+        return xsproto_sync.Client(self._path.host.url + socket_path, **options)
+
+    def end(self) -> None:
+        super().end()
+        self._path.end()
+
+
 def connected(path: str) -> socket.socket:
     """Connect to a daemon's socket.
 
@@ -440,6 +469,7 @@ ADAPTERS: Final[Adapters] = {
     "sync_reader": lambda kind: _sync(kind, reader=True),
     "sync_sock": lambda kind: _sync(kind, SockHarness),
     "sync_tls": lambda kind: _sync(kind, TlsHarness),
+    "sync_ssh": lambda kind: _sync(kind, SshHarness),
     "sync_transport": lambda kind: _sync(kind, TransportHarness),
     "asyncio": _awaited("asyncio"),
     "asyncio_uvloop": _awaited("asyncio_uvloop"),
@@ -447,7 +477,7 @@ ADAPTERS: Final[Adapters] = {
     **{
         name: _awaited(name)
         for loop in ("asyncio", "trio")
-        for name in (f"{loop}_sock", f"{loop}_stream", f"{loop}_tls")
+        for name in (f"{loop}_sock", f"{loop}_stream", f"{loop}_tls", f"{loop}_ssh")
     },
     "selectors": _awaited("selectors"),
     "sync_on_gevent": _sync,
@@ -456,18 +486,38 @@ ADAPTERS: Final[Adapters] = {
     "gevent_sock": _gevent("gevent_sock"),
     "gevent_transport": _gevent("gevent_transport"),
     "gevent_tls": _gevent("gevent_tls"),
+    "gevent_ssh": _gevent("gevent_ssh"),
 }
 
 #: Those on other transports than a socket at a path: an embedded daemon shows what they can.
 TRANSPORTS: Final = {
     f"{adapter}_{transport}"
     for adapter in ("sync", "asyncio", "trio", "gevent")
-    for transport in ("sock", "transport", "stream", "tls")
+    for transport in ("sock", "transport", "stream", "tls", "ssh")
 }
 
 #: Those of them that every test run looks at; XSPROTO_TEST_TRANSPORTS=all adds the others.
-USUAL_TRANSPORTS: Final = {"sync_sock", "sync_tls", "asyncio_stream", "trio_tls"}
+USUAL_TRANSPORTS: Final = {"sync_sock", "sync_ssh", "sync_tls", "asyncio_stream", "trio_tls"}
 ALL_TRANSPORTS: Final = os.environ.get("XSPROTO_TEST_TRANSPORTS") == "all"
+
+#: Those on which every test run looks at these scenarios only, since they take their time.
+USUAL_SCENARIOS: Final = {
+    "sync_ssh": {
+        "reads_what_was_written",
+        "keeps_values_of_every_boundary_size",
+        "reads_more_at_once_than_any_buffer_holds",
+        "twenty_tasks_on_one_client",
+        "clients_are_apart",
+        "a_guest_may_what_it_is_allowed",
+        "commits_all_at_once",
+        "a_watch_tells_of_changes_at_and_below_its_path",
+        "a_wait_that_is_given_up_leaves_the_client_usable",
+        "a_daemon_that_takes_nothing_more_holds_nobody_up",
+        "the_daemons_death_ends_every_wait",
+        "events_that_came_before_the_end_are_given",
+        "closing_a_client_wakes_all_who_wait",
+    }
+}
 
 #: Those that are another one with an option: on one daemon they have shown what they can.
 VARIANTS: Final = {
@@ -486,6 +536,7 @@ ENVIRONMENTS: Final = {
     "gevent_sock": "gevent",
     "gevent_transport": "gevent",
     "gevent_tls": "gevent",
+    "gevent_ssh": "gevent",
 }
 
 #: Those for a process that has the fake XenBus device preloaded.

@@ -23,7 +23,7 @@ from xsproto_sync.testing import DaemonHarness, DaemonUnderTest, RunnableHarness
 from . import tls
 from .event_loops import AnyClient, AsyncioLoop, TrioLoop, UvloopLoop
 from .fake_device import device_of
-from .harnesses import Adapters, connected, connected_by_tls, daemon_of
+from .harnesses import Adapters, SshPath, connected, connected_by_tls, daemon_of
 
 __all__ = ["ADAPTERS"]
 
@@ -33,9 +33,16 @@ class _DaemonHarness(DaemonHarness):
         cast(AnyClient, client).close()
 
 
-class _TlsHarness(DaemonHarness):
+class _RemoteHarness(DaemonHarness):
+    """One that has something to end."""
+
     can = DaemonHarness.can | {"remote"}
 
+    def end(self) -> None:
+        raise NotImplementedError
+
+
+class _TlsHarness(_RemoteHarness):
     def __init__(self, daemon: DaemonUnderTest) -> None:
         super().__init__(daemon)
         self._proxy = tls.TlsProxy()
@@ -46,6 +53,18 @@ class _TlsHarness(DaemonHarness):
     def end(self) -> None:
         with self._proxy:
             pass
+
+
+class _SshHarness(_RemoteHarness):
+    def __init__(self, daemon: DaemonUnderTest) -> None:
+        super().__init__(daemon)
+        self._path = SshPath()
+
+    def url(self, domid: int) -> str:
+        return self._path.host.url + self.socket_path(domid)
+
+    def end(self) -> None:
+        self._path.end()
 
 
 class AsyncioHarness(_DaemonHarness, AsyncioLoop):
@@ -108,6 +127,20 @@ class TrioTlsHarness(_TlsHarness, TrioHarness):
         return await self.open_path(None, sock=self.connect(domid), **options)
 
 
+class AsyncioSshHarness(_SshHarness, AsyncioHarness):
+    """`xsproto_asyncio` through ssh."""
+
+    async def open(self, domid: int = 0, **options: Any) -> Client:
+        return await self.open_path(self.url(domid), **options)
+
+
+class TrioSshHarness(_SshHarness, TrioHarness):
+    """`xsproto_trio` through ssh."""
+
+    async def open(self, domid: int = 0, **options: Any) -> Client:
+        return await self.open_path(self.url(domid), **options)
+
+
 class TrioStreamHarness(TrioHarness):
     """`xsproto_trio` on streams that are no sockets."""
 
@@ -159,7 +192,7 @@ def _over(
         try:
             yield harness
         finally:
-            if isinstance(harness, _TlsHarness):
+            if isinstance(harness, _RemoteHarness):
                 harness.end()
 
 
@@ -170,6 +203,8 @@ ADAPTERS: Final[Adapters] = {
     "asyncio_sock": partial(_over, AsyncioSockHarness),
     "asyncio_stream": partial(_over, AsyncioStreamHarness),
     "asyncio_tls": partial(_over, AsyncioTlsHarness),
+    "asyncio_ssh": partial(_over, AsyncioSshHarness),
+    "trio_ssh": partial(_over, TrioSshHarness),
     "trio": partial(_over, TrioHarness),
     "trio_sock": partial(_over, TrioSockHarness),
     "trio_stream": partial(_over, TrioStreamHarness),

@@ -31,6 +31,7 @@ from .harnesses import (
     Adapters,
     DeviceHarness,
     PlainTransport,
+    SshPath,
     SyncHarness,
     _AwaitableClient,
     connected,
@@ -205,6 +206,23 @@ class GeventTlsHarness(GeventHarness):
             pass
 
 
+class GeventSshHarness(GeventHarness):
+    """`xsproto_gevent` through ssh."""
+
+    can = GeventHarness.can | {"remote"}
+
+    def __init__(self, daemon: Any, **options: Any) -> None:
+        super().__init__(daemon, **options)
+        self._path = SshPath()
+
+    def _open_path(self, path: str, **options: Any) -> xsproto_gevent.Client:
+        return xsproto_gevent.Client(self._path.host.url + path, **options)
+
+    def end(self) -> None:
+        super().end()
+        self._path.end()
+
+
 class GeventDeviceHarness(GeventHarness):
     """`xsproto_gevent` on the fake XenBus device, in a process that has it."""
 
@@ -234,5 +252,6 @@ ADAPTERS: Final[Adapters] = {
     "gevent_sock": partial(_over, GeventSockHarness),
     "gevent_transport": partial(_over, GeventTransportHarness),
     "gevent_tls": partial(_over, GeventTlsHarness),
+    "gevent_ssh": partial(_over, GeventSshHarness),
     "gevent_device": partial(_over, GeventDeviceHarness),
 }

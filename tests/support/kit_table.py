@@ -13,6 +13,14 @@ __all__ = ["Matrix"]
 
 _WORDS = {"passed": "ok", "skipped": "left out", "failed": "FAILED"}
 
+_TRANSPORTS = {
+    "sock": "sock=",
+    "ssh": "ssh",
+    "stream": "stream",
+    "tls": "TLS",
+    "transport": "transport=",
+}
+
 
 class Matrix:
     """What came of each scenario, by the adapter and the kind of daemon."""
@@ -46,7 +54,7 @@ class Matrix:
             padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             yield "  ".join(padded).rstrip()
         if not harnesses.ALL_TRANSPORTS:
-            yield "XSPROTO_TEST_TRANSPORTS=all runs it on more transports"
+            yield "XSPROTO_TEST_TRANSPORTS=all runs all of it, and on more transports"
         for (adapter, kind), outcomes in self._outcomes.items():
             for name, outcome in outcomes.items():
                 if outcome == "failed":
@@ -57,9 +65,7 @@ def _transport(adapter: str) -> str:
     if "device" in adapter:
         return "device"
     name = adapter.rpartition("_")[2]
-    return {"sock": "sock=", "transport": "transport=", "stream": "stream", "tls": "TLS"}.get(
-        name, "socket"
-    )
+    return _TRANSPORTS.get(name, "socket")
 
 
 def _order_of_daemons(kind: str) -> tuple[bool, str]:

@@ -10,6 +10,7 @@ chooses the port, and no daemon can be left behind.
 
 from __future__ import annotations
 
+import atexit
 import getpass
 import os
 import shlex
@@ -17,15 +18,31 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from . import ROOT, daemons
 
-__all__ = ["LoopbackSshd", "require", "tool_directory"]
+__all__ = [
+    "ALIAS",
+    "LoopbackSshd",
+    "SharedHost",
+    "black_hole",
+    "program",
+    "require",
+    "shared_host",
+    "tool_directory",
+]
+
+#: A name of the host, for the command that reaches it.
+ALIAS: Final = "dom0.example"
 
 _SSHD: Final = "/usr/sbin/sshd"
 
@@ -63,6 +80,27 @@ def tool_directory(directory: Path, tools: Iterable[str]) -> Path:
     return directory
 
 
+def program(directory: Path, text: str) -> Path:
+    """Make a program `ssh` in the shell's language; return the directory, for PATH."""
+    path = directory / "ssh"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return directory
+
+
+@contextmanager
+def black_hole() -> Iterator[int]:
+    """A port of 127.0.0.1 whose packets are lost: the kernel has no room for a connection there."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            with suppress(BlockingIOError):
+                filler.connect(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
 class LoopbackSshd:
     """An ssh daemon that accepts connections until the end of the context.
 
@@ -91,7 +129,7 @@ class LoopbackSshd:
         self._config.write_text(
             f"HostKey {directory}/host\n"
             f"AuthorizedKeysFile {directory}/user.pub\n"
-            "UsePAM no\nStrictModes no\nPermitRootLogin yes\n"
+            "MaxSessions 1000\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
             f"ForceCommand exec env -i {' '.join(words)} {command}\n"
         )
@@ -107,12 +145,14 @@ class LoopbackSshd:
             "StrictHostKeyChecking yes\nGlobalKnownHostsFile /dev/null\n"
             f"UserKnownHostsFile {self.known_hosts}\n"
             f"User {getpass.getuser()}\nIdentityFile {directory}/user\nIdentitiesOnly yes\n"
+            f"Host {ALIAS}\nHostName 127.0.0.1\nPort {self.port}\n"
         )
         #: The command that reaches it.
         self.ssh = ("ssh", "-F", str(config))
         self.directory = directory
         self._sessions: list[subprocess.Popen[bytes]] = []
-        self._thread = threading.Thread(target=self._accept)
+        # A daemon thread: else the end of the program would wait for it before it calls `__exit__`.
+        self._thread = threading.Thread(target=self._accept, daemon=True)
 
     def __enter__(self) -> Self:
         if os.getuid() == 0:
@@ -153,3 +193,51 @@ class LoopbackSshd:
         """Break all connections."""
         for session in self._sessions:
             session.kill()
+
+
+class SharedHost:
+    """A loopback host with one connection, which all clients share: so each is cheap.
+
+    The connection is that of an OpenSSH with ``ControlMaster``. To connect anew takes ten times as
+    much CPU time.
+    """
+
+    def __init__(self) -> None:
+        require("ssh", "socat", "cat")
+        directory = Path(tempfile.mkdtemp(prefix="xsproto-"))
+        self._stack = ExitStack()
+        self._stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        for name in "keys", "bin":
+            (directory / name).mkdir()
+        tools = tool_directory(directory / "tools", ["socat", "cat"])
+        sshd = self._stack.enter_context(LoopbackSshd(directory / "keys", tools))
+        #: Its URL, which the path of a socket may follow, while `directory` comes first in PATH.
+        self.url = f"ssh://127.0.0.1:{sshd.port}"
+        control = directory / "control"
+        command = ["/usr/bin/ssh", *sshd.ssh[1:], "-S", str(control)]
+        #: A directory with a program `ssh`.
+        self.directory = program(directory / "bin", f'exec {shlex.join(command)} "$@"')
+        # With a pipe, it ends with this process in any case.
+        master = subprocess.Popen(
+            [*command, "-M", "-p", str(sshd.port), "127.0.0.1", "cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+        self._stack.callback(master.communicate)
+        self._stack.callback(master.terminate)
+        deadline = time.monotonic() + 30
+        while not control.exists():
+            assert master.poll() is None, "ssh has ended"
+            assert time.monotonic() < deadline, "ssh does not connect"
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@cache
+def shared_host() -> SharedHost:
+    """Start a shared host, which is there until this process ends."""
+    host = SharedHost()
+    atexit.register(host.close)
+    return host

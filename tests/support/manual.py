@@ -13,6 +13,9 @@ a program   that is included from the examples is run
 ``text``    must be what the block right before it printed; there ``...`` stands for anything
 =========== ======================================================================================
 
+Where a block reaches a host by ssh, that is the loopback host of `tests.support.loopback_sshd`,
+with the same store.
+
 A block of another kind, or a ``text`` that follows none, is an error: it could say anything.
 
 By hand: ``python -m tests.support.manual docs/learn/tutorial.md``.
@@ -24,12 +27,13 @@ import doctest
 import io
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import redirect_stdout, suppress
+from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,9 +41,10 @@ from attrs import frozen
 
 from xsproto_sync import EmbeddedXenStore
 
-from . import ROOT
+from . import ROOT, loopback_sshd
+from .loopback_sshd import LoopbackSshd
 
-__all__ = ["PROGRAM", "ROOT", "Block", "blocks", "run_page"]
+__all__ = ["PROGRAM", "ROOT", "Block", "blocks", "needs_ssh", "run_page"]
 
 _FENCE: Final = re.compile(
     r"^(?P<indent> *)(?P<fence>`{3,})(?P<language>[^\n`]*)\n"
@@ -122,9 +127,30 @@ def run_page(page: Path, directory: Path, left_out: Collection[str] = ()) -> Non
         "HOME": str(directory),
         "COLUMNS": "100",
     }
-    with EmbeddedXenStore() as store:
+    with EmbeddedXenStore() as store, ExitStack() as stack:
         os.environ["XENSTORED_PATH"] = store.socket_path()
+        if needs_ssh(page, left_out):
+            _reach_by_ssh(stack, directory, store.socket_path())
         _run_blocks(page, directory, left_out)
+
+
+def needs_ssh(page: Path, left_out: Collection[str] = ()) -> bool:
+    """Whether a block of a page, other than those that are left out, reaches a host by ssh."""
+    return any(
+        f"ssh://{loopback_sshd.ALIAS}" in block.text
+        for block in blocks(page)
+        if not block.text.startswith(tuple(left_out))
+    )
+
+
+def _reach_by_ssh(stack: ExitStack, directory: Path, socket_path: str) -> None:
+    keys = directory / "keys"
+    keys.mkdir()
+    tools = loopback_sshd.tool_directory(directory / "tools", ["python3"])
+    host = LoopbackSshd(keys, tools, {"XENSTORED_PATH": socket_path})
+    sshd = stack.enter_context(host)
+    command = ["/usr/bin/ssh", *sshd.ssh[1:]]
+    loopback_sshd.program(directory / "bin", f'exec {shlex.join(command)} "$@"')
 
 
 def _run_blocks(page: Path, directory: Path, left_out: Collection[str]) -> None:

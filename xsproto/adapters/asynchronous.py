@@ -474,9 +474,10 @@ class AsyncBackend(Backend):
         """
 
     async def open_ssh(self, where: str) -> SshProcess:
-        """Connect to a host by ssh: call `xsproto.adapters.ssh.open_ssh` in a thread.
+        """Connect to a host by ssh.
 
-        A cancellation must leave no process behind.
+        Call `xsproto.adapters.ssh.start_ssh`, and `SshProcess.connect` in a thread. A cancellation
+        must leave no process behind: `SshProcess.kill` ends ssh, and the thread's wait for it.
 
         Arguments:
             where: the destination.

@@ -67,8 +67,8 @@ class Backend(ABC):
         start_thread: for the device, starts a thread of the operating system, as
             ``_thread.start_new_thread`` does. A greenlet will not do: it waits in the kernel. May
             raise ``RuntimeError``.
-        now: for ssh, servers and time limits, returns the time in seconds, of a clock that is never put
-            back.
+        now: for ssh, servers and time limits, returns the time in seconds, of a clock that is never
+            put back.
     """
 
     os: Any

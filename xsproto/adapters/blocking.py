@@ -101,12 +101,11 @@ class BlockingBackend(Backend, Generic[ConnectionT]):
     def open_watches(self, path: str) -> ConnectionTransport:
         """Open the device at a path for watches: a `device_transport.WatchTransport`."""
 
-    def open_ssh(self, where: str, timeout: float | None) -> SshProcess:
-        """Connect to a host by ssh; see `xsproto.adapters.ssh.open_ssh`.
+    def open_ssh(self, where: str, timeout: Timeout) -> SshProcess:
+        """Connect to a host by ssh.
 
         Arguments:
-            where: the destination.
-            timeout: the seconds that it may take; None for as long as ssh tries.
+            where, timeout: see `xsproto.adapters.ssh.open_ssh`.
         """
         from .ssh import open_ssh  # most programs need none of it
 
@@ -122,7 +121,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
         place: where XenStore is, or a stream that is connected to it.
         timeout: the seconds that connecting, and each call without a time limit of its own, may
             take; None for ever. By default that is for ever on a socket, and `device.TIMEOUT` on
-            the device.
+            the device; to connect by ssh, it is `xsproto.adapters.ssh.CONNECT_TIMEOUT`.
         backend: what the adapter gives.
 
     Raises:
@@ -136,6 +135,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
     def __init__(
         self, place: Location | Stream, timeout: Timeout, backend: BlockingBackend[ConnectionT]
     ) -> None:
+        given = timeout
         on_device = isinstance(place, Location) and place.kind == "device"
         if timeout is DEFAULT:
             timeout = device.TIMEOUT if on_device else None
@@ -151,7 +151,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
         elif place.kind == "ssh":
             from .ssh import SshSocket  # most programs need none of it
 
-            process = backend.open_ssh(place.path, clock.timeout)
+            process = backend.open_ssh(place.path, DEFAULT if given is DEFAULT else clock.timeout)
             transport = backend.open_stream(Stream(SshSocket(process), process.name))
         elif place.kind == "device":
             transport = backend.open_requests(place.path)

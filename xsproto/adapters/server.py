@@ -155,7 +155,8 @@ class Service:
         """Serve a connected socket, whose client acts as a domain.
 
         The server takes the socket over and closes it at the end of the connection. A plain socket
-        is detached: `sock` itself is closed from now on. What is refused is left as it is.
+        is detached: `sock` itself is closed from now on. What is refused is left as it is. A client
+        that has reset its TCP connection meanwhile is no error: it has come and gone.
 
         Arguments:
             sock: a connected stream socket: an end of a socketpair, an accepted connection, or an
@@ -164,8 +165,8 @@ class Service:
 
         Raises:
             InvalidType: `sock` is no socket, or `domid` no int.
-            InvalidArgument: `sock` is closed, no stream, not connected (over TCP, its client may
-                have reset it), or its handshake is not done; or the domain does not exist.
+            InvalidArgument: `sock` is closed, no stream, not connected, or its handshake is not
+                done; or the domain does not exist.
             LocalProtocolError: the server is closed.
         """
         if self.ended:
@@ -176,7 +177,13 @@ class Service:
             raise InvalidArgument(
                 f"this store has no domain {domid}: create it first, with add_domain({domid})"
             )
-        check_socket(sock)
+        try:
+            check_socket(sock)
+        except InvalidArgument:
+            if not self._was_reset(sock):
+                raise
+            sock.close()
+            return
         if is_tls(sock):
             sock = TlsSocket(sock)
         else:
@@ -206,6 +213,15 @@ class Service:
                     return
             finally:
                 os.close(fd)
+
+    def _was_reset(self, sock: Any) -> bool:
+        """Whether a socket is not connected any more since its peer has reset the connection."""
+        socket = self._socket
+        try:
+            reason = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        except OSError:
+            return False  # it is closed, or no socket
+        return reason in (errno.ECONNRESET, errno.EPIPE)
 
     def _bind(self, sock: Any, path: str) -> None:
         try:

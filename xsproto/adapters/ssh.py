@@ -31,6 +31,14 @@ not print a greeting.
 **The probe.** ``socat`` and ``nc`` connect to the daemon only once they run, after the greeting. So
 `open_ssh` sends one harmless request, and waits for its answer: only then does it know that a
 daemon is there, and every failure until then is an error of `open_ssh`.
+
+**Time limits.** A host may swallow packets, an authentication may hang, a login shell may never
+end. ssh gives up on a host that does not answer (``ConnectTimeout``), and says so. All steps
+together have a limit of their own, `CONNECT_TIMEOUT` by default.
+
+**The end.** An event loop must not wait for an ssh that hangs. So `SshProcess.close` asks nothing
+of it: ssh is killed, together with what it has started for itself, such as a ProxyCommand. The
+kernel closes its connection then, and the far end learns of that as of any other end.
 """
 
 from __future__ import annotations
@@ -42,6 +50,7 @@ from urllib.parse import unquote
 
 from attrs import frozen
 
+from ..clients.connection import DEFAULT, Timeout
 from ..errors import ConnectFailed, InvalidArgument, InvalidType, RemoteProtocolError
 from ..wire import Op, Packet, PacketReader
 from .backend import Backend
@@ -51,6 +60,7 @@ from .streams import Wrapper
 from .transport import READ_SIZE
 
 __all__ = [
+    "CONNECT_TIMEOUT",
     "GREETING",
     "NOISE_MAX",
     "SCRIPT",
@@ -60,7 +70,14 @@ __all__ = [
     "command",
     "open_ssh",
     "parse_destination",
+    "start_ssh",
 ]
+
+#: The seconds that connecting may take, unless the caller says otherwise.
+CONNECT_TIMEOUT: Final = 60.0
+
+# The most seconds that ssh waits for a host to answer, unless the caller allows any time.
+_ANSWER_TIMEOUT: Final = 30
 
 #: How the first line of the far end begins.
 GREETING: Final = b"xsproto-stdio 1 "
@@ -74,10 +91,12 @@ _LINE_MAX: Final = 4096
 # The most reads in a row of what ssh says: there may be no end of it.
 _READS: Final = 16
 
-# The seconds that ssh gets to end after the end of its connection, and again after SIGTERM.
+# The seconds that ssh gets to end by itself, after the end of its connection.
 _GRACE: Final = 2.0
+# The seconds that the kernel gets to end an ssh that is killed.
+_KILLED: Final = 0.1
 # The seconds between two looks whether ssh has ended.
-_PAUSE: Final = 0.005
+_PAUSE: Final = 0.001
 
 # Of `signal`, the same on every system that has them.
 _SIGHUP: Final = 1
@@ -182,6 +201,7 @@ _HINTS: Final = (
         "Permission denied",
         "ssh must not ask for a password here; it needs a key, or an agent that has one",
     ),
+    ("timed out", "the host does not answer, or a firewall drops what is sent to it"),
 )
 
 
@@ -276,12 +296,17 @@ def _invalid(where: str, why: str) -> InvalidArgument:
 
 
 def command(
-    destination: Destination, *, read_only: bool = False, ssh: Sequence[str] = ("ssh",)
+    destination: Destination,
+    *,
+    timeout: float | None = None,
+    read_only: bool = False,
+    ssh: Sequence[str] = ("ssh",),
 ) -> list[str]:
     """Return the command that connects to a destination.
 
     Arguments:
         destination: where to connect to.
+        timeout: the seconds that connecting may take; None for what ssh's configuration says.
         read_only: whether the far end must refuse whatever changes something.
         ssh: the program, and options of it.
     """
@@ -291,6 +316,10 @@ def command(
         .replace("@READ_ONLY@", "1" if read_only else "")
     )
     words = [*ssh, *_OPTIONS]
+    if timeout is not None:
+        # Before the time is over: ssh knows better than its caller what it has waited for.
+        seconds = max(1, int(min(timeout - 1, _ANSWER_TIMEOUT)))
+        words += ["-o", f"ConnectTimeout={seconds}"]
     if destination.port is not None:
         words += ["-p", str(destination.port)]
     if destination.user is not None:
@@ -299,7 +328,7 @@ def command(
 
 
 class SshProcess:
-    """OpenSSH, connected to a XenStore on another host. Made by `open_ssh`.
+    """OpenSSH, connected to a XenStore on another host. Made by `open_ssh` or `start_ssh`.
 
     A client that uses `sock` must keep this object, and call `close` at its own end.
 
@@ -311,13 +340,16 @@ class SshProcess:
             ``python3``; empty until the far end has said it.
     """
 
-    def __init__(self, name: str, words: Sequence[str], backend: Backend) -> None:
+    def __init__(
+        self, name: str, words: Sequence[str], backend: Backend, timeout: float | None = None
+    ) -> None:
         """Start ssh.
 
         Arguments:
             name: the destination, for messages.
             words: the command.
             backend: what the adapter gives.
+            timeout: the seconds until `connect` gives up, from now; None for never.
 
         Raises:
             ConnectFailed: the program is not there, or cannot be started.
@@ -325,6 +357,8 @@ class SshProcess:
         self.name = name
         self.tool = ""
         self._backend = backend
+        self._timeout = timeout
+        self._deadline = None if timeout is None else backend.now() + timeout
         os = backend.posix
         self._said = b""
         # What follows is kept in lists and by objects that close it: an interrupt, wherever it
@@ -375,6 +409,26 @@ class SshProcess:
     def __repr__(self) -> str:
         state = "open" if self._pids else "closed"
         return f"<{type(self).__module__}.{type(self).__qualname__} {self.name} {state}>"
+
+    def connect(self) -> None:
+        """Wait until a daemon has answered a request on the connection.
+
+        It blocks: an adapter of an event loop calls it in a thread, and `kill` ends it. Whatever it
+        raises, the process is closed then.
+
+        Raises:
+            ConnectFailed: one of the steps failed; the error says which one, and what ssh said.
+        """
+        step = "it is connecting, or the far end prints no greeting"
+        try:
+            self.tool = _greeting(self, self._deadline)
+            step = f"{self.tool} runs at the far end, but no daemon answers"
+            _probe(self, self._deadline)
+        except TimeoutError:
+            _fail(self, f"not within {self._timeout} s: {step}")
+        except BaseException:
+            self.close()
+            raise
 
     def words(self) -> str:
         """Return what ssh has said on its standard error, or the last part of it. It never waits.
@@ -437,27 +491,35 @@ class SshProcess:
         self._reap(_GRACE)
         return self._status
 
-    def close(self) -> None:
-        """Close the connection and end ssh. Idempotent, from any thread.
+    def kill(self) -> None:
+        """Kill ssh, and what it has started, and end the connection. From any thread.
 
-        It waits until ssh has ended, which takes milliseconds, or seconds if ssh hangs: an adapter
-        of an event loop calls it in a thread.
+        It waits for nothing. `connect`, in another thread, fails then.
         """
         backend = self._backend
+        try:
+            self.sock.shutdown(backend.socket.SHUT_RDWR)
+        except OSError:
+            pass  # it is closed, or ssh has ended it
+        for pid in tuple(self._pids):
+            try:
+                backend.posix.killpg(pid, _SIGKILL)
+            except OSError:
+                pass  # something else has taken its status
+
+    def close(self) -> None:
+        """Close the connection and kill ssh. Idempotent, from any thread.
+
+        It waits until the kernel has ended ssh, which takes about a millisecond. An ssh that the
+        kernel cannot end in `_KILLED` seconds is left to it.
+        """
         self.sock.close()
         self._errors.close()
-        if backend.posix.getpid() != self._opener:
+        if self._backend.posix.getpid() != self._opener:
             self._pids.clear()  # a forked child: ssh is the parent's
-        for number in (_SIGTERM, _SIGKILL):
-            pids = tuple(self._pids)
-            if self._reap(0):
-                return
-            for pid in pids:
-                try:
-                    backend.posix.kill(pid, number)
-                except ProcessLookupError:
-                    pass  # something else has taken its status
-            self._reap(_GRACE)
+        if not self._reap(0):
+            self.kill()
+            self._reap(_KILLED)
 
     def _reap(self, seconds: float) -> bool:
         """Wait for ssh to end, and take its status; return whether it has ended."""
@@ -552,18 +614,19 @@ def open_ssh(
     where: str | Destination,
     backend: Backend,
     *,
-    timeout: float | None = None,
+    timeout: Timeout = DEFAULT,
     read_only: bool = False,
     ssh: Sequence[str] = ("ssh",),
 ) -> SshProcess:
     """Connect to the XenStore of another host.
 
-    It blocks: an adapter of an event loop calls it in a thread.
+    It blocks: an adapter of an event loop calls `start_ssh`, and `SshProcess.connect` in a thread.
 
     Arguments:
         where: ``ssh://[user@]host[:port][/path/of/socket]``, or ``[user@]host``; or a destination.
         backend: what the adapter gives.
-        timeout: the seconds that it may take; None for as long as ssh tries.
+        timeout: the seconds that it may take, by default `CONNECT_TIMEOUT`; None for as long as ssh
+            tries, by its own configuration.
         read_only: whether the far end must refuse whatever changes something. It then needs
             xsproto.
         ssh: the program, and options of it.
@@ -575,21 +638,32 @@ def open_ssh(
         InvalidType, InvalidArgument: `where` is no destination.
         ConnectFailed: one of the steps failed; the error says which one, and what ssh said.
     """
-    destination = where if isinstance(where, Destination) else parse_destination(where)
-    deadline = None if timeout is None else backend.now() + timeout
-    words = command(destination, read_only=read_only, ssh=ssh)
-    process = SshProcess(destination.name, words, backend)
-    step = "it is connecting, or the far end prints no greeting"
-    try:
-        process.tool = _greeting(process, deadline)
-        step = f"{process.tool} runs at the far end, but no daemon answers"
-        _probe(process, deadline)
-    except TimeoutError:
-        _fail(process, f"not within {timeout} s: {step}")
-    except BaseException:
-        process.close()
-        raise
+    process = start_ssh(where, backend, timeout=timeout, read_only=read_only, ssh=ssh)
+    process.connect()
     return process
+
+
+def start_ssh(
+    where: str | Destination,
+    backend: Backend,
+    *,
+    timeout: Timeout = DEFAULT,
+    read_only: bool = False,
+    ssh: Sequence[str] = ("ssh",),
+) -> SshProcess:
+    """Start to connect to the XenStore of another host; `SshProcess.connect` waits for it.
+
+    Arguments:
+        where, backend, timeout, read_only, ssh: see `open_ssh`.
+
+    Raises:
+        InvalidType, InvalidArgument: `where` is no destination.
+        ConnectFailed: ssh cannot be started.
+    """
+    destination = where if isinstance(where, Destination) else parse_destination(where)
+    seconds = CONNECT_TIMEOUT if timeout is DEFAULT else timeout
+    words = command(destination, timeout=seconds, read_only=read_only, ssh=ssh)
+    return SshProcess(destination.name, words, backend, seconds)
 
 
 def _greeting(process: SshProcess, deadline: float | None) -> str:

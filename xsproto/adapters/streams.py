@@ -80,8 +80,19 @@ def own_socket(sock: Any, make: Callable[..., Any]) -> Any:
     Arguments:
         sock: `Stream.sock`. A `Wrapper` is returned as it is.
         make: the class of the adapter's sockets.
+
+    Raises:
+        InvalidType: it is the socket of a transport of asyncio, which keeps it.
     """
-    return sock if isinstance(sock, Wrapper) else make(fileno=sock.detach())
+    if isinstance(sock, Wrapper):
+        return sock
+    try:
+        fd = sock.detach()
+    except TypeError as error:  # uvloop's has all methods of a socket, and they raise this
+        raise InvalidType(
+            f"sock must be a connected socket, and this one is another stream's: {sock!r}: {error}"
+        ) from error
+    return make(fileno=fd)
 
 
 def check_socket(sock: Any) -> None:

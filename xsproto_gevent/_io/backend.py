@@ -9,7 +9,7 @@ import posix
 import select
 from time import monotonic
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import gevent
 from gevent.local import local
@@ -20,8 +20,9 @@ from xsproto.adapters.deadlines import Clock
 from xsproto.adapters.device_transport import RequestTransport, WatchTransport
 from xsproto.adapters.streams import Stream, Wrapper, own_socket
 from xsproto.adapters.transport import ConnectionTransport, SocketTransport
+from xsproto.clients.connection import Timeout
 from xsproto.clients.session import Session
-from xsproto.errors import connect_failed
+from xsproto.errors import XenStoreError, connect_failed
 
 from .connection import Connection
 
@@ -100,11 +101,28 @@ class GeventBackend(BlockingBackend[Connection]):
         """See `BlockingBackend`."""
         return WatchTransport(path, self)
 
-    def open_ssh(self, where: str, timeout: float | None) -> SshProcess:
+    def open_ssh(self, where: str, timeout: Timeout) -> SshProcess:
         """See `BlockingBackend`. A thread of the hub's pool waits, and other greenlets run."""
-        opened: Any = gevent.get_hub().threadpool.apply(super().open_ssh, (where, timeout))
-        process: SshProcess = opened
+        from xsproto.adapters.ssh import start_ssh  # most programs need none of it
+
+        process = start_ssh(where, self, timeout=timeout)
+        try:
+            error = gevent.get_hub().threadpool.apply(_connect, (process,))
+        except BaseException:
+            process.kill()  # which ends the wait of the thread, too
+            raise
+        if error is not None:
+            raise error
         return process
+
+
+def _connect(process: SshProcess) -> XenStoreError | None:
+    """Return the error: the hub would print what its thread raises."""
+    try:
+        process.connect()
+    except XenStoreError as error:
+        return error
+    return None
 
 
 #: The one backend.
