@@ -31,7 +31,7 @@ def load_profile() -> None:
 
     # The same examples every time, so that neither a verdict nor the coverage depends on luck.
     settings.register_profile(
-        "ci", derandomize=True, database=None, deadline=None, max_examples=60, print_blob=True
+        "ci", derandomize=True, database=None, deadline=None, max_examples=40, print_blob=True
     )
     # New examples every time: HYPOTHESIS_PROFILE=long pytest
     settings.register_profile(
