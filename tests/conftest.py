@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from .support import daemons
 from .support.daemons import Daemon
@@ -23,20 +22,38 @@ pytest_plugins = [
     "tests.support.subprocesses",
 ]
 
-# The same examples every time, so that neither a verdict nor the coverage depends on luck.
-settings.register_profile(
-    "ci", derandomize=True, database=None, deadline=None, max_examples=60, print_blob=True
-)
-# New examples every time: HYPOTHESIS_PROFILE=long pytest
-settings.register_profile(
-    "long",
-    deadline=None,
-    max_examples=5000,
-    stateful_step_count=100,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+
+
+def load_profile() -> None:
+    """Have hypothesis do as `PROFILE` says."""
+    from hypothesis import HealthCheck, settings
+
+    # The same examples every time, so that neither a verdict nor the coverage depends on luck.
+    settings.register_profile(
+        "ci", derandomize=True, database=None, deadline=None, max_examples=40, print_blob=True
+    )
+    # New examples every time: HYPOTHESIS_PROFILE=long pytest
+    settings.register_profile(
+        "long",
+        deadline=None,
+        max_examples=5000,
+        stateful_step_count=100,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile(PROFILE)
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    # Not always: dozens of processes test no property, and hypothesis takes long to import, with
+    # trio, which it looks for.
+    if (
+        isinstance(collector, pytest.Module)
+        and "hypothesis" not in sys.modules
+        and "from hypothesis" in collector.path.read_text()
+    ):
+        load_profile()
 
 
 def pytest_configure() -> None:
@@ -53,6 +70,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
+    if hypothesis := sys.modules.get("hypothesis"):
+        assert hypothesis.settings.get_current_profile_name() == PROFILE, "it was imported before"
     # All modules and tests stay until the end. The collector need not look at them time and again:
     # that would be a quarter of the time, and most of it where a test collects in a loop.
     gc.collect()

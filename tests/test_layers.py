@@ -6,6 +6,7 @@ The tests read the source: what one test run happens to import says nothing abou
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -165,7 +166,8 @@ def test_every_module_keeps_the_rules(module: str) -> None:
     assert not found, "\n".join(found)
 
 
-def graph() -> dict[str, set[str]]:
+@functools.cache
+def graph() -> Mapping[str, set[str]]:
     """Each module -> the modules that it imports. A package counts as its `__init__`."""
     arrows = {}
     for module, path in MODULES.items():

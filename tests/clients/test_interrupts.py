@@ -68,6 +68,7 @@ GAPS = (1, 2, 3, 4, 6, 9, 13, 19, 28, 41)
 #: Seconds after which a call is taken to hang.
 PATIENCE: Final = 5
 KNOWN = {b"/known/%d" % number: b"value %d" % number for number in range(10)}
+FEW = dict.fromkeys((b"/few", b"/few/0", b"/few/1"), b"")
 #: Paths so long that what reads them all does not fit a small buffer.
 LONG = {b"/long/%d/" % number + b"x" * 1000: b"long %d" % number for number in range(12)}
 BIG = [b"a-rather-long-name-%d" % number for number in range(400)]
@@ -169,12 +170,12 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 # The daemon
 
-_NODE = rb"/(known(/\d)?|long/\d+/x{1000}|w|t|second|storm/[\w/]+)"
+_NODE = rb"/(known/\d|few(/\d)?|long/\d+/x{1000}|w|t|second|storm/[\w/]+)"
 #: What the payload of each request looks like: half a message, or two in one, look otherwise.
 _PAYLOADS: Final = {
     Op.READ: re.compile(_NODE + rb"\0"),
     Op.WRITE: re.compile(_NODE + rb"\0(\d*|(\d+ of \d;)+)"),
-    Op.DIRECTORY: re.compile(rb"/(big|known(/\d)?)\0"),
+    Op.DIRECTORY: re.compile(rb"/(big|few(/\d)?)\0"),
     Op.DIRECTORY_PART: re.compile(rb"/big\0\d+\0"),
     Op.WATCH: re.compile(rb"/(watched|w|second|storm/watched)\0xsproto-\d+\0"),
     Op.UNWATCH: re.compile(rb"/(watched|w|second|storm/watched)\0xsproto-\d+\0"),
@@ -191,7 +192,7 @@ class CheckingDaemon:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.path)
         self._listener.listen()
-        self.values = KNOWN | LONG | {b"/second": b"the second", b"/known": b""}
+        self.values = KNOWN | LONG | {b"/second": b"the second"} | FEW
         self.peers: list[Peer] = []
         self.wrong: list[str] = []
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -314,8 +315,7 @@ class Peer:
         elif op == Op.DIRECTORY:
             if path == b"/big":
                 raise KeyError(b"E2BIG")
-            names = [b"%d" % number for number in range(10)] if path == b"/known" else []
-            return b"".join(name + b"\0" for name in names)
+            return b"0\x001\0" if path == b"/few" else b""
         elif op == Op.DIRECTORY_PART:
             names_ = b"".join(name + b"\0" for name in BIG)
             at = int(rest.rstrip(b"\0"))
@@ -583,7 +583,7 @@ class Bench:
         assert self.client.read_many(LONG) == [*LONG.values()]
 
     def walk(self) -> None:
-        assert len([*self.client.walk(b"/known")]) == 11
+        assert len([*self.client.walk(b"/few")]) == 3
 
     def transact(self) -> None:
         def function(tx: Transaction) -> bytes:

@@ -767,12 +767,12 @@ ALL = {"write_blocked": True, "half": True, "split": True}
         Plan("ee", **ALL),
         Plan("ef", **ALL),
         Plan("rrr", subsets=False),
-        Plan("rre", subsets=False),
-        Plan("ref", subsets=False),
-        Plan("ree"),
+        Plan("rre", subsets=False, bound=4_000),
+        Plan("ref", subsets=False, bound=4_000),
+        Plan("ree", bound=4_000),
         Plan("rep", subsets=False),
         Plan("eee"),
-        Plan("eef"),
+        Plan("eef", bound=4_000),
         Plan("bp", **ALL),
         Plan("rb", subsets=False, write_blocked=True),
         Plan("be", subsets=False, half=True),
@@ -804,7 +804,7 @@ def test_every_order_of_steps_ends_well(plan: Plan) -> None:
         (Plan("re"), 8),
         (Plan("ee"), 5),
         (Plan("b"), 3),
-        (Plan("be", subsets=False), 20),
+        (Plan("be", subsets=False), 40),
         (Plan("rrp", subsets=False, bound=2_000), 40),
         (Plan("ree", subsets=False, bound=2_000), 40),
         (Plan("rr", bound=2_000, **ALL), 40),
@@ -818,7 +818,7 @@ def test_an_interrupt_at_any_line_harms_nobody_else(plan: Plan, every: int) -> N
 @in_the_background
 @pytest.mark.parametrize(
     ("plan", "every"),
-    [(Plan("rr"), 1_000), (Plan("re"), 600), (Plan("ee"), 400)],
+    [(Plan("rr"), 2_000), (Plan("re"), 1_200), (Plan("ee"), 800)],
     ids=str,
 )
 def test_nor_does_one_upon_another(plan: Plan, every: int) -> None:

@@ -34,16 +34,7 @@ def cells() -> Iterator[Any]:
     """Each adapter with each daemon and each scenario."""
     for adapter in ADAPTERS:
         for kind in (*daemons.KINDS, *embedded.KINDS):
-            if (
-                (adapter in adapters.VARIANTS and kind != "c")
-                or (adapter in adapters.TRANSPORTS and kind != "embedded")
-                or (
-                    adapter in adapters.TRANSPORTS - adapters.USUAL_TRANSPORTS
-                    and not adapters.ALL_TRANSPORTS
-                )
-                # One adapter shows whether the daemon's other profile is right.
-                or (kind == "embedded-4.17" and adapter not in ("sync", "sync_device"))
-            ):
+            if adapters.is_left_out(adapter, kind):
                 continue
             marks = []
             if (environment := adapters.ENVIRONMENTS.get(adapter)) is not None:
@@ -52,7 +43,7 @@ def cells() -> Iterator[Any]:
                 # In the background: they wait for daemons half of the time.
                 marks.append(pytest.mark.environment("plain", adapter.partition("_")[0]))
             for name in SCENARIOS:
-                if adapters.ALL_TRANSPORTS or name in adapters.USUAL_SCENARIOS.get(adapter, {name}):
+                if adapters.ALL_CELLS or name in adapters.USUAL_SCENARIOS.get(adapter, {name}):
                     ident = f"{adapter}-{kind}-{name}"
                     yield pytest.param(adapter, kind, name, marks=marks, id=ident)
 

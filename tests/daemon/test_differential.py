@@ -24,7 +24,7 @@ from .differential import runs, undrained
 from .differential.cells import outcomes_of
 from .differential.pair import Step, installed_profile
 
-STEPS: Final = int(os.environ.get("XSPROTO_DIFFERENTIAL", "5600"))
+STEPS: Final = int(os.environ.get("XSPROTO_DIFFERENTIAL", "2800"))
 FIRST: Final = int(os.environ.get("XSPROTO_DIFFERENTIAL_SEED", "1"))
 RUN: Final = 700  # steps that share one daemon
 #: From how many steps on every outcome must have been seen, and how often.

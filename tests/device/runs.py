@@ -12,11 +12,21 @@ from typing import Final
 from ..support import ROOT
 from ..support.daemons import Daemon, Op
 from ..support.fake_device import Outcome, Preload, device_of
+from ..support.harnesses import ENVIRONMENTS
 from .mutants import Verdict
 from .probes import PROBES
 from .probes.device import OK
 
-__all__ = ["FILES", "TEST", "device_for", "run_adapter", "run_file", "run_mutants", "run_probes"]
+__all__ = [
+    "FILES",
+    "TEST",
+    "device_for",
+    "group_of",
+    "run_adapter",
+    "run_group",
+    "run_mutants",
+    "run_probes",
+]
 
 #: The conformance kit, on the device there.
 TEST: Final = "tests/conformance/test_conformance.py::test_conformance"
@@ -30,13 +40,24 @@ def run_adapter(adapter: str) -> Mapping[str, Outcome]:
     """Run the kit on an adapter and each daemon; return what came of each scenario's test."""
     with Preload() as preload:
         # "strict", in which a second request ends the process even if it does no harm.
-        return preload.run_tests([TEST, "-k", f"{adapter}-"], modes="strict")
+        environment = ENVIRONMENTS.get(adapter, "plain")
+        tests = [TEST, "-k", f"{adapter}-"]
+        return preload.run_tests(tests, environment=environment, modes="strict")
 
 
-def run_file(file: Path) -> Mapping[str, Outcome]:
-    """Run one of `FILES`; return what came of each test."""
+def group_of(file: Path) -> str:
+    """Return which process runs one of `FILES`: some count threads and descriptors."""
+    if file.stem == "test_interrupts":
+        return "the longest"
+    marks = ("each_of(", "pytest.mark.environment(")
+    return "environments" if any(mark in file.read_text() for mark in marks) else "plain"
+
+
+def run_group(group: str) -> Mapping[str, Outcome]:
+    """Run the files of a group; return what came of each test."""
+    files = [str(file.relative_to(ROOT)) for file in FILES if group_of(file) == group]
     with Preload() as preload:
-        return preload.run_tests([str(file.relative_to(ROOT))])
+        return preload.run_tests(files)
 
 
 def device_for(daemon: Daemon, domid: int) -> str:

@@ -14,13 +14,13 @@ from xsproto.testing import SCENARIOS, run_scenario
 
 from ..support import daemons
 from ..support.fake_device import LIBRARY, Outcome
-from ..support.harnesses import DEVICE_ADAPTERS, VARIANTS, real_device, run
+from ..support.harnesses import DEVICE_ADAPTERS, is_left_out, real_device, run
 from .runs import TEST, run_adapter
 
 CELLS = [
     (adapter, kind)
     for adapter, kind in product(DEVICE_ADAPTERS, (*daemons.KINDS, "embedded"))
-    if adapter not in VARIANTS or kind == "c"
+    if not is_left_out(adapter, kind)
 ]
 
 #: Scenarios that need a daemon that nobody else uses: with which daemon, and why.

@@ -212,6 +212,7 @@ def test_a_wrong_mode_is_told(preload: Preload) -> None:
 # Tests on it
 
 
+@pytest.mark.parametrize("daemon", ["c"], indirect=True)  # one is enough for what it shows
 def test_tests_run_on_it(device: str, preload: Preload, tmp_path: Path) -> None:
     """One that violates a rule ends its process, and neither the others nor the run."""
     (tmp_path / "pytest.ini").touch()

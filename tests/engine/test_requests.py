@@ -61,7 +61,7 @@ from ..support import ROOT
 CLASSES = list(STRATEGIES)
 every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 # There are thirty classes, which share most of their code.
-few_examples = settings(max_examples=settings().max_examples // 3)
+few_examples = settings(max_examples=settings().max_examples // 4)
 
 U64 = (1 << 64) - 1
 R5, N0 = Permission(5, read=True), Permission(0)
@@ -226,6 +226,7 @@ ACKNOWLEDGED = [
         b"OK\0\xff\x00%s:",  # of FreeBSD's device
     ],
 )
+@few_examples
 @given(st.data())
 def test_a_reply_without_a_value_may_have_any_payload(
     cls: type[Request[Any]], payload: bytes, data: st.DataObject
@@ -235,6 +236,7 @@ def test_a_reply_without_a_value_may_have_any_payload(
 
 
 @every_class
+@few_examples
 @given(st.data())
 def test_all_other_replies_have_a_form(cls: type[Request[Any]], data: st.DataObject) -> None:
     request = data.draw(STRATEGIES[cls])

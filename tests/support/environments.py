@@ -1,7 +1,7 @@
 """The environments that tests run in: what a process does before it imports anything else.
 
 ``python -m tests.support.environments ENVIRONMENT ARGUMENTS`` is pytest with these arguments, in
-that environment. `tests.support.subprocesses` starts it.
+that environment. `tests.support.subprocesses` and `tests.support.fake_device` start it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ import marshal
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["ENVIRONMENT", "ENVIRONMENTS", "RECORD"]
+__all__ = ["ENVIRONMENT", "ENVIRONMENTS", "RECORD", "TESTS"]
 
-#: Variables that say which environment a process is, and the file to write to what its tests do.
+#: Variables that say which environment a process is, the file that names the tests to run, and the
+#: file to write to what they do.
 ENVIRONMENT: Final = "XSPROTO_ENVIRONMENT"
+TESTS: Final = "XSPROTO_ENVIRONMENT_TESTS"
 RECORD: Final = "XSPROTO_ENVIRONMENT_RECORD"
 
 
@@ -54,10 +57,15 @@ ENVIRONMENTS: Final[Mapping[str, Callable[[], None]]] = {
 
 
 class _Recorder:
-    """Write down each test that begins, and each report."""
+    """Run the tests that are named; write down each that begins, and each report."""
 
     def pytest_configure(self, config: pytest.Config) -> None:
         self._config = config
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        # Pytest takes seconds to find hundreds of tests that its arguments name.
+        named = set(Path(os.environ[TESTS]).read_text().splitlines())
+        items[:] = [item for item in items if item.nodeid in named]
 
     def _write(self, nodeid: str, data: Any) -> None:
         # Neither JSON, which knows no tuples, nor Python's syntax: `ast` does not work in several

@@ -496,9 +496,11 @@ TRANSPORTS: Final = {
     for transport in ("sock", "transport", "stream", "tls", "ssh")
 }
 
-#: Those of them that every test run looks at; XSPROTO_TEST_TRANSPORTS=all adds the others.
+#: Those of them that every test run looks at.
 USUAL_TRANSPORTS: Final = {"sync_sock", "sync_ssh", "sync_tls", "asyncio_stream", "trio_tls"}
-ALL_TRANSPORTS: Final = os.environ.get("XSPROTO_TEST_TRANSPORTS") == "all"
+
+#: Whether a test run looks at the others, and at those `ON_ONE_DAEMON` with each daemon.
+ALL_CELLS: Final = os.environ.get("XSPROTO_TEST_CELLS") == "all"
 
 #: Those on which every test run looks at these scenarios only, since they take their time.
 USUAL_SCENARIOS: Final = {
@@ -550,3 +552,18 @@ DEVICE_ADAPTERS: Final[Adapters] = {
     "gevent_device": _gevent("gevent_device"),
     "selectors_device": _awaited("selectors_device"),
 }
+
+#: Those that every test run looks at with one daemon: others show what daemons do there.
+ON_ONE_DAEMON: Final = {*DEVICE_ADAPTERS, "sync_on_gevent", "sync_on_eventlet"} - {"sync_device"}
+
+
+def is_left_out(adapter: str, kind: str) -> bool:
+    """Whether an adapter with this kind of daemon shows nothing, or too little for every run."""
+    if adapter in VARIANTS:
+        return kind != "c"
+    if adapter in TRANSPORTS:
+        return kind != "embedded" or not (adapter in USUAL_TRANSPORTS or ALL_CELLS)
+    # One adapter shows whether the daemon's other profile is right.
+    if kind == "embedded-4.17":
+        return adapter != "sync"
+    return adapter in ON_ONE_DAEMON and kind != "c" and not ALL_CELLS

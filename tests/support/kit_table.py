@@ -53,8 +53,8 @@ class Matrix:
         for row in rows:
             padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             yield "  ".join(padded).rstrip()
-        if not harnesses.ALL_TRANSPORTS:
-            yield "XSPROTO_TEST_TRANSPORTS=all runs all of it, and on more transports"
+        if not harnesses.ALL_CELLS:
+            yield "XSPROTO_TEST_CELLS=all runs all of it, on more transports and with each daemon"
         for (adapter, kind), outcomes in self._outcomes.items():
             for name, outcome in outcomes.items():
                 if outcome == "failed":

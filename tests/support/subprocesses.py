@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,7 @@ from typing import Any, Final
 import pytest
 
 from . import ROOT, background, environments
-from .environments import ENVIRONMENT, RECORD
+from .environments import ENVIRONMENT, RECORD, TESTS
 
 __all__ = ["each_of"]
 
@@ -114,7 +114,9 @@ def _run(config: pytest.Config, environment: str, items: Iterable[pytest.Item]) 
         while waiting:
             tests.write_text("\n".join(waiting))
             record.write_bytes(b"")
-            output = _pytest(config.rootpath, environment, tests, record)
+            files = dict.fromkeys(nodeid.partition("::")[0] for nodeid in waiting)
+            variables = {TESTS: str(tests), RECORD: str(record)}
+            output = _pytest(config.rootpath, environment, files, variables)
             for nodeid, data in _read(record):
                 found = reports.setdefault(nodeid, [])
                 if data is not None:
@@ -132,10 +134,12 @@ def _run(config: pytest.Config, environment: str, items: Iterable[pytest.Item]) 
     return reports
 
 
-def _pytest(root: Path, environment: str, tests: Path, record: Path) -> str:
-    """Run the tests that a file lists; return what was printed."""
+def _pytest(
+    root: Path, environment: str, files: Iterable[str], variables: Mapping[str, str]
+) -> str:
+    """Run tests of these files; return what was printed."""
     # Not the options of this process, which may measure coverage.
-    variables = {name: of for name, of in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    inherited = {name: of for name, of in os.environ.items() if name != "PYTEST_ADDOPTS"}
     try:
         return subprocess.run(
             [
@@ -146,10 +150,10 @@ def _pytest(root: Path, environment: str, tests: Path, record: Path) -> str:
                 "-q",
                 "-p",
                 "no:cacheprovider",
-                f"@{tests}",
+                *files,
             ],
             cwd=root,
-            env=variables | {"PYTHONPATH": str(ROOT), RECORD: str(record)},
+            env={**inherited, "PYTHONPATH": str(ROOT), **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -60,7 +61,7 @@ if read -r _; then
     wait
 fi
 cd /
-rm -rf -- "$directory"
+[ ! -e "$directory" ] || rm -rf -- "$directory"
 """
 
 _SUN_PATH_MAX = 107
@@ -236,6 +237,8 @@ class Daemon:
             for guest in self._guests:
                 guest.destroy()
         finally:
+            # The janitor would start a program for it.
+            shutil.rmtree(self.directory, ignore_errors=True)
             self._janitor.communicate()
         if self._pidfd != -1:
             os.close(self._pidfd)

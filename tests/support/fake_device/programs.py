@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self
 
-from .. import ROOT
+from .. import ROOT, environments
 from ..preload import Library
 
 LIBRARY: Final = Library(
@@ -126,12 +126,15 @@ class Preload:
         self,
         arguments: Sequence[str],
         *,
+        environment: str = "plain",
         modes: str = "",
         variables: Mapping[str, str] = {},
         directory: Path = ROOT,
         timeout: float = 600,
     ) -> dict[str, Outcome]:
         """Run a pytest with the fake device; return what came of each test, by its node id.
+
+        `environment` is one of `tests.support.environments`.
 
         `directory` is to be pytest's root directory, from which node ids are.
         A test that ends the process does not end the run: the tests after it run in a new one.
@@ -145,7 +148,8 @@ class Preload:
             record.write_bytes(b"")
             # As pytest's capture has what is written to stderr when the process ends.
             report.write_bytes(b"")
-            command = [sys.executable, "-m", "pytest", "-p", f"{__package__}.recorder", "-q"]
+            command = [sys.executable, "-m", environments.__name__, environment]
+            command += ["-p", f"{__package__}.recorder", "-q"]
             ended = self.run(
                 [*command, *to_run],
                 modes=modes,

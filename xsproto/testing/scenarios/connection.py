@@ -50,7 +50,7 @@ async def twenty_tasks_on_one_client(h: Harness) -> None:
 
     async def work(number: int) -> None:
         path = b"/conf/%d" % number
-        for at in range(40):
+        for at in range(20):
             value = b"%d:%d" % (number, at) * (1 + number * 7)
             await client.write(path, value)
             expect(await client.read(path), value)

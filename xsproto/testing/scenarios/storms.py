@@ -226,7 +226,7 @@ async def a_storm_ends_with_the_daemon(h: Harness) -> None:
 async def a_slow_consumer_of_events_delays_nobody(h: Harness) -> None:
     """A watch whose events no task takes delays no call and no other watch, and stays small."""
     client, other = await h.open(), await h.open()
-    count, limit = 400, 50  # a guest may have 1,000 nodes in all
+    count, limit = 200, 50  # a guest may have 1,000 nodes in all
     async with (
         client.watch(b"/flood", limit=limit) as slow,
         client.watch(b"/flood", limit=2 * count) as quick,

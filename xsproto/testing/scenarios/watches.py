@@ -352,7 +352,7 @@ async def an_ended_watch_tells_nothing(h: Harness) -> None:
 async def watches_come_and_go_often(h: Harness) -> None:
     """Watches that are set and ended leave nothing behind, even if no event was taken."""
     client = await h.open()
-    for _ in range(200):
+    for _ in range(60):
         async with client.watch(b"/a", token=b"same"):
             await client.write(b"/a", b"")
     async with client.watch(b"/a", token=b"same") as watch:
@@ -365,16 +365,18 @@ async def watches_come_and_go_often(h: Harness) -> None:
 
 
 @scenario(needs=["dom0"])
-async def a_thousand_watches_on_one_client(h: Harness) -> None:
-    """Each of 1,000 watches of a client gets the events of its own path."""
+async def many_watches_on_one_client(h: Harness) -> None:
+    """Each of many watches of a client gets the events of its own path."""
+    # One daemon shows what a client does with so many. The device takes long for each.
+    count = 1000 if h.kind == "c" and "device" not in h.can else 200
     client, other = await h.open(), await h.open()
     async with client.monitor(limit=5000) as monitor:
-        tokens = {b"/top/%d" % at: await monitor.watch(b"/top/%d" % at) for at in range(1000)}
-        first = [await monitor.get() for _ in range(1000)]
+        tokens = {b"/top/%d" % at: await monitor.watch(b"/top/%d" % at) for at in range(count)}
+        first = [await monitor.get() for _ in range(count)]
         expect({event.path: event.token for event in first}, tokens, "first events")
         for path in tokens:
             await other.write(path + b"/below", b"")
-        events = [await monitor.get() for _ in range(1000)]
+        events = [await monitor.get() for _ in range(count)]
         expect([event.path for event in events], [path + b"/below" for path in tokens])
         for event in events:
             expect(event.token, tokens[event.path.removesuffix(b"/below")])
@@ -382,7 +384,7 @@ async def a_thousand_watches_on_one_client(h: Harness) -> None:
     async with client.watch(b"/top/7") as watch:
         await watch.get()
         await other.write(b"/top/7", b"")
-        expect((await watch.get()).path, b"/top/7", "after a thousand were ended")
+        expect((await watch.get()).path, b"/top/7", "after the others were ended")
 
 
 @scenario()
