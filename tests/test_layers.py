@@ -39,7 +39,7 @@ TOP_ROOMS = {"xsproto_sync.cli", "xsproto_sync.compat"}
 # What does I/O, waits, tells the time or runs other programs. Adapter packages import it, and hand
 # it to `xsproto.adapters`. The rule holds for imports in functions and under TYPE_CHECKING, too.
 IMPURE = {
-    *("os", "io", "socket", "select", "selectors", "ssl", "asyncio", "trio", "gevent"),
+    *("os", "io", "fcntl", "socket", "select", "selectors", "ssl", "asyncio", "trio", "gevent"),
     *("threading", "_thread", "queue", "concurrent", "subprocess", "multiprocessing"),
     *("signal", "time"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import fcntl
 import io
 import os
 import posix
@@ -27,7 +28,8 @@ __all__ = ["BACKEND"]
 class AsyncioBackend(AsyncBackend):
     """Connections of tasks of asyncio."""
 
-    io, os, posix, select, selectors, socket = io, os, posix, select, selectors, socket
+    fcntl, io, os, posix = fcntl, io, os, posix
+    select, selectors, socket = select, selectors, socket
     now, start_thread = staticmethod(monotonic), staticmethod(_thread.start_new_thread)
     make_connection, sleep = staticmethod(Connection), staticmethod(asyncio.sleep)
     adopt = staticmethod(adopt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import fcntl
 import io
 import os
 import posix
@@ -28,7 +29,8 @@ __all__ = ["BACKEND"]
 class TrioBackend(AsyncBackend):
     """Connections of tasks of trio."""
 
-    io, os, posix, select, selectors, socket = io, os, posix, select, selectors, socket
+    fcntl, io, os, posix = fcntl, io, os, posix
+    select, selectors, socket = select, selectors, socket
     now, start_thread = staticmethod(monotonic), staticmethod(_thread.start_new_thread)
     make_connection, sleep = staticmethod(Connection), staticmethod(trio.sleep)
     adopt = staticmethod(adopt)

@@ -203,7 +203,7 @@ def test_a_lock_that_was_removed_meanwhile_does_not_count(
         if len(calls) == 2:
             lock.touch()  # by a third one
 
-    monkeypatch.setattr("xsproto.adapters.server.fcntl.flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     service = make_service()
     service.listen(path)
     assert len(calls) == 3

@@ -5,6 +5,7 @@ What is particular to the real device is told on the fake device, in `tests/devi
 
 from __future__ import annotations
 
+import fcntl
 import os
 import posix
 import select
@@ -50,6 +51,7 @@ class SocketSystem(Backend):
     """A system whose devices are sockets."""
 
     io, os, posix, select, socket = SimpleNamespace(FileIO=SocketFile), os, posix, select, socket
+    fcntl = fcntl
     now, start_thread = staticmethod(monotonic), staticmethod(_start_thread)
 
 

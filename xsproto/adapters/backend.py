@@ -63,7 +63,7 @@ class Backend(ABC):
             is `os` unless an adapter says otherwise. (Monkey-patching replaces functions of `os`.)
         select: the module ``select``, for the device, ssh and servers. It may lack ``epoll``; then
             ``poll`` is used.
-        selectors: the module ``selectors``, for servers.
+        fcntl, selectors: the modules ``fcntl`` and ``selectors``, for servers.
         start_thread: for the device, starts a thread of the operating system, as
             ``_thread.start_new_thread`` does. A greenlet will not do: it waits in the kernel. May
             raise ``RuntimeError``.
@@ -75,6 +75,7 @@ class Backend(ABC):
     socket: Any
     io: Any = None
     select: Any
+    fcntl: Any
     selectors: Any
     start_thread: Callable[[Callable[..., object], tuple[Any, ...]], object]
     now: Callable[[], float]

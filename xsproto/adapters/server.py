@@ -20,7 +20,6 @@ does.
 from __future__ import annotations
 
 import errno
-import fcntl
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -80,6 +79,7 @@ class Service:
         self.daemon = daemon or Daemon()
         self._os = backend.os
         self._socket = backend.socket
+        self._fcntl = backend.fcntl
         self._now = backend.now
         #: Says which sockets are ready. The adapter waits for it, and gives the result to `step`.
         self.poller = backend.new_poller()
@@ -200,7 +200,8 @@ class Service:
         while True:
             fd = os.open(path, flags, 0o600)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)  # others hold it for no longer than this does
+                # Others hold it for no longer than this does.
+                self._fcntl.flock(fd, self._fcntl.LOCK_EX)
                 try:
                     ours = os.path.samestat(os.fstat(fd), os.lstat(path))
                 except FileNotFoundError:

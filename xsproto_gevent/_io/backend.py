@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import fcntl
 import io
 import os
 import posix
@@ -52,7 +53,8 @@ class _Deadline(local):
 class GeventBackend(BlockingBackend[Connection]):
     """Connections of greenlets. None of their sockets waits."""
 
-    io, os, posix, select, selectors, socket = io, os, posix, _SELECT, _SELECTORS, _SOCKET
+    fcntl, io, os, posix = fcntl, io, os, posix
+    select, selectors, socket = _SELECT, _SELECTORS, _SOCKET
     now = staticmethod(monotonic)
     start_thread = staticmethod(get_original("_thread", "start_new_thread"))
     new_deadline = _Deadline

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _socket
 import _thread  # noqa: F401  # for `native`
+import fcntl
 import io
 import os
 import posix
@@ -64,7 +65,7 @@ _SOCKET: Final = SimpleNamespace(**vars(_socket) | {"socket": native("socket", "
 class System(Backend):
     """The system, for a server and the drop-ins. Clients have a backend that is derived from it."""
 
-    io, os, posix, selectors = io, os, posix, selectors
+    fcntl, io, os, posix, selectors = fcntl, io, os, posix, selectors
     select, socket = _Select(), _SOCKET
     now = staticmethod(monotonic)
 
