@@ -402,9 +402,12 @@ class EventLoopConnection(AsyncConnection, ABC):
             self.transport.close()
 
     def _wake_all(self) -> None:
-        # One without a handle was interrupted before it waited.
-        self.wake([waiter for waiter in self.session.to_wake if waiter.handle is not None])
-        self.session.to_wake.clear()
+        session = self.session
+        if session.engine.closed is None:
+            self.wake(session.to_wake)
+        else:  # one without a handle was interrupted before it waited
+            self.wake([waiter for waiter in session.to_wake if waiter.handle is not None])
+        session.to_wake.clear()
 
 
 class AsyncClientBase(ClientBase, AsyncClient):
