@@ -48,7 +48,7 @@ from collections import deque
 from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 from .errors import (
     AlreadyExists,
@@ -304,6 +304,9 @@ class ClientConnection:
             it may. Over a socket it ends C xenstored of Xen 4.21 and newer, for all its clients.
     """
 
+    #: Whether a request may go out though an earlier one waits.
+    overtakes: ClassVar[bool] = False
+
     def __init__(
         self,
         *,
@@ -537,15 +540,16 @@ class ClientConnection:
         come.
         """
         queue, outstanding = self._queue, self.outstanding
-        if len(queue) == 1 and not self.window_full and len(outstanding) < self._max_outstanding:
+        if (
+            len(queue) == 1
+            and len(outstanding) < self._max_outstanding
+            and not (self.window_full or self._withdrawn)
+        ):
             # Nearly always there is one message. This does the same as below in half of the steps.
             exchange = queue.pop()
-            message = exchange.message
-            if message is not None:
-                exchange.message = None
-                outstanding[exchange.id] = exchange
-                return message
-            self._withdrawn = 0
+            message, exchange.message = exchange.message, None
+            outstanding[exchange.id] = exchange
+            return message  # type: ignore[return-value]  # only a withdrawn one has none
         if not queue:
             self.window_full = False
             return b""

@@ -549,8 +549,8 @@ class Bench:
         engine = self.client._connection.session.engine
         return not (engine.transactions or engine.watches or engine.outstanding)
 
-    def touch(self) -> None:
-        self.peer.fire(b"/watched")
+    def touch(self, path: bytes = b"/watched") -> None:
+        self.peer.fire(path)
 
     def check_session(self, session: Session) -> None:
         check_session(session)
@@ -639,7 +639,7 @@ class Bench:
         def condition(view: View) -> bool:
             view.read(b"/w", b"")
             if (run := next(runs)) == 1:
-                self.peer.fire(b"/w")
+                self.touch(b"/w")
             return run == 2
 
         assert self.client.wait(condition, timeout=PATIENCE) is True

@@ -148,7 +148,7 @@ def test_a_domain_with_clients_becomes_a_guest(store: EmbeddedXenStore) -> None:
     ("error", "match", "domid", "options"),
     [
         (InvalidArgument, "dom0 is no guest", 0, {}),
-        (InvalidArgument, "no domain id", 40000, {}),
+        (InvalidArgument, "invalid domain id 40000", 40000, {}),
         (InvalidArgument, "5 is a guest already", 5, {}),
         (InvalidArgument, "domain 5 has the name b'web' already", 6, {"name": "web"}),
         (InvalidArgument, "a guest with the uuid", 6, {"uuid": UUID}),

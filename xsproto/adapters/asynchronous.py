@@ -186,7 +186,7 @@ class EventLoopConnection(AsyncConnection, ABC):
                 waiter.exchanges = (exchange,)
             if transport.write_blocked:
                 self.flush()
-            elif not engine.window_full:  # else answers must come first, and `receive` writes
+            elif not engine.window_full or engine.overtakes:  # else `receive` writes later
                 transport.write(engine)
                 if transport.write_blocked:
                     self.update_write_interest()

@@ -74,7 +74,7 @@ from __future__ import annotations
 
 from errno import errorcode
 from itertools import islice
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from ..client import ClientConnection, Exchange
 from ..clients.session import Session
@@ -116,6 +116,8 @@ class DeviceEngine(ClientConnection):
     In place of `data_to_send`, the device's transports use `waiting` and `hand_out`. They alone
     know which descriptors are idle, and so how many messages may be unanswered.
     """
+
+    overtakes: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__(max_outstanding=1, max_payload=PAYLOAD_MAX, allow_domid_any=True)

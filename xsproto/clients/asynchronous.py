@@ -752,10 +752,10 @@ class AsyncClient(AsyncOperations):
             RetriesExhausted: every transaction conflicted with another change, or was lost.
             CommitUnknown: the commit was sent and not answered.
         """
-        messages.check_callable(function, "function")
         connection = self._connection
         started = connection.now()
         retries = Retries(attempts, started, None)
+        messages.check_callable(function, "function")
         while True:
             transaction = Transaction(connection)
             transaction._used = retries.paths

@@ -834,11 +834,11 @@ class BlockingClient(BlockingOperations):
             RetriesExhausted: every transaction conflicted with another change, or was lost.
             CommitUnknown: the commit was sent and not answered.
         """
-        messages.check_callable(function, "function")
         connection = self._connection
         deadline = connection.clock.deadline_for(timeout)
         started = connection.now()
         retries = Retries(attempts, started, deadline, endless=timeout is None)
+        messages.check_callable(function, "function")
         while True:
             transaction = Transaction(connection, _left(connection, timeout, deadline))
             transaction._used = retries.paths

@@ -409,6 +409,7 @@ class Connection(AdapterConnection):
         self.session.close(forked(self.transport.path))
         self.transport.close_after_fork()
         if self.session.to_wake and get_hub() is self._hub:
-            self._again.start(self._recover)
+            # Before the loop looks at its descriptors again, and finds that these are closed.
+            self._hub.loop.run_callback(self._recover)
         else:  # they belong to a thread that the child does not have
             self.session.to_wake.clear()

@@ -157,8 +157,8 @@ class DeviceBench(Bench):
             for session in sessions
         )
 
-    def touch(self) -> None:
-        assert self._other.request(Op.WRITE, b"/watched\0") == (Op.WRITE, b"OK\0")
+    def touch(self, path: bytes = b"/watched") -> None:
+        assert self._other.request(Op.WRITE, path + b"\0") == (Op.WRITE, b"OK\0")
 
     def write(self) -> None:
         self.client.write(b"/w", b"%d" % self._turn)
