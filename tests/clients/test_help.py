@@ -59,7 +59,7 @@ def test_the_everyday_methods_come_first(cls: type) -> None:
 def test_help_begins_with_them(cls: type) -> None:
     text = shown(cls)
     begin, rest = text.split(" |  Method resolution order:")
-    assert len(begin.splitlines()) < 60
+    assert len(begin.splitlines()) < 75  # from Python 3.13 on, the signature takes a line for each
     for name in [*EVERYDAY, "watch", "monitor", "transaction", "transact", "close"]:
         assert f"`{name}`" in begin
         assert f" |  {'async ' * (f'async {name}(' in rest)}{name}(" in rest
