@@ -29,10 +29,10 @@ from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from typing import Any, AnyStr
 
-from ..errors import AccessDenied, InvalidArgument, InvalidPath, InvalidType, InvalidValue, NotFound
+from ..errors import AccessDenied, InvalidArgument, InvalidPath, InvalidType, NotFound
 from ..paths import as_given, check_node_path, encode, join
 from ..requests import Read, Request, Write
-from .operations import Operation, change_all
+from .operations import Operation, change_all, invalid_value
 
 __all__ = [
     "XenbusState",
@@ -184,16 +184,16 @@ def other_end(path: AnyStr) -> Operation[AnyStr]:
     links = [Read(join(encode(path), name)) for name in (b"backend", b"frontend")]
     outcomes: list[Any] = yield links
     for link, outcome in zip(links, outcomes, strict=True):
-        if isinstance(outcome, bytes):
-            try:
-                check_end(outcome)
-            except InvalidPath:
-                outcome = b""
-            if outcome.startswith(b"/"):
-                return as_given([outcome], path)[0]
-            raise InvalidValue(
-                f"the value of {link.path!r} is no absolute path", path=encode(link.path)
-            )
+        if not isinstance(outcome, bytes):
+            continue
+        try:
+            check_end(outcome)
+            valid = outcome.startswith(b"/")
+        except InvalidPath:
+            valid = False
+        if not valid:
+            raise invalid_value(link, outcome, "no absolute path")
+        return as_given([outcome], path)[0]
     try:
         raise outcomes[0]
     finally:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ...clients.domains import Domain, DomainEvent
+from ...errors import ConnectionClosed, LocalProtocolError
 from ..harness import Cancelled, Client, DomainWatch, Harness, Task
-from ..runner import expect, expect_that, scenario
+from ..runner import expect, expect_that, raises, scenario
 
 HOMES = b"/local/domain"
 
@@ -92,6 +93,28 @@ async def reports_domains_as_they_come_and_go(h: Harness) -> None:
         expect(await watch.get(), DomainEvent("released", 5, "web-2"))
         expect(await until_quiet(h, watch), [])
     expect(await client.domains(), [])
+
+
+@scenario(needs=["dom0"])
+async def a_domain_watch_ends_with_its_block_and_its_client(h: Harness) -> None:
+    """Before and after the block there are no events; the end of the client ends the wait."""
+    client = await h.open()
+    watch = client.watch_domains()
+    with raises(LocalProtocolError):
+        await watch.get()
+    async with watch:
+        await client.write(HOMES + b"/0/name", b"Domain-0")
+        while (await watch.get()).name != "Domain-0":
+            pass
+    with raises(LocalProtocolError):
+        await watch.get()
+    async with client.watch_domains() as watch:
+        await watch.get()
+        task = h.spawn(watch.get())
+        await h.sleep(0.02)
+        await h.close(client)
+        with raises(ConnectionClosed):
+            await task.result()
 
 
 @scenario(needs=["guest"])
