@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xsproto import Domain, DomainEvent
 from xsproto import requests as rq
-from xsproto.clients.domains import Domain, DomainEvent, DomainTable, domains
+from xsproto.clients.domains import DomainTable, domains
 from xsproto.clients.event_queue import WatchEvent
 from xsproto.clients.operations import resume
 from xsproto.errors import (
