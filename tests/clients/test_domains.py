@@ -98,7 +98,7 @@ def test_a_home_alone_is_no_domain() -> None:
 
 
 @pytest.mark.parametrize("code", ["EACCES", "ENOSYS", "EINVAL"])
-def test_where_nobody_says_who_is_served_a_home_will_do(code: str) -> None:
+def test_where_the_daemon_does_not_tell_a_home_will_do(code: str) -> None:
     daemon = daemon_with(d5=b"web")
     daemon.script[rq.IsDomainIntroduced] = code
     assert listed(daemon) == [Domain(5, "web")]
