@@ -230,30 +230,43 @@ def test_what_a_guest_does_in_its_home_costs_nothing() -> None:
     ]
 
 
-def test_an_old_daemon_knows_no_depth() -> None:
-    for new, depths in ((True, [None, None, 2]), (False, [None, None, 2, None])):
-        for enter in (entered_blocking, entered_async):
-            daemon = OldDaemon(new)
-            enter(daemon)
-            assert daemon.depths == depths
-            assert len(daemon.watches) == 3
+@pytest.mark.parametrize("limit", [1024, 2])
+def test_a_look_is_for_all_events_that_wait(limit: int) -> None:
+    daemon = daemon_with(d5=b"a", d6=b"b")
+    client, other = BlockingMemory(daemon), AsyncMemory(daemon)
+    blocking, asynchronous = client.watch_domains(limit=limit), other.watch_domains(limit=limit)
+
+    def rename(name: bytes) -> None:
+        for domid in (5, 6):
+            daemon.change(home(domid, b"/data"), name)
+            daemon.change(home(domid, b"/name"), name)
+
+    with blocking:
+        assert [blocking.get().domid, blocking.get().domid] == [5, 6]
+        rename(b"c")
+        expected = [DomainEvent("renamed", 5, "c"), DomainEvent("renamed", 6, "c")]
+        assert [blocking.get(timeout=1), blocking.get(timeout=1)] == expected
+    daemon.watches.clear()
+    run(asynchronous.__aenter__())
+    assert [run(asynchronous.get()).domid, run(asynchronous.get()).domid] == [5, 6]
+    rename(b"d")
+    expected = [DomainEvent("renamed", 5, "d"), DomainEvent("renamed", 6, "d")]
+    assert [run(asynchronous.get()), run(asynchronous.get())] == expected
 
 
-class OldDaemon(Daemon):
-    """A daemon that may refuse watches with a depth, and notes the depths that it is asked for."""
+def test_a_home_may_come_again_with_a_node_below_it() -> None:
+    daemon = daemon_with(d5=b"a")
 
-    def __init__(self, knows_depth: bool) -> None:
-        super().__init__()
-        self.knows_depth = knows_depth
-        self.depths: list[int | None] = []
+    def remove() -> None:
+        for path in (home(5), home(5, b"/name")):
+            del daemon.nodes[path]
+        daemon._fire(home(5), daemon.watches)
 
-    def _answer(self, packet: Any) -> None:
-        request = rq.parse_request(packet.op, packet.payload)
-        if isinstance(request, rq.Watch):
-            self.depths.append(request.depth)
-            refused = request.depth is not None and not self.knows_depth
-            self.script = {rq.Watch: "EINVAL"} if refused else {}
-        super()._answer(packet)
+    assert taken(daemon, remove, lambda: daemon.change(home(5, b"/x/y/z"), b"")) == [
+        DomainEvent("introduced", 5, "a"),
+        DomainEvent("released", 5, "a"),
+        DomainEvent("introduced", 5),
+    ]
 
 
 def entered_blocking(daemon: Daemon) -> None:
@@ -324,7 +337,7 @@ actions = st.one_of(
     st.tuples(st.just("no home"), DOMIDS),
     st.tuples(st.just("name"), DOMIDS, NAMES),
     st.tuples(st.just("no name"), DOMIDS),
-    st.tuples(st.just("busy"), DOMIDS),
+    st.tuples(st.just("deep"), DOMIDS),
     st.tuples(st.just("no homes")),
     st.tuples(st.just("cancel")),
     st.tuples(st.just("flood")),
@@ -374,9 +387,9 @@ class Model:
                 if domid in self.homes:
                     self.homes[domid] = None
                 self.store.do(rq.Rm(home(domid, b"/name")))
-            case "busy":
+            case "deep":  # which makes the home, without an event of its own
                 self.homes.setdefault(domid, None)
-                self.store.do(rq.Write(home(domid, b"/data/x"), b""))
+                self.store.do(rq.Write(home(domid, b"/data/x/y"), b""))
             case "no homes":
                 self.homes.clear()
                 self.store.do(rq.Rm(b"/local"))

@@ -36,9 +36,7 @@ from typing import TYPE_CHECKING, Any, AnyStr, Generic, Self, TypeVar, overload
 from ..client import Exchange
 from ..errors import (
     ConflictError,
-    InvalidRequest,
     NotFound,
-    NotSupported,
     TransactionLost,
     XenStoreError,
 )
@@ -1332,16 +1330,12 @@ class DomainWatch(AsyncIterator["DomainEvent"]):
         return f"<DomainWatch of {len(table.names)} domains: {messages.state_of(queue)}>"
 
     async def __aenter__(self) -> Self:
-        from .domains import HOMES, NAME_DEPTH, SPECIAL
+        from .domains import WATCHED
 
         monitor = self._monitor
         try:
-            for path in SPECIAL:
+            for path in WATCHED:
                 await monitor._set(path, None, None)
-            try:
-                await monitor._set(HOMES, None, NAME_DEPTH)
-            except (InvalidRequest, NotSupported):  # the daemon is older than Xen 4.22
-                await monitor._set(HOMES, None, None)
             return self
         except BaseException:
             self.close()

@@ -27,9 +27,7 @@ from typing import TYPE_CHECKING, Any, AnyStr, Generic, Self, TypeVar, overload
 from ..client import Exchange
 from ..errors import (
     ConflictError,
-    InvalidRequest,
     NotFound,
-    NotSupported,
     TimedOut,
     TransactionLost,
     XenStoreError,
@@ -1480,16 +1478,12 @@ class DomainWatch:
         return f"<DomainWatch of {len(table.names)} domains: {messages.state_of(queue)}>"
 
     def __enter__(self) -> Self:
-        from .domains import HOMES, NAME_DEPTH, SPECIAL
+        from .domains import WATCHED
 
         monitor, timeout = self._monitor, self._timeout
         try:
-            for path in SPECIAL:
+            for path in WATCHED:
                 monitor._set(path, None, None, timeout)
-            try:
-                monitor._set(HOMES, None, NAME_DEPTH, timeout)
-            except (InvalidRequest, NotSupported):  # the daemon is older than Xen 4.22
-                monitor._set(HOMES, None, None, timeout)
             return self
         except BaseException:
             self.close()

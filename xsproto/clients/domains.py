@@ -10,7 +10,9 @@ stops to serve any domain. They do not say which one, so all homes are listed ag
 that come or go at once may cause one event, or two of which the second tells nothing new. A home
 and its name may be written before the introduction, as libxl does it, or after it. In the second
 case no special event follows, so ``/local/domain`` is watched as well. The events below a home that
-is known already are dropped, but for those of the home itself and of its name.
+is known already are dropped, but for those of the home itself and of its name. (A daemon of Xen
+4.22 could leave them out, if the watch had a depth. It would also leave out a home that comes with
+a node far below it, since the daemon makes the parents of a node without an event of their own.)
 
 **Nothing is missed.** Every look at the store happens after the event that calls for it, the first
 one after the event with which each watch begins. What an event calls for is noted in the table, and
@@ -39,16 +41,13 @@ from ..requests import IsDomainIntroduced, Read, Request
 from .event_queue import WatchEvent
 from .operations import Operation, list_children
 
-__all__ = ["HOMES", "NAME_DEPTH", "SPECIAL", "Domain", "DomainEvent", "DomainTable", "domains"]
+__all__ = ["HOMES", "WATCHED", "Domain", "DomainEvent", "DomainTable", "domains"]
 
 #: The node whose children are the homes of the domains.
 HOMES: Final = b"/local/domain"
 
-#: How many levels below `HOMES` the name of a domain is.
-NAME_DEPTH: Final = 2
-
-#: The special paths that fire when the daemon begins or stops to serve a domain.
-SPECIAL: Final = (b"@introduceDomain", b"@releaseDomain")
+#: What a watch of the domains watches.
+WATCHED: Final = (b"@introduceDomain", b"@releaseDomain", HOMES)
 
 _DOMID_MAX: Final = 32751
 
@@ -116,7 +115,8 @@ class DomainTable:
     def note(self, event: WatchEvent) -> None:
         """Note what an event calls for."""
         path = event.path
-        if event.overflow or is_special(path) or is_within(HOMES, path):
+        # An event with ``overflow`` has the path of a watch, so it is one of these.
+        if is_special(path) or is_within(HOMES, path):
             self._all = True
             return
         name, _, below = path[len(HOMES) + 1 :].partition(b"/")
