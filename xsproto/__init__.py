@@ -49,14 +49,20 @@ from .requests import Request
 from .wire import Op, Packet, PacketReader
 
 if TYPE_CHECKING:
+    from .clients.devices import XenbusState
+    from .clients.domains import Domain, DomainEvent
     from .daemon.daemon import Daemon
     from .daemon.store import PROFILE_4_17, PROFILE_CURRENT, PROFILES, Profile
     from .server import ServerConnection
 else:
-    # What only a server needs costs only a server: a client's program starts without it. (Type
-    # checkers look at the branch above.)
+    # What only some programs need costs only them: the others start without it. (Type checkers look
+    # at the branch above.)
     def __getattr__(name):
-        if name == "Daemon":
+        if name == "XenbusState":
+            from .clients import devices as module
+        elif name in ("Domain", "DomainEvent"):
+            from .clients import domains as module
+        elif name == "Daemon":
             from .daemon import daemon as module
         elif name == "ServerConnection":
             from . import server as module
@@ -85,6 +91,8 @@ __all__ = [
     "ConnectFailed",
     "ConnectionClosed",
     "Daemon",
+    "Domain",
+    "DomainEvent",
     "Event",
     "Exchange",
     "Forked",
@@ -119,5 +127,6 @@ __all__ = [
     "WatchEvent",
     "WatchFired",
     "XenStoreError",
+    "XenbusState",
     "__version__",
 ]

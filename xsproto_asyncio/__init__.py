@@ -2,14 +2,24 @@
 
 from typing import TYPE_CHECKING, Any
 
-from xsproto.clients.asynchronous import Monitor, Transaction, View, Watch
+from xsproto.clients.asynchronous import Device, DomainWatch, Monitor, Transaction, View, Watch
 
 from .client import Client, open_client
 
 if TYPE_CHECKING:
     from .server import Server
 
-__all__ = ["Client", "Monitor", "Server", "Transaction", "View", "Watch", "open_client"]
+__all__ = [
+    "Client",
+    "Device",
+    "DomainWatch",
+    "Monitor",
+    "Server",
+    "Transaction",
+    "View",
+    "Watch",
+    "open_client",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,14 +13,14 @@ except ModuleNotFoundError as error:
         name="gevent",
     ) from None
 
-from xsproto.clients.blocking import Monitor, Transaction, View, Watch
+from xsproto.clients.blocking import Device, DomainWatch, Monitor, Transaction, View, Watch
 
 from .client import Client
 
 if TYPE_CHECKING:
     from .server import Server
 
-__all__ = ["Client", "Monitor", "Server", "Transaction", "View", "Watch"]
+__all__ = ["Client", "Device", "DomainWatch", "Monitor", "Server", "Transaction", "View", "Watch"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from xsproto.clients.blocking import Monitor, Transaction, View, Watch
+    from xsproto.clients.blocking import Device, DomainWatch, Monitor, Transaction, View, Watch
 
     from ._faults import Faults
     from .client import Client
@@ -14,7 +14,7 @@ else:
     # and pytest, which looks for its plugin in this package, need not load a client. (Type checkers
     # look at the branch above.)
     def __getattr__(name):
-        if name in ("Monitor", "Transaction", "View", "Watch"):
+        if name in ("Device", "DomainWatch", "Monitor", "Transaction", "View", "Watch"):
             from xsproto.clients import blocking
 
             value = getattr(blocking, name)
@@ -45,6 +45,8 @@ else:
 
 __all__ = [
     "Client",
+    "Device",
+    "DomainWatch",
     "EmbeddedXenStore",
     "Faults",
     "Guest",

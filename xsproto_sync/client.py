@@ -33,8 +33,9 @@ class Client(BlockingClientBase[Connection]):
     trees          `read_tree`, `write_tree`
     the client     `close`, `closed`, `deadline`
     event loops    `fileno`, `pump`
-    domains        `get_domain_path`, `is_domain_introduced`, `introduce_domain`,
-                   `release_domain`, `resume_domain`, `set_target`
+    domains        `domains`, `watch_domains`, `get_domain_path`, `is_domain_introduced`,
+                   `introduce_domain`, `release_domain`, `resume_domain`, `set_target`
+    devices        `device`
     the daemon     `control`, `get_feature`, `set_feature`, `get_quota`, `set_quota`
     =============  ==============================================================================
 

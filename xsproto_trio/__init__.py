@@ -12,14 +12,25 @@ except ModuleNotFoundError as error:
         name="trio",
     ) from None
 
-from xsproto.clients.asynchronous import Monitor, Transaction, View, Watch
+from xsproto.clients.asynchronous import Device, DomainWatch, Monitor, Transaction, View, Watch
 
 from .client import Client, open_client
 
 if TYPE_CHECKING:
     from .server import Server, serve
 
-__all__ = ["Client", "Monitor", "Server", "Transaction", "View", "Watch", "open_client", "serve"]
+__all__ = [
+    "Client",
+    "Device",
+    "DomainWatch",
+    "Monitor",
+    "Server",
+    "Transaction",
+    "View",
+    "Watch",
+    "open_client",
+    "serve",
+]
 
 
 def __getattr__(name: str) -> Any:

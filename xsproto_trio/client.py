@@ -32,8 +32,9 @@ class Client(AsyncClientBase):
     text, numbers  `read_text`, `write_text`, `read_int`
     trees          `read_tree`, `write_tree`
     the client     `close`, `closed`
-    domains        `get_domain_path`, `is_domain_introduced`, `introduce_domain`,
-                   `release_domain`, `resume_domain`, `set_target`
+    domains        `domains`, `watch_domains`, `get_domain_path`, `is_domain_introduced`,
+                   `introduce_domain`, `release_domain`, `resume_domain`, `set_target`
+    devices        `device`
     the daemon     `control`, `get_feature`, `set_feature`, `get_quota`, `set_quota`
     =============  ==============================================================================
 

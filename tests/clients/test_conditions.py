@@ -14,14 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import xsproto
 from xsproto import conditions
 from xsproto import requests as rq
 from xsproto.clients import asynchronous, blocking
 from xsproto.clients.conditions import Reads
 from xsproto.clients.connection import DEFAULT
 from xsproto.clients.event_queue import EventQueue, WatchEvent
-from xsproto.daemon import Daemon as Store
 from xsproto.errors import (
     AccessDenied,
     ConnectionClosed,
@@ -35,50 +33,10 @@ from xsproto.errors import (
 from xsproto.paths import is_within
 
 from ..support.in_memory import AsyncMemory, BlockingMemory, Cancelled, Daemon, Task, run, settle
+from ..support.served import Served
 
 PATHS = [b"/", b"/a", b"/a/b", b"/a/b/c", b"/ab", b"a", b"a/b"]
 paths = st.sampled_from(PATHS)
-
-
-class Served:
-    """The embedded daemon, in the place of `tests.support.in_memory.Daemon`."""
-
-    dead = False
-    room = None
-
-    def __init__(self) -> None:
-        self._store = Store()
-        self._connection: Any = self._store.connect()
-        self._other: Any = self._store.connect()
-        self._out: list[bytes] = []
-
-    @property
-    def watches(self) -> dict[Any, Any]:
-        watches: dict[Any, Any] = self._connection.caller.watches
-        return watches
-
-    def write(self, data: bytes) -> int:
-        self._serve(self._connection, data)
-        return len(data)
-
-    @property
-    def readable(self) -> bool:
-        return bool(self._out) or self.dead
-
-    def read(self) -> list[bytes]:
-        data, self._out = self._out, []
-        return [*data, b""] if self.dead else data
-
-    def do(self, request: rq.Request[Any]) -> None:
-        """Do something as somebody else."""
-        payload = request.payload()
-        self._serve(self._other, xsproto.Packet(request.op, 1, 0, payload).encode())
-
-    def _serve(self, connection: Any, data: bytes) -> None:
-        self._store.receive_data(connection, data)
-        for to, answers in self._store.data_to_send():
-            if to is self._connection:
-                self._out.append(answers)
 
 
 # What is watched

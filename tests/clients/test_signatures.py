@@ -38,10 +38,14 @@ PAIRS = {
     blocking.Watch: asynchronous.Watch,
     blocking.Monitor: asynchronous.Monitor,
     blocking.View: asynchronous.View,
+    blocking.DomainWatch: asynchronous.DomainWatch,
+    blocking.Device: asynchronous.Device,
 }
 
 # What waits for nothing, on either side: `walk` and the rest give something that does.
-SYNCHRONOUS = {"walk", "transaction", "watch", "monitor", "unwatch", "close"}
+SYNCHRONOUS = {
+    *("walk", "transaction", "watch", "monitor", "unwatch", "close", "watch_domains", "device"),
+}
 
 
 def public(cls: type) -> set[str]:
@@ -113,7 +117,7 @@ def test_an_adapter_provides_the_same() -> None:
 
 
 def test_every_blocking_method_that_waits_takes_a_timeout() -> None:
-    no_wait = {"transaction", "monitor", "close", "unwatch"}
+    no_wait = {"transaction", "monitor", "close", "unwatch", "device"}
     for cls in PAIRS:
         for name in public(cls) - no_wait:
             function = getattr(cls, name)
@@ -383,7 +387,10 @@ CLIENT_CALLS: list[tuple[str, tuple[Any, ...], Any, Any]] = [
     ("set_quota", (b"nodes", 9, 5), None, rq.SetQuota(b"nodes", 9, 5)),
 ]
 #: Those that take more than one call, and are tested in the other files.
-LONG = {"walk", "transaction", "transact", "watch", "monitor", "wait", "read_tree", "write_tree"}
+LONG = {
+    *("walk", "transaction", "transact", "watch", "monitor", "wait", "read_tree", "write_tree"),
+    *("domains", "watch_domains", "device"),
+}
 
 
 def test_every_method_is_called() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 import xsproto_asyncio
 import xsproto_sync
+from xsproto import XenbusState
 from xsproto.clients import asynchronous, blocking
 from xsproto.errors import LocalProtocolError, XenStoreError
 from xsproto.perms import Permission
@@ -67,6 +68,9 @@ WRONG: dict[str, list[Any]] = {
     "token": TOKENS,
     "unwatch.token": TOKENS[:-1],
     "limit": COUNTS,
+    "states": [None, 4, b"4", "CLOSED", []],
+    "state": [None, 4, b"4", "CLOSED", [], XenbusState.UNKNOWN],
+    "values": [5, "x", [b"x"], {"x": b""}, {5: b""}, {b"x": "secret"}, {b"x/": b""}, {b"/x": b""}],
 }
 
 #: What each argument is while another one is wrong.
@@ -89,6 +93,8 @@ RIGHT: dict[str, Any] = {
     "set_quota.name": b"nodes",
     "function": lambda tx: None,
     "condition": lambda view: True,
+    "states": XenbusState.CLOSED,
+    "state": XenbusState.CLOSED,
 }
 
 #: These have no wrong value.
@@ -158,13 +164,20 @@ class Counted:
 def use(target: Any, method: str, positional: Any, named: Any) -> object:
     """Call a method, and use what it returns, if it does nothing before."""
     result = getattr(target, method)(*positional, **named)
-    if isinstance(result, blocking.Watch) or method == "deadline":
+    if isinstance(result, (blocking.Watch, blocking.DomainWatch)) or method == "deadline":
         with result:
             return result
     return list(result) if inspect.isgenerator(result) else result
 
 
-BLOCKING = [xsproto_sync.Client, blocking.Transaction, blocking.Watch, blocking.Monitor]
+BLOCKING = [
+    xsproto_sync.Client,
+    blocking.Transaction,
+    blocking.Watch,
+    blocking.Monitor,
+    blocking.DomainWatch,
+    blocking.Device,
+]
 
 
 @pytest.mark.parametrize(("cls", "method", "calls"), cases(*BLOCKING))
@@ -178,6 +191,7 @@ def test_an_argument_of_a_blocking_method(
         client.monitor() as monitor,
     ):
         targets: list[Any] = [client, tx, watch, monitor]
+        targets += [client.watch_domains(), client.device(b"/a")]
         target = next(each for each in targets if isinstance(each, cls))
         writes = Counted(client)
         for positional, named in calls:
@@ -192,7 +206,7 @@ def test_an_argument_of_a_blocking_method(
 async def use_asynchronous(target: Any, method: str, positional: Any, named: Any) -> None:
     """Call a method, and use what it returns."""
     result = getattr(target, method)(*positional, **named)
-    if isinstance(result, asynchronous.Watch):
+    if isinstance(result, (asynchronous.Watch, asynchronous.DomainWatch)):
         async with result:
             return
     elif inspect.isawaitable(result):
@@ -206,6 +220,7 @@ ASYNCHRONOUS = [
     asynchronous.Transaction,
     asynchronous.Watch,
     asynchronous.Monitor,
+    asynchronous.Device,
 ]
 
 
@@ -215,7 +230,7 @@ def test_an_argument_of_an_asynchronous_method(
 ) -> None:
     async def main(client: xsproto_asyncio.Client) -> None:
         async with client.transaction() as tx, client.watch(b"/a") as watch:
-            targets: list[Any] = [client, tx, watch, client.monitor()]
+            targets: list[Any] = [client, tx, watch, client.monitor(), client.device(b"/a")]
             target = next(each for each in targets if isinstance(each, cls))
             writes = Counted(client)
             for positional, named in calls:

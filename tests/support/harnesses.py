@@ -162,6 +162,11 @@ class _Awaitable:
             yield _call(self._client, self._target.get)
 
 
+class _AwaitableDevice(_Awaitable):
+    async def other(self) -> _AwaitableDevice:
+        return _AwaitableDevice(self._client, _call(self._client, self._target.other))
+
+
 class _AwaitableClient(_Awaitable):
     def transaction(self) -> _Awaitable:
         return _Awaitable(self._client, self._client.transaction())
@@ -171,6 +176,12 @@ class _AwaitableClient(_Awaitable):
 
     def monitor(self, *args: Any, **kwargs: Any) -> _Awaitable:
         return _Awaitable(self._client, self._client.monitor(*args, **kwargs))
+
+    def watch_domains(self, **kwargs: Any) -> _Awaitable:
+        return _Awaitable(self._client, self._client.watch_domains(**kwargs))
+
+    def device(self, path: bytes | str) -> _AwaitableDevice:
+        return _AwaitableDevice(self._client, self._client.device(path))
 
     async def wait(self, condition: Callable[[Any], Any]) -> Any:
         def look(view: Any) -> Any:

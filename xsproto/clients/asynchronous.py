@@ -31,10 +31,15 @@ import builtins
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, AnyStr, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, AnyStr, Generic, Self, TypeVar, overload
 
 from ..client import Exchange
-from ..errors import ConflictError, NotFound, TransactionLost, XenStoreError
+from ..errors import (
+    ConflictError,
+    NotFound,
+    TransactionLost,
+    XenStoreError,
+)
 from ..paths import encode
 from ..perms import Permission
 from ..requests import (
@@ -67,7 +72,11 @@ from .operations import MISSING, Node, Operation, Walk
 from .retries import Retries
 from .session import Waiter
 
-__all__ = ["AsyncClient", "Monitor", "Transaction", "View", "Watch"]
+if TYPE_CHECKING:  # few programs need these
+    from .devices import XenbusState
+    from .domains import Domain, DomainEvent
+
+__all__ = ["AsyncClient", "Device", "DomainWatch", "Monitor", "Transaction", "View", "Watch"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -604,6 +613,40 @@ class AsyncClient(AsyncOperations):
         """
         await self._ask(SetTarget(domid, target))
 
+    async def domains(self) -> builtins.list[Domain]:
+        """List the domains that the daemon serves, with their names.
+
+        A domain is listed if the daemon serves it and it has a home below ``/local/domain``. In a
+        guest that may not list the homes, only the guest itself is.
+
+        The requests are DIRECTORY, READ and IS_DOMAIN_INTRODUCED (xenstore.txt, "Domain management
+        and xenstored communications").
+
+        Returns:
+            A list of `xsproto.Domain`, in the order of the ids. It is empty in a store without
+            ``/local/domain``.
+
+        Raises:
+            AccessDenied: this domain may not list the homes, and has no node ``domid``.
+        """
+        from .domains import domains
+
+        return await self._perform(domains())
+
+    def watch_domains(self, *, limit: int = QUEUE_MAX) -> DomainWatch:
+        """Return a watch of all domains for ``async with``, as they come, go and get other names.
+
+        Iterate over it, or `get` its events. It begins with the domains that are there, and misses
+        nothing from then on.
+
+        The requests are WATCH and UNWATCH, and those of `domains` (xenstore.txt, "Watches").
+
+        Arguments:
+            limit (int): how many events of the daemon may wait. Beyond that, all domains are listed
+                again.
+        """
+        return DomainWatch(self, self.monitor(limit=limit))
+
     # The daemon
 
     async def reset_watches(self) -> None:
@@ -856,6 +899,22 @@ class AsyncClient(AsyncOperations):
                 if result := await condition(view):
                     return result
                 await view._wait_for_change()
+
+    # Devices
+
+    def device(self, path: AnyStr) -> Device[AnyStr]:
+        """Return one end of a device: a frontend or a backend, to read, wait for and switch states.
+
+        This asks the daemon nothing.
+
+        Arguments:
+            path (bytes | str): the directory of the end, such as ``b"device/vif/0"`` in a guest, or
+                ``b"/local/domain/0/backend/vif/7/0"``.
+
+        Raises:
+            InvalidPath, InvalidType: `path` is no path of a node.
+        """
+        return Device(self, path)
 
 
 class Transaction(AsyncOperations):
@@ -1249,3 +1308,186 @@ class View(AsyncOperations):
             raise messages.nothing_read()
         while not reads.concerns(await monitor.get()):
             pass
+
+
+class DomainWatch(AsyncIterator["DomainEvent"]):
+    """The domains as they come and go, as `Client.watch_domains` returns it.
+
+    It is set within ``async with``. Iterate over it, or `get` its events. Each is an
+    `xsproto.DomainEvent`. The first ones introduce the domains that are there already. Only one
+    caller at a time may use it.
+    """
+
+    def __init__(self, client: AsyncClient, monitor: Monitor[bytes]) -> None:
+        from .domains import DomainTable
+
+        self._client = client
+        self._monitor = monitor
+        self._table = DomainTable()
+
+    def __repr__(self) -> str:
+        table, queue = self._table, self._monitor._queue
+        return f"<DomainWatch of {len(table.names)} domains: {messages.state_of(queue)}>"
+
+    async def __aenter__(self) -> Self:
+        from .domains import WATCHED
+
+        monitor = self._monitor
+        try:
+            for path in WATCHED:
+                await monitor._set(path, None, None)
+            return self
+        except BaseException:
+            self.close()
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def get(self) -> DomainEvent:
+        """Wait for the next event and take it.
+
+        Returns:
+            A `xsproto.DomainEvent`.
+
+        Raises:
+            ConnectionClosed: there will be no more events.
+            LocalProtocolError: the watch is not set, or is not set any more.
+        """
+        monitor, table = self._monitor, self._table
+        connection = monitor._connection
+        if table.events:
+            await connection.checkpoint()
+        while not table.events:
+            if not table.stale:
+                table.note(await connection.take_event(monitor._queue))
+            with connection.guard:
+                while monitor._queue:  # these are older than the look that follows
+                    table.note(monitor._queue.take())
+            await self._client._perform(table.look())
+        return table.events.popleft()
+
+    async def __anext__(self) -> DomainEvent:
+        return await self.get()
+
+    def close(self) -> None:
+        """End the watch and forget its events. This does not wait for the daemon.
+
+        The requests are UNWATCH (xenstore.txt, "Watches").
+        """
+        self._monitor.close()
+
+
+class Device(Generic[PathT]):
+    """One end of a device, a frontend or a backend, as `Client.device` returns it.
+
+    Each end is a directory with a node ``state``, an `xsproto.XenbusState`. Each side switches the
+    state of its own end, and waits for states of the `other` one.
+
+    Attributes:
+        path: the directory.
+    """
+
+    def __init__(self, client: AsyncClient, path: PathT) -> None:
+        from .devices import check_end
+
+        check_end(path)
+        self._client = client
+        self.path: PathT = path
+
+    def __repr__(self) -> str:
+        return f"<Device {self.path!r}>"
+
+    async def state(self) -> XenbusState:
+        """Read the state of this end.
+
+        The request is READ (xenstore.txt, "Database read, write and permissions operations").
+
+        Returns:
+            An `xsproto.XenbusState`. It is ``UNKNOWN`` if the end was removed, or this domain may
+            not read it, which a guest cannot tell apart; or if its state is none of the others.
+        """
+        from .devices import state_of
+
+        return await self._client._perform(state_of(self.path))
+
+    async def wait_state(self, *states: XenbusState) -> XenbusState:
+        """Wait until this end has one of several states.
+
+        An end that was removed is ``CLOSED``, or ``UNKNOWN`` if that is among the states.
+
+        The requests are WATCH and UNWATCH (xenstore.txt, "Watches"), and READ.
+
+        Arguments:
+            states (XenbusState): the states, at least one.
+
+        Returns:
+            The state that it has.
+
+        Raises:
+            NotFound, AccessDenied: the end was removed, and that was not waited for. In a guest,
+                the error of a removed end may be `AccessDenied`.
+            ConnectionClosed: the connection ended.
+        """
+        from .devices import check_states, reached
+
+        check_states(states)
+
+        async def condition(view: View) -> XenbusState | None:
+            return await view._evaluate(reached(self.path, states))
+
+        state = await self._client.wait(condition)
+        assert state is not None
+        return state
+
+    async def switch(
+        self,
+        state: XenbusState,
+        values: Mapping[PathT, bytes] | None = None,
+    ) -> None:
+        """Switch this end to a state, and write other nodes of it, in one transaction.
+
+        Nothing is written if the end was removed, so its directory does not come back; it is no
+        error then to switch it to ``CLOSED``. An end that has the state already is not written
+        again, and one that is closed does not become ``CLOSING``; the other nodes are written.
+
+        The requests are READ, WRITE, TRANSACTION_START and TRANSACTION_END (xenstore.txt,
+        "Database read, write and permissions operations").
+
+        Arguments:
+            state (XenbusState): the new state.
+            values (Mapping[bytes | str, bytes] | None): the values of the other nodes, by their
+                paths below this end. They are written before the state.
+
+        Raises:
+            NotFound, AccessDenied: the end was removed, or this domain may not change it.
+            QuotaExceeded, TooBig: the daemon does not let this domain have so much.
+        """
+        from .devices import switch
+
+        await self._client._atomic(switch(self.path, state, values))
+
+    async def other(self) -> Device[PathT]:
+        """Find the other end, by the link in this one: a node ``backend`` or ``frontend``.
+
+        A guest may write any path into its own end. So a program in a driver domain, or a
+        toolstack, starts from the backend.
+
+        The request is READ (xenstore.txt, "Database read, write and permissions operations").
+
+        Returns:
+            A `Device`.
+
+        Raises:
+            NotFound: this end has no link.
+            AccessDenied: this domain may not read it.
+            InvalidValue: the link is no absolute path.
+        """
+        from .devices import other_end
+
+        return Device(self._client, await self._client._perform(other_end(self.path)))

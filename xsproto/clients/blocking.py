@@ -22,7 +22,7 @@ import builtins
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, AnyStr, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, AnyStr, Generic, Self, TypeVar, overload
 
 from ..client import Exchange
 from ..errors import (
@@ -64,7 +64,11 @@ from .operations import MISSING, Node, Operation, Walk
 from .retries import Retries
 from .session import Waiter
 
-__all__ = ["BlockingClient", "Monitor", "Transaction", "View", "Watch"]
+if TYPE_CHECKING:  # few programs need these
+    from .devices import XenbusState
+    from .domains import Domain, DomainEvent
+
+__all__ = ["BlockingClient", "Device", "DomainWatch", "Monitor", "Transaction", "View", "Watch"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -669,6 +673,45 @@ class BlockingClient(BlockingOperations):
         """
         self._ask(SetTarget(domid, target), timeout)
 
+    def domains(self, *, timeout: Timeout = DEFAULT) -> builtins.list[Domain]:
+        """List the domains that the daemon serves, with their names.
+
+        A domain is listed if the daemon serves it and it has a home below ``/local/domain``. In a
+        guest that may not list the homes, only the guest itself is.
+
+        The requests are DIRECTORY, READ and IS_DOMAIN_INTRODUCED (xenstore.txt, "Domain management
+        and xenstored communications").
+
+        Arguments:
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Returns:
+            A list of `xsproto.Domain`, in the order of the ids. It is empty in a store without
+            ``/local/domain``.
+
+        Raises:
+            AccessDenied: this domain may not list the homes, and has no node ``domid``.
+        """
+        from .domains import domains
+
+        return self._perform(domains(), timeout)
+
+    def watch_domains(self, *, limit: int = QUEUE_MAX, timeout: Timeout = DEFAULT) -> DomainWatch:
+        """Return a watch of all domains for ``with``, as they come, go and get other names.
+
+        Iterate over it, or `get` its events. It begins with the domains that are there, and misses
+        nothing from then on.
+
+        The requests are WATCH and UNWATCH, and those of `domains` (xenstore.txt, "Watches").
+
+        Arguments:
+            limit (int): how many events of the daemon may wait. Beyond that, all domains are listed
+                again.
+            timeout (float | None): seconds for setting the watch, None for no limit; by default
+                the client's.
+        """
+        return DomainWatch(self, self.monitor(limit=limit), timeout)
+
     # The daemon
 
     def reset_watches(self, *, timeout: Timeout = DEFAULT) -> None:
@@ -951,6 +994,22 @@ class BlockingClient(BlockingOperations):
         except BaseException:
             monitor.close()  # an interrupt may have been faster than `__exit__`
             raise
+
+    # Devices
+
+    def device(self, path: AnyStr) -> Device[AnyStr]:
+        """Return one end of a device: a frontend or a backend, to read, wait for and switch states.
+
+        This asks the daemon nothing.
+
+        Arguments:
+            path (bytes | str): the directory of the end, such as ``b"device/vif/0"`` in a guest, or
+                ``b"/local/domain/0/backend/vif/7/0"``.
+
+        Raises:
+            InvalidPath, InvalidType: `path` is no path of a node.
+        """
+        return Device(self, path)
 
 
 class Transaction(BlockingOperations):
@@ -1396,3 +1455,205 @@ class View(BlockingOperations):
                 pass
         except TimedOut:
             raise messages.not_fulfilled(reads.watched) from None
+
+
+class DomainWatch:
+    """The domains as they come and go, as `Client.watch_domains` returns it.
+
+    It is set within ``with``. Iterate over it, or `get` its events. Each is an
+    `xsproto.DomainEvent`. The first ones introduce the domains that are there already. Only one
+    caller at a time may use it.
+    """
+
+    def __init__(self, client: BlockingClient, monitor: Monitor[bytes], timeout: Timeout) -> None:
+        from .domains import DomainTable
+
+        self._client = client
+        self._monitor = monitor
+        self._table = DomainTable()
+        self._timeout: Timeout = timeout
+
+    def __repr__(self) -> str:
+        table, queue = self._table, self._monitor._queue
+        return f"<DomainWatch of {len(table.names)} domains: {messages.state_of(queue)}>"
+
+    def __enter__(self) -> Self:
+        from .domains import WATCHED
+
+        monitor, timeout = self._monitor, self._timeout
+        try:
+            for path in WATCHED:
+                monitor._set(path, None, None, timeout)
+            return self
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def get(self, *, timeout: Timeout = DEFAULT) -> DomainEvent:
+        """Wait for the next event and take it.
+
+        Arguments:
+            timeout (float | None): seconds to wait until the daemon tells of a change; None, as by
+                default, for no limit. 0 takes an event that is there. The client's own timeout
+                holds for what is then asked about the domains.
+
+        Returns:
+            A `xsproto.DomainEvent`.
+
+        Raises:
+            TimedOut: there was no event in time.
+            ConnectionClosed: there will be no more events.
+            LocalProtocolError: the watch is not set, or is not set any more.
+        """
+        monitor, table = self._monitor, self._table
+        connection = monitor._connection
+        deadline = connection.clock.deadline_for(None if timeout is DEFAULT else timeout)
+        while not table.events:
+            if not table.stale:
+                table.note(connection.take_event(monitor._queue, deadline))
+            with connection.guard:
+                while monitor._queue:  # these are older than the look that follows
+                    table.note(monitor._queue.take())
+            self._client._perform(table.look(), DEFAULT)
+        return table.events.popleft()
+
+    def __iter__(self) -> Iterator[DomainEvent]:
+        while True:
+            yield self.get()
+
+    def close(self) -> None:
+        """End the watch and forget its events. This does not wait for the daemon.
+
+        The requests are UNWATCH (xenstore.txt, "Watches").
+        """
+        self._monitor.close()
+
+
+class Device(Generic[PathT]):
+    """One end of a device, a frontend or a backend, as `Client.device` returns it.
+
+    Each end is a directory with a node ``state``, an `xsproto.XenbusState`. Each side switches the
+    state of its own end, and waits for states of the `other` one.
+
+    Attributes:
+        path: the directory.
+    """
+
+    def __init__(self, client: BlockingClient, path: PathT) -> None:
+        from .devices import check_end
+
+        check_end(path)
+        self._client = client
+        self.path: PathT = path
+
+    def __repr__(self) -> str:
+        return f"<Device {self.path!r}>"
+
+    def state(self, *, timeout: Timeout = DEFAULT) -> XenbusState:
+        """Read the state of this end.
+
+        The request is READ (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Returns:
+            An `xsproto.XenbusState`. It is ``UNKNOWN`` if the end was removed, or this domain may
+            not read it, which a guest cannot tell apart; or if its state is none of the others.
+        """
+        from .devices import state_of
+
+        return self._client._perform(state_of(self.path), timeout)
+
+    def wait_state(self, *states: XenbusState, timeout: Timeout = DEFAULT) -> XenbusState:
+        """Wait until this end has one of several states.
+
+        An end that was removed is ``CLOSED``, or ``UNKNOWN`` if that is among the states.
+
+        The requests are WATCH and UNWATCH (xenstore.txt, "Watches"), and READ.
+
+        Arguments:
+            states (XenbusState): the states, at least one.
+            timeout (float | None): seconds to wait. By default, and with None, there is no limit:
+                the client's own timeout does not hold here.
+
+        Returns:
+            The state that it has.
+
+        Raises:
+            NotFound, AccessDenied: the end was removed, and that was not waited for. In a guest,
+                the error of a removed end may be `AccessDenied`.
+            TimedOut: it had none of them in time.
+            ConnectionClosed: the connection ended.
+        """
+        from .devices import check_states, reached
+
+        check_states(states)
+
+        def condition(view: View) -> XenbusState | None:
+            return view._evaluate(reached(self.path, states))
+
+        state = self._client.wait(condition, timeout=timeout)
+        assert state is not None
+        return state
+
+    def switch(
+        self,
+        state: XenbusState,
+        values: Mapping[PathT, bytes] | None = None,
+        *,
+        timeout: Timeout = DEFAULT,
+    ) -> None:
+        """Switch this end to a state, and write other nodes of it, in one transaction.
+
+        Nothing is written if the end was removed, so its directory does not come back; it is no
+        error then to switch it to ``CLOSED``. An end that has the state already is not written
+        again, and one that is closed does not become ``CLOSING``; the other nodes are written.
+
+        The requests are READ, WRITE, TRANSACTION_START and TRANSACTION_END (xenstore.txt,
+        "Database read, write and permissions operations").
+
+        Arguments:
+            state (XenbusState): the new state.
+            values (Mapping[bytes | str, bytes] | None): the values of the other nodes, by their
+                paths below this end. They are written before the state.
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Raises:
+            NotFound, AccessDenied: the end was removed, or this domain may not change it.
+            QuotaExceeded, TooBig: the daemon does not let this domain have so much.
+        """
+        from .devices import switch
+
+        self._client._atomic(switch(self.path, state, values), timeout)
+
+    def other(self, *, timeout: Timeout = DEFAULT) -> Device[PathT]:
+        """Find the other end, by the link in this one: a node ``backend`` or ``frontend``.
+
+        A guest may write any path into its own end. So a program in a driver domain, or a
+        toolstack, starts from the backend.
+
+        The request is READ (xenstore.txt, "Database read, write and permissions operations").
+
+        Arguments:
+            timeout (float | None): seconds for the call, None for no limit; default: the client's.
+
+        Returns:
+            A `Device`.
+
+        Raises:
+            NotFound: this end has no link.
+            AccessDenied: this domain may not read it.
+            InvalidValue: the link is no absolute path.
+        """
+        from .devices import other_end
+
+        return Device(self._client, self._client._perform(other_end(self.path), timeout))

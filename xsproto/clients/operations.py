@@ -103,6 +103,7 @@ __all__ = [
     "exists",
     "get_feature",
     "get_quota",
+    "invalid_value",
     "is_doubtful",
     "list_children",
     "outcomes",
@@ -238,7 +239,7 @@ def read_text(path: bytes | str, default: Any) -> Operation[Any]:
         return value.decode()
     except UnicodeDecodeError:
         pass  # its message would show a byte of the value
-    raise _invalid_value(request, value, "no text in UTF-8")
+    raise invalid_value(request, value, "no text in UTF-8")
 
 
 def read_int(path: bytes | str, default: Any) -> Operation[Any]:
@@ -255,7 +256,7 @@ def read_int(path: bytes | str, default: Any) -> Operation[Any]:
             raise
         return default
     if _INTEGER.fullmatch(value) is None:
-        raise _invalid_value(request, value, "no decimal number")
+        raise invalid_value(request, value, "no decimal number")
     return int(value)
 
 
@@ -263,7 +264,8 @@ def read_int(path: bytes | str, default: Any) -> Operation[Any]:
 _INTEGER: Final = re.compile(rb"-?[0-9]{1,100}")
 
 
-def _invalid_value(request: Read, value: bytes, why: str) -> InvalidValue:
+def invalid_value(request: Read, value: bytes, why: str) -> InvalidValue:
+    """Return the error of a value that is not what the caller asked for."""
     return InvalidValue(
         f"the value of {request.path!r}, of {len(value)} bytes, is {why}",
         value=value,

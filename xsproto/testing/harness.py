@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from types import TracebackType
 from typing import Any, AnyStr, Literal, Protocol, Self, TypeVar, overload
 
+from ..clients.devices import XenbusState
+from ..clients.domains import Domain, DomainEvent
 from ..clients.event_queue import QUEUE_MAX, PathT, WatchEvent
 from ..clients.operations import Node
 from ..errors import XenStoreError
@@ -25,7 +27,9 @@ from ..wire import Packet
 __all__ = [
     "Cancelled",
     "Client",
+    "Device",
     "DomainState",
+    "DomainWatch",
     "Harness",
     "Monitor",
     "Operations",
@@ -165,6 +169,33 @@ class Monitor(Stream[PathT], Protocol[PathT]):
     def unwatch(self, path: PathT, token: bytes | None = None) -> None: ...
 
 
+class DomainWatch(Protocol):
+    """The domains as they come and go, for ``async with`` and ``async for``."""
+
+    async def get(self) -> DomainEvent: ...
+    def __aiter__(self) -> AsyncIterator[DomainEvent]: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+class Device(Protocol[PathT]):
+    """One end of a device."""
+
+    @property
+    def path(self) -> PathT: ...
+    async def state(self) -> XenbusState: ...
+    async def wait_state(self, *states: XenbusState) -> XenbusState: ...
+    async def switch(
+        self, state: XenbusState, values: Mapping[PathT, bytes] | None = None
+    ) -> None: ...
+    async def other(self) -> Device[PathT]: ...
+
+
 class Client(Operations, Protocol):
     """A client."""
 
@@ -183,6 +214,10 @@ class Client(Operations, Protocol):
     def monitor(self, *, limit: int = QUEUE_MAX) -> Monitor[Any]: ...
     # Of any view: the conditions of `xsproto.conditions` take those of real clients.
     async def wait(self, condition: Callable[[Any], Any]) -> Any: ...
+    # Of any end: this protocol and the classes of real clients refer to themselves.
+    def device(self, path: AnyStr) -> Any: ...
+    async def domains(self) -> builtins.list[Domain]: ...
+    def watch_domains(self, *, limit: int = QUEUE_MAX) -> DomainWatch: ...
 
     async def get_domain_path(self, domid: int) -> bytes: ...
     async def is_domain_introduced(self, domid: int) -> bool: ...

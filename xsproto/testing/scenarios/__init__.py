@@ -4,6 +4,8 @@
 `arguments`       permissions and paths; arguments that the client refuses
 `conditions`      when a wait for a condition ends, what it sees, and what it leaves
 `connection`      many tasks on one client; waits that are given up; the end of a connection
+`devices`         both ends of a device through their states, and what a removal means
+`domain_watches`  which domains there are, and how they come and go
 `domains`         what a guest may do, and how much; what dom0 does about domains
 `nodes`           values, children, walks through a tree
 `replies`         the bytes of replies, where clients are tolerant
@@ -21,6 +23,8 @@ from . import (
     arguments,
     conditions,
     connection,
+    devices,
+    domain_watches,
     domains,
     nodes,
     replies,
@@ -34,6 +38,8 @@ __all__ = [
     "arguments",
     "conditions",
     "connection",
+    "devices",
+    "domain_watches",
     "domains",
     "nodes",
     "replies",
