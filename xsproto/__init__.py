@@ -49,11 +49,12 @@ from .requests import Request
 from .wire import Op, Packet, PacketReader
 
 if TYPE_CHECKING:
+    from .clients.reconnect import ReconnectPolicy
     from .daemon.daemon import Daemon
     from .daemon.store import PROFILE_4_17, PROFILE_CURRENT, PROFILES, Profile
     from .server import ServerConnection
 else:
-    # What only a server needs costs only a server: a client's program starts without it. (Type
+    # What only some programs need costs only those: a client's program starts without it. (Type
     # checkers look at the branch above.)
     def __getattr__(name):
         if name == "Daemon":
@@ -62,6 +63,8 @@ else:
             from . import server as module
         elif name in ("PROFILE_CURRENT", "PROFILE_4_17", "PROFILES", "Profile"):
             from .daemon import store as module
+        elif name == "ReconnectPolicy":
+            from .clients import reconnect as module
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(module, name)
@@ -104,6 +107,7 @@ __all__ = [
     "Permission",
     "Profile",
     "QuotaExceeded",
+    "ReconnectPolicy",
     "RemoteProtocolError",
     "Request",
     "RequestReceived",
