@@ -196,6 +196,8 @@ class SyncHarness(DaemonHarness):
         options: for every client.
     """
 
+    can = DaemonHarness.can | {"restart"}
+
     def __init__(self, daemon: DaemonUnderTest, **options: Any) -> None:
         super().__init__(daemon)
         self._options = options
@@ -250,12 +252,16 @@ class DeviceHarness(SyncHarness):
 class SockHarness(SyncHarness):
     """`xsproto_sync` on connected sockets that are handed in."""
 
+    can = DaemonHarness.can
+
     def _open(self, socket_path: str, **options: Any) -> xsproto_sync.Client:
         return xsproto_sync.Client(sock=connected(socket_path), **options)
 
 
 class TransportHarness(SyncHarness):
     """`xsproto_sync` on transports of a class of our own."""
+
+    can = DaemonHarness.can
 
     def _open(self, socket_path: str, **options: Any) -> xsproto_sync.Client:
         return xsproto_sync.Client(transport=PlainTransport(connected(socket_path)), **options)
@@ -264,7 +270,7 @@ class TransportHarness(SyncHarness):
 class TlsHarness(SyncHarness):
     """`xsproto_sync` on TLS."""
 
-    can = SyncHarness.can | {"remote"}
+    can = DaemonHarness.can | {"remote"}
 
     def __init__(self, daemon: DaemonUnderTest, **options: Any) -> None:
         super().__init__(daemon, **options)

@@ -36,7 +36,7 @@ class _DaemonHarness(DaemonHarness):
 class _RemoteHarness(DaemonHarness):
     """One that has something to end."""
 
-    can = DaemonHarness.can | {"remote"}
+    can = DaemonHarness.can | {"remote"}  # no "restart": nobody can make such a connection again
 
     def end(self) -> None:
         raise NotImplementedError
@@ -71,6 +71,7 @@ class AsyncioHarness(_DaemonHarness, AsyncioLoop):
     """`xsproto_asyncio` over a daemon of its own."""
 
     debug = False  # which takes three times as long
+    can = DaemonHarness.can | {"restart"}
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
         return await self.open_path(self.socket_path(domid), **options)
@@ -83,12 +84,16 @@ class UvloopHarness(AsyncioHarness, UvloopLoop):
 class TrioHarness(_DaemonHarness, TrioLoop):
     """`xsproto_trio` over a daemon of its own."""
 
+    can = DaemonHarness.can | {"restart"}
+
     async def open(self, domid: int = 0, **options: Any) -> Client:
         return await self.open_path(self.socket_path(domid), **options)
 
 
 class AsyncioSockHarness(AsyncioHarness):
     """`xsproto_asyncio` on connected sockets that are handed in."""
+
+    can = DaemonHarness.can
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
         sock = connected(self.socket_path(domid))
@@ -98,7 +103,7 @@ class AsyncioSockHarness(AsyncioHarness):
 class AsyncioStreamHarness(AsyncioHarness):
     """`xsproto_asyncio` on readers and writers."""
 
-    can = AsyncioHarness.can | {"remote"}
+    can = DaemonHarness.can | {"remote"}
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
         stream = await asyncio.open_unix_connection(sock=connected(self.socket_path(domid)))
@@ -107,6 +112,8 @@ class AsyncioStreamHarness(AsyncioHarness):
 
 class TrioSockHarness(TrioHarness):
     """`xsproto_trio` on connected sockets that are handed in."""
+
+    can = DaemonHarness.can
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
         sock = connected(self.socket_path(domid))
@@ -144,7 +151,7 @@ class TrioSshHarness(_SshHarness, TrioHarness):
 class TrioStreamHarness(TrioHarness):
     """`xsproto_trio` on streams that are no sockets."""
 
-    can = TrioHarness.can | {"remote"}
+    can = DaemonHarness.can | {"remote"}
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
         sock = trio.socket.from_stdlib_socket(connected(self.socket_path(domid)))

@@ -17,7 +17,6 @@ a caller in the middle of these steps ends as well.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from random import random
 from typing import Any, Final, Generic, TypeVar
 
 from ..client import Exchange
@@ -185,7 +184,7 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
             if not (self._lock.acquire() if left is None else self._lock.acquire(True, left)):
                 raise no_connection(requests, sent, None)
             while self.current is gone and self.ended is None:
-                if delay := self.policy.delay(attempt, random()):
+                if delay := self.policy.delay(attempt, self.random()):
                     self._closing.wait(_left(deadline, clock, delay))
                 attempt += 1
                 try:
@@ -234,10 +233,9 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
 class _BlockingTransactionConnection(TransactionConnection, BlockingConnection):
     """The connection of a blocking transaction."""
 
-    @property
-    def clock(self) -> Any:  # type: ignore[override]  # read only
-        """See `BlockingConnection`."""
-        return self.current.clock
+    def __init__(self, client: Reconnecting, current: Any) -> None:
+        super().__init__(client, current)
+        self.clock = current.clock
 
     def exchange(
         self,
@@ -364,7 +362,7 @@ class AsyncReconnecting(Reconnecting, AsyncConnection):
         """See `BlockingReconnecting`."""
         async with self._lock:
             while self.current is gone and self.ended is None:
-                if delay := self.policy.delay(attempt, random()):
+                if delay := self.policy.delay(attempt, self.random()):
                     async with self._backend.time_limit(delay):
                         await self._closing.wait()
                 attempt += 1

@@ -121,7 +121,6 @@ class EventQueue:
         self._events = {
             (top, of): WatchEvent(top, of, overflow=True) for top, of in sorted(self.watches)
         }
-        return True
 
     def take(self) -> WatchEvent[Any]:
         """Take the oldest event. The queue must not be empty."""

@@ -296,7 +296,7 @@ def no_connection(
     what = repr(requests[0]) if len(requests) == 1 else f"{len(requests)} requests"
     fate = "sent and not answered" if sent else "not sent"
     return TimedOut(
-        f"no connection in time: {error or 'another call was connecting'}; {what}: {fate}",
+        f"no connection in time: {error or 'another call is still at it'}; {what}: {fate}",
         sent=sent,
         path=getattr(requests[0], "path", None),
         request=requests[0],

@@ -189,7 +189,10 @@ class DelegatingConnection(ConnectionBase):
         current: the other connection. It may have ended.
     """
 
-    current: Any
+    def __init__(self, current: Any) -> None:
+        self.current = current
+        self.now = current.now
+        self.sleep = current.sleep
 
     # Properties, because a connection may replace its own, as in a forked child.
 
@@ -243,8 +246,8 @@ class TransactionConnection(DelegatingConnection):
     """
 
     def __init__(self, client: Reconnecting, current: Any) -> None:
+        super().__init__(current)
         self._client = client
-        self.current = current
 
     def outcome(self, exchange: Exchange) -> Exchange:
         """Return an exchange that is done; see `after_end` if the connection has ended it."""
@@ -285,7 +288,7 @@ class Reconnecting(DelegatingConnection):
     """
 
     def __init__(self, connection: Any, policy: ReconnectPolicy) -> None:
-        self.current = connection
+        super().__init__(connection)
         self.policy = policy
         #: Why there will be no other connection; None while there may.
         self.ended: XenStoreError | None = None

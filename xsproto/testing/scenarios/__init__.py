@@ -7,6 +7,7 @@
 `domains`         what a guest may do, and how much; what dom0 does about domains
 `nodes`           values, children, walks through a tree
 `replies`         the bytes of replies, where clients are tolerant
+`restarts`        a daemon that dies and comes back, and clients that reconnect
 `storms`          tasks cancelled at any moment, a daemon that dies, floods of events
 `transactions`    isolation, conflicts, commit and rollback, `transact`
 `trees`           trees, values with permissions, text, defaults
@@ -24,6 +25,7 @@ from . import (
     domains,
     nodes,
     replies,
+    restarts,
     storms,
     transactions,
     trees,
@@ -37,6 +39,7 @@ __all__ = [
     "domains",
     "nodes",
     "replies",
+    "restarts",
     "storms",
     "transactions",
     "trees",
