@@ -521,20 +521,33 @@ class AsyncBackend(Backend):
         hook_into_fork(self.os)
         policy = None if reconnect is False else policy_for(reconnect, place)
         connection = await self._open(place)
-        open_watches: Callable[[], EventLoopConnection] | None = None
-        if isinstance(place, Location) and place.kind == "device":
-            open_watches = partial(self._open_watches, place.path)
+        on_device = isinstance(place, Location) and place.kind == "device"
+        open_watches: Callable[[], Any] | None = None
+        if on_device:
+            open_watches = partial(self._open_watches, place)
         if policy is None:
             return connection, open_watches
         from .reconnecting import AsyncReconnecting  # most programs need none of it
 
         # It has what an `AsyncClientBase` uses of an `EventLoopConnection`.
-        many: Any = AsyncReconnecting(connection, policy, partial(self._open, place), self)
-        return many, open_watches
+        requests: Any = AsyncReconnecting(
+            connection, policy, partial(self._open, place), self, on_device=on_device
+        )
 
-    def _open_watches(self, path: str) -> EventLoopConnection:
+        async def open_again() -> EventLoopConnection:
+            return self._open_watches(place)
+
+        def open_reconnecting_watches() -> Any:
+            watches = self._open_watches(place)
+            return AsyncReconnecting(
+                watches, policy, open_again, self, on_device=True, requests=requests
+            )
+
+        return requests, open_reconnecting_watches if on_device else None
+
+    def _open_watches(self, place: Any) -> EventLoopConnection:
         """Open the device for watches."""
-        return self.make_connection(WatchTransport(path, self), device_session())
+        return self.make_connection(WatchTransport(place.path, self), device_session())
 
     async def _open(self, place: Location | Stream) -> EventLoopConnection:
         """Open a connection for requests."""

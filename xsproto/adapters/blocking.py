@@ -88,11 +88,12 @@ class BlockingBackend(Backend, Generic[ConnectionT]):
         policy: ReconnectPolicy,
         open_next: Callable[[float | None], ConnectionT],
         clock: Clock,
+        **on_device: Any,
     ) -> Any:
         """Make a connection that is followed by others; see `BlockingReconnecting`."""
         from .reconnecting import BlockingReconnecting  # most programs need none of it
 
-        return BlockingReconnecting(connection, policy, open_next, self, clock)
+        return BlockingReconnecting(connection, policy, open_next, self, clock, **on_device)
 
     @abstractmethod
     def connect(self, path: str, timeout: float | None) -> ConnectionTransport:
@@ -177,7 +178,9 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
         hook_into_fork(backend.os)
         self._connection = connection = self._open(given if given is DEFAULT else clock.timeout)
         if policy is not None:
-            self._connection = backend.make_reconnecting(connection, policy, self._open, clock)
+            self._connection = backend.make_reconnecting(
+                connection, policy, self._open, clock, on_device=on_device
+            )
         if not on_device:
             self._watches = self._connection
 
@@ -268,7 +271,12 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
                     watches, policy = self._open_watches(None), self._policy
                     if policy is not None:
                         watches = self._backend.make_reconnecting(
-                            watches, policy, self._open_watches, self._clock
+                            watches,
+                            policy,
+                            self._open_watches,
+                            self._clock,
+                            on_device=True,
+                            requests=self._connection,
                         )
                     self._watches = watches
             if self._ended:

@@ -12,6 +12,12 @@ top of a backend's connections, locks and events, in the same order:
 
 `close` sets an event, which ends every pause, and closes the connection that is being prepared. So
 a caller in the middle of these steps ends as well.
+
+On the XenBus device a client has two connections, one for requests and one for watches. Nothing
+tells of the daemon's death there but silence, so each exchange of such a client is limited to
+`ReconnectPolicy.silence`. A WATCH to a dead daemon leaves a thread in the kernel for good. So the
+connection of watches opens another descriptor only once that of requests has had an answer; and
+when that of requests is replaced, the one of watches is, too.
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ from ..clients.event_queue import EventQueue, WatchEvent
 from ..clients.messages import client_closed, no_connection, no_event
 from ..clients.reconnect import (
     PROBE,
+    SILENT,
     Reconnecting,
     ReconnectPolicy,
     TransactionConnection,
@@ -41,10 +48,13 @@ __all__ = ["AsyncReconnecting", "BlockingReconnecting"]
 #: The seconds that one attempt to connect may take.
 CONNECT_MAX: Final = 20.0
 
+T = TypeVar("T")
 ConnectionT = TypeVar("ConnectionT", bound=AdapterConnection)
 
+# When nothing is known to be unanswered.
+_NEVER: Final = float("inf")
+
 _CLOSED: Final = "the connection was given up before it was used"
-_SILENT: Final = "the XenBus device has given no answer for too long"
 
 
 def _left(deadline: float | None, clock: Clock, most: float | None) -> float | None:
@@ -64,6 +74,8 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
         open_next: opens the next one; takes the seconds that it may take, or None.
         backend: the `BlockingBackend`, for its locks and events.
         clock: the client's time limits.
+        on_device: whether it is the XenBus device.
+        requests: for the device's connection of watches, that of requests.
     """
 
     current: ConnectionT
@@ -76,8 +88,11 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
         open_next: Callable[[float | None], ConnectionT],
         backend: Any,
         clock: Clock,
+        *,
+        on_device: bool = False,
+        requests: BlockingReconnecting[ConnectionT] | None = None,
     ) -> None:
-        super().__init__(connection, policy)
+        super().__init__(connection, policy, on_device=on_device, requests=requests)
         self.clock = clock
         self._open_next = open_next
         # An RLock knows its owner. So the clean-up after an interrupt knows what to give back.
@@ -99,7 +114,9 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
             if (done := self.prepare(request, attempt, waiter)) is not None:
                 return done
             try:
-                exchange = connection.exchange(request, tx_id, deadline, waiter)
+                exchange = self.ask(
+                    connection, connection.exchange, request, tx_id, deadline, waiter
+                )
                 if not isinstance(exchange.answer, ConnectionClosed):
                     return exchange
                 error: ConnectionClosed = exchange.answer
@@ -120,7 +137,13 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
         while True:
             connection = self.current
             try:
-                exchanges = connection.exchange_all([requests[at] for at in left], tx_id, deadline)
+                exchanges = self.ask(
+                    connection,
+                    connection.exchange_all,
+                    [requests[at] for at in left],
+                    tx_id,
+                    deadline,
+                )
             except ConnectionClosed as error:
                 if not self.must_repeat(connection, PROBE, error):
                     raise
@@ -133,25 +156,71 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
             self._reconnect(connection, deadline, attempt, missing, sent)
             attempt += 1
 
+    def ask(
+        self,
+        connection: ConnectionT,
+        exchange: Callable[..., T],
+        what: Any,
+        tx_id: int,
+        deadline: float | None,
+        *waiter: Any,
+    ) -> T:
+        """Call `exchange` of a connection; on the device, end the connection if that is silent.
+
+        Arguments:
+            connection: the connection.
+            exchange: its `exchange` or `exchange_all`, whose arguments follow.
+
+        Raises:
+            ConnectionClosed: the connection was silent.
+            TimedOut: there was no answer by `deadline`.
+        """
+        if not self.on_device:
+            return exchange(what, tx_id, deadline, *waiter)
+        now, silence = self.clock.now, self.policy.silence
+        self._asked = min(self._asked, now())
+        try:
+            result = exchange(what, tx_id, self._limit(deadline), *waiter)
+        except TimedOut as error:
+            if now() - self._asked >= silence:
+                connection.close(ConnectionClosed(SILENT))
+            if deadline is not None and now() >= deadline:
+                raise
+            raise ConnectionClosed(
+                SILENT, sent=error.sent, path=error.path, request=error.request
+            ) from None
+        self._asked = _NEVER
+        return result
+
     def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent:
         """See `BlockingConnection`."""
         attempt = 0
         while True:
-            connection = self.current
+            connection, requests = self.current, self.requests
+            limit = deadline if requests is None else self._limit(deadline)
             try:
-                return connection.take_event(queue, deadline)
+                return connection.take_event(queue, limit)
             except TimedOut:
-                raise
+                if requests is None or limit == deadline:
+                    raise
             except XenStoreError:
                 if self.ended is not None:
                     raise self.ended.with_traceback(None) from None
                 if not self.must_listen_again(connection, queue):
                     raise
             try:
-                self._reconnect(connection, deadline, attempt, [PROBE], False)
+                if connection.session.closed is not None:
+                    self._reconnect(connection, deadline, attempt, [PROBE], False)
+                    attempt += 1
+                elif requests is not None:
+                    requests.exchange(PROBE, 0, deadline)  # it ends `connection` if that is silent
             except TimedOut:
                 raise no_event(list(queue.watches)) from None
-            attempt += 1
+
+    def _limit(self, deadline: float | None) -> float:
+        """Return when an exchange that begins now has been silent for too long, or `deadline`."""
+        limit = self.clock.now() + self.policy.silence
+        return limit if deadline is None else min(limit, deadline)
 
     def for_transaction(self, waiter: Waiter) -> Any:
         """See `ConnectionBase`."""
@@ -203,8 +272,12 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
 
     def _open(self, deadline: float | None) -> None:
         """Open a connection, prepare it, and put it in the place of the current one."""
+        if self.requests is not None:
+            self.requests.exchange(PROBE, 0, deadline)
         self._next = new = self._open_next(_left(deadline, self.clock, CONNECT_MAX))
         try:
+            if self.on_device:
+                deadline = self._limit(deadline)
             for watch, queue in self.adopt(new):
                 error = new.exchange(watch, 0, deadline).error
                 if isinstance(error, ConnectionClosed):
@@ -233,7 +306,9 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
 class _BlockingTransactionConnection(TransactionConnection, BlockingConnection):
     """The connection of a blocking transaction."""
 
-    def __init__(self, client: Reconnecting, current: Any) -> None:
+    _client: BlockingReconnecting[Any]
+
+    def __init__(self, client: BlockingReconnecting[Any], current: Any) -> None:
         super().__init__(client, current)
         self.clock = current.clock
 
@@ -246,7 +321,9 @@ class _BlockingTransactionConnection(TransactionConnection, BlockingConnection):
     ) -> Exchange:
         """See `BlockingConnection`."""
         try:
-            exchange = self.current.exchange(request, tx_id, deadline, waiter)
+            exchange = self._client.ask(
+                self.current, self.current.exchange, request, tx_id, deadline
+            )
         except ConnectionClosed as error:
             return self.after_end(request, tx_id, error.with_traceback(None))
         return self.outcome(exchange)
@@ -256,7 +333,9 @@ class _BlockingTransactionConnection(TransactionConnection, BlockingConnection):
     ) -> Sequence[Exchange]:
         """See `BlockingConnection`."""
         try:
-            exchanges = self.current.exchange_all(requests, tx_id, deadline)
+            exchanges = self._client.ask(
+                self.current, self.current.exchange_all, requests, tx_id, deadline
+            )
         except ConnectionClosed as error:
             return [self.after_end(PROBE, tx_id, error.with_traceback(None))]
         return [self.outcome(exchange) for exchange in exchanges]
@@ -275,6 +354,8 @@ class AsyncReconnecting(Reconnecting, AsyncConnection):
         policy: when to try again.
         open_next: opens the next one.
         backend: the `AsyncBackend`, for its locks, events and time limits.
+        on_device: whether it is the XenBus device.
+        requests: for the device's connection of watches, that of requests.
     """
 
     def __init__(
@@ -283,8 +364,11 @@ class AsyncReconnecting(Reconnecting, AsyncConnection):
         policy: ReconnectPolicy,
         open_next: Callable[[], Awaitable[Any]],
         backend: Any,
+        *,
+        on_device: bool = False,
+        requests: AsyncReconnecting | None = None,
     ) -> None:
-        super().__init__(connection, policy)
+        super().__init__(connection, policy, on_device=on_device, requests=requests)
         self._open_next = open_next
         self._backend = backend
         self._lock = backend.new_lock()
@@ -301,7 +385,9 @@ class AsyncReconnecting(Reconnecting, AsyncConnection):
             if (done := self.prepare(request, attempt, waiter)) is not None:
                 return done
             try:
-                exchange: Exchange = await connection.exchange(request, tx_id, waiter)
+                exchange: Exchange = await self.ask(
+                    connection, connection.exchange, request, tx_id, waiter
+                )
                 if not isinstance(exchange.answer, ConnectionClosed):
                     return exchange
                 error: ConnectionClosed = exchange.answer
@@ -322,7 +408,9 @@ class AsyncReconnecting(Reconnecting, AsyncConnection):
         while True:
             connection = self.current
             try:
-                exchanges = await connection.exchange_all([requests[at] for at in left], tx_id)
+                exchanges = await self.ask(
+                    connection, connection.exchange_all, [requests[at] for at in left], tx_id
+                )
             except ConnectionClosed as error:
                 if not self.must_repeat(connection, PROBE, error):
                     raise
@@ -334,21 +422,64 @@ class AsyncReconnecting(Reconnecting, AsyncConnection):
             await self._reconnect(connection, attempt, requests[left[0]], sent)
             attempt += 1
 
+    async def ask(
+        self,
+        connection: Any,
+        exchange: Callable[..., Awaitable[T]],
+        what: Any,
+        tx_id: int,
+        *waiter: Any,
+    ) -> T:
+        """Call `exchange` of a connection; on the device, end the connection if that is silent.
+
+        Arguments:
+            connection: the connection.
+            exchange: its `exchange` or `exchange_all`, whose arguments follow.
+
+        Raises:
+            ConnectionClosed: the connection was silent.
+        """
+        if not self.on_device:
+            return await exchange(what, tx_id, *waiter)
+        self._asked = asked = min(self._asked, self.now())
+        result: T | None = None
+        try:
+            async with self._backend.time_limit(self.policy.silence):
+                result = await exchange(what, tx_id, *waiter)
+        finally:
+            if result is not None:
+                self._asked = _NEVER
+            elif self.now() - asked >= self.policy.silence:
+                connection.close(ConnectionClosed(SILENT))
+        if result is None:
+            # Whether it was sent is not known, so it counts as sent.
+            raise ConnectionClosed(SILENT, sent=True)
+        return result
+
     async def take_event(self, queue: EventQueue) -> WatchEvent:
         """See `AsyncConnection`."""
         attempt = 0
         while True:
-            connection = self.current
+            connection, requests = self.current, self.requests
+            event: WatchEvent | None = None
             try:
-                event: WatchEvent = await connection.take_event(queue)
-                return event
+                if requests is None:
+                    event = await connection.take_event(queue)
+                else:
+                    async with self._backend.time_limit(self.policy.silence):
+                        event = await connection.take_event(queue)
+                if event is not None:
+                    return event
             except XenStoreError:
                 if self.ended is not None:
                     raise self.ended.with_traceback(None) from None
                 if not self.must_listen_again(connection, queue):
                     raise
-            await self._reconnect(connection, attempt, PROBE, False)
-            attempt += 1
+            if connection.session.closed is not None:
+                await self._reconnect(connection, attempt, PROBE, False)
+                attempt += 1
+            elif requests is not None:
+                await requests.exchange(PROBE, 0)  # it ends `connection` if that is silent
 
     async def checkpoint(self) -> None:
         """See `AsyncConnection`."""
@@ -378,6 +509,8 @@ class AsyncReconnecting(Reconnecting, AsyncConnection):
     async def _open(self) -> None:
         """See `BlockingReconnecting`."""
         new = None
+        if self.requests is not None:
+            await self.requests.exchange(PROBE, 0)
         try:
             async with self._backend.time_limit(CONNECT_MAX):
                 new = await self._open_next()
@@ -385,12 +518,13 @@ class AsyncReconnecting(Reconnecting, AsyncConnection):
                 raise ConnectFailed(f"cannot connect to XenStore within {CONNECT_MAX} s")
             self._next = new
             for watch, queue in self.adopt(new):
-                error = (await new.exchange(watch, 0)).error
+                error = (await self.ask(new, new.exchange, watch, 0)).error
                 if isinstance(error, ConnectionClosed):
                     raise error
                 if error is not None:
                     self.refused(new, queue, error)
-            if isinstance(error := (await new.exchange(PROBE, 0)).error, ConnectionClosed):
+            error = (await self.ask(new, new.exchange, PROBE, 0)).error
+            if isinstance(error, ConnectionClosed):
                 raise error
             self.succeed(new)
         except BaseException:
@@ -412,12 +546,16 @@ class AsyncReconnecting(Reconnecting, AsyncConnection):
 class _AsyncTransactionConnection(TransactionConnection, AsyncConnection):
     """The connection of an asynchronous transaction."""
 
+    _client: AsyncReconnecting
+
     async def exchange(
         self, request: Request[Any], tx_id: int, waiter: Waiter | None = None
     ) -> Exchange:
         """See `AsyncConnection`."""
         try:
-            exchange = await self.current.exchange(request, tx_id, waiter)
+            exchange = await self._client.ask(
+                self.current, self.current.exchange, request, tx_id, waiter
+            )
         except ConnectionClosed as error:
             return self.after_end(request, tx_id, error.with_traceback(None))
         return self.outcome(exchange)
@@ -427,7 +565,9 @@ class _AsyncTransactionConnection(TransactionConnection, AsyncConnection):
     ) -> Sequence[Exchange]:
         """See `AsyncConnection`."""
         try:
-            exchanges = await self.current.exchange_all(requests, tx_id)
+            exchanges = await self._client.ask(
+                self.current, self.current.exchange_all, requests, tx_id
+            )
         except ConnectionClosed as error:
             return [self.after_end(PROBE, tx_id, error.with_traceback(None))]
         return [self.outcome(exchange) for exchange in exchanges]

@@ -65,6 +65,7 @@ from .session import Session, Wait, Waiter
 
 __all__ = [
     "PROBE",
+    "SILENT",
     "ReconnectPolicy",
     "Reconnecting",
     "TransactionConnection",
@@ -82,6 +83,9 @@ _HARMLESS_TWICE: Final = frozenset(
         *(Op.WATCH, Op.UNWATCH, Op.RESET_WATCHES, Op.TRANSACTION_START),
     }
 )
+
+#: Why a connection to the XenBus device counts as ended.
+SILENT: Final = "the XenBus device has given no answer for too long"
 
 _OK: Final = b"OK\0"
 
@@ -285,11 +289,28 @@ class Reconnecting(DelegatingConnection):
     Arguments:
         connection: the first connection.
         policy: when to try again.
+        on_device: whether it is the XenBus device.
+        requests: for the device's connection of watches, that of requests.
     """
 
-    def __init__(self, connection: Any, policy: ReconnectPolicy) -> None:
+    def __init__(
+        self,
+        connection: Any,
+        policy: ReconnectPolicy,
+        *,
+        on_device: bool = False,
+        requests: Any = None,
+    ) -> None:
         super().__init__(connection)
         self.policy = policy
+        self.on_device = on_device
+        self.requests = requests
+        if requests is not None:
+            requests._watching = self
+        # The connection of watches that follows this one of requests.
+        self._watching: Reconnecting | None = None
+        # On the device: since when an answer is due, and none has come.
+        self._asked = float("inf")
         #: Why there will be no other connection; None while there may.
         self.ended: XenStoreError | None = None
         # The watches that are set or about to be set, as (path, token).
@@ -438,3 +459,6 @@ class Reconnecting(DelegatingConnection):
             connection.step(resume)
             self.session.forget_listeners()
             self.current = connection
+        self._asked = float("inf")
+        if self._watching is not None:
+            self._watching.current.close(ConnectionClosed(SILENT))

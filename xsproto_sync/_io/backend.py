@@ -71,11 +71,12 @@ class ThreadBackend(System, BlockingBackend[Connection]):
         policy: ReconnectPolicy,
         open_next: Callable[[float | None], Connection],
         clock: Clock,
+        **on_device: Any,
     ) -> Any:
         """See `BlockingBackend`."""
         from .reconnecting import ReconnectingConnection  # most programs need none of it
 
-        return ReconnectingConnection(connection, policy, open_next, self, clock)
+        return ReconnectingConnection(connection, policy, open_next, self, clock, **on_device)
 
     def connect(self, path: str, timeout: float | None) -> SocketTransport:
         """See `BlockingBackend`."""
