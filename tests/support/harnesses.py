@@ -524,6 +524,9 @@ USUAL_SCENARIOS: Final = {
         "the_daemons_death_ends_every_wait",
         "events_that_came_before_the_end_are_given",
         "closing_a_client_wakes_all_who_wait",
+        "a_client_goes_on_after_a_restart",
+        "what_was_sent_is_repeated_only_if_it_reads",
+        "watches_are_set_again",
     }
 }
 

@@ -56,6 +56,8 @@ class _TlsHarness(_RemoteHarness):
 
 
 class _SshHarness(_RemoteHarness):
+    can = DaemonHarness.can | {"remote", "restart"}
+
     def __init__(self, daemon: DaemonUnderTest) -> None:
         super().__init__(daemon)
         self._path = SshPath()

@@ -10,7 +10,7 @@ import posix
 import select
 from time import monotonic
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import gevent
 import gevent.event
