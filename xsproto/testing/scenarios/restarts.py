@@ -273,7 +273,7 @@ async def close_ends_it_all(h: Harness) -> None:
         await h.kill_daemon()
         tasks: list[Task[Any]] = [
             h.spawn(client.read(b"/a")),
-            h.spawn(client.read_many([b"/a"])),
+            h.spawn(client.list(b"/a")),
             h.spawn(client.write(b"/a", b"")),
             h.spawn(client.transact(Transaction.rollback)),
             h.spawn(watch.get()),
