@@ -23,6 +23,7 @@ when that of requests is replaced, the one of watches is, too.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 from ..client import Exchange
@@ -95,7 +96,7 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
         super().__init__(connection, policy, on_device=on_device, requests=requests)
         self.clock = clock
         self._open_next = open_next
-        # An RLock knows its owner. So the clean-up after an interrupt knows what to give back.
+        # An RLock knows its owner. So the clean-up after an interrupt gives back only what it has.
         self._lock = backend.new_lock()
         self._closing = backend.new_event()
         self._next: ConnectionT | None = None  # it is being prepared
@@ -111,7 +112,7 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
         attempt = 0
         while True:
             connection = self.current
-            if (done := self.prepare(request, attempt, waiter)) is not None:
+            if (done := self.prepare(connection, request, attempt, waiter)) is not None:
                 return done
             try:
                 exchange = self.ask(
@@ -209,11 +210,11 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
                 if not self.must_listen_again(connection, queue):
                     raise
             try:
-                if connection.session.closed is not None:
+                if requests is not None and connection.session.closed is None:
+                    requests.exchange(PROBE, 0, deadline)  # it ends `connection` if that is silent
+                else:
                     self._reconnect(connection, deadline, attempt, [PROBE], False)
                     attempt += 1
-                elif requests is not None:
-                    requests.exchange(PROBE, 0, deadline)  # it ends `connection` if that is silent
             except TimedOut:
                 raise no_event(list(queue.watches)) from None
 
@@ -265,7 +266,7 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
                     if self.ended is None and _left(deadline, clock, None) == 0.0:
                         raise no_connection(requests, sent, failure) from None
         finally:
-            if self._lock._is_owned():
+            with suppress(RuntimeError):  # it was not acquired
                 self._lock.release()
         if self.ended is not None:
             raise client_closed(self.ended, requests[0], sent=sent)
@@ -340,10 +341,7 @@ class _BlockingTransactionConnection(TransactionConnection, BlockingConnection):
             return [self.after_end(PROBE, tx_id, error.with_traceback(None))]
         return [self.outcome(exchange) for exchange in exchanges]
 
-    def take_event(self, queue: EventQueue, deadline: float | None) -> WatchEvent:
-        """See `BlockingConnection`. A transaction has no watches, so nobody calls it."""
-        event: WatchEvent = self.current.take_event(queue, deadline)
-        return event
+    take_event: Any = None  # a transaction has no watches
 
 
 class AsyncReconnecting(Reconnecting, AsyncConnection):
@@ -382,7 +380,7 @@ class AsyncReconnecting(Reconnecting, AsyncConnection):
         attempt = 0
         while True:
             connection = self.current
-            if (done := self.prepare(request, attempt, waiter)) is not None:
+            if (done := self.prepare(connection, request, attempt, waiter)) is not None:
                 return done
             try:
                 exchange: Exchange = await self.ask(
@@ -446,14 +444,15 @@ class AsyncReconnecting(Reconnecting, AsyncConnection):
         try:
             async with self._backend.time_limit(self.policy.silence):
                 result = await exchange(what, tx_id, *waiter)
-        finally:
-            if result is not None:
-                self._asked = _NEVER
-            elif self.now() - asked >= self.policy.silence:
+        except BaseException:
+            if self.now() - asked >= self.policy.silence:
                 connection.close(ConnectionClosed(SILENT))
+            raise
         if result is None:
+            connection.close(ConnectionClosed(SILENT))
             # Whether it was sent is not known, so it counts as sent.
             raise ConnectionClosed(SILENT, sent=True)
+        self._asked = _NEVER
         return result
 
     async def take_event(self, queue: EventQueue) -> WatchEvent:
@@ -475,11 +474,11 @@ class AsyncReconnecting(Reconnecting, AsyncConnection):
                     raise self.ended.with_traceback(None) from None
                 if not self.must_listen_again(connection, queue):
                     raise
-            if connection.session.closed is not None:
+            if requests is not None and connection.session.closed is None:
+                await requests.exchange(PROBE, 0)  # it ends `connection` if that is silent
+            else:
                 await self._reconnect(connection, attempt, PROBE, False)
                 attempt += 1
-            elif requests is not None:
-                await requests.exchange(PROBE, 0)  # it ends `connection` if that is silent
 
     async def checkpoint(self) -> None:
         """See `AsyncConnection`."""
@@ -572,10 +571,7 @@ class _AsyncTransactionConnection(TransactionConnection, AsyncConnection):
             return [self.after_end(PROBE, tx_id, error.with_traceback(None))]
         return [self.outcome(exchange) for exchange in exchanges]
 
-    async def take_event(self, queue: EventQueue) -> WatchEvent:
-        """See `AsyncConnection`. A transaction has no watches, so nobody calls it."""
-        event: WatchEvent = await self.current.take_event(queue)
-        return event
+    take_event: Any = None  # a transaction has no watches
 
     async def checkpoint(self) -> None:
         """See `AsyncConnection`."""

@@ -336,11 +336,13 @@ class Reconnecting(DelegatingConnection):
     # What came of a request
 
     def prepare(
-        self, request: Request[Any], attempt: int, waiter: Waiter | None
+        self, connection: Any, request: Request[Any], attempt: int, waiter: Waiter | None
     ) -> Exchange | None:
-        """Prepare for sending a request on the connection of the moment.
+        """Prepare for sending a request.
 
         Arguments:
+            connection: the connection to send it on, which was that of the moment.
+            request: the request.
             attempt: how often it was sent, or about to be sent, before.
             waiter: see `BlockingConnection.exchange`; its `handle` is set to the connection.
 
@@ -351,15 +353,15 @@ class Reconnecting(DelegatingConnection):
             ConnectionClosed: the client was closed.
         """
         if waiter is not None:
-            waiter.handle = self.current
+            waiter.handle = connection
         if self.ended is not None:
             raise client_closed(self.ended, request, sent=False)
         if isinstance(request, Watch):
             key = request.path, request.token
-            if attempt and self.session.engine.watch_state(*key) is WatchState.SET:
+            if attempt and connection.session.engine.watch_state(*key) is WatchState.SET:
                 return answered(request)
-            if not attempt:
-                self._watches.setdefault(key, request)
+            # Only now: a connection that comes after `connection` is given the watch.
+            self._watches[key] = request
         elif attempt and isinstance(request, DirectoryPart) and request.offset:
             return answered(request, request.encode_reply(Part(0, [b""], final=True)))
         return None
