@@ -28,6 +28,7 @@ from xsproto.errors import (
     TransactionLost,
 )
 from xsproto.requests import DirectoryPart, Part, Watch
+from xsproto.testing import Cancelled
 from xsproto_sync import Client, EmbeddedXenStore
 from xsproto_sync._io.backend import BACKEND
 
@@ -506,6 +507,30 @@ def test_a_wait_finds_out_by_itself_in_a_loop(
             await loop.sleep(0.3)
             device.come_back()
             assert (await waiting.result()).overflow
+
+    loop.run(main())
+
+
+def test_short_calls_find_out_together_in_a_loop(
+    loop: Loop, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module: Any = loop.module
+    take_sockets_for_devices(module.client.BACKEND, monkeypatch)
+
+    async def main() -> None:
+        client = await loop.open_path(None, xen_bus_path=str(device.path), reconnect=POLICY)
+        device.die()
+        for _ in range(6):
+            assert client._connection.session.closed is None
+            reading = loop.spawn(client.read(b"/a"), cancellable=True)
+            await loop.sleep(0.05)
+            reading.cancel()
+            with pytest.raises(Cancelled):
+                await reading.result()
+            if client._connection.session.closed is not None:
+                break
+        device.come_back()
+        assert await client.read(b"/a") == b"2"
 
     loop.run(main())
 

@@ -146,7 +146,7 @@ class World:
         self.daemons = list(daemons)
         self.opened: list[Inner] = []
         policy = ReconnectPolicy(first=1, longest=4)
-        self.connection = BlockingReconnecting[Any](self.open(None), policy, self.open, time, time)
+        self.connection = BlockingReconnecting(self.open(None), policy, self.open, time, time)
         self.connection.random = lambda: 1.0  # type: ignore[method-assign]
         self.client = BlockingClient.__new__(BlockingClient)
         self.client._connection = self.connection
@@ -650,7 +650,7 @@ class Device(World):
     def __init__(self, *daemons: Daemon) -> None:
         super().__init__(*daemons)
         self.connection.on_device = True
-        self.watches = BlockingReconnecting[Any](
+        self.watches = BlockingReconnecting(
             self.open(None),
             self.connection.policy,
             self.open,

@@ -24,14 +24,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 from ..client import Exchange
 from ..clients.connection import AsyncConnection, BlockingConnection
 from ..clients.event_queue import EventQueue, WatchEvent
 from ..clients.messages import client_closed, no_connection, no_event
+from ..clients.operations import PROBE
 from ..clients.reconnect import (
-    PROBE,
     SILENT,
     Reconnecting,
     ReconnectPolicy,
@@ -41,16 +41,14 @@ from ..clients.reconnect import (
 from ..clients.session import Waiter
 from ..errors import ConnectFailed, ConnectionClosed, LocalProtocolError, TimedOut, XenStoreError
 from ..requests import Request
-from .blocking import AdapterConnection
 from .deadlines import Clock
 
-__all__ = ["AsyncReconnecting", "BlockingReconnecting"]
+__all__ = ["CONNECT_MAX", "AsyncReconnecting", "BlockingReconnecting"]
 
 #: The seconds that one attempt to connect may take.
 CONNECT_MAX: Final = 20.0
 
 T = TypeVar("T")
-ConnectionT = TypeVar("ConnectionT", bound=AdapterConnection)
 
 # When nothing is known to be unanswered.
 _NEVER: Final = float("inf")
@@ -66,7 +64,7 @@ def _left(deadline: float | None, clock: Clock, most: float | None) -> float | N
     return left if most is None else min(left, most)
 
 
-class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]):
+class BlockingReconnecting(Reconnecting, BlockingConnection):
     """The connection of a blocking client that reconnects.
 
     Arguments:
@@ -79,19 +77,18 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
         requests: for the device's connection of watches, that of requests.
     """
 
-    current: ConnectionT
     clock: Clock
 
     def __init__(
         self,
-        connection: ConnectionT,
+        connection: Any,
         policy: ReconnectPolicy,
-        open_next: Callable[[float | None], ConnectionT],
+        open_next: Callable[[float | None], Any],
         backend: Any,
         clock: Clock,
         *,
         on_device: bool = False,
-        requests: BlockingReconnecting[ConnectionT] | None = None,
+        requests: BlockingReconnecting | None = None,
     ) -> None:
         super().__init__(connection, policy, on_device=on_device, requests=requests)
         self.clock = clock
@@ -99,7 +96,7 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
         # An RLock knows its owner. So the clean-up after an interrupt gives back only what it has.
         self._lock = backend.new_lock()
         self._closing = backend.new_event()
-        self._next: ConnectionT | None = None  # it is being prepared
+        self._next: Any | None = None  # it is being prepared
 
     def exchange(
         self,
@@ -115,7 +112,7 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
             if (done := self.prepare(connection, request, attempt, waiter)) is not None:
                 return done
             try:
-                exchange = self.ask(
+                exchange: Exchange = self.ask(
                     connection, connection.exchange, request, tx_id, deadline, waiter
                 )
                 if not isinstance(exchange.answer, ConnectionClosed):
@@ -159,7 +156,7 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
 
     def ask(
         self,
-        connection: ConnectionT,
+        connection: Any,
         exchange: Callable[..., T],
         what: Any,
         tx_id: int,
@@ -200,7 +197,8 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
             connection, requests = self.current, self.requests
             limit = deadline if requests is None else self._limit(deadline)
             try:
-                return connection.take_event(queue, limit)
+                event: WatchEvent = connection.take_event(queue, limit)
+                return event
             except TimedOut:
                 if requests is None or limit == deadline:
                     raise
@@ -229,7 +227,7 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
 
     def _reconnect(
         self,
-        gone: ConnectionT,
+        gone: Any,
         deadline: float | None,
         attempt: int,
         requests: Sequence[Request[Any]],
@@ -296,7 +294,7 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
             self._next = None
 
     def close(self, reason: XenStoreError) -> None:
-        """See `AdapterConnection`."""
+        """End the connection; see `AdapterConnection`."""
         self.ended = self.ended or reason
         self._closing.set()
         for connection in (self._next, self.current):
@@ -307,9 +305,9 @@ class BlockingReconnecting(Reconnecting, AdapterConnection, Generic[ConnectionT]
 class _BlockingTransactionConnection(TransactionConnection, BlockingConnection):
     """The connection of a blocking transaction."""
 
-    _client: BlockingReconnecting[Any]
+    _client: BlockingReconnecting
 
-    def __init__(self, client: BlockingReconnecting[Any], current: Any) -> None:
+    def __init__(self, client: BlockingReconnecting, current: Any) -> None:
         super().__init__(client, current)
         self.clock = current.clock
 

@@ -60,11 +60,9 @@ from ..wire import Op
 from .connection import ConnectionBase
 from .event_queue import EventQueue
 from .messages import client_closed, transaction_gone
-from .operations import PROBE
 from .session import Session, Wait, Waiter
 
 __all__ = [
-    "PROBE",
     "SILENT",
     "ReconnectPolicy",
     "Reconnecting",
@@ -186,7 +184,7 @@ def answered(request: Request[Any], answer: bytes = _OK) -> Exchange:
     return exchange
 
 
-class DelegatingConnection(ConnectionBase):
+class _DelegatingConnection(ConnectionBase):
     """A connection that does what another one does, for an adapter to add its exchanges.
 
     Attributes:
@@ -241,7 +239,7 @@ class DelegatingConnection(ConnectionBase):
         return result
 
 
-class TransactionConnection(DelegatingConnection):
+class TransactionConnection(_DelegatingConnection):
     """The connection of a transaction of a client that reconnects. No other one follows it.
 
     Arguments:
@@ -281,7 +279,7 @@ class TransactionConnection(DelegatingConnection):
         raise transaction_gone(tx_id, error)
 
 
-class Reconnecting(DelegatingConnection):
+class Reconnecting(_DelegatingConnection):
     """A connection that is followed by another one when it ends.
 
     A connection takes over the guard and the watch queues of the one before it.

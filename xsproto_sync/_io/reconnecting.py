@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from xsproto.adapters.reconnecting import BlockingReconnecting
-from xsproto.clients.reconnect import PROBE
+from xsproto.clients.operations import PROBE
 from xsproto.errors import ConnectionClosed, NotSupported
 
 from .connection import Connection
@@ -14,14 +14,14 @@ from .connection import Connection
 __all__ = ["ReconnectingConnection"]
 
 
-class ReconnectingConnection(BlockingReconnecting[Connection]):
+class ReconnectingConnection(BlockingReconnecting):
     """A connection that threads share, which is followed by another one when it ends."""
 
     def read_for_all(self) -> None:
         """See `Connection`. The reader thread reconnects as well, until the client is closed."""
         with suppress(ConnectionClosed):
             while self.closed is None:
-                connection = self.current
+                connection: Connection = self.current
                 connection.read_for_all()
                 if self.closed is None:
                     # Not at once: nothing else slows it down where each new connection ends soon.
