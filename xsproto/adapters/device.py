@@ -81,7 +81,6 @@ from ..clients.session import Session
 from ..errors import ConnectionClosed, NotSupported, XenStoreError
 from ..requests import Request, ResetWatches, Watch
 from ..wire import HEADER, HEADER_SIZE, Op, Packet
-from .discovery import Location
 from .log import log_client
 from .streams import Stream
 
@@ -202,12 +201,12 @@ class ClientBase:
                 connection.close(ConnectionClosed("the client was closed"))
 
 
-def policy_for(reconnect: object, place: Location | Stream) -> ReconnectPolicy | None:
+def policy_for(reconnect: object, place: object) -> ReconnectPolicy | None:
     """Return when a client reconnects; None for never.
 
     Arguments:
         reconnect: the argument of the client.
-        place: what it connects to.
+        place: what it connects to: a `Location` or a `Stream`.
 
     Raises:
         InvalidType: `reconnect` is neither a bool nor a `ReconnectPolicy`.
