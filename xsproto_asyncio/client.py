@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xsproto.adapters.asynchronous import AsyncClientBase
+from xsproto.clients.reconnect import ReconnectPolicy
 
 from ._backend import BACKEND
 from ._bridge import Stream
-
-if TYPE_CHECKING:
-    from xsproto.clients.reconnect import ReconnectPolicy
 
 __all__ = ["Client", "open_client"]
 

@@ -32,7 +32,6 @@ from .streams import Stream, own_socket
 from .transport import ConnectionTransport, SocketTransport, read_now
 
 if TYPE_CHECKING:
-    from ..clients.reconnect import ReconnectPolicy
     from .ssh import SshProcess
 
 __all__ = [
@@ -502,13 +501,14 @@ class AsyncBackend(Backend):
         raise ConnectFailed(f"this adapter cannot reach {where} by ssh; xsproto_sync can")
 
     async def open_connections(
-        self, place: Location | Stream, reconnect: bool | ReconnectPolicy = False
+        self, place: Location | Stream, reconnect: object = False
     ) -> Connections:
         """Open what an `AsyncClientBase` is made of.
 
         Arguments:
             place: where XenStore is, or a stream that is connected to it, which is taken over.
-            reconnect: whether another connection is opened when one has ended; or when.
+            reconnect: whether another connection is opened when one has ended: a bool; or when: a
+                `ReconnectPolicy`.
 
         Returns:
             the arguments of `AsyncClientBase`.

@@ -146,7 +146,8 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
             take; None for ever. By default that is for ever on a socket, and `device.TIMEOUT` on
             the device; to connect by ssh, it is `xsproto.adapters.ssh.CONNECT_TIMEOUT`.
         backend: what the adapter gives.
-        reconnect: whether the client opens another connection when one has ended; or when.
+        reconnect: whether the client opens another connection when one has ended: a bool; or when:
+            a `ReconnectPolicy`.
 
     Raises:
         ConnectFailed: nobody listens there, or it may not be used.
@@ -162,7 +163,7 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
         place: Location | Stream,
         timeout: Timeout,
         backend: BlockingBackend[ConnectionT],
-        reconnect: bool | ReconnectPolicy = False,
+        reconnect: object = False,
     ) -> None:
         given = timeout
         self._policy = policy = None if reconnect is False else policy_for(reconnect, place)
