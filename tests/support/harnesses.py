@@ -243,7 +243,8 @@ class SyncHarness(DaemonHarness):
 class DeviceHarness(SyncHarness):
     """`xsproto_sync` on the fake XenBus device, in a process that has it."""
 
-    can = frozenset({"device", "dom0", "guest", "suspend"})  # nobody is told of a daemon's death
+    # Nobody is told of a daemon's death, so it cannot be killed for good.
+    can = frozenset({"device", "dom0", "guest", "suspend", "restart"})
 
     def _open(self, socket_path: str, **options: Any) -> xsproto_sync.Client:
         return xsproto_sync.Client(xen_bus_path=device_of(socket_path), **options)

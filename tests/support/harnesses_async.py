@@ -23,7 +23,14 @@ from xsproto_sync.testing import DaemonHarness, DaemonUnderTest, RunnableHarness
 from . import tls
 from .event_loops import AnyClient, AsyncioLoop, TrioLoop, UvloopLoop
 from .fake_device import device_of
-from .harnesses import Adapters, SshPath, connected, connected_by_tls, daemon_of
+from .harnesses import (
+    Adapters,
+    DeviceHarness,
+    SshPath,
+    connected,
+    connected_by_tls,
+    daemon_of,
+)
 
 __all__ = ["ADAPTERS"]
 
@@ -164,7 +171,7 @@ class TrioStreamHarness(TrioHarness):
 class _OnDevice(_DaemonHarness):
     """The clients are on the fake XenBus device, in a process that has it."""
 
-    can = frozenset({"device", "dom0", "guest", "suspend"})
+    can = DeviceHarness.can
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
         device = device_of(self.socket_path(domid))
@@ -178,6 +185,8 @@ class AsyncioDeviceHarness(_OnDevice, AsyncioHarness):
 
 class SelectorsDeviceHarness(_OnDevice, check_adapter.Harness):
     """The guide's adapter, docs/examples/adapter/selectors_adapter.py, on the device."""
+
+    can = DeviceHarness.can - {"restart"}
 
     async def open_path(self, path: None, **options: Any) -> Client:
         opening = open_client(self.loop, path, **options)
