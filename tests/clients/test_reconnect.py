@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from xsproto import ReconnectPolicy, WatchEvent
 from xsproto import requests as rq
+from xsproto.adapters.blocking import BlockingBackend
 from xsproto.adapters.reconnecting import BlockingReconnecting
 from xsproto.clients.blocking import BlockingClient
 from xsproto.clients.reconnect import check_can_reconnect, policy_of
@@ -146,7 +147,9 @@ class World:
         self.daemons = list(daemons)
         self.opened: list[Inner] = []
         policy = ReconnectPolicy(first=1, longest=4)
-        self.connection = BlockingReconnecting(self.open(None), policy, self.open, time, time)
+        self.connection: BlockingReconnecting = BlockingBackend.make_reconnecting(
+            time, self.open(None), policy, self.open, time
+        )
         self.connection.random = lambda: 1.0  # type: ignore[method-assign]
         self.client = BlockingClient.__new__(BlockingClient)
         self.client._connection = self.connection
