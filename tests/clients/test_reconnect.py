@@ -150,7 +150,7 @@ class World:
         self.connection: BlockingReconnecting = BlockingBackend.make_reconnecting(
             time, self.open(None), policy, self.open, time
         )
-        self.connection.random = lambda: 1.0  # type: ignore[method-assign]
+        self.connection.random = lambda: 1.0
         self.client = BlockingClient.__new__(BlockingClient)
         self.client._connection = self.connection
         self.client._tx_id = 0
