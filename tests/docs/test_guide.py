@@ -51,7 +51,7 @@ def test_the_guide_can_be_followed(tmp_path: Path) -> None:
         "check_adapter.py",
         "test_adapter.py",
     ]
-    assert re.search(r" 1\d\d passed, \d skipped in ", printed)
+    assert re.search(r" 1\d\d passed, \d\d skipped in ", printed)
 
 
 def run(directory: Path, commands: str) -> str:
