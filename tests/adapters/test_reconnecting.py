@@ -380,6 +380,31 @@ def test_a_mistake_ends_the_attempts(
     loop.run(main())
 
 
+def test_each_connection_is_logged(
+    loop: Loop, store: EmbeddedXenStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lines() -> list[str]:
+        seen = [record.getMessage() for record in caplog.records if record.name == "xsproto.client"]
+        caplog.clear()
+        return seen
+
+    async def main() -> None:
+        client = await loop.open_path(store.socket_path(), reconnect=POLICY)
+        store.restart()
+        assert await client.read(b"/a", None) is None
+        assert sum(line.endswith(": connected") for line in lines()) == 2
+        async with client.transaction() as tx:
+            assert await tx.read(b"/b", None) is None
+        assert sum("Read(path=b'/b')" in line for line in lines()) == 1
+
+    with caplog.at_level("DEBUG", "xsproto.client"):
+        loop.run(main())
+        client = store.client(reconnect=POLICY)
+        store.restart()
+        assert client.read(b"/a", None) is None
+        assert sum(line.endswith(": connected") for line in lines()) == 2
+
+
 # The XenBus device, of which nothing tells that the daemon is dead
 
 

@@ -28,6 +28,7 @@ from .device import ClientBase, device_session, policy_for
 from .device_transport import RequestTransport, WatchTransport
 from .discovery import Location
 from .fork import hook_into_fork, register_for_fork
+from .log import log_client
 from .streams import Stream, own_socket
 from .transport import ConnectionTransport, SocketTransport, read_now
 
@@ -529,13 +530,18 @@ class AsyncBackend(Backend):
             return connection, open_watches
         from .reconnecting import AsyncReconnecting  # most programs need none of it
 
+        async def open_next() -> EventLoopConnection:
+            following = await self._open(place)
+            log_client(following, following.transport.path)
+            return following
+
         # It has what an `AsyncClientBase` uses of an `EventLoopConnection`.
-        requests: Any = AsyncReconnecting(
-            connection, policy, partial(self._open, place), self, on_device=on_device
-        )
+        requests: Any = AsyncReconnecting(connection, policy, open_next, self, on_device=on_device)
 
         async def open_again() -> EventLoopConnection:
-            return self._open_watches(place)
+            following = self._open_watches(place)
+            log_client(following, following.transport.path)
+            return following
 
         def open_reconnecting_watches() -> Any:
             watches = self._open_watches(place)

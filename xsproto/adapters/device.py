@@ -193,7 +193,8 @@ class ClientBase:
         return self._connection.closed or (watches.closed if watches else None)
 
     def _log(self, connection: Any) -> None:
-        log_client(connection, connection.transport.path)
+        # Where others may follow, each of them is logged, so that transactions are, too.
+        log_client(getattr(connection, "current", connection), connection.transport.path)
 
     def _close_connections(self) -> None:
         for connection in (self._connection, self._watches):
