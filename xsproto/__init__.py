@@ -51,6 +51,7 @@ from .wire import Op, Packet, PacketReader
 if TYPE_CHECKING:
     from .clients.devices import XenbusState
     from .clients.domains import Domain, DomainEvent
+    from .clients.reconnect import ReconnectPolicy
     from .daemon.daemon import Daemon
     from .daemon.store import PROFILE_4_17, PROFILE_CURRENT, PROFILES, Profile
     from .server import ServerConnection
@@ -68,6 +69,8 @@ else:
             from . import server as module
         elif name in ("PROFILE_CURRENT", "PROFILE_4_17", "PROFILES", "Profile"):
             from .daemon import store as module
+        elif name == "ReconnectPolicy":
+            from .clients import reconnect as module
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(module, name)
@@ -112,6 +115,7 @@ __all__ = [
     "Permission",
     "Profile",
     "QuotaExceeded",
+    "ReconnectPolicy",
     "RemoteProtocolError",
     "Request",
     "RequestReceived",

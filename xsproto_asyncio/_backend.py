@@ -11,6 +11,8 @@ import posix
 import select
 import selectors
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +27,17 @@ if TYPE_CHECKING:
 __all__ = ["BACKEND"]
 
 
+@asynccontextmanager
+async def _time_limit(seconds: float) -> AsyncIterator[None]:
+    """See `AsyncBackend`."""
+    try:
+        async with asyncio.timeout(seconds) as timeout:
+            yield
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+
+
 class AsyncioBackend(AsyncBackend):
     """Connections of tasks of asyncio."""
 
@@ -33,6 +46,8 @@ class AsyncioBackend(AsyncBackend):
     now, start_thread = staticmethod(monotonic), staticmethod(_thread.start_new_thread)
     make_connection, sleep = staticmethod(Connection), staticmethod(asyncio.sleep)
     adopt = staticmethod(adopt)
+    new_lock, new_event = asyncio.Lock, asyncio.Event
+    time_limit = staticmethod(_time_limit)
 
     async def open_ssh(self, where: str) -> SshProcess:
         """See `AsyncBackend`."""

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from xsproto.adapters.asynchronous import AsyncClientBase
+from xsproto.clients.reconnect import ReconnectPolicy
 
 from ._backend import BACKEND
 from ._bridge import Stream
@@ -51,6 +52,7 @@ async def open_client(
     sock: Any = None,
     transport: Stream | None = None,
     host: str | None = None,
+    reconnect: bool | ReconnectPolicy = False,
 ) -> AsyncIterator[Client]:
     """Connect to XenStore, for ``async with``, whose end closes the client.
 
@@ -67,6 +69,8 @@ async def open_client(
         host (str | None): another host to reach by ssh, as ``[user@]host``, within
             `xsproto.adapters.ssh.CONNECT_TIMEOUT` seconds. If none of these is given,
             `xsproto.adapters.discovery.locate` finds XenStore.
+        reconnect (bool | ReconnectPolicy): whether to connect again when the daemon has ended the
+            connection, as after its restart; or when.
 
     Raises:
         ConnectFailed: no daemon listens there, or this process may not connect.
@@ -74,7 +78,7 @@ async def open_client(
             one place is given.
     """
     place = BACKEND.find(unix_socket_path, xen_bus_path, sock, transport, host)
-    client = Client(*await BACKEND.open_connections(place))
+    client = Client(*await BACKEND.open_connections(place, reconnect))
     try:
         yield client
     finally:

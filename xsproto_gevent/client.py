@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xsproto.adapters.blocking import BlockingClientBase
 from xsproto.adapters.transport import Transport
@@ -11,6 +11,9 @@ from xsproto.clients.connection import DEFAULT, Timeout
 
 from ._io.backend import BACKEND
 from ._io.connection import Connection
+
+if TYPE_CHECKING:
+    from xsproto.clients.reconnect import ReconnectPolicy
 
 __all__ = ["Client"]
 
@@ -58,10 +61,13 @@ class Client(BlockingClientBase[Connection]):
             timeout; None for no limit. By default there is none on a socket; on the device it is
             `xsproto.adapters.device.TIMEOUT`, since nothing else tells that the daemon is dead; and
             connecting by ssh ends after `xsproto.adapters.ssh.CONNECT_TIMEOUT`.
+        reconnect (bool | ReconnectPolicy): whether to connect again when the daemon has ended the
+            connection, as after its restart; or when.
 
     Raises:
         ConnectFailed: no daemon listens there, or this process may not connect.
-        InvalidArgument, InvalidType: `sock` or `transport` is not usable, or two places are given.
+        InvalidArgument, InvalidType: `sock` or `transport` is not usable, or two places are given,
+            or `reconnect` with one of these two.
         LocalProtocolError: raised by any call in another thread than the client's.
     """
 
@@ -74,6 +80,7 @@ class Client(BlockingClientBase[Connection]):
         transport: Transport | None = None,
         host: str | None = None,
         timeout: Timeout = DEFAULT,
+        reconnect: bool | ReconnectPolicy = False,
     ) -> None:
         place = BACKEND.find(unix_socket_path, xen_bus_path, sock, transport, host)
-        super().__init__(place, timeout, BACKEND)
+        super().__init__(place, timeout, BACKEND, reconnect)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xsproto.adapters.blocking import BlockingClientBase
 from xsproto.adapters.transport import Transport
@@ -12,6 +12,9 @@ from xsproto.clients.connection import DEFAULT, Timeout
 
 from ._io.backend import BACKEND
 from ._io.connection import Connection
+
+if TYPE_CHECKING:
+    from xsproto.clients.reconnect import ReconnectPolicy
 
 __all__ = ["Client"]
 
@@ -59,12 +62,15 @@ class Client(BlockingClientBase[Connection]):
             timeout; None for no limit. By default there is none on a socket; on the device it is
             `xsproto.adapters.device.TIMEOUT`, since nothing else tells that the daemon is dead; and
             connecting by ssh ends after `xsproto.adapters.ssh.CONNECT_TIMEOUT`.
+        reconnect (bool | ReconnectPolicy): whether to connect again when the daemon has ended the
+            connection, as after its restart; or when.
         reader (bool): whether a background thread reads, so that watch events are taken from the
             daemon even while no call waits for one.
 
     Raises:
         ConnectFailed: no daemon listens there, or this process may not connect.
-        InvalidArgument, InvalidType: `sock` or `transport` is not usable, or two places are given.
+        InvalidArgument, InvalidType: `sock` or `transport` is not usable, or two places are given,
+            or `reconnect` with one of these two.
     """
 
     def __init__(
@@ -76,11 +82,12 @@ class Client(BlockingClientBase[Connection]):
         transport: Transport | None = None,
         host: str | None = None,
         timeout: Timeout = DEFAULT,
+        reconnect: bool | ReconnectPolicy = False,
         reader: bool = False,
     ) -> None:
         self._opening = threading.Lock()
         place = BACKEND.find(unix_socket_path, xen_bus_path, sock, transport, host)
-        super().__init__(place, timeout, BACKEND)
+        super().__init__(place, timeout, BACKEND, reconnect)
         if reader:
             read = self._watch_connection().read_for_all
             thread = threading.Thread(target=read, name="xsproto reader", daemon=True)
@@ -102,7 +109,7 @@ class Client(BlockingClientBase[Connection]):
             The descriptor (int); -1 after `close`.
 
         Raises:
-            NotSupported: this system has no epoll.
+            NotSupported: this system has no epoll, or the client reconnects.
         """
         return self._watch_connection().fileno()
 

@@ -89,6 +89,9 @@ class DaemonUnderTest(Protocol):
     def kill(self) -> None:
         """See `Harness.kill_daemon`. Idempotent. Any thread may call it."""
 
+    def restart(self) -> None:
+        """See `Harness.restart_daemon`."""
+
     def suspend(self) -> None:
         """See `Harness.suspend_daemon`."""
 
@@ -133,6 +136,10 @@ class DaemonHarness:
     async def kill_daemon(self) -> None:
         """See `Harness`."""
         self._daemon.kill()
+
+    async def restart_daemon(self) -> None:
+        """See `Harness`."""
+        self._daemon.restart()
 
     async def suspend_daemon(self) -> None:
         """See `Harness`."""
@@ -243,6 +250,11 @@ class EmbeddedDaemon:
     def kill(self) -> None:
         """See `DaemonUnderTest`."""
         self._store.kill()
+
+    def restart(self) -> None:
+        """See `DaemonUnderTest`."""
+        self.kill()
+        self._store.restart()
 
     def suspend(self) -> None:
         """See `DaemonUnderTest`."""

@@ -10,6 +10,8 @@ import posix
 import select
 import selectors
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["BACKEND"]
 
 
+@asynccontextmanager
+async def _time_limit(seconds: float) -> AsyncIterator[None]:
+    """See `AsyncBackend`."""
+    with trio.move_on_after(seconds):
+        yield
+
+
 class TrioBackend(AsyncBackend):
     """Connections of tasks of trio."""
 
@@ -34,6 +43,8 @@ class TrioBackend(AsyncBackend):
     now, start_thread = staticmethod(monotonic), staticmethod(_thread.start_new_thread)
     make_connection, sleep = staticmethod(Connection), staticmethod(trio.sleep)
     adopt = staticmethod(adopt)
+    new_lock, new_event = trio.Lock, trio.Event
+    time_limit = staticmethod(_time_limit)
 
     async def open_ssh(self, where: str) -> SshProcess:
         """See `AsyncBackend`."""

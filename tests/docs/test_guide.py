@@ -43,7 +43,7 @@ def test_the_guide_can_be_followed(tmp_path: Path) -> None:
             assert word == "sh"
             printed = run(tmp_path, text.removeprefix(_PYTEST))
             if text == ".venv/bin/python check_adapter.py\n":
-                assert re.search(r"\n1\d\d ok, \d left out, 0 FAILED\n\Z", printed)
+                assert re.search(r"\n1\d\d ok, \d\d left out, 0 FAILED\n\Z", printed)
     assert saved == [
         "bare_engine.py",
         "callback_loop.py",
@@ -51,7 +51,7 @@ def test_the_guide_can_be_followed(tmp_path: Path) -> None:
         "check_adapter.py",
         "test_adapter.py",
     ]
-    assert re.search(r" 1\d\d passed, \d skipped in ", printed)
+    assert re.search(r" 1\d\d passed, \d\d skipped in ", printed)
 
 
 def run(directory: Path, commands: str) -> str:

@@ -207,6 +207,8 @@ class SyncHarness(DaemonHarness):
         options: for every client.
     """
 
+    can = DaemonHarness.can | {"restart"}
+
     def __init__(self, daemon: DaemonUnderTest, **options: Any) -> None:
         super().__init__(daemon)
         self._options = options
@@ -252,7 +254,8 @@ class SyncHarness(DaemonHarness):
 class DeviceHarness(SyncHarness):
     """`xsproto_sync` on the fake XenBus device, in a process that has it."""
 
-    can = frozenset({"device", "dom0", "guest", "suspend"})  # nobody is told of a daemon's death
+    # Nobody is told of a daemon's death, so it cannot be killed for good.
+    can = frozenset({"device", "dom0", "guest", "suspend", "restart"})
 
     def _open(self, socket_path: str, **options: Any) -> xsproto_sync.Client:
         return xsproto_sync.Client(xen_bus_path=device_of(socket_path), **options)
@@ -261,12 +264,16 @@ class DeviceHarness(SyncHarness):
 class SockHarness(SyncHarness):
     """`xsproto_sync` on connected sockets that are handed in."""
 
+    can = DaemonHarness.can
+
     def _open(self, socket_path: str, **options: Any) -> xsproto_sync.Client:
         return xsproto_sync.Client(sock=connected(socket_path), **options)
 
 
 class TransportHarness(SyncHarness):
     """`xsproto_sync` on transports of a class of our own."""
+
+    can = DaemonHarness.can
 
     def _open(self, socket_path: str, **options: Any) -> xsproto_sync.Client:
         return xsproto_sync.Client(transport=PlainTransport(connected(socket_path)), **options)
@@ -275,7 +282,7 @@ class TransportHarness(SyncHarness):
 class TlsHarness(SyncHarness):
     """`xsproto_sync` on TLS."""
 
-    can = SyncHarness.can | {"remote"}
+    can = DaemonHarness.can | {"remote"}
 
     def __init__(self, daemon: DaemonUnderTest, **options: Any) -> None:
         super().__init__(daemon, **options)
@@ -529,6 +536,9 @@ USUAL_SCENARIOS: Final = {
         "the_daemons_death_ends_every_wait",
         "events_that_came_before_the_end_are_given",
         "closing_a_client_wakes_all_who_wait",
+        "a_client_goes_on_after_a_restart",
+        "what_was_sent_is_repeated_only_if_it_reads",
+        "watches_are_set_again",
     }
 }
 

@@ -23,7 +23,14 @@ from xsproto_sync.testing import DaemonHarness, DaemonUnderTest, RunnableHarness
 from . import tls
 from .event_loops import AnyClient, AsyncioLoop, TrioLoop, UvloopLoop
 from .fake_device import device_of
-from .harnesses import Adapters, SshPath, connected, connected_by_tls, daemon_of
+from .harnesses import (
+    Adapters,
+    DeviceHarness,
+    SshPath,
+    connected,
+    connected_by_tls,
+    daemon_of,
+)
 
 __all__ = ["ADAPTERS"]
 
@@ -36,7 +43,7 @@ class _DaemonHarness(DaemonHarness):
 class _RemoteHarness(DaemonHarness):
     """One that has something to end."""
 
-    can = DaemonHarness.can | {"remote"}
+    can = DaemonHarness.can | {"remote"}  # no "restart": nobody can make such a connection again
 
     def end(self) -> None:
         raise NotImplementedError
@@ -56,6 +63,8 @@ class _TlsHarness(_RemoteHarness):
 
 
 class _SshHarness(_RemoteHarness):
+    can = DaemonHarness.can | {"remote", "restart"}
+
     def __init__(self, daemon: DaemonUnderTest) -> None:
         super().__init__(daemon)
         self._path = SshPath()
@@ -71,6 +80,7 @@ class AsyncioHarness(_DaemonHarness, AsyncioLoop):
     """`xsproto_asyncio` over a daemon of its own."""
 
     debug = False  # which takes three times as long
+    can = DaemonHarness.can | {"restart"}
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
         return await self.open_path(self.socket_path(domid), **options)
@@ -83,12 +93,16 @@ class UvloopHarness(AsyncioHarness, UvloopLoop):
 class TrioHarness(_DaemonHarness, TrioLoop):
     """`xsproto_trio` over a daemon of its own."""
 
+    can = DaemonHarness.can | {"restart"}
+
     async def open(self, domid: int = 0, **options: Any) -> Client:
         return await self.open_path(self.socket_path(domid), **options)
 
 
 class AsyncioSockHarness(AsyncioHarness):
     """`xsproto_asyncio` on connected sockets that are handed in."""
+
+    can = DaemonHarness.can
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
         sock = connected(self.socket_path(domid))
@@ -98,7 +112,7 @@ class AsyncioSockHarness(AsyncioHarness):
 class AsyncioStreamHarness(AsyncioHarness):
     """`xsproto_asyncio` on readers and writers."""
 
-    can = AsyncioHarness.can | {"remote"}
+    can = DaemonHarness.can | {"remote"}
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
         stream = await asyncio.open_unix_connection(sock=connected(self.socket_path(domid)))
@@ -107,6 +121,8 @@ class AsyncioStreamHarness(AsyncioHarness):
 
 class TrioSockHarness(TrioHarness):
     """`xsproto_trio` on connected sockets that are handed in."""
+
+    can = DaemonHarness.can
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
         sock = connected(self.socket_path(domid))
@@ -144,7 +160,7 @@ class TrioSshHarness(_SshHarness, TrioHarness):
 class TrioStreamHarness(TrioHarness):
     """`xsproto_trio` on streams that are no sockets."""
 
-    can = TrioHarness.can | {"remote"}
+    can = DaemonHarness.can | {"remote"}
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
         sock = trio.socket.from_stdlib_socket(connected(self.socket_path(domid)))
@@ -155,7 +171,7 @@ class TrioStreamHarness(TrioHarness):
 class _OnDevice(_DaemonHarness):
     """The clients are on the fake XenBus device, in a process that has it."""
 
-    can = frozenset({"device", "dom0", "guest", "suspend"})
+    can = DeviceHarness.can
 
     async def open(self, domid: int = 0, **options: Any) -> Client:
         device = device_of(self.socket_path(domid))
@@ -169,6 +185,8 @@ class AsyncioDeviceHarness(_OnDevice, AsyncioHarness):
 
 class SelectorsDeviceHarness(_OnDevice, check_adapter.Harness):
     """The guide's adapter, docs/examples/adapter/selectors_adapter.py, on the device."""
+
+    can = DeviceHarness.can - {"restart"}
 
     async def open_path(self, path: None, **options: Any) -> Client:
         opening = open_client(self.loop, path, **options)

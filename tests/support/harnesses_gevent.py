@@ -31,6 +31,7 @@ from .harnesses import (
     Adapters,
     DeviceHarness,
     PlainTransport,
+    SockHarness,
     SshPath,
     SyncHarness,
     _AwaitableClient,
@@ -109,8 +110,8 @@ class EmbeddedInHub:
     kind = "embedded"
 
     def __init__(self, kind: str) -> None:
-        profile, self.version = embedded.KINDS[kind]
-        self.store = xsproto.daemon.Daemon(PROFILES[profile])
+        self._profile, self.version = embedded.KINDS[kind]
+        self.store = xsproto.daemon.Daemon(PROFILES[self._profile])
         self.server = xsproto_gevent.Server(self.store)
         self._directory = tempfile.mkdtemp(prefix="xsproto-")
 
@@ -132,6 +133,13 @@ class EmbeddedInHub:
     def kill(self) -> None:
         self._killed = True
         self.server.close()
+
+    def restart(self) -> None:
+        self.kill()
+        self.store = xsproto.daemon.Daemon(PROFILES[self._profile])
+        self.server = xsproto_gevent.Server(self.store)
+        self._killed = False
+        self.server.listen(Path(self._directory, "0"), 0)
 
     def suspend(self) -> None:
         self.server._watcher.stop()
@@ -177,12 +185,16 @@ class GeventHarness(SyncHarness):
 class GeventSockHarness(GeventHarness):
     """`xsproto_gevent` on connected sockets that are handed in."""
 
+    can = SockHarness.can
+
     def _open_path(self, path: str, **options: Any) -> xsproto_gevent.Client:
         return xsproto_gevent.Client(sock=connected(path), **options)
 
 
 class GeventTransportHarness(GeventHarness):
     """`xsproto_gevent` on transports of a class of our own."""
+
+    can = SockHarness.can
 
     def _open_path(self, path: str, **options: Any) -> xsproto_gevent.Client:
         return xsproto_gevent.Client(transport=PlainTransport(connected(path)), **options)
@@ -191,7 +203,7 @@ class GeventTransportHarness(GeventHarness):
 class GeventTlsHarness(GeventHarness):
     """`xsproto_gevent` on TLS."""
 
-    can = GeventHarness.can | {"remote"}
+    can = SockHarness.can | {"remote"}
 
     def __init__(self, daemon: Any, **options: Any) -> None:
         super().__init__(daemon, **options)

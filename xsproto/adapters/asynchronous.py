@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ..client import Exchange
@@ -22,10 +24,11 @@ from ..clients.session import Role, Session, Wait, Waiter
 from ..errors import ConnectFailed, Forked, LocalProtocolError, XenStoreError, connect_failed
 from ..requests import Request
 from .backend import Backend
-from .device import ClientBase, device_session
+from .device import ClientBase, device_session, policy_for
 from .device_transport import RequestTransport, WatchTransport
 from .discovery import Location
 from .fork import hook_into_fork, register_for_fork
+from .log import log_client
 from .streams import Stream, own_socket
 from .transport import ConnectionTransport, SocketTransport, read_now
 
@@ -434,7 +437,7 @@ class AsyncClientBase(ClientBase, AsyncClient):
 
     def _watch_connection(self) -> EventLoopConnection:
         if self._watches is None:
-            if self._connection.session.closed is not None or self._open_watches is None:
+            if self._connection.closed is not None or self._open_watches is None:
                 return self._connection  # its error says why there is no other one
             self._connection.check_owner()
             self._watches = self._open_watches()
@@ -461,9 +464,16 @@ class AsyncBackend(Backend):
 
     Attributes:
         sleep: the loop's own, which takes seconds, and lets other tasks run; see `connect`.
+        new_lock: for clients that reconnect, returns a lock as ``asyncio.Lock`` makes.
+        new_event: for them, returns an event as ``asyncio.Event`` makes.
+        time_limit: for them, takes seconds, and returns an asynchronous context manager that ends
+            its block after them, without an exception.
     """
 
     sleep: Callable[[float], Awaitable[object]]
+    new_lock: Callable[[], Any]
+    new_event: Callable[[], Any]
+    time_limit: Callable[[float], AbstractAsyncContextManager[Any]]
 
     @abstractmethod
     def make_connection(
@@ -491,11 +501,15 @@ class AsyncBackend(Backend):
         """
         raise ConnectFailed(f"this adapter cannot reach {where} by ssh; xsproto_sync can")
 
-    async def open_connections(self, place: Location | Stream) -> Connections:
+    async def open_connections(
+        self, place: Location | Stream, reconnect: object = False
+    ) -> Connections:
         """Open what an `AsyncClientBase` is made of.
 
         Arguments:
             place: where XenStore is, or a stream that is connected to it, which is taken over.
+            reconnect: whether another connection is opened when one has ended: a bool; or when: a
+                `ReconnectPolicy`.
 
         Returns:
             the arguments of `AsyncClientBase`.
@@ -503,8 +517,46 @@ class AsyncBackend(Backend):
         Raises:
             ConnectFailed: nobody listens at the socket, or it may not be used; or the device cannot
                 be opened; or ssh fails; or the adapter cannot use what there is.
+            InvalidArgument: `reconnect` is set for a stream, which nobody can open again.
         """
         hook_into_fork(self.os)
+        policy = None if reconnect is False else policy_for(reconnect, place)
+        connection = await self._open(place)
+        on_device = isinstance(place, Location) and place.kind == "device"
+        open_watches: Callable[[], Any] | None = None
+        if on_device:
+            open_watches = partial(self._open_watches, place)
+        if policy is None:
+            return connection, open_watches
+        from .reconnecting import AsyncReconnecting  # most programs need none of it
+
+        async def open_next() -> EventLoopConnection:
+            following = await self._open(place)
+            log_client(following, following.transport.path)
+            return following
+
+        # It has what an `AsyncClientBase` uses of an `EventLoopConnection`.
+        requests: Any = AsyncReconnecting(connection, policy, open_next, self, on_device=on_device)
+
+        async def open_again() -> EventLoopConnection:
+            following = self._open_watches(place)
+            log_client(following, following.transport.path)
+            return following
+
+        def open_reconnecting_watches() -> Any:
+            watches = self._open_watches(place)
+            return AsyncReconnecting(
+                watches, policy, open_again, self, on_device=True, requests=requests
+            )
+
+        return requests, open_reconnecting_watches if on_device else None
+
+    def _open_watches(self, place: Any) -> EventLoopConnection:
+        """Open the device for watches."""
+        return self.make_connection(WatchTransport(place.path, self), device_session())
+
+    async def _open(self, place: Location | Stream) -> EventLoopConnection:
+        """Open a connection for requests."""
         connection, socket = self.make_connection, self.socket
         if isinstance(place, Stream):
             sock = own_socket(place.sock, socket.socket)
@@ -512,7 +564,7 @@ class AsyncBackend(Backend):
                 if sock is not place.sock:
                     sock.setblocking(False)
                 flags = 0 if sock is place.sock else socket.MSG_NOSIGNAL
-                return connection(SocketTransport(sock, place.name, flags), Session()), None
+                return connection(SocketTransport(sock, place.name, flags), Session())
             except BaseException:
                 sock.close()
                 raise
@@ -522,16 +574,16 @@ class AsyncBackend(Backend):
             from .ssh import SshSocket  # most programs need none of it
 
             transport = SocketTransport(SshSocket(process), process.name, 0)
-            return connection(transport, Session()), None
+            return connection(transport, Session())
         if place.kind == "device":
             requests = connection(RequestTransport(path, self), device_session())
             requests.forgetful = True
-            return requests, lambda: connection(WatchTransport(path, self), device_session())
+            return requests
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
             await connect(sock, path, self.sleep)
-            return connection(SocketTransport(sock, path, socket.MSG_NOSIGNAL), Session()), None
+            return connection(SocketTransport(sock, path, socket.MSG_NOSIGNAL), Session())
         except BaseException:
             sock.close()
             raise

@@ -7,6 +7,7 @@ connection waits is the adapter's business. `xsproto.adapters.device` tells the 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -18,13 +19,14 @@ from ..errors import XenStoreError
 from . import device
 from .backend import Backend
 from .deadlines import Clock, Deadline
-from .device import ClientBase, device_session
+from .device import ClientBase, device_session, policy_for
 from .discovery import Location
 from .fork import hook_into_fork
 from .streams import Stream
 from .transport import ConnectionTransport
 
 if TYPE_CHECKING:
+    from ..clients.reconnect import ReconnectPolicy
     from .ssh import SshProcess
 
 __all__ = ["AdapterConnection", "BlockingBackend", "BlockingClientBase"]
@@ -71,6 +73,27 @@ class BlockingBackend(Backend, Generic[ConnectionT]):
     @abstractmethod
     def new_deadline(self) -> Deadline:
         """Return where each thread or greenlet has a deadline of its own; none is set."""
+
+    def new_lock(self) -> Any:
+        """Return a lock as ``threading.RLock`` makes, for a client that reconnects."""
+        raise NotImplementedError
+
+    def new_event(self) -> Any:
+        """Return an event as ``threading.Event`` makes, for a client that reconnects."""
+        raise NotImplementedError
+
+    def make_reconnecting(
+        self,
+        connection: ConnectionT,
+        policy: ReconnectPolicy,
+        open_next: Callable[[float | None], ConnectionT],
+        clock: Clock,
+        **on_device: Any,
+    ) -> Any:
+        """Make a connection that is followed by others; see `BlockingReconnecting`."""
+        from .reconnecting import BlockingReconnecting  # most programs need none of it
+
+        return BlockingReconnecting(connection, policy, open_next, self, clock, **on_device)
 
     @abstractmethod
     def connect(self, path: str, timeout: float | None) -> ConnectionTransport:
@@ -123,9 +146,12 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
             take; None for ever. By default that is for ever on a socket, and `device.TIMEOUT` on
             the device; to connect by ssh, it is `xsproto.adapters.ssh.CONNECT_TIMEOUT`.
         backend: what the adapter gives.
+        reconnect: whether the client opens another connection when one has ended: a bool; or when:
+            a `ReconnectPolicy`.
 
     Raises:
         ConnectFailed: nobody listens there, or it may not be used.
+        InvalidArgument: `reconnect` is set for a stream, which nobody can open again.
     """
 
     _connection: ConnectionT
@@ -133,10 +159,15 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
     _opening: AbstractContextManager[Any] = nullcontext()
 
     def __init__(
-        self, place: Location | Stream, timeout: Timeout, backend: BlockingBackend[ConnectionT]
+        self,
+        place: Location | Stream,
+        timeout: Timeout,
+        backend: BlockingBackend[ConnectionT],
+        reconnect: object = False,
     ) -> None:
         given = timeout
-        on_device = isinstance(place, Location) and place.kind == "device"
+        self._policy = policy = None if reconnect is False else policy_for(reconnect, place)
+        self._on_device = on_device = isinstance(place, Location) and place.kind == "device"
         if timeout is DEFAULT:
             timeout = device.TIMEOUT if on_device else None
         self._tx_id = 0
@@ -146,24 +177,49 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
         self._ended = False  # whether `close` was called
         self._watches: ConnectionT | None = None
         hook_into_fork(backend.os)
+        self._connection = connection = self._open(given if given is DEFAULT else clock.timeout)
+        if policy is not None:
+            self._connection = backend.make_reconnecting(
+                connection, policy, self._open, clock, on_device=on_device
+            )
+        if not on_device:
+            self._watches = self._connection
+
+    def _open(self, timeout: Timeout) -> ConnectionT:
+        """Open a connection for requests.
+
+        Arguments:
+            timeout: the seconds that it may take; None for ever; `DEFAULT` for the client's own or,
+                by ssh, for `xsproto.adapters.ssh.CONNECT_TIMEOUT`.
+        """
+        place, backend = self._place, self._backend
         if isinstance(place, Stream):
             transport = backend.open_stream(place)
         elif place.kind == "ssh":
             from .ssh import SshSocket  # most programs need none of it
 
-            process = backend.open_ssh(place.path, DEFAULT if given is DEFAULT else clock.timeout)
+            process = backend.open_ssh(place.path, timeout)
             transport = backend.open_stream(Stream(SshSocket(process), process.name))
         elif place.kind == "device":
             transport = backend.open_requests(place.path)
         else:
-            transport = backend.connect(place.path, clock.timeout)
-        session = device_session() if on_device else Session()
-        self._connection = backend.make_connection(transport, clock, session)
-        if on_device:
-            self._connection.forgetful = True
-        else:
-            self._watches = self._connection
-        self._log(self._connection)
+            transport = backend.connect(
+                place.path, self._clock.timeout if timeout is DEFAULT else timeout
+            )
+        session = device_session() if self._on_device else Session()
+        connection = backend.make_connection(transport, self._clock, session)
+        if self._on_device:
+            connection.forgetful = True
+        self._log(connection)
+        return connection
+
+    def _open_watches(self, timeout: Timeout) -> ConnectionT:
+        """Open the device for watches. This never waits."""
+        assert isinstance(self._place, Location)
+        transport = self._backend.open_watches(self._place.path)
+        watches = self._backend.make_connection(transport, self._clock, device_session())
+        self._log(watches)
+        return watches
 
     def __enter__(self) -> Self:
         return self
@@ -208,17 +264,22 @@ class BlockingClientBase(ClientBase, BlockingClient, Generic[ConnectionT]):
 
     def _watch_connection(self) -> ConnectionT:
         if self._watches is None:
-            if self._connection.session.closed is not None:
+            if self._connection.closed is not None:
                 return self._connection  # its error says why there is no other one
             self._connection.check_owner()
             with self._opening:
                 if self._watches is None:
-                    assert isinstance(self._place, Location)
-                    transport = self._backend.open_watches(self._place.path)
-                    self._watches = self._backend.make_connection(
-                        transport, self._clock, device_session()
-                    )
-                    self._log(self._watches)
+                    watches, policy = self._open_watches(None), self._policy
+                    if policy is not None:
+                        watches = self._backend.make_reconnecting(
+                            watches,
+                            policy,
+                            self._open_watches,
+                            self._clock,
+                            on_device=True,
+                            requests=self._connection,
+                        )
+                    self._watches = watches
             if self._ended:
                 self.close()
         return self._watches

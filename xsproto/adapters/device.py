@@ -74,7 +74,7 @@ from __future__ import annotations
 
 from errno import errorcode
 from itertools import islice
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ..client import ClientConnection, Exchange
 from ..clients.session import Session
@@ -82,6 +82,10 @@ from ..errors import ConnectionClosed, NotSupported, XenStoreError
 from ..requests import Request, ResetWatches, Watch
 from ..wire import HEADER, HEADER_SIZE, Op, Packet
 from .log import log_client
+from .streams import Stream
+
+if TYPE_CHECKING:
+    from ..clients.reconnect import ReconnectPolicy
 
 __all__ = [
     "LOOK_AHEAD",
@@ -91,6 +95,7 @@ __all__ = [
     "ClientBase",
     "DeviceEngine",
     "device_session",
+    "policy_for",
     "refusal",
 ]
 
@@ -185,15 +190,35 @@ class ClientBase:
     def closed(self) -> XenStoreError | None:
         """Why the connection is over; None while it is not, as far as is known."""
         watches = self._watches
-        return self._connection.session.closed or (watches.session.closed if watches else None)
+        return self._connection.closed or (watches.closed if watches else None)
 
     def _log(self, connection: Any) -> None:
-        log_client(connection, connection.transport.path)
+        # Where others may follow, each of them is logged, so that transactions are, too.
+        log_client(getattr(connection, "current", connection), connection.transport.path)
 
     def _close_connections(self) -> None:
         for connection in (self._connection, self._watches):
             if connection is not None:
                 connection.close(ConnectionClosed("the client was closed"))
+
+
+def policy_for(reconnect: object, place: object) -> ReconnectPolicy | None:
+    """Return when a client reconnects; None for never.
+
+    Arguments:
+        reconnect: the argument of the client.
+        place: what it connects to: a `Location` or a `Stream`.
+
+    Raises:
+        InvalidType: `reconnect` is neither a bool nor a `ReconnectPolicy`.
+        InvalidArgument: nobody can open `place` again, because it is a connected stream.
+    """
+    from ..clients.reconnect import check_can_reconnect, policy_of  # most programs need none of it
+
+    policy = policy_of(reconnect)
+    if policy is not None:
+        check_can_reconnect(place.name if isinstance(place, Stream) else None)
+    return policy
 
 
 def refusal(message: bytes, errno: int | None) -> bytes:

@@ -964,6 +964,7 @@ class Transaction(AsyncOperations):
         try:
             exchange = await connection.exchange(TransactionStart(), 0, waiter)
             self._id = exchange.result()
+            self._connection = connection.for_transaction(waiter)
             self._tx_id = self._id
             self._state = "open"
             return self

@@ -1061,6 +1061,7 @@ class Transaction(BlockingOperations):
             deadline = connection.clock.deadline_for(self._timeout)
             exchange = connection.exchange(TransactionStart(), 0, deadline, waiter)
             self._id = exchange.result()
+            self._connection = connection.for_transaction(waiter)
             self._tx_id = self._id
             self._state = "open"
             return self

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, Self
 
 from ..client import Exchange
 from ..errors import XenStoreError
@@ -76,6 +76,27 @@ class ConnectionBase(ABC):
     now: Callable[[], float]
     #: Whether the daemon may forget a transaction that was not ended; see `TransactionLost`.
     forgetful = False
+
+    @property
+    def closed(self) -> XenStoreError | None:
+        """Why the connection is over; None while it is not."""
+        return self.session.closed
+
+    def for_transaction(self, waiter: Waiter) -> Self:
+        """Return the connection for the requests of a transaction.
+
+        Arguments:
+            waiter: the wait for the start of the transaction, which was given to `exchange`.
+        """
+        return self
+
+    def inherit(self, old: Self) -> None:
+        """Feed the queues of a connection that has ended, before this one is used.
+
+        Arguments:
+            old: the connection, whose guard is held.
+        """
+        self.session.share_listeners(old.session)
 
     @abstractmethod
     def flush(self) -> None:

@@ -112,11 +112,15 @@ class EventQueue:
         if len(self._events) < self.limit:
             self._events[key] = WatchEvent(path, token)
             return False
+        self.collapse()
+        return True
+
+    def collapse(self) -> None:
+        """Replace all events by one for each watch, on the watched path, with ``overflow``."""
         self._collapsed = {of for _, of in self.watches}
         self._events = {
             (top, of): WatchEvent(top, of, overflow=True) for top, of in sorted(self.watches)
         }
-        return True
 
     def take(self) -> WatchEvent[Any]:
         """Take the oldest event. The queue must not be empty."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 from .._log import CLIENT, WARNING, log
 from ..errors import (
     CommitUnknown,
+    ConnectionClosed,
     Forked,
     InvalidArgument,
     InvalidType,
@@ -36,6 +37,7 @@ __all__ = [
     "check_callable",
     "check_flag",
     "check_iterable",
+    "client_closed",
     "commit_unknown",
     "count_of_paths",
     "encoded",
@@ -45,6 +47,7 @@ __all__ = [
     "ignored",
     "is_watch",
     "no_answer",
+    "no_connection",
     "no_event",
     "not_fulfilled",
     "not_in_transaction",
@@ -54,6 +57,7 @@ __all__ = [
     "permissions_of",
     "state_of",
     "transaction_forgotten",
+    "transaction_gone",
     "watches_of",
 ]
 
@@ -216,6 +220,15 @@ def transaction_forgotten(tx_id: int, code: str | None) -> TransactionLost:
     )
 
 
+def transaction_gone(tx_id: int, error: XenStoreError) -> TransactionLost:
+    """The error of a transaction whose connection has ended, because of `error`."""
+    return TransactionLost(
+        f"transaction {tx_id} was lost with its connection, and nothing of it took place: {error}",
+        path=error.path,
+        request=error.request,
+    )
+
+
 # Waiting
 
 
@@ -267,6 +280,40 @@ def no_answer(where: str, requests: Sequence[Request[Any]], sent: bool, busy: bo
         sent=sent,
         path=getattr(requests[0], "path", None),
         request=requests[0],
+    )
+
+
+def no_connection(
+    requests: Sequence[Request[Any]], sent: bool, error: XenStoreError | None
+) -> TimedOut:
+    """The error of requests whose time was over before there was a connection again.
+
+    Arguments:
+        requests: those of the call.
+        sent: whether the daemon may have seen any of them, on an earlier connection.
+        error: why the last attempt to connect failed; None if another caller was at it.
+    """
+    what = repr(requests[0]) if len(requests) == 1 else f"{len(requests)} requests"
+    fate = "sent and not answered" if sent else "not sent"
+    return TimedOut(
+        f"no connection in time: {error or 'another call is still at it'}; {what}: {fate}",
+        sent=sent,
+        path=getattr(requests[0], "path", None),
+        request=requests[0],
+    )
+
+
+def client_closed(reason: XenStoreError, request: Request[Any], *, sent: bool) -> ConnectionClosed:
+    """The error of a request of a client that was closed, for `reason`, while it reconnected.
+
+    Arguments:
+        sent: whether the daemon may have seen the request, on an earlier connection.
+    """
+    return ConnectionClosed(
+        f"{reason}; {request!r} was {'sent and not answered' if sent else 'not sent'}",
+        sent=sent,
+        path=getattr(request, "path", None),
+        request=request,
     )
 
 

@@ -63,6 +63,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from enum import Enum
+from itertools import count
 from typing import Any, Final
 
 from .._log import CLIENT, INFO, WARNING, log
@@ -148,7 +149,7 @@ class Session:
         # The queues that take the events of a token, each with the watched path. The queues under
         # None take the events of all tokens that are not here.
         self._listeners: dict[bytes | None, list[tuple[bytes | None, EventQueue]]] = {}
-        self._tokens = 0
+        self._tokens = count(1)
         #: The waiters to wake now.
         self.to_wake: list[Wait] = []
         #: Whether events were queued, or the connection ended, since this was last set to False.
@@ -211,8 +212,7 @@ class Session:
 
     def new_token(self) -> bytes:
         """Return a token that this session has not used yet."""
-        self._tokens += 1
-        return b"xsproto-%d" % self._tokens
+        return b"xsproto-%d" % next(self._tokens)
 
     def listen(self, queue: EventQueue, path: bytes, token: bytes) -> None:
         """Feed a queue from a watch that is about to be set.
@@ -237,6 +237,35 @@ class Session:
         their own, and know their tokens.
         """
         self._listeners.setdefault(None, []).append((None, queue))
+
+    def listeners(self) -> list[tuple[tuple[bytes, bytes], EventQueue]]:
+        """Return the watches that feed a queue, each a (path, token), with the queue."""
+        return [
+            ((path, token), queue)
+            for token, pairs in self._listeners.items()
+            for path, queue in pairs
+            if path is not None and token is not None
+        ]
+
+    def share_listeners(self, old: Session) -> None:
+        """Feed the queues of a session that is over; choose no token that it has chosen.
+
+        What the old session does to its listeners, it does to those of this one.
+        """
+        self._listeners = old._listeners
+        self._tokens = old._tokens
+
+    def forget_listeners(self) -> None:
+        """Feed no queue any more; their watches stay as they are."""
+        self._listeners = {}
+
+    def resume(self) -> None:
+        """Have the queues that another session fed begin with an overflow of each watch."""
+        for queue in {queue for _, queue in self.listeners()}:
+            queue.ended = None
+            queue.collapse()
+            self._wake_waiters(queue)
+        self.fired = True
 
     def unlisten(self, queue: EventQueue, watches: Iterable[tuple[bytes, bytes]]) -> None:
         """Feed a queue from some of its watches no more, and drop their events that it holds.

@@ -277,8 +277,8 @@ class Harness(Protocol):
             and ``suspend``: it does this to the daemon. ``dom0``: clients of domain 0 have the
             rights of dom0 and no quotas. ``socket`` or ``device``: what the clients connect
             through. ``raw``: it opens connections without a client. ``remote``: what a client has
-            sent may be on its way still when the daemon dies. A scenario that needs more is not
-            run.
+            sent may be on its way still when the daemon dies. ``restart``: it restarts the daemon,
+            and its clients take ``reconnect``. A scenario that needs more is not run.
     """
 
     @property
@@ -316,6 +316,12 @@ class Harness(Protocol):
 
     async def kill_daemon(self) -> None:
         """End the daemon without a warning, whether it is suspended or not."""
+
+    async def restart_daemon(self) -> None:
+        """End the daemon, as `kill_daemon`, if it runs, and start one with an empty store.
+
+        It listens at the same socket for dom0. There are no guests.
+        """
 
     async def suspend_daemon(self) -> None:
         """Stop the daemon from doing anything. It keeps its connections."""

@@ -10,9 +10,11 @@ import posix
 import select
 from time import monotonic
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import gevent
+import gevent.event
+import gevent.lock
 from gevent.local import local
 from gevent.monkey import get_original
 
@@ -58,6 +60,14 @@ class GeventBackend(BlockingBackend[Connection]):
     now = staticmethod(monotonic)
     start_thread = staticmethod(get_original("_thread", "start_new_thread"))
     new_deadline = _Deadline
+
+    def new_lock(self) -> Any:
+        """See `BlockingBackend`."""
+        return gevent.lock.RLock()
+
+    def new_event(self) -> Any:
+        """See `BlockingBackend`."""
+        return gevent.event.Event()
 
     def make_connection(
         self, transport: ConnectionTransport, clock: Clock, session: Session

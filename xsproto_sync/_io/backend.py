@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from _socket import socket  # monkey-patching replaces the one of the module `socket`
+from collections.abc import Callable
 from socket import (
     AF_UNIX,
     MSG_NOSIGNAL,
@@ -14,7 +15,7 @@ from socket import (
     SOL_SOCKET,
 )
 from struct import Struct
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from xsproto.adapters.blocking import BlockingBackend
 from xsproto.adapters.deadlines import Clock
@@ -26,6 +27,9 @@ from .connection import Connection
 from .device_transport import RequestTransport, WatchTransport
 from .system import System
 from .transport import PolledTransport, SocketTransport, WaitingTransport
+
+if TYPE_CHECKING:
+    from xsproto.clients.reconnect import ReconnectPolicy
 
 __all__ = ["BACKEND"]
 
@@ -52,6 +56,27 @@ class ThreadBackend(System, BlockingBackend[Connection]):
     ) -> Connection:
         """See `BlockingBackend`."""
         return Connection(transport, clock, session)
+
+    def new_lock(self) -> Any:
+        """See `BlockingBackend`."""
+        return threading.RLock()
+
+    def new_event(self) -> threading.Event:
+        """See `BlockingBackend`."""
+        return threading.Event()
+
+    def make_reconnecting(
+        self,
+        connection: Connection,
+        policy: ReconnectPolicy,
+        open_next: Callable[[float | None], Connection],
+        clock: Clock,
+        **on_device: Any,
+    ) -> Any:
+        """See `BlockingBackend`."""
+        from .reconnecting import ReconnectingConnection  # most programs need none of it
+
+        return ReconnectingConnection(connection, policy, open_next, self, clock, **on_device)
 
     def connect(self, path: str, timeout: float | None) -> SocketTransport:
         """See `BlockingBackend`."""

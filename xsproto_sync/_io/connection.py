@@ -40,7 +40,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic, sleep
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from xsproto.adapters.blocking import AdapterConnection
 from xsproto.adapters.deadlines import Clock
@@ -94,6 +94,11 @@ class Connection(AdapterConnection):
     defer = staticmethod(_thread.start_new_thread)  # type: ignore[assignment]
 
     sleep = staticmethod(sleep)
+
+    def inherit(self, old: Self) -> None:
+        """See `ConnectionBase`. The lock is the same, since the queues are."""
+        self._lock = self.guard = old._lock
+        super().inherit(old)
 
     # Exchanges
 

@@ -34,7 +34,8 @@
  *                overwrites a payload (rule 9) will see it
  *   strict       see above
  *   dead         the daemon is dead: no request leaves the queue.  (A daemon
- *                that really dies has the same effect, for good.)
+ *                that really dies has the same effect, until
+ *                there is one at its socket again.)
  *   freebsd      devices that are opened from now on are FreeBSD's, see below
  *
  * Found by dlsym(): int fake_device_modes(const char *list);

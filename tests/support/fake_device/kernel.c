@@ -499,6 +499,17 @@ static void daemon_died(struct kernel *k)
 }
 
 /*
+ * The daemon may be back: it gets what was not sent to the one before, knows no
+ * watch, and does not answer what that one was asked.
+ */
+static void find_again(struct kernel *k)
+{
+	k->daemon = connect_to(k->socket);
+	if (k->daemon >= 0)
+		k->in_len = k->out_len = k->out_done = 0;
+}
+
+/*
  * The domain was suspended, and is resumed: the daemon knows nothing of it any
  * more, so that the kernel sets all watches again, and each fires.
  */
@@ -563,6 +574,8 @@ static void *run(void *kernel)
 			timeout = 10;
 		if (k->daemon < 0 && !k->nfiles)
 			break;
+		if (k->daemon < 0 && !(modes & DEAD))
+			find_again(k);
 		if (k->daemon < 0)
 			timeout = -1;
 		pthread_mutex_unlock(&lock);

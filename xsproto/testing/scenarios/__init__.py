@@ -9,6 +9,7 @@
 `domains`         what a guest may do, and how much; what dom0 does about domains
 `nodes`           values, children, walks through a tree
 `replies`         the bytes of replies, where clients are tolerant
+`restarts`        a daemon that dies and comes back, and clients that reconnect
 `storms`          tasks cancelled at any moment, a daemon that dies, floods of events
 `transactions`    isolation, conflicts, commit and rollback, `transact`
 `trees`           trees, values with permissions, text, defaults
@@ -28,6 +29,7 @@ from . import (
     domains,
     nodes,
     replies,
+    restarts,
     storms,
     transactions,
     trees,
@@ -43,6 +45,7 @@ __all__ = [
     "domains",
     "nodes",
     "replies",
+    "restarts",
     "storms",
     "transactions",
     "trees",
