@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import selectors
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 from tests.support.daemons import Daemon, missing
@@ -258,6 +259,105 @@ def unwatched(rounds: int) -> Iterator[str]:
             )
 
 
+#: How many guests there are beside dom0 in `fair`, and how many connections each has.
+GUESTS, EACH = 10, 50
+
+
+def hostile(kind: str, number: int) -> bytes:
+    """What a connection of a guest sends again and again."""
+    if kind == "writes":  # of a node that is watched as often as a guest may
+        return packet(Op.WRITE, b"a\0") * 500
+    if kind == "lists":
+        part = packet(Op.DIRECTORY_PART, b"/many\x000\0")
+        return packet(Op.DIRECTORY, b"/many\0") * 250 + part * 250
+    packets = []
+    for tx_id in range(1, 301):  # as the daemon will number them
+        names = [b"t%d/%d\0v" % (number, node) for node in range(10)]
+        packets.append(packet(Op.TRANSACTION_START, b"\0"))
+        packets += [packet(Op.WRITE, name, tx_id) for name in names]
+        packets.append(packet(Op.TRANSACTION_END, b"T\0", tx_id))
+        packets.append(packet(Op.RM, b"t%d\0" % number))
+    return b"".join(packets)
+
+
+def attack(kind: str, paths: Sequence[str]) -> None:
+    """Be all guests, for ever: send as much as is taken, and take what comes."""
+    waiting = selectors.DefaultSelector()
+    for path in paths:
+        for number in range(EACH):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(path)
+            if number == 0:
+                watches = [packet(Op.WATCH, b"a\0%d\0" % token) for token in range(127)]
+                sock.sendall(b"".join(watches))
+            sock.setblocking(False)
+            both = selectors.EVENT_READ | selectors.EVENT_WRITE
+            waiting.register(sock, both, [sock, hostile(kind, number), 0])
+    print("ready", flush=True)
+    while True:
+        for key, events in waiting.select():
+            sock, data, at = key.data
+            with contextlib.suppress(BlockingIOError):
+                if events & selectors.EVENT_READ:
+                    sock.recv(1 << 20)
+                if events & selectors.EVENT_WRITE:
+                    key.data[2] = (at + sock.send(data[at:])) % len(data)
+
+
+def latencies(sock: socket.socket, seconds: float) -> list[float]:
+    """How long READs took, in seconds, each a moment after the one before."""
+    reads, end = [], perf_counter() + seconds
+    while perf_counter() < end:
+        began = perf_counter()
+        bare_loop(sock, [packet(Op.READ, b"/tool\0")])
+        reads.append(perf_counter() - began)
+        sleep(0.001)
+    return reads
+
+
+def beside(path: str, guests: Sequence[str], kind: str, seconds: float) -> str:
+    """dom0's READ, idle and beside the guests: medians, their ratio, and the worst."""
+    fill(path, 1_000)
+    with connected_to(path) as dom0:
+        for domid in range(1, GUESTS + 1) if path not in guests else ():
+            home = b"/local/domain/%d\0" % domid
+            dom0.ask(packet(Op.MKDIR, home))
+            dom0.ask(packet(Op.SET_PERMS, home + b"n%d\0" % domid))
+        for number in range(2_000):
+            dom0.ask(packet(Op.MKDIR, b"/many/%d\0" % number))
+        dom0.ask(packet(Op.SET_PERMS, b"/many\0r0\0"))
+        idle = latencies(dom0.sock, seconds / 4)
+        code = "import sys; from benchmarks.daemon import attack; attack(sys.argv[1], sys.argv[2:])"
+        command = [sys.executable, "-c", code, kind, *guests]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            sleep(seconds / 4)
+            busy = latencies(dom0.sock, seconds)
+            process.kill()
+    before, after = median(idle), median(busy)
+    worst = max(busy) * 1e3
+    return f"{before * 1e6:.0f} | {after * 1e6:.0f} | {after / before:.1f} | {worst:.1f}"
+
+
+def fair(seconds: float) -> Iterator[str]:
+    """dom0's READ beside hostile guests, ours and C's: a row for each kind of hostility.
+
+    C serves guests on rings, which they do not have here. So there they are sockets of dom0's.
+    """
+    for kind in ("writes", "lists", "transactions"):
+        with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+            guests = [f"{directory}/{domid}" for domid in range(1, GUESTS + 1)]
+            options = [f"--guest={domid}:{path}" for domid, path in enumerate(guests, 1)]
+            path, _ = stack.enter_context(embedded(*options))
+            figures = beside(path, guests, kind, seconds)
+            others = "- | - | - | -"
+            if not missing("c"):
+                c = stack.enter_context(Daemon("c"))
+                others = beside(c.socket_path, [c.socket_path] * GUESTS, kind, seconds)
+            yield f"| {kind} | {figures} | {others} |"
+
+
 def resident(pid: int) -> float:
     """MiB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -283,7 +383,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.daemon", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a little of each, to see it run")
     parser.add_argument("--rounds", type=int, default=9, metavar="N")
+    parser.add_argument(
+        "--fair", action="store_true", help="only dom0's READ beside hostile guests"
+    )
     options = parser.parse_args()
+    if options.fair:
+        print(f"{machine()}\n")
+        print("| guests send | idle, µs | beside, µs | times | worst, ms | C: the same | | | |")
+        print("|---|---|---|---|---|---|---|---|---|")
+        for row in fair(1 if options.quick else 8):
+            print(row, flush=True)
+        return 0
     if reason := missing("c"):
         print(reason, file=sys.stderr)
         return 1

@@ -13,7 +13,7 @@ rules, each of which is a property in ``tests/engine/test_server.py``:
    daemon gave them.
 4. While more than `max_output` bytes of answers wait to be sent, no request comes out and no more
    data is wanted. Only as many requests come out at once as their answers have room for. No answer
-   is dropped.
+   is dropped. A daemon may have requests come out a second time, to act on them later (`put_back`).
 5. An event equal to one that still waits is not sent again, unless its path is a special one. An
    event that does not fit a packet is dropped. With more than `max_events` bytes of events waiting,
    the connection ends.
@@ -22,7 +22,8 @@ rules, each of which is a property in ``tests/engine/test_server.py``:
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Final, TypeVar
 
 from .errors import ConnectionClosed, RemoteProtocolError
 from .events import RequestReceived
@@ -37,10 +38,14 @@ MAX_OUTPUT: Final = 256 * 1024
 #: Bytes of waiting events beyond which a connection is closed.
 MAX_EVENTS: Final = 4 * 1024 * 1024
 
+_K = TypeVar("_K", bound=Hashable)
+
 _unpack: Final = HEADER.unpack_from
 _pack: Final = HEADER.pack
 _ERROR: Final = Op.ERROR.value
 _WATCH_EVENT: Final = Op.WATCH_EVENT.value
+# The most events of one change that are kept for the next change of the same node.
+_CACHED_EVENTS: Final = 256
 _PACKET_MAX: Final = HEADER_SIZE + PAYLOAD_MAX
 
 
@@ -72,11 +77,15 @@ class ServerConnection:
         self._max_events = max_events
         self._inbox = b""
         self._eof = False  # whether the client has ended the stream
+        self._put_back: list[RequestReceived] = []
         self._outbox: list[bytes] = []
         self._answer_bytes = 0
         # The events in the outbox that an equal one is merged with, and the bytes of all events.
-        self._mergeable: set[bytes] = set()
+        self._mergeable: set[object] = set()
         self._event_bytes = 0
+        # The key of the last `fire_all`, and its messages: programs write the same node again and
+        # again.
+        self._last_events: tuple[object, list[bytes]] = (None, [])
 
     # Bytes in, requests out
 
@@ -98,6 +107,9 @@ class ServerConnection:
         """
         requests: list[RequestReceived] = []
         if self.closed is not None:
+            return requests
+        if self._put_back:
+            requests, self._put_back = self._put_back, requests
             return requests
         data, start, end = self._inbox, 0, len(self._inbox)
         max_payload, room = self._max_payload, self._max_output - self._answer_bytes
@@ -128,11 +140,21 @@ class ServerConnection:
         else:
             # The answers might have no room: further requests stay in the inbox.
             self._inbox = data[start:]
+            if start == end and requests:
+                self.wants_data = not self._eof
             return requests
         self._inbox = data[start:] if start < end else b""
         if self._eof and not requests:
             self.close("the client has closed the connection")
         return requests
+
+    def put_back(self, requests: list[RequestReceived]) -> None:
+        """Have requests that came out last, and were not answered, come out again.
+
+        They come out first. Until then, no data is wanted.
+        """
+        self._put_back = requests
+        self.wants_data = False
 
     def close(self, why: str = "the daemon has closed the connection") -> None:
         """End the connection from the daemon's side."""
@@ -143,6 +165,7 @@ class ServerConnection:
             self.closed = reason
             self.wants_data = False
             self._inbox = b""
+            self._put_back = []
 
     # Answers
 
@@ -181,17 +204,63 @@ class ServerConnection:
                 return
             self._mergeable.add(message)
         self._outbox.append(message)
-        self._event_bytes += len(message)
+        self._add_event_bytes(len(message))
+
+    def _add_event_bytes(self, size: int) -> None:
+        self._event_bytes += size
         if self._event_bytes > self._max_events:
             self.close("the client does not read its events")
             self.data_to_send()  # nothing more of it is sent
 
+    def fire_all(self, key: _K, events: Callable[[_K], Iterable[tuple[bytes, bytes]]]) -> int:
+        """Send the watch events of one change, whose path is no special one; rule 5 holds for each.
+
+        Arguments:
+            key: identifies the events. Equal keys stand for equal events. Those of a key that still
+                waits are not looked at.
+            events: called with `key`; returns the paths and the tokens.
+
+        Returns:
+            how many events were looked at.
+        """
+        waiting = self._mergeable
+        if key in waiting or self.closed is not None:
+            return 0
+        last, messages = self._last_events
+        if last != key:
+            sized = [(path, token, len(path) + len(token) + 2) for path, token in events(key)]
+            all_messages = [
+                b"%b%b\0%b\0" % (_pack(_WATCH_EVENT, 0, 0, size), path, token)
+                for path, token, size in sized
+                if size <= PAYLOAD_MAX
+            ]
+            messages = list(dict.fromkeys(all_messages))  # some watches may have equal events
+            if len(messages) <= _CACHED_EVENTS:
+                self._last_events = (key, messages)
+        new = [message for message in messages if message not in waiting]
+        if new:
+            self._outbox += new
+            waiting.update(new)
+            waiting.add(key)
+            self._add_event_bytes(sum(map(len, new)))
+        return len(messages)
+
     # Bytes out
+
+    @property
+    def has_room(self) -> bool:
+        """Whether requests may come out, as far as the answers that wait are concerned."""
+        return self._answer_bytes <= self._max_output
 
     @property
     def pending(self) -> int:
         """How many bytes of answers and events wait to be sent."""
         return self._answer_bytes + self._event_bytes
+
+    @property
+    def pending_messages(self) -> int:
+        """How many answers and events wait to be sent."""
+        return len(self._outbox)
 
     def data_to_send(self) -> bytes:
         """Return all messages that wait to be sent. The caller must send them."""

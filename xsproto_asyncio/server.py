@@ -32,15 +32,20 @@ class Server(Service):
     def __init__(self, daemon: Daemon | None = None) -> None:
         super().__init__(daemon, BACKEND)
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        # The next call of `_go_on`: when there is more to do at once, or listening sockets paused.
+        self._next: asyncio.Handle | None = None
         self._bridges: set[asyncio.Task[Any]] = set()
         self._loop.add_reader(self.poller.fileno(), self._ready)
 
     def _ready(self) -> None:
         try:
             self.step(self.poller.poll(0))
-            if self.paused and self._timer is None:
-                self._timer = self._loop.call_later(PAUSE, self.resume)
+            if self.busy:
+                if self._next is not None:
+                    self._next.cancel()
+                self._next = self._loop.call_soon(self._go_on)
+            elif self.paused and self._next is None:
+                self._next = self._loop.call_later(PAUSE, self._go_on)
         except BaseException:
             self.close()  # it came out of a signal handler
             raise
@@ -53,10 +58,9 @@ class Server(Service):
             self.close()
             raise
 
-    def resume(self) -> None:
-        """See `xsproto.adapters.server.Service.resume`."""
-        self._timer = None
-        super().resume()
+    def _go_on(self) -> None:
+        self._next = None
+        self._ready()
 
     def serve_connection(self, sock: socket.socket | Stream, domid: int = 0) -> None:
         """Serve a connected socket or stream, whose client acts as a domain.
@@ -97,8 +101,8 @@ class Server(Service):
         """End all connections and remove the sockets. Idempotent. Nothing is to be awaited."""
         if not self.ended:
             self._loop.remove_reader(self.poller.fileno())
-            if self._timer is not None:
-                self._timer.cancel()
+            if self._next is not None:
+                self._next.cancel()
             for task in self._bridges:
                 task.cancel()
         self.end()

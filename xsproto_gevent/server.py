@@ -33,7 +33,9 @@ class Server(Service):
         super().__init__(daemon, BACKEND)
         self._loop: Any = get_hub().loop
         self._watcher: Any = self._loop.io(self.poller.fileno(), READ)
+        # For when listening sockets are paused; and active while there is more to do at once.
         self._timer: Any = self._loop.timer(PAUSE)
+        self._going_on: Any = make_repeater(get_hub())
         # While it is active, the hub calls `close` in each turn, until that comes to its end.
         self._closing: Any = make_repeater(get_hub())
         self._add_reader()
@@ -44,10 +46,19 @@ class Server(Service):
 
     def _ready(self) -> None:
         try:
-            if not self.ended:
-                self.step(self.poller.poll(0))
-                if self.paused and not self._timer.active:
-                    self._timer.start(self.resume)
+            if self.ended:
+                return
+            self.step(self.poller.poll(0))
+            if self.busy != self._going_on.active:
+                if self.busy:
+                    self._going_on.start(self._loop.run_callback, self._ready)
+                else:
+                    self._going_on.stop()
+            if self.paused and not self._timer.active:
+                self._timer.close()
+                # A new one: one that has fired would fire at once when it is started again.
+                self._timer = self._loop.timer(PAUSE)
+                self._timer.start(self._loop.run_callback, self._ready)
         except BaseException:
             self._closing.start(self.close)  # it came out of a signal handler
             raise
@@ -64,6 +75,7 @@ class Server(Service):
         """End all connections and remove the sockets. Idempotent."""
         self._watcher.close()
         self._timer.close()
+        self._going_on.close()
         self.end()
         self._closing.close()
 

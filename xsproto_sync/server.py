@@ -93,7 +93,7 @@ class Server(Service):
         self._serving = True
         try:
             while not self._over:
-                ready = poll(PAUSE if self.paused else None)
+                ready = poll(0 if self.busy else PAUSE if self.paused else None)
                 with self.lock:
                     if self._over:
                         return
@@ -101,8 +101,6 @@ class Server(Service):
                     if delay is waited:  # mostly None
                         waited = None
                         self.step(ready)
-                        if self.paused:
-                            self.resume()
                         continue
                 # Without the lock. What is ready stays ready, so the next poll returns it again.
                 if delay is not None:

@@ -95,9 +95,11 @@ async def _serve(
             server.listen(path, domid)
         task_status.started(server)
         while True:
-            with trio.move_on_after(PAUSE if server.paused else math.inf):
-                await trio.lowlevel.wait_readable(poller.fileno())
+            if server.busy:
+                await trio.lowlevel.checkpoint()
+            else:
+                with trio.move_on_after(PAUSE if server.paused else math.inf):
+                    await trio.lowlevel.wait_readable(poller.fileno())
             server.step(poller.poll(0))
-            server.resume()
     finally:
         server.end()

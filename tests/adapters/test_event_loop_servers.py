@@ -244,7 +244,7 @@ def test_an_interrupt_while_it_serves_closes_an_asyncio_server(tmp_path: Path, h
                 if how == "serving":
                     server.daemon.receive_data = interrupted  # type: ignore[method-assign,assignment]
                 else:
-                    server._flush = interrupted  # type: ignore[method-assign]
+                    server._flush = interrupted  # type: ignore[method-assign,assignment]
                     with pytest.raises(Interrupt):
                         server.wake()
                 with pytest.raises(ConnectionClosed):

@@ -7,7 +7,6 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +202,7 @@ def test_out_of_descriptors_it_tries_again_later(
     server: Server, client: Client, tmp_path: Path
 ) -> None:
     refusals = [errno.EMFILE, errno.ECONNABORTED, errno.EMFILE]
-    ((listener, _),) = server._listeners
+    ((listener,),) = [[each.sock for each in server._listening.values()]]
 
     class Short:
         def accept(self) -> Any:
@@ -219,8 +218,7 @@ def test_out_of_descriptors_it_tries_again_later(
             listener.close()
 
     short = Short()
-    server._callbacks[short.fileno()] = partial(server._accept, short, 0)
-    server._listeners[0] = (short, 0)
+    server._listening[short.fileno()].sock = short
     with Client(tmp_path / "socket") as other:
         assert other.read(b"/tool") == b""
     assert not refusals

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from xsproto.adapters import server
 from xsproto.adapters.backend import SelectorPoller, make_poller
 from xsproto.adapters.server import Service
-from xsproto.wire import HEADER, Op
+from xsproto.wire import HEADER, Op, PacketReader
 
 from ..support.backends import changed
 from ..support.descriptors import open_descriptors
@@ -236,3 +237,198 @@ def test_an_event_of_a_descriptor_that_is_gone_is_nobodys(scene: Scene) -> None:
     scene.client.sendall(READ)
     scene.turn()
     assert scene.client.recv(100) == ANSWER
+
+
+# Fairness and limits
+
+
+def served(tmp_path: Path, *guests: int, **attributes: Any) -> Service:
+    """A service that listens for dom0 and for guests, at their numbers."""
+    service = Service(None, changed(SYSTEM, new_poller=epoll_or_what_stands_in, **attributes))
+    for domid in (0, *guests):
+        service.listen(tmp_path / str(domid), domid)
+    return service
+
+
+def connect(stack: contextlib.ExitStack, path: Path) -> socket.socket:
+    sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+    sock.connect(str(path))
+    sock.setblocking(False)
+    return sock
+
+
+def turn(service: Service) -> None:
+    service.step(service.poller.poll(0))
+
+
+def settle(service: Service) -> None:
+    """Serve until there is nothing to do."""
+    turn(service)
+    while service.busy or service.poller.poll(0):
+        turn(service)
+
+
+def cut_off(sock: socket.socket) -> bool:
+    """Whether the service has closed the connection; takes all that was sent before."""
+    try:
+        while sock.recv(1 << 20):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        pass
+    return True
+
+
+def answers(sock: socket.socket) -> int:
+    """How many answers have come."""
+    with contextlib.suppress(BlockingIOError):
+        return len(PacketReader().receive_data(sock.recv(1 << 20)))
+    return 0
+
+
+def test_dom0_waits_for_few_steps_beside_hundreds_of_hostile_connections(tmp_path: Path) -> None:
+    guests = range(1, 11)
+    service = served(tmp_path, *guests)
+    with contextlib.ExitStack() as stack:
+        dom0 = connect(stack, tmp_path / "0")
+        hostile = [connect(stack, tmp_path / str(n)) for n in guests for _ in range(20)]
+        settle(service)
+        for sock in hostile:
+            sock.sendall(READ * 600)
+        for _ in range(30):
+            turn(service)
+            dom0.sendall(READ)
+            turn(service)
+            assert service.busy
+            assert answers(dom0) == 1, "in the very next step"
+        settle(service)
+        assert [answers(sock) for sock in hostile] == [600] * len(hostile)
+    settle(service)
+    service.end()
+
+
+def test_a_guest_has_so_many_connections_and_the_next_waits_until_one_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(server, "GUEST_CONNECTIONS", 3)
+    service = served(tmp_path, 7, now=lambda: now)
+    with contextlib.ExitStack() as stack:
+        guests = [connect(stack, tmp_path / "7") for _ in range(5)]
+        settle(service)
+        for sock in guests:
+            sock.sendall(READ)
+        settle(service)
+        assert [answers(sock) for sock in guests] == [1, 1, 1, 0, 0]
+        assert len(service.paused) == 1
+        service.admit(7)
+        assert len(service.paused) == 1, "once is enough"
+        service.step([(9999, 1), (9998, 1)])  # of sockets that are closed by now
+        dom0 = [connect(stack, tmp_path / "0") for _ in range(5)]
+        for sock in dom0:
+            sock.sendall(READ)
+        settle(service)
+        assert [answers(sock) for sock in dom0] == [1] * 5
+        guests[0].close()
+        settle(service)
+        assert service.paused, "it is left alone for a while"
+        now += server.PAUSE
+        settle(service)
+        assert [answers(sock) for sock in guests[1:]] == [0, 0, 1, 0]
+        assert service.paused
+        now += server.PAUSE
+        for sock in dom0:
+            sock.sendall(READ * 100)
+        settle(service)  # where dom0 goes first, the guest's socket waits for its turn
+        assert [answers(sock) for sock in dom0] == [100] * 5
+        assert len(service.paused) == 1
+    service.end()
+
+
+@pytest.mark.parametrize(("limit", "accepted"), [(40, 0), (-1, 3)])
+def test_the_last_descriptors_are_for_dom0(tmp_path: Path, limit: int, accepted: int) -> None:
+    class Os:
+        """The module `os`, where a process may have so many descriptors."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def sysconf(self, name: str) -> int:
+            assert name == "SC_OPEN_MAX"
+            return limit
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(30):
+            stack.callback(os.close, os.dup(0))
+        service = served(tmp_path, 7, os=Os())
+        guests = [connect(stack, tmp_path / "7") for _ in range(3)]
+        settle(service)
+        assert service.daemon.share_of(7).connections == accepted
+        assert bool(service.paused) == (accepted == 0)
+        dom0 = connect(stack, tmp_path / "0")
+        dom0.sendall(READ)
+        settle(service)
+        assert answers(dom0) == 1
+        if not accepted:
+            assert guests[0].recv(1) == b""
+        service.end()
+
+
+def test_without_descriptors_a_socket_is_left_alone_until_the_time_has_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, asked = 0.0, 0
+    service = served(tmp_path, now=lambda: now)
+
+    def accept(sock: socket.socket) -> None:
+        nonlocal asked
+        asked += 1
+        raise OSError(errno.EMFILE, "too many")
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    with contextlib.ExitStack() as stack:
+        connect(stack, tmp_path / "0")
+        for _ in range(10):
+            turn(service)
+        assert asked == 1
+        now += server.PAUSE
+        for _ in range(10):
+            turn(service)
+        assert asked == 2
+    service.end()
+
+
+def test_what_waits_for_a_step_may_be_closed_meanwhile(tmp_path: Path) -> None:
+    service = served(tmp_path, 7)
+    with contextlib.ExitStack() as stack:
+        dom0 = connect(stack, tmp_path / "0")
+        guests = [connect(stack, tmp_path / "7") for _ in range(20)]
+        settle(service)
+        for sock in guests:
+            sock.sendall(READ * 500)
+        turn(service)
+        turn(service)
+        assert service.busy
+        service.daemon.remove_domain(7)
+        service.wake()
+        settle(service)
+        for sock in guests:
+            assert cut_off(sock)
+        dom0.sendall(READ)
+        settle(service)
+        assert answers(dom0) == 1
+    service.end()
+
+
+def test_what_a_change_from_outside_lets_go_on_is_served(tmp_path: Path) -> None:
+    service = served(tmp_path, 7)
+    daemon = service.daemon
+    with contextlib.ExitStack() as stack:
+        guest = connect(stack, tmp_path / "7")
+        settle(service)
+        (peer,) = service._peers.values()
+        daemon.receive_data(peer.connection, READ * 200)
+        service.wake()
+        assert answers(guest) == 200
+    service.end()

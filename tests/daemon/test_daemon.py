@@ -121,6 +121,8 @@ def test_a_client_that_closes_itself_is_served_no_more() -> None:
     daemon.block(client)
     writes = [Packet(Op.WRITE, 1, 0, b"/a/%d\0" % number).encode() for number in range(60)]
     daemon.receive_data(client, b"".join(writes))
+    while daemon.serve_waiting():
+        daemon.data_to_send()
     assert client.engine.closed is not None
     written = outcome(daemon, other, Op.DIRECTORY, b"/a\0").split(b"\0")
     assert b"0" in written

@@ -194,3 +194,46 @@ def test_only_as_many_requests_come_out_as_their_answers_have_room_for() -> None
         server.data_to_send()
     assert sizes == [11, 11, 3]
     assert server.wants_data
+
+
+def events_of(server: ServerConnection) -> list[bytes]:
+    return [packet.payload for packet in PacketReader().receive_data(server.data_to_send())]
+
+
+def test_the_events_of_a_change_are_as_those_that_are_sent_one_by_one() -> None:
+    server = ServerConnection(max_events=100_000)
+    few = [(b"/a", b"%d" % (number % 3)) for number in range(5)]  # some are equal
+    many = [(b"/b", b"%d" % number) for number in range(300)]
+    looked_at: list[str] = []
+
+    def fire(key: str, events: list[tuple[bytes, bytes]]) -> int:
+        return server.fire_all(key, lambda key: looked_at.append(key) or events)  # type: ignore[func-returns-value]
+
+    server.fire(b"/a", b"1")
+    assert fire("few", few) == 3
+    assert fire("few", few) == 0, "they wait still"
+    assert fire("many", many) == 300
+    assert events_of(server)[:3] == [b"/a\x001\0", b"/a\x000\0", b"/a\x002\0"]
+    assert fire("few", few) == 3
+    assert len(events_of(server)) == 3
+    assert fire("few", few) == 3
+    assert looked_at == ["few", "many"], "the last few are remembered"
+    assert len(events_of(server)) == 3
+    assert fire("long", [(b"/" * PAYLOAD_MAX, b"t")]) == 0
+    for number in range(100):
+        fire(f"many {number}", [(b"/%d" % number, token) for _, token in many])
+    assert server.closed is not None
+    assert fire("few", few) == 0
+    assert server.data_to_send() == b""
+
+
+def test_requests_that_are_put_back_come_out_first_and_no_more_data_is_wanted_until_then() -> None:
+    server = ServerConnection()
+    sent = [Packet(Op.READ, number, 0, b"/\0") for number in range(3)]
+    server.receive_data(b"".join(packet.encode() for packet in sent))
+    requests = server.requests_received()
+    server.put_back(requests[1:])
+    server.receive_data(Packet(Op.READ, 3, 0, b"/\0").encode())
+    assert not server.wants_data
+    assert [rq_id for _, rq_id, _, _ in requests_of(server)] == [1, 2, 3]
+    assert server.wants_data

@@ -34,6 +34,7 @@ PACKAGES: Final = ("xsproto", "xsproto_asyncio", "xsproto_gevent", "xsproto_sync
 #: them, which offers what is public of them.
 INTERNAL_MODULES: Final = (
     "xsproto.adapters.streams",
+    "xsproto.daemon.connections",
     "xsproto.daemon.daemon",
     "xsproto.daemon.leniency",
     "xsproto.daemon.store.domains",

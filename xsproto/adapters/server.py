@@ -9,24 +9,33 @@ client can also be handed in, as a socket that is connected already (`Service.se
 
 **The way of a request.** The poller says that a client's socket is readable. `Service.step` finds
 the client by its descriptor, receives what there is, and gives it to `Daemon.receive_data`, which
-acts on every request in it. When that is done for all sockets that are ready, `Service._flush`
-takes what the daemon has to say (`Daemon.data_to_send`) and sends it. The kernel nearly always
-takes all of it at once, so the poller is told nothing: it waits for the same sockets as before.
-Only where the kernel takes less is the rest kept, until the poller says that the socket is
-writable; and a client that sends requests and does not take the answers is not read from until it
-does.
+acts on the requests in it. Then `Service._flush` takes what the daemon has to say
+(`Daemon.data_to_send`) and sends it. The kernel nearly always takes all of it at once, so the
+poller is told nothing: it waits for the same sockets as before. Only where the kernel takes less is
+the rest kept, until the poller says that the socket is writable; and a client that sends requests
+and does not take the answers is not read from until it does.
+
+**Fairness.** A step does about as much work as a turn of the daemon, whatever is ready
+(`xsproto.daemon.connections` has the rules). Where several sockets are ready, the domain that has
+had least is served first. What a step leaves over stays readable, so the next poll reports it
+again, together with the client that has sent something meanwhile. Where the daemon itself has more
+to do (`Service.busy`), the adapter must not wait in that poll.
+
+**Limits.** A guest has at most `GUEST_CONNECTIONS` connections. Of the descriptors that the process
+may have, guests get none of the highest ones, so that dom0 can connect whatever they do. A guest's
+listening socket is left alone for a while when one of these limits is reached.
 """
 
 from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Final
 
 from .._log import DAEMON, INFO, log
+from ..daemon.connections import QUANTUM, TRANSFER, Share
 from ..daemon.daemon import Connection, Daemon
 from ..errors import InvalidArgument, InvalidType, LocalProtocolError
 from .backend import Backend
@@ -34,7 +43,7 @@ from .log import log_peer
 from .streams import TlsSocket, check_socket, is_tls, own_socket
 from .transport import READ_SIZE
 
-__all__ = ["PAUSE", "Service"]
+__all__ = ["GUEST_CONNECTIONS", "PAUSE", "Service"]
 
 # What a poller reports and waits for; the numbers of ``select.EPOLLIN`` and ``select.EPOLLOUT``.
 _READ: Final = 1
@@ -42,9 +51,16 @@ _WRITE: Final = 4
 
 _BACKLOG: Final = 1024
 # The number of clients accepted at once on one listening socket, so that a crowd keeps nobody else
-# waiting.
-_ACCEPT: Final = 64
-#: The seconds to wait before `Service.resume` is called, after the process ran out of descriptors.
+# waiting; and the units of work that each counts.
+_ACCEPT: Final = 8
+_ACCEPT_UNITS: Final = 40
+#: How many connections a guest may have.
+GUEST_CONNECTIONS: Final = 128
+# The most bytes received from a guest's connection at once. It may have many.
+_GUEST_READ_SIZE: Final = 16384
+# The most descriptors that are kept back for dom0; at most a quarter of all.
+_KEPT_BACK: Final = 64
+#: The seconds for which a listening socket is left alone, after the process ran out of descriptors.
 PAUSE: Final = 0.1
 
 
@@ -54,16 +70,36 @@ class _Peer:
     Attributes:
         interest: what the poller waits for.
         rest: the bytes that the client has not taken yet, of those that were handed out.
+        read_size: the most bytes to receive at once.
     """
 
-    __slots__ = ("connection", "fd", "interest", "rest", "sock")
+    __slots__ = ("connection", "domid", "fd", "interest", "read_size", "rest", "sock")
 
     def __init__(self, sock: Any, connection: Connection) -> None:
         self.sock = sock
         self.fd: int = sock.fileno()
         self.connection = connection
+        self.domid = connection.domid
         self.interest = _READ
+        self.read_size = _GUEST_READ_SIZE if connection.domid else READ_SIZE
         self.rest: memoryview | None = None
+
+
+class _Listener:
+    """A listening socket.
+
+    Attributes:
+        domid: the domain that its clients act as.
+        interest: what the poller waits for.
+    """
+
+    __slots__ = ("domid", "fd", "interest", "sock")
+
+    def __init__(self, sock: Any, domid: int) -> None:
+        self.sock = sock
+        self.fd: int = sock.fileno()
+        self.domid = domid
+        self.interest = 0
 
 
 class Service:
@@ -86,16 +122,23 @@ class Service:
         #: What the output to send is taken from. To change what clients get, put a function in its
         #: place that calls it.
         self.take_output: Callable[[], list[tuple[Connection, bytes]]] = self.daemon.data_to_send
-        # The listening sockets, each with its domain.
-        self._listeners: list[tuple[Any, int]] = []
-        # For each of them, its absolute path, and the device and the inode of the file there.
+        # For each listening socket, its absolute path, and the device and the inode of the file
+        # there.
         self._files: list[tuple[str, tuple[int, int]]] = []
         # By descriptor: the clients, and what else is to be called when something is readable.
         self._peers: dict[int, _Peer] = {}
         self._callbacks: dict[int, Callable[[], object]] = {}
-        #: Listening sockets that are left alone, with their domains, since the process ran out of
-        #: descriptors. If there are any, the adapter must call `resume` after `PAUSE` seconds.
-        self.paused: list[tuple[Any, int]] = []
+        # By descriptor: the listening sockets, those of `paused` too.
+        self._listening: dict[int, _Listener] = {}
+        # The domains with sockets that are ready, and were not served in the last step.
+        self._queued: dict[Share, None] = {}
+        #: Whether there is more to do at once: poll without waiting, and call `step`.
+        self.busy = False
+        #: Listening sockets that are left alone for a while, as the process or the domain has too
+        #: many descriptors. If there are any, the adapter must call `step` after `PAUSE` seconds at
+        #: the latest.
+        self.paused: list[_Listener] = []
+        self._resume_at = 0.0
         #: Whether `end` was called.
         self.ended = False
         self._process = self._os.getpid()
@@ -145,11 +188,12 @@ class Service:
         except BaseException:
             sock.close()
             raise
-        self._listeners.append((sock, domid))
         # The process may change its directory. The kernel keeps the inode as long as the socket is
         # open, so no later file has the same number.
         self._files.append((os.path.abspath(path), (status.st_dev, status.st_ino)))
-        self._add_callback(sock, partial(self._accept, sock, domid))
+        listener = _Listener(sock, domid)
+        self._listening[listener.fd] = listener
+        self._listen_again(listener)
 
     def serve_connection(self, sock: Any, domid: int = 0) -> None:
         """Serve a connected socket, whose client acts as a domain.
@@ -256,31 +300,123 @@ class Service:
 
     def wake(self) -> None:
         """Send what the daemon has to say after a change from outside, such as events."""
-        self._flush()
+        while self._flush():
+            pass
+        if not self.busy:  # else the next step goes on
+            while self.daemon.serve_waiting():
+                self._flush()
 
     # Serving
 
-    def step(self, ready: Iterable[tuple[int, int]]) -> None:
+    def step(self, ready: Sequence[tuple[int, int]]) -> None:
         """Serve the sockets that are ready: accept, receive and send what can be without waiting.
+
+        Some may be left for the next step, which is due at once if `busy` says so.
 
         Arguments:
             ready: what ``poller.poll()`` has returned.
         """
-        peers = self._peers
+        if self.paused and self._now() >= self._resume_at:
+            self._resume()
+        if len(ready) == 1 and not self.busy:
+            fd, events = ready[0]
+            peer = self._peers.get(fd)
+            if peer is not None:
+                if events != _READ:
+                    self._serve(peer, events)
+                else:
+                    self._receive(peer)
+            elif fd in self._listening:
+                self._accept(self._listening[fd])
+            elif fd in self._callbacks:
+                self._callbacks[fd]()
+            self._flush()
+            if self.daemon.ready or self.daemon.waiting:
+                self.busy = True
+        else:
+            self._share_out(ready)
+            self.busy = bool(self.daemon.ready or self.daemon.waiting or self._queued)
+
+    def _share_out(self, ready: Sequence[tuple[int, int]]) -> None:
+        """Serve the domains in their order, until that was work enough for a step.
+
+        What is left over waits in `Share.ready`. The poller no longer reports it meanwhile: it
+        would report hundreds of sockets again and again.
+        """
+        daemon, queued = self.daemon, self._queued
+        new: list[_Peer | _Listener] = []
         for fd, events in ready:
-            peer = peers.get(fd)
-            if peer is None:
-                # Neither is there if what came before in `ready` has closed it.
+            entry = self._peers.get(fd) or self._listening.get(fd)
+            if entry is None:
                 if fd in self._callbacks:
                     self._callbacks[fd]()
                 continue
-            if events != _READ:
-                if peer.rest is not None:
-                    self._write_rest(peer)
-                if events == _WRITE or not peer.interest & _READ:
-                    continue
-            self._receive(peer)
+            share = daemon.share_of(entry.domid)
+            share.ready[entry] = events
+            queued[share] = None
+            new.append(entry)
+        done = 0
+        while done < QUANTUM and (shares := queued | daemon.waiting):
+            share = daemon.first(shares)
+            before = share.spent
+            # Shorter where others wait.
+            daemon.quantum = QUANTUM if len(shares) == 1 else QUANTUM // 8
+            self._serve_share(share)
+            if not share.ready:
+                queued.pop(share, None)
+            done += (share.spent - before) // share.rate
+            if len(shares) > 1:
+                break
+            self._flush()
+        daemon.quantum = QUANTUM
         self._flush()
+        for entry in new:
+            if entry.interest and entry in daemon.share_of(entry.domid).ready:
+                self.poller.unregister(entry.fd)
+                entry.interest = 0
+
+    def _serve_share(self, share: Share) -> None:
+        """Serve a domain's clients, those first that have waited longest, for about a turn."""
+        daemon, ready, waiting = self.daemon, share.ready, share.waiting
+        end = share.spent + daemon.quantum * share.rate
+        while share.spent < end and (ready or waiting):
+            if ready:
+                entry = next(iter(ready))
+                events = ready.pop(entry)
+                share.charge(1)
+                if isinstance(entry, _Listener):
+                    self._accept(entry)
+                    self._listen_again(entry)
+                elif entry.connection.owner is not None:  # else it was dropped meanwhile
+                    daemon.prefer(entry.connection)
+                    self._serve(entry, events)
+                    if entry.interest == 0 and entry.connection.owner is not None:
+                        self._update_interest(entry)
+            if waiting:
+                connection = next(iter(waiting))
+                daemon.prefer(connection)
+                daemon.serve(connection)
+
+    def _serve(self, peer: _Peer, events: int) -> None:
+        """Serve a client whose socket is ready."""
+        if events != _READ:
+            if peer.rest is not None:
+                self._write_rest(peer)
+            if events == _WRITE or not peer.connection.engine.wants_data:
+                return
+        self._receive(peer)
+
+    def _receive(self, peer: _Peer) -> None:
+        try:
+            data = peer.sock.recv(peer.read_size)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        connection = peer.connection
+        self.daemon.receive_data(connection, data)
+        if not connection.engine.wants_data:
+            self._update_interest(peer)
 
     def _add_callback(self, sock: Any, callback: Callable[[], object]) -> None:
         """Have `step` call something whenever a socket is readable."""
@@ -295,28 +431,57 @@ class Service:
         Arguments:
             domid: the domain.
         """
-        for listener in list(self._listeners):
-            if listener[1] == domid and listener not in self.paused:
-                while self._accept(*listener):
+        for listener in list(self._listening.values()):
+            if listener.domid == domid and listener not in self.paused:
+                while self._accept(listener):
                     pass
 
-    def _accept(self, listener: Any, domid: int) -> bool:
+    def _accept(self, listener: _Listener) -> bool:
         """Accept some new clients; return whether there may be more."""
+        domid = listener.domid
+        share = self.daemon.share_of(domid)
         for _ in range(_ACCEPT):
+            if domid and share.connections >= GUEST_CONNECTIONS:
+                self._pause(listener)
+                return False
+            share.charge(_ACCEPT_UNITS)
             try:
-                sock, _address = listener.accept()
+                sock, _address = listener.sock.accept()
             except BlockingIOError:
                 return False
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    # The client stays in the backlog, so that the socket would be ready at once
-                    # again: leave it alone for a while.
-                    self.poller.unregister(listener.fileno())
-                    self.paused.append((listener, domid))
+                    self._pause(listener)
+                return False
+            if domid and sock.fileno() >= self._first_kept_back():
+                sock.close()
+                self._pause(listener)
                 return False
             sock.setblocking(False)
             self._add_client(sock, domid)
         return True
+
+    def _first_kept_back(self) -> int:
+        """Return the lowest of the descriptors that no guest's connection may have.
+
+        The kernel gives out the lowest that is free, so the others are in use by then.
+        """
+        limit = self._os.sysconf("SC_OPEN_MAX")
+        if limit < 0:  # there is none
+            return 1 << 31
+        kept_back: int = limit - min(_KEPT_BACK, limit // 4)
+        return kept_back
+
+    def _pause(self, listener: _Listener) -> None:
+        """Leave a listening socket alone for `PAUSE` seconds.
+
+        Its clients stay in the backlog, so the poller would report it at once again.
+        """
+        if listener.interest:
+            self.poller.unregister(listener.fd)
+            listener.interest = 0
+        self.paused.append(listener)
+        self._resume_at = self._now() + PAUSE
 
     def _add_client(self, sock: Any, domid: int) -> None:
         connection = self.daemon.connect(domid)
@@ -325,52 +490,46 @@ class Service:
         self._peers[peer.fd] = peer
         self.poller.register(peer.fd, peer.interest)
 
-    def resume(self) -> None:
-        """Listen again on the sockets that were left alone; see `paused`."""
-        for listener, _domid in self.paused:
-            self.poller.register(listener.fileno(), _READ)
-        self.paused.clear()
+    def _resume(self) -> None:
+        """Listen again on the sockets that were left alone."""
+        paused, self.paused = self.paused, []
+        for listener in paused:
+            self._listen_again(listener)
 
-    def _receive(self, peer: _Peer) -> None:
-        try:
-            data = peer.sock.recv(READ_SIZE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        self.daemon.receive_data(peer.connection, data)
-        if not peer.connection.engine.wants_data:
-            self._update_interest(peer)
+    def _listen_again(self, listener: _Listener) -> None:
+        """Have the poller wait for a listening socket, unless it does or is to be left alone."""
+        if not listener.interest and listener not in self.paused:
+            self.poller.register(listener.fd, _READ)
+            listener.interest = _READ
 
-    def _flush(self) -> None:
-        """Send what the daemon has to say, as far as the clients take it now."""
-        daemon, more = self.daemon, True
-        while more:
-            batch = self.take_output()
-            more = daemon.serve_waiting()
-            for connection, data in batch:
-                peer = connection.owner
-                if peer is None:
-                    continue
-                if not data:
-                    self._drop(peer)
-                    continue
-                try:
-                    sent = peer.sock.send(data)
-                except BlockingIOError:
-                    sent = 0
-                except OSError:
-                    self._drop(peer)
-                    continue
-                if sent != len(data):
-                    peer.rest = memoryview(data)[sent:]
-                    daemon.block(connection)
-                    self._update_interest(peer)
-                elif peer.interest != _READ:
-                    self._update_interest(peer)
+    def _flush(self) -> Sequence[object]:
+        """Send what the daemon hands out, as far as the clients take it; return what it was."""
+        batch = self.take_output()
+        for connection, data in batch:
+            peer = connection.owner
+            if peer is None:
+                continue
+            if not data:
+                self._drop(peer)
+                continue
+            try:
+                sent = peer.sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._drop(peer)
+                continue
+            if sent != len(data):
+                peer.rest = memoryview(data)[sent:]
+                self.daemon.block(connection, len(peer.rest))
+                self._update_interest(peer)
+            elif peer.interest != _READ:
+                self._update_interest(peer)
+        return batch
 
     def _write_rest(self, peer: _Peer) -> None:
         assert peer.rest is not None
+        peer.connection.share.charge(TRANSFER)
         try:
             peer.rest = peer.rest[peer.sock.send(peer.rest) :]
         except BlockingIOError:
@@ -429,9 +588,9 @@ class Service:
             if ours:
                 self._remove_own(*self._files[-1])
             self._files.pop()
-        while self._listeners:  # while they were open, no daemon replaced their files
-            self._listeners[-1][0].close()
-            self._listeners.pop()
+        for fd, listener in list(self._listening.items()):
+            listener.sock.close()  # while it was open, no daemon replaced its file
+            del self._listening[fd]
         for fd, peer in list(self._peers.items()):
             if not ours:
                 # Not unregistered: the child shares the poller's descriptor with its parent, for

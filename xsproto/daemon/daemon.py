@@ -3,13 +3,14 @@
 An adapter moves the bytes, between sockets or in memory:
 
 - `Daemon.connect` makes a connection for a client that acts as a domain.
-- `receive_data` takes the client's bytes, and acts on the requests in them. No bytes are the end
-  of the stream. Read from a client only while its connection `wants_data`.
-- `data_to_send` hands out what is to be sent, for all connections. Empty bytes are the end of a
-  connection: close it, once what came before is sent.
-- `serve_waiting` acts on the requests that had to wait. While more than `max_output` bytes of
-  answers wait for a connection, its further requests are left alone; `data_to_send` makes room.
-  So call it after `data_to_send`, and go on until that hands out nothing.
+- `receive_data` takes the client's bytes, and acts on the requests in them, until the turn is over
+  (`xsproto.daemon.connections`). No bytes are the end of the stream. Read from a client only while
+  its connection `wants_data`.
+- `data_to_send` hands out what is to be sent, for up to `BATCH` connections. Empty bytes are the
+  end of a connection: close it, once what came before is sent.
+- `serve_waiting` gives a turn to the requests that had to wait: for the end of a turn, or for room
+  for their answers, which `data_to_send` makes. So call both again while `ready` or `waiting` have
+  anything. In between, look what other clients have sent: `first` says which domain comes first.
 - `block` a connection whose client takes no more for now, and keep the rest of what was handed
   out; `unblock` it when the rest is sent. In between, its answers and events wait here, where equal
   events merge and the bounds hold.
@@ -24,13 +25,16 @@ the end: WATCH and UNWATCH ignore the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
+from operator import attrgetter, length_hint
 from typing import Any, Final, cast
 
-from attrs import define, field, frozen
+from attrs import field, frozen
 
 from ..errors import InvalidRequest
+from ..events import RequestReceived
 from ..perms import Permission
 from ..requests import (
     Control,
@@ -64,37 +68,28 @@ from ..requests import (
 from ..server import MAX_EVENTS, MAX_OUTPUT, ServerConnection
 from ..wire import DOMID_SELF, NUL, PAYLOAD_MAX
 from . import leniency
+from .connections import QUANTUM, REQUEST, TRANSFER, Connection, Share
 from .control import control
 from .store import PROFILE_CURRENT, Caller, Domain, Profile, Store, StoreError, Transaction
+from .store.nodes import Watch as Watched
 from .store.nodes import shown_permissions
 from .store.profiles import FEATURE_WATCH_DEPTH
 
-__all__ = ["Connection", "Daemon"]
+__all__ = ["BATCH", "Connection", "Daemon"]
+
+#: How many connections `Daemon.data_to_send` hands out output for at once.
+BATCH: Final = 16
 
 _WATCH: Final = Watch.op
 _SLASH: Final = ord("/")
 
 
-@define(eq=False)
-class Connection:
-    """A client's connection to a `Daemon`, made by `Daemon.connect`.
+def _events(key: tuple[bytes, tuple[Watched, ...]]) -> Iterator[tuple[bytes, bytes]]:
+    path, watches = key
+    return filter(None, [watch.event(path) for watch in watches])
 
-    Attributes:
-        domid: the domain that the client acts as.
-        engine: the state machine that finds requests in bytes and encodes answers. Adapters only
-            read its ``closed`` and ``wants_data``.
-        caller: what the store knows of the client.
-        owner: the adapter's own mark; the daemon does not use it.
-        blocked: whether the client takes no more for now.
-        end_reported: whether `Daemon.data_to_send` has handed out the end.
-    """
 
-    domid: int
-    engine: ServerConnection
-    caller: Caller
-    owner: Any = None
-    blocked: bool = False
-    end_reported: bool = False
+_order: Final = attrgetter("spent", "domid")
 
 
 class Daemon:
@@ -107,6 +102,13 @@ class Daemon:
 
     Attributes:
         store: the nodes, domains and watches. After a change to it, look at `data_to_send`.
+        failures: how many requests were answered with EIO because of a mistake in the daemon. The
+            logger ``xsproto.daemon`` has a line for each.
+        quantum: the units of work after which a turn ends.
+        ready: the connections that may have output, or an end to report, in the order in which they
+            got it. While there are any, `data_to_send` has more to do. Only read it.
+        waiting: the shares of the domains with requests that wait for a turn. While there are any,
+            `serve_waiting` has more to do. Only read it.
     """
 
     def __init__(
@@ -123,11 +125,15 @@ class Daemon:
         }
         self._max_output = max_output
         self._max_events = max_events
+        self.failures = 0
+        self.quantum = QUANTUM
+        self.ready: dict[Connection, None] = {}
+        self.waiting: dict[Share, None] = {}
         self._connections: dict[Connection, None] = {}
-        # Connections that may have output, or an end to report, in the order in which they got it.
-        self._ready: dict[Connection, None] = {}
-        # Connections with waiting requests whose output was handed out.
-        self._drained: dict[Connection, None] = {}
+        # By domain id: what the connections of each domain share. And what the share that was
+        # served last had had before.
+        self._shares: dict[int, Share] = {}
+        self._clock = 0
 
     # Connections
 
@@ -146,16 +152,37 @@ class Daemon:
 
         def fire(path: bytes, token: bytes) -> None:
             engine.fire(path, token)
-            self._ready[connection] = None
+            check_events()
+
+        def fire_all(path: bytes, watches: tuple[Watched, ...]) -> int:
+            count = engine.fire_all((path, watches), _events)
+            if count:
+                check_events()
+            return count
+
+        def check_events() -> None:
+            self.ready[connection] = None
             if engine.closed is not None:
                 self._forget(connection)  # more events wait than it may have
+            elif connection.blocked and share.has_too_much(engine):
+                engine.close("the domain's clients do not read their events")
+                engine.data_to_send()
+                self._forget(connection)
 
-        connection = Connection(domid, engine, self.store.caller(domid, fire))
+        caller = self.store.caller(domid, fire, fire_all)
+        share = self.share_of(domid)
+        share.limits = caller.domain.limits
+        connection = Connection(domid, engine, caller, share)
+        share.connections += 1
         self._connections[connection] = None
         return connection
 
     def receive_data(self, connection: Connection, data: bytes) -> None:
-        """Take bytes from a client, and act on the requests; no bytes are the end of the stream."""
+        """Take bytes from a client, and act on the requests, until the turn is over.
+
+        Arguments:
+            data: no bytes are the end of the stream.
+        """
         if data:
             connection.engine.receive_data(data)
         else:
@@ -167,23 +194,50 @@ class Daemon:
         connection.engine.close("the client has disconnected")
         self._forget(connection)
 
-    def block(self, connection: Connection) -> None:
-        """Hand out nothing more for a connection, as its client takes no more for now."""
-        connection.blocked = True
+    def block(self, connection: Connection, unsent: int = 0) -> None:
+        """Hand out nothing more for a connection, as its client takes no more for now.
+
+        Arguments:
+            unsent: the bytes that it has not taken, of those that were handed out.
+        """
+        connection.blocked, connection.unsent = True, unsent
+        connection.share.blocked[connection] = None
 
     def unblock(self, connection: Connection) -> None:
         """Hand out output for a connection again."""
         connection.blocked = False
-        self._ready[connection] = None
+        self.ready[connection] = None
+        self._stop_blocking(connection)
+        self._let_wait(connection)
+
+    def prefer(self, connection: Connection) -> None:
+        """Have `data_to_send` hand out a connection's output soon, however many have some."""
+        if connection in self.ready:
+            del self.ready[connection]
+            self.ready[connection] = None
+
+    def _stop_blocking(self, connection: Connection) -> None:
+        blocked = connection.share.blocked
+        blocked.pop(connection, None)
+        for other in blocked:  # the share may have been full
+            self._let_wait(other)
 
     def data_to_send(self) -> list[tuple[Connection, bytes]]:
-        """Hand out what is to be sent now.
+        """Hand out what is to be sent now, for up to `BATCH` connections.
 
         Returns:
             Connections and their bytes, each connection at most once. Empty bytes are its end.
         """
         result = []
-        ready, self._ready = self._ready, {}
+        ready, self.ready = self.ready, {}
+        if len(ready) > BATCH:
+            # The newest first, as the connections that were served now are among them; then the
+            # oldest, so that none waits for ever.
+            self.ready = ready
+            chosen = [*islice(reversed(ready), BATCH // 2), *islice(ready, BATCH // 2)]
+            for connection in chosen:
+                del ready[connection]
+            ready = dict.fromkeys(chosen)
         for connection in ready:
             engine = connection.engine
             over = engine.closed is not None
@@ -192,32 +246,85 @@ class Daemon:
             if data := engine.data_to_send():
                 result.append((connection, data))
                 if over:
-                    self._ready[connection] = None  # the end is reported on its own
+                    self.ready[connection] = None  # the end is reported on its own
                 elif not engine.wants_data:
-                    self._drained[connection] = None
+                    self._let_wait(connection)
             elif over and not connection.end_reported:
                 connection.end_reported = True
                 result.append((connection, b""))
         return result
 
     def serve_waiting(self) -> bool:
-        """Act on the requests that had to wait until the last `data_to_send` handed out output.
+        """Act on the requests of one connection that had to wait, until its turn is over.
 
         Returns:
-            whether `data_to_send` has more to hand out.
+            whether there is more to do.
         """
-        if self._drained:
-            drained, self._drained = self._drained, {}
-            for connection in drained:
-                self._serve_requests(connection)
-        return bool(self._ready)
+        if self.waiting:
+            self.serve(next(iter(self.first(self.waiting).waiting)))
+        return bool(self.ready or self.waiting)
+
+    def serve(self, connection: Connection) -> None:
+        """Act on the requests of a connection until its turn is over, if they wait for that."""
+        if connection in connection.share.waiting:
+            self._stop_waiting(connection)
+            self._serve_requests(connection)
+
+    # Whose turn it is
+
+    def share_of(self, domid: int) -> Share:
+        """Return what the connections of a domain share."""
+        share = self._shares.get(domid)
+        if share is None:
+            share = self._shares[domid] = Share(domid, self.store.domains.limits)
+        return share
+
+    def first(self, shares: Iterable[Share]) -> Share:
+        """Return the share whose turn it is, of those that have something to do."""
+        clock = self._clock
+        for share in shares:
+            # What it did not use while it had nothing to do is lost, but for a little.
+            if share.spent < clock - share.credit:
+                share.spent = clock - share.credit
+        first = min(shares, key=_order)
+        self._clock = max(clock, first.spent)
+        return first
+
+    def _let_wait(self, connection: Connection) -> None:
+        """Have a connection wait for a turn, if it has requests that can be acted upon now."""
+        engine = connection.engine
+        if engine.wants_data or engine.closed is not None or not engine.has_room:
+            return
+        share = connection.share
+        if connection.blocked and share.is_full():
+            return
+        share.waiting[connection] = None
+        self.waiting[share] = None
+
+    def _stop_waiting(self, connection: Connection) -> None:
+        share = connection.share
+        if connection in share.waiting:
+            del share.waiting[connection]
+            if not share.waiting:
+                del self.waiting[share]
 
     def _serve_requests(self, connection: Connection) -> None:
-        """Act on the requests of a connection, as long as there is room for the answers."""
+        """Give a connection a turn: act on its requests, until that was work enough for now.
+
+        Requests also wait while there is no room for their answers.
+        """
         engine, caller, operations = connection.engine, connection.caller, self._operations
+        share, work = connection.share, self.store.work
+        work.units, used, quantum = 0, TRANSFER, self.quantum
+        if share.blocked and share.is_full():
+            if connection.blocked:
+                return
+            work.units = quantum  # so that the turn ends after the first request
         while requests := engine.requests_received():
-            self._ready[connection] = None
-            for received in requests:
+            self.ready[connection] = None
+            used += REQUEST * len(requests)
+            rest = iter(requests)
+            for received in rest:
                 op, _, tx_id, payload = received
                 try:
                     try:
@@ -233,29 +340,61 @@ class Daemon:
                             raise StoreError("ENOENT")
                     try:
                         request = operation.parse(payload)
-                    except InvalidRequest:
+                    except (InvalidRequest, ValueError):  # of int(), for very many digits
                         request = operation.read_as_c(self._profile, caller, payload)
-                    value = operation.act(self, caller, tx, request)
+                    engine.reply(received, request, operation.act(self, caller, tx, request))
                 except StoreError as refused:
                     engine.error(received, refused.code)
+                except Exception:
+                    # A mistake in the daemon. It must not end the daemon, nor the connection.
+                    self._report_failure(connection, received)
+                    engine.error(received, "EIO")
                 else:
-                    engine.reply(received, request, value)
                     if op == _WATCH:
                         # It follows the reply, whether or not the client may know of the node.
                         engine.fire(request.path, request.token)
                 if engine.closed is not None:  # by a request, such as one with too many events
                     break
+                # The rest waits if this was too much. Mostly nothing was counted.
+                if work.units and used + work.units - REQUEST * length_hint(rest) >= quantum:
+                    if waiting := list(rest):
+                        engine.put_back(waiting)
+                        used -= REQUEST * len(waiting)
+                    break
             if engine.wants_data:
+                share.spent += (used + work.units) * share.rate
                 return
+            if used + work.units >= quantum:
+                break
+        share.spent += (used + work.units) * share.rate
         if engine.closed is not None:
             self._forget(connection)
+        else:
+            self._let_wait(connection)
+
+    def _report_failure(self, connection: Connection, received: RequestReceived) -> None:
+        """Log that a request has failed for a mistake in the daemon."""
+        import logging  # it takes long to import, and this should never be needed
+
+        self.failures += 1
+        logging.getLogger("xsproto.daemon").exception(
+            "domain %d: a request of type %d with %d bytes has failed; its answer is EIO",
+            connection.domid,
+            received[0],
+            len(received[3]),
+        )
 
     def _forget(self, connection: Connection) -> None:
         """Release what a connection holds that has ended. Idempotent."""
         if connection in self._connections:
             del self._connections[connection]
+            share = connection.share
+            share.connections -= 1
+            self._stop_waiting(connection)
+            if connection in share.blocked:
+                self._stop_blocking(connection)
             self.store.reset(connection.caller)
-            self._ready[connection] = None
+            self.ready[connection] = None
 
     # Domains
 
@@ -265,7 +404,7 @@ class Daemon:
         Raises:
             InvalidArgument, InvalidType: `domid` is no domain id.
         """
-        self.store.domains.existing.add(check_domid(domid))
+        self.store.add_domain(check_domid(domid))
 
     def shutdown(self, domid: int) -> None:
         """Announce that a domain has shut down or crashed; it still exists.
@@ -292,6 +431,7 @@ class Daemon:
         if check_domid(domid):
             self._end_connections(domid)
             self.store.destroy(domid)
+            self._shares.pop(domid, None)
 
     def reset(self) -> None:
         """Put an empty store in the place of the daemon's. No domain but dom0 exists any more.
@@ -305,7 +445,9 @@ class Daemon:
                 self._forget(connection)
         self.store = Store(self._profile)
         for connection in self._connections:
-            connection.caller = self.store.caller(0, connection.caller.fire)
+            before = connection.caller
+            connection.caller = self.store.caller(0, before.fire, before.fire_all)
+        self._shares = {0: self._shares[0]} if 0 in self._shares else {}
 
     def _end_connections(self, domid: int) -> None:
         for connection in [each for each in self._connections if each.domid == domid]:
@@ -323,7 +465,11 @@ class Daemon:
         return self.store.node(caller, tx, path).value
 
     def _directory(self, caller: Caller, tx: Transaction | None, request: Directory) -> list[bytes]:
-        return self.store.node(caller, tx, caller.canonical(request.path)).names
+        node = self.store.node(caller, tx, caller.canonical(request.path))
+        if node.names_size > PAYLOAD_MAX:
+            raise StoreError("E2BIG")  # the reply would be too long; there may be very many names
+        self.store.work.units += node.names_size >> 7
+        return node.names
 
     def _directory_part(
         self, caller: Caller, tx: Transaction | None, request: DirectoryPart
@@ -332,12 +478,12 @@ class Daemon:
         start = request.offset
         if start >= node.names_size:
             return Part(node.generation, [], final=True)
-        names = NUL.join([*node.names, b""])
-        room = PAYLOAD_MAX - len(b"%d\0" % node.generation) - 1
-        stop = len(names)
-        if stop - start > room:
-            stop = names.rfind(NUL, start, start + room) + 1
-        return Part(node.generation, names[start:stop].split(NUL)[:-1], stop == len(names))
+        if node.joined is None:
+            self.store.work.units += node.names_size >> 7
+        names = node.names_from(start, PAYLOAD_MAX - len(b"%d\0" % node.generation) - 1)
+        self.store.work.units += len(names) >> 7
+        final = start + len(names) == node.names_size
+        return Part(node.generation, names.split(NUL)[:-1], final)
 
     def _get_perms(
         self, caller: Caller, tx: Transaction | None, request: GetPerms
@@ -439,8 +585,6 @@ class Daemon:
         return self.store.domains.quota(request.name, request.domid)
 
     def _set_quota(self, caller: Caller, tx: Transaction | None, request: SetQuota) -> None:
-        if request.value == 0xFFFFFFFF:  # the C daemon's mark for a quota that does not exist
-            raise StoreError("EINVAL")
         self.store.domains.set_quota(request.name, request.value, request.domid)
 
     def _control(self, caller: Caller, tx: Transaction | None, request: Control) -> bytes:

@@ -35,7 +35,7 @@ from ..requests import (
 )
 from ..wire import NUL, PAYLOAD_MAX
 from .store import Caller, Profile, StoreError
-from .store.nodes import atoi
+from .store.nodes import atoi, decimal
 
 __all__ = [
     "Reader",
@@ -58,6 +58,7 @@ __all__ = [
 Reader = Callable[[Profile, Caller, bytes], Request[Any]]
 
 _UINT32: Final = 0xFFFFFFFF
+_UINT64: Final = 0xFFFFFFFFFFFFFFFF
 _STRTOUL: Final = re.compile(rb"[ \t-\r]*([+-]?)([0-9]+)")
 
 
@@ -78,9 +79,9 @@ def _parse_domid(profile: Profile, text: bytes) -> int:
     if not profile.strict_domids:
         return atoi(text) & _UINT32
     found = _STRTOUL.fullmatch(text)
-    number = int(found[2]) if found else -1 if text else 0
-    if found and found[1] == b"-":
-        number = -number & 0xFFFFFFFFFFFFFFFF
+    number = decimal(found[2]) if found else -1 if text else 0
+    if found and found[1] == b"-" and number <= _UINT64:
+        number = -number & _UINT64
     if not 0 <= number <= 0xFFFF:
         raise StoreError("EINVAL")
     return number

@@ -108,12 +108,31 @@ class Domains:
             StoreError: as `require_introduced`, for either.
         """
         domain = self.require_introduced(domid)
-        domain.target = self.require_introduced(target).domid
+        other = self.require_introduced(target)
+        domain.target = target
         domain.targets.add(target)
+        other.target_of.add(domid)
 
-    def is_target(self, domid: int) -> bool:
-        """Whether a domain must be kept since it is, or was, the target of another."""
-        return any(domid in domain.targets for domain in self.by_id.values())
+    def forget_targets(self, domain: Domain) -> list[Domain]:
+        """Forget which targets a domain has had; return them in the order of their ids."""
+        targets = [self.by_id[domid] for domid in sorted(domain.targets)]
+        for other in targets:
+            other.target_of.discard(domain.domid)
+        domain.target = None
+        domain.targets.clear()
+        return targets
+
+    def forget_as_target(self, domain: Domain) -> None:
+        """Take a domain that ends from all that have it as their target.
+
+        The next domain with its id is another one, which they must not act upon.
+        """
+        for domid in domain.target_of:
+            other = self.by_id[domid]
+            other.targets.discard(domain.domid)
+            if other.target == domain.domid:
+                other.target = None
+        domain.target_of.clear()
 
     # Permissions
 
@@ -187,8 +206,11 @@ class Domains:
         return 0 if limit == _NO_LIMIT else limit + self.profile.quota_offsets.get(name, 0)
 
     def set_quota(self, name: bytes, value: int, domid: int | None) -> None:
-        """Set a quota. Arguments and errors are those of `quota`."""
+        """Set a quota. Arguments and errors are those of `quota`; `value` is 32 bits.
+
+        All bits set are the C daemon's mark for a quota that does not exist, and EINVAL.
+        """
         limits = self.limits if domid is None else self.require_existing(domid).limits
-        if name not in limits:
+        if name not in limits or value == 0xFFFFFFFF:
             raise StoreError("EINVAL")
         limits[name] = value - self.profile.quota_offsets.get(name, 0) if value else _NO_LIMIT

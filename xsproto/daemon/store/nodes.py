@@ -25,8 +25,10 @@ __all__ = [
     "StoreError",
     "Transaction",
     "Watch",
+    "Work",
     "atoi",
     "check_path",
+    "decimal",
     "node_size",
     "parent",
     "parse_perms",
@@ -67,13 +69,23 @@ class StoreError(Exception):
 # Numbers
 
 
+def decimal(text: bytes) -> int:
+    """Return a decimal number, which may have a sign, or one beyond 64 bits in its place.
+
+    Python may refuse to convert more digits than so many.
+    """
+    digits = text.lstrip(b"+-").lstrip(b"0")
+    number = int(digits or b"0") if len(digits) <= 20 else 1 << 67
+    return -number if text[:1] == b"-" else number
+
+
 def atoi(text: bytes) -> int:
     """Return the number at the start of `text`, as C does on a 64-bit machine.
 
     The number is clamped to 64 bits and then cut to a signed 32-bit one. Without digits it is 0.
     """
     found = _ATOI.match(text)
-    number = max(-1 << 63, min(int(found[1]), (1 << 63) - 1)) if found else 0
+    number = max(-1 << 63, min(decimal(found[1]), (1 << 63) - 1)) if found else 0
     return ((number + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
 
 
@@ -124,7 +136,7 @@ def parse_perms(texts: Sequence[bytes]) -> Perms:
             raise StoreError("EINVAL")
         digits = found[2]
         base = 16 if digits[1:2] in b"xX" and len(digits) > 1 else 8 if digits[:1] == b"0" else 10
-        number = int(digits, base)
+        number = decimal(digits) if base == 10 else int(digits, base)
         number = -min(number, 1 << 63) if found[1] == b"-" else min(number, (1 << 63) - 1)
         number &= 0xFFFFFFFF
         perms.append((number - (1 << 32) if number >> 31 else number, bits))
@@ -160,6 +172,16 @@ class GenerationCounter:
         return self.current
 
 
+@define
+class Work:
+    """Counts the work that requests cause. The daemon sets it to 0 and looks at it again.
+
+    A unit is about a microsecond of one CPU.
+    """
+
+    units: int = 0
+
+
 @define(eq=False)
 class Node:
     """A node.
@@ -173,6 +195,8 @@ class Node:
         listing: the names as DIRECTORY reports them, where one is reported twice; else None. A
             transaction gets there by creating a child that its view of the parent has already,
             while its view of the child itself is that there is none. Its commit will fail.
+        joined: the names as DIRECTORY_PART reports them, each with its NUL; None until it is asked
+            for. A list of 100,000 children is read in 200 parts, which must not join it each time.
     """
 
     value: bytes
@@ -182,18 +206,38 @@ class Node:
     names_size: int = 0
     shared: bool = False
     listing: list[bytes] | None = None
+    joined: bytearray | None = None
 
     def copy(self) -> Node:
         """Return a copy that no transaction shares."""
         children = None if self.children is None else dict(self.children)
         listing = None if self.listing is None else list(self.listing)
+        joined = None if self.joined is None else self.joined[:]
         size = self.names_size
-        return Node(self.value, self.perms, self.generation, children, size, listing=listing)
+        return Node(
+            self.value, self.perms, self.generation, children, size, listing=listing, joined=joined
+        )
 
     @property
     def names(self) -> list[bytes]:
         """The children's names as DIRECTORY reports them."""
         return list((self.children or ()) if self.listing is None else self.listing)
+
+    def names_from(self, start: int, room: int) -> bytes:
+        """Return the names from an offset on, each with its NUL, as far as they have room.
+
+        Arguments:
+            start: the bytes to leave out.
+            room: the bytes that there is room for.
+        """
+        joined = self.joined
+        if joined is None:
+            names = (self.children or ()) if self.listing is None else self.listing
+            joined = self.joined = bytearray(b"\0".join(names) + b"\0")
+        stop = start + room
+        if stop < len(joined):
+            stop = joined.rfind(b"\0", start, stop) + 1
+        return bytes(joined[start:stop])
 
     def add(self, name: bytes) -> None:
         """Append a child's name."""
@@ -205,6 +249,8 @@ class Node:
             self.listing.append(name)
         self.children[name] = None
         self.names_size += len(name) + 1
+        if self.joined is not None:
+            self.joined += name + b"\0"
 
     def remove(self, name: bytes) -> None:
         """Remove a child's name, the first where there are two."""
@@ -214,6 +260,11 @@ class Node:
         if self.listing is None or name not in self.listing:
             del self.children[name]
         self.names_size -= len(name) + 1
+        if self.joined is not None:
+            text = name + b"\0"
+            # A name begins where another ends.
+            at = 0 if self.joined.startswith(text) else self.joined.find(b"\0" + text) + 1
+            del self.joined[at : at + len(text)]
 
     @property
     def size(self) -> int:
@@ -288,6 +339,7 @@ class Domain:
         transactions: how many transactions it has open.
         target: the domain whose rights it has as well (SET_TARGET).
         targets: all that were ever its `target`. They are kept as long as this domain is.
+        target_of: the domains that have it in their `targets`.
         destroyed: whether the domain no longer exists, and is kept as another's target.
     """
 
@@ -302,6 +354,7 @@ class Domain:
     transactions: int = 0
     target: int | None = None
     targets: set[int] = field(factory=set)
+    target_of: set[int] = field(factory=set)
     destroyed: bool = False
 
 
@@ -324,13 +377,25 @@ class Watch:
     depth: int | None
     serial: int
 
+    def event(self, path: bytes) -> tuple[bytes, bytes] | None:
+        """Return the path and the token of the event of a change; None if it is too far below."""
+        if self.depth is not None:
+            top = len(self.path)
+            # C has one level more below a path of one character: ``/``, and ``@`` as well.
+            levels = path.count(b"/", top) + (top == 1 and len(path) > 1)
+            if levels > self.depth:
+                return None
+        return path[self.prefix_size :], self.token
+
 
 @define(eq=False)
 class Caller:
     """The party that asks: the identity of one connection, and what it holds.
 
     Attributes:
-        fire: called with the path and the token of each event for the caller's watches.
+        fire: called with the path and the token of an event for one of the caller's watches.
+        fire_all: called with the path of a change and those of the caller's watches that watch it.
+            Returns how many events that were.
         prefix: the path that relative paths start from, ``/local/domain/<domid>``.
         privileged: whether it is dom0, which permissions and quotas (but for ``path-max`` in 4.17)
             do not bind.
@@ -343,9 +408,20 @@ class Caller:
     fire: Callable[[bytes, bytes], None]
     prefix: bytes
     privileged: bool
+    _fire_all: Callable[[bytes, tuple[Watch, ...]], int] | None = field(default=None, kw_only=True)
     transactions: dict[int, Transaction] = field(factory=dict)
     next_id: int = 1
     watches: dict[tuple[bytes, bytes], Watch] = field(factory=dict)
+
+    @property
+    def fire_all(self) -> Callable[[bytes, tuple[Watch, ...]], int]:
+        """See `Caller`."""
+        return self._fire_all or self._fire_each
+
+    def _fire_each(self, path: bytes, watches: tuple[Watch, ...]) -> int:
+        for event in filter(None, [watch.event(path) for watch in watches]):
+            self.fire(*event)
+        return len(watches)
 
     def canonical(self, path: bytes, *, special: bool = False) -> bytes:
         """Return the absolute form of a path, whose syntax is not checked here.

@@ -77,6 +77,8 @@ class Profile:
             yes. 4.17: no; atoi() reads it.
         reports_log: whether CONTROL log without an argument is answered. The newest: yes. 4.17:
             no; it is EINVAL.
+        has_maxima: whether CONTROL has ``quota max``, which the store refuses. The newest: yes.
+            4.17: no; to it, "max" is domain 0, as it is no number.
         newest_op: the highest message type; those above are ENOSYS. 4.17: 22 (DIRECTORY_PART). The
             newest: 26 (SET_QUOTA).
     """
@@ -99,6 +101,7 @@ class Profile:
     removes_entries: bool
     strict_domids: bool
     reports_log: bool
+    has_maxima: bool
     newest_op: int
 
 
@@ -157,6 +160,7 @@ PROFILE_CURRENT: Final = Profile(
     removes_entries=True,
     strict_domids=True,
     reports_log=True,
+    has_maxima=True,
     newest_op=26,
 )
 
@@ -197,6 +201,7 @@ PROFILE_4_17: Final = Profile(
     removes_entries=False,
     strict_domids=False,
     reports_log=False,
+    has_maxima=False,
     newest_op=22,
 )
 

@@ -63,6 +63,8 @@ from .nodes import (
     Perms,
     StoreError,
     Transaction,
+    Watch,
+    Work,
     check_path,
     node_size,
     parent,
@@ -89,13 +91,15 @@ class Store:
         #: The version of C xenstored whose rules these are.
         self.profile = profile
         self._generations = GenerationCounter()
+        #: How much work requests have caused.
+        self.work = Work()
         #: The domains that the store knows.
         self.domains = Domains(profile, self._generations)
         root = Node(b"", ((0, 0),), self._generations.advance())
         #: All nodes by path. Special paths are among them, for their permissions.
         self.nodes: dict[bytes, Node] = {b"/": root}
         #: The watches of all callers.
-        self.watches = Watches(self.nodes, self.domains, self._generations)
+        self.watches = Watches(self.nodes, self.domains, self._generations, self.work)
         #: How many of the next commits fail as if another change had conflicted. Tests raise it.
         self.conflicts = 0
         self._count_owned(None, 0, 1)
@@ -159,6 +163,7 @@ class Store:
             above = self._view(caller, tx, above_path)
             if above is not None:
                 break
+        self.work.units += path.count(b"/") >> 2
         if rights(caller, above.perms, above.generation) & need and node is None:
             return None
         raise StoreError("EACCES")
@@ -277,6 +282,7 @@ class Store:
         while (above := self._view(caller, tx, top)) is None:
             missing.append(top)
             top = parent(top)
+        self.work.units += 3 * len(missing)
         perms = self.domains.pruned_perms(above)
         if tx is not None:
             tx.created = True
@@ -335,6 +341,7 @@ class Store:
                 stack.append((each, child, iter(child.names)))
                 continue
             stack.pop()
+            self.work.units += 3
             self._generations.advance()
             self._put(tx, each, None)
             self._fire(tx, each, node, exact=each != path)
@@ -421,6 +428,7 @@ class Store:
             return
         if tx.failed:
             raise StoreError("ENOMEM")
+        self.work.units += 2 * len(tx.accessed)
         self._check_owners(caller, tx)
         if self.conflicts:
             self.conflicts -= 1
@@ -462,14 +470,19 @@ class Store:
 
     # Callers
 
-    def caller(self, domid: int, fire: Callable[[bytes, bytes], None]) -> Caller:
+    def caller(
+        self,
+        domid: int,
+        fire: Callable[[bytes, bytes], None],
+        fire_all: Callable[[bytes, tuple[Watch, ...]], int] | None = None,
+    ) -> Caller:
         """Return a new caller that acts as a domain, which the store must know.
 
         Arguments:
-            fire: called with the path and the token of each event.
+            fire, fire_all: see `Caller`. Without `fire_all`, `fire` is called for each event.
         """
         prefix = b"/local/domain/%d" % domid
-        return Caller(self.domains.by_id[domid], fire, prefix, domid == 0)
+        return Caller(self.domains.by_id[domid], fire, prefix, domid == 0, fire_all=fire_all)
 
     def reset(self, caller: Caller) -> None:
         """End all watches and transactions of a caller."""
@@ -512,20 +525,42 @@ class Store:
         domain = self.domains.by_id.get(domid)
         if domain is not None:
             domain.destroyed = True
-            if not self.domains.is_target(domid):
+            if not domain.target_of:
                 self._end_domain(domain)
+
+    def add_domain(self, domid: int) -> None:
+        """Take note that a domain exists.
+
+        Where an earlier one with that id is kept as a target, it ends now: the new domain has
+        nothing of it.
+        """
+        self.domains.existing.add(domid)
+        domain = self.domains.by_id.get(domid)
+        if domain is not None and domain.destroyed:
+            self._end_domain(domain)
 
     def release(self, domid: int) -> None:
         """Stop serving a domain, and remove its nodes. Its callers must have been `reset`."""
         self._end_domain(self.domains.require_introduced(domid))
 
     def _end_domain(self, domain: Domain) -> None:
-        targets, domain.targets = domain.targets, set()
-        for target in sorted(targets):
-            other = self.domains.by_id.get(target)
-            if other is not None and other.destroyed and not self.domains.is_target(target):
-                self._end_domain(other)
+        """End a domain, and before it those that were only kept as its targets, and so on."""
+        forget_targets = self.domains.forget_targets
+        stack = [(domain, iter(forget_targets(domain)))]
+        ending = {domain.domid}  # domains may have each other as targets
+        while stack:
+            each, targets = stack[-1]
+            target = next(targets, None)
+            if target is None:
+                stack.pop()
+                self._end_one(each)
+            elif target.destroyed and not target.target_of and target.domid not in ending:
+                ending.add(target.domid)
+                stack.append((target, iter(forget_targets(target))))
+
+    def _end_one(self, domain: Domain) -> None:
         domid = domain.domid
+        self.domains.forget_as_target(domain)
         self._remove_nodes_of(domain)
         self._remove_entries(domid)
         del self.domains.by_id[domid]
@@ -563,6 +598,8 @@ class Store:
             owner, default = node.perms[0]
             others = [entry for entry in node.perms[1:] if entry[0] != domid]
             perms = ((0 if owner == domid else owner, default), *others)
+            if owner == domid and self.profile.special_nodes:
+                self._count_owned(None, 0, 1)  # it is a special path: its other nodes are gone
             if perms != node.perms:
                 if node.shared:
                     node = self.nodes[path] = node.copy()

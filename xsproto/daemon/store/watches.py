@@ -8,8 +8,9 @@ measurements.)
    that asked. The store fires them while it acts on the request; the daemon replies afterwards.
    WATCH is the exception: its first event follows its reply. That event is sent whatever the path
    is, and whether the caller may read it or not. The daemon sends it, so it is not fired here.
-2. A change of a node fires the watches on its path and on every path above. They get their events
-   in the order in which the watches were set, not from the leaf to the root: hence `Watch.serial`.
+2. A change of a node fires the watches on its path and on every path above. A connection gets its
+   events in the order in which its watches were set, not from the leaf to the root: hence
+   `Watch.serial`.
    One change of one node sends one event to each watch. Of the nodes that a WRITE or MKDIR creates
    on the way, only the one that was asked for fires.
 3. RM fires for each removed node, children before their parent. An event for a node below the one
@@ -26,7 +27,9 @@ measurements.)
 6. Special events: a watch without a depth gets the plain path, ``@introduceDomain`` or
    ``@releaseDomain``. Where the profile has ``special_nodes``, a watch with a depth of at least 1
    gets the path with the domain id appended, as does a watch on that longer path; a depth of 0
-   gets neither. An introduction and the end of a domain fire the plain path first, a shutdown
+   gets neither. A watch on ``@`` is above all special paths, but the plain ones of these events: a
+   change of their permissions fires it, and so does a longer path with a depth of at least 2. An
+   introduction and the end of a domain fire the plain path first, a shutdown
    fires the longer one first.
 
 Two more rules belong to the connection (`xsproto.server`): an event equal to one that still waits
@@ -35,6 +38,8 @@ is not sent again, except for special paths; and an event too long for a packet 
 
 from __future__ import annotations
 
+from itertools import chain
+from operator import attrgetter
 from typing import Final
 
 from .domains import Domains
@@ -46,6 +51,7 @@ from .nodes import (
     Perms,
     StoreError,
     Watch,
+    Work,
     check_path,
     parent,
 )
@@ -55,6 +61,8 @@ __all__ = ["Watches"]
 #: The longest special path, in the profiles that check nothing else of it.
 _SPECIAL_PATH_MAX: Final = 2048
 
+_serial: Final = attrgetter("serial")
+
 
 class Watches:
     """The watches of all callers.
@@ -63,18 +71,24 @@ class Watches:
         nodes: those of the store, whose permissions decide about events. They are only read.
         domains: what the permissions are checked against.
         generations: the store's counter. It is only read.
+        work: counts a unit for each event.
 
     Attributes:
-        by_path: the watches on a path; no path without watches.
+        by_path: the watches on a path, by caller; no path without watches, nor a caller.
     """
 
     def __init__(
-        self, nodes: dict[bytes, Node], domains: Domains, generations: GenerationCounter
+        self,
+        nodes: dict[bytes, Node],
+        domains: Domains,
+        generations: GenerationCounter,
+        work: Work,
     ) -> None:
-        self.by_path: dict[bytes, dict[Watch, None]] = {}
+        self.by_path: dict[bytes, dict[Caller, dict[Watch, None]]] = {}
         self._nodes = nodes
         self._domains = domains
         self._generations = generations
+        self._work = work
         self._profile = domains.profile
         self._serial = 0
 
@@ -101,7 +115,7 @@ class Watches:
         watch = Watch(caller, full, token, len(full) - len(path), depth, self._serial)
         caller.watches[full, token] = watch
         domain.watches += 1
-        self.by_path.setdefault(full, {})[watch] = None
+        self.by_path.setdefault(full, {}).setdefault(caller, {})[watch] = None
 
     def remove(self, caller: Caller, path: bytes, token: bytes) -> None:
         """Remove a watch.
@@ -124,11 +138,18 @@ class Watches:
         caller.watches.clear()
 
     def _remove(self, watch: Watch) -> None:
-        watch.caller.domain.watches -= 1
+        caller = watch.caller
+        caller.domain.watches -= 1
         same_path = self.by_path[watch.path]
-        del same_path[watch]
-        if not same_path:
-            del self.by_path[watch.path]
+        del same_path[caller][watch]
+        if not same_path[caller]:
+            del same_path[caller]
+            if not same_path:
+                del self.by_path[watch.path]
+
+    def _on(self, path: bytes) -> list[Watch]:
+        """Return the watches on exactly a path."""
+        return list(chain.from_iterable(self.by_path.get(path, {}).values()))
 
     # Events
 
@@ -143,30 +164,33 @@ class Watches:
             old_perms: the permissions from before the change, pruned, if they may differ.
         """
         by_path = self.by_path
-        found = list(by_path.get(path, ()))
+        # By caller: its watches, as one dict for each watched path.
+        found = {caller: [watches] for caller, watches in by_path.get(path, {}).items()}
         if not exact and path[:1] == b"/":
             above = path
             while above != b"/":
                 above = parent(above)
                 if above in by_path:
-                    found += by_path[above]
+                    for caller, watches in by_path[above].items():
+                        found.setdefault(caller, []).append(watches)
+        elif not exact:
+            for caller, watches in by_path.get(b"@", {}).items():
+                found.setdefault(caller, []).append(watches)
         if not found:
             return
-        found.sort(key=lambda watch: watch.serial)
         node = node or self._nodes.get(path)
-        allowed: dict[int, bool] = {}
-        for watch in found:
-            caller = watch.caller
-            may = allowed.get(id(caller))
-            if may is None:
-                may = allowed[id(caller)] = self._may_know(caller, path, node, old_perms)
-            if not may:
+        for caller, sets in found.items():
+            self._work.units += 2
+            if not self._may_know(caller, path, node, old_perms):
                 continue
-            if watch.depth is not None:
-                below = path[len(watch.path) :] if watch.path != b"/" else path.rstrip(b"/")
-                if below.count(b"/") > watch.depth:
-                    continue
-            caller.fire(path[watch.prefix_size :], watch.token)
+            watching = tuple(sets[0])
+            if len(sets) > 1:
+                watching = tuple(sorted(chain(*sets), key=_serial))
+            if path[:1] == b"/":
+                self._work.units += caller.fire_all(path, watching)
+            else:
+                for event in filter(None, [watch.event(path) for watch in watching]):
+                    caller.fire(*event)
 
     def _may_know(
         self, caller: Caller, path: bytes, node: Node | None, old_perms: Perms | None
@@ -185,7 +209,7 @@ class Watches:
 
     def fire_special(self, name: bytes) -> None:
         """Send the event that some domain was introduced, shut down or ended, by its plain path."""
-        for watch in list(self.by_path.get(name, ())):
+        for watch in sorted(self._on(name), key=_serial):
             if watch.depth is None and self._may_know_special(watch.caller, name):
                 watch.caller.fire(name, watch.token)
 
@@ -194,9 +218,9 @@ class Watches:
         if not self._profile.special_nodes:
             return
         path = b"%b/%d" % (name, domid)
-        found = [watch for watch in self.by_path.get(name, ()) if watch.depth]
-        found += self.by_path.get(path, ())
-        for watch in sorted(found, key=lambda watch: watch.serial):
+        found = [watch for watch in self._on(name) if watch.depth] + self._on(path)
+        found += [watch for watch in self._on(b"@") if watch.depth and watch.event(path)]
+        for watch in sorted(found, key=_serial):
             if self._may_know_special(watch.caller, name):
                 watch.caller.fire(path, watch.token)
 
