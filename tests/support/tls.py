@@ -77,7 +77,11 @@ class TlsProxy:
 
     async def _serve(self, near: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         sock = self._accepted.pop(to_client.get_extra_info("peername")[1])
-        far, to_daemon = await asyncio.open_unix_connection(sock=sock)
+        try:
+            far, to_daemon = await asyncio.open_unix_connection(sock=sock)
+        except BaseException:
+            sock.close()
+            raise
         try:
             copies = [
                 asyncio.create_task(_copy(near, to_daemon)),
@@ -102,6 +106,8 @@ class TlsProxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        while self._accepted:  # those of clients that have gone before they were served
+            self._accepted.popitem()[1].close()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -203,10 +203,10 @@ class ClientBase:
 
 
 def policy_for(reconnect: object, place: object) -> ReconnectPolicy | None:
-    """Return when a client reconnects; None for never.
+    """Return when a client reconnects, that is to do so.
 
     Arguments:
-        reconnect: the argument of the client.
+        reconnect: the argument of the client, if it is not False.
         place: what it connects to: a `Location` or a `Stream`.
 
     Raises:
@@ -216,8 +216,7 @@ def policy_for(reconnect: object, place: object) -> ReconnectPolicy | None:
     from ..clients.reconnect import check_can_reconnect, policy_of  # most programs need none of it
 
     policy = policy_of(reconnect)
-    if policy is not None:
-        check_can_reconnect(place.name if isinstance(place, Stream) else None)
+    check_can_reconnect(place.name if isinstance(place, Stream) else None)
     return policy
 
 

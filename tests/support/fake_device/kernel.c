@@ -1,6 +1,7 @@
 /* kernel.c - what is behind all descriptors of the fake device: see fake_device.h. */
 #undef _FORTIFY_SOURCE
 #define _GNU_SOURCE
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -504,6 +505,13 @@ static void daemon_died(struct kernel *k)
  */
 static void find_again(struct kernel *k)
 {
+	const char *number = k->socket + strlen(k->socket);
+
+	/* A guest that was released stays so: the toolstack must introduce it. */
+	while (number > k->socket && isdigit((unsigned char)number[-1]))
+		number--;
+	if (atoi(number) != 0)
+		return;
 	k->daemon = connect_to(k->socket);
 	if (k->daemon >= 0)
 		k->in_len = k->out_len = k->out_done = 0;
