@@ -29,7 +29,14 @@ OF_ADAPTERS = (
 
 
 #: Modules of xsproto that only the package around them imports, which offers their public names.
-INTERNAL = ("_", "testing.", "daemon.daemon", "daemon.leniency", "daemon.store.")
+INTERNAL = (
+    "_",
+    "testing.",
+    "daemon.connections",
+    "daemon.daemon",
+    "daemon.leniency",
+    "daemon.store.",
+)
 
 
 #: Modules whose classes users hold by the name of an adapter package -> such a package, whose
