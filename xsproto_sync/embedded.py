@@ -250,7 +250,7 @@ class EmbeddedXenStore:
         return environ
 
     def tree(self, path: bytes = b"/") -> Tree:
-        """Return a node and all below it as nested dicts, whoever may read them.
+        """Return a node and all below it as nested dicts, without a look at permissions.
 
         A node without children is its value. Another node is a dict of its children by name, with
         its own value under ``b""`` if that is not empty::

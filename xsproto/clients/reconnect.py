@@ -56,7 +56,7 @@ from ..errors import (
 )
 from ..requests import DirectoryPart, Part, Request, TransactionEnd, Unwatch, Watch
 from ..states import WatchState
-from ..wire import Op
+from ..wire import OK, Op
 from .connection import ConnectionBase
 from .event_queue import EventQueue
 from .messages import client_closed, transaction_gone
@@ -84,8 +84,6 @@ _HARMLESS_TWICE: Final = frozenset(
 
 #: Why a connection to the XenBus device counts as ended.
 SILENT: Final = "the XenBus device has given no answer for too long"
-
-_OK: Final = b"OK\0"
 
 # After so many attempts the window grows no more, so that no number gets too large.
 _DOUBLINGS_MAX: Final = 32
@@ -169,7 +167,7 @@ def is_repeatable(request: Request[Any], sent: bool) -> bool:
     return not sent or request.op in _HARMLESS_TWICE
 
 
-def answered(request: Request[Any], answer: bytes = _OK) -> Exchange:
+def answered(request: Request[Any], answer: bytes = OK) -> Exchange:
     """Return an exchange that is done.
 
     Arguments:
