@@ -14,6 +14,8 @@ from xsproto.clients.blocking import Transaction
 from xsproto.clients.connection import ConnectionBase
 from xsproto.clients.session import Session, Waiter
 from xsproto.errors import ConnectionClosed, LocalProtocolError
+from xsproto.requests import TransactionEnd, TransactionStart
+from xsproto.wire import Op, Packet, PacketReader
 
 
 class Interrupt(BaseException):
@@ -46,6 +48,31 @@ def test_an_interrupted_step_ends_the_connection() -> None:
     assert isinstance(connection.session.closed, ConnectionClosed)
     assert "interrupted its bookkeeping" in str(connection.session.closed)
     assert not connection.session.changing
+
+
+def test_a_rollback_may_find_that_another_threads_clean_up_was_faster() -> None:
+    class Calm(Connection):
+        def flush(self) -> None:
+            pass
+
+    class Lock:
+        """Held by a clean-up, which rolls back, until it is taken."""
+
+        def __enter__(self) -> None:
+            session.post(TransactionEnd(commit=False), 7)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    connection = Calm()
+    session = connection.session
+    start = session.engine.send(TransactionStart())
+    session.engine.data_to_send()
+    session.received(Packet(Op.TRANSACTION_START, start.id, 0, b"7\0").encode())
+    connection.guard = Lock()
+    connection.roll_back(7)
+    packets = PacketReader().receive_data(session.engine.data_to_send())
+    assert [packet.op for packet in packets] == [Op.TRANSACTION_END]
 
 
 class Clock:

@@ -173,10 +173,15 @@ class ConnectionBase(ABC):
 
     def roll_back(self, tx_id: int) -> None:
         """Roll back without waiting for the answer, unless the transaction is ending or ended."""
-        transactions = self.session.engine.transactions
-        state = transactions.get(tx_id, TransactionState.ENDED)
-        if (state, TransactionInput.ROLLBACK) in TRANSACTION:
-            self.post(TransactionEnd(commit=False), tx_id)
+
+        def roll_back(session: Session) -> None:
+            # Looked up in the step: after an interrupt, the clean-up of another thread may have
+            # rolled it back meanwhile.
+            state = session.engine.transactions.get(tx_id, TransactionState.ENDED)
+            if (state, TransactionInput.ROLLBACK) in TRANSACTION:
+                session.post(TransactionEnd(commit=False), tx_id)
+
+        self.step(roll_back)
 
     def unwatch(self, queue: EventQueue, watches: Sequence[tuple[bytes, bytes]]) -> None:
         """End watches, each a (path, token), without waiting for the answers."""
