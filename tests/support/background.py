@@ -34,8 +34,8 @@ __all__ = ["background", "start", "wait"]
 
 T = TypeVar("T")
 
-#: How many processes run at once, beside this one. They wait for daemons a part of the time.
-_AT_ONCE: Final = 2
+#: How many processes run at once, beside this one. Each waits for daemons half of the time.
+_AT_ONCE: Final = 3
 
 _Work = tuple[Any, ...]
 _pool: Final = pytest.StashKey[ThreadPoolExecutor]()
