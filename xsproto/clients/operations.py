@@ -106,6 +106,7 @@ __all__ = [
     "invalid_value",
     "is_doubtful",
     "list_children",
+    "means_unknown",
     "outcomes",
     "paths_of",
     "read_int",

@@ -578,7 +578,7 @@ def test_transact_does_not_mind_being_suspended(client: xsproto_sync.Client, dev
 def test_a_transaction_is_lost_over_a_restart_that_nobody_notices(
     client: xsproto_sync.Client, daemon: Daemon
 ) -> None:
-    with pytest.raises(TransactionLost), client.transaction() as tx:
+    with pytest.raises(TransactionLost), client.transaction() as tx:  # noqa: PT012  # as above
         tx.write(b"/b", b"")
         daemon.restart()
     assert client.closed is None
