@@ -238,8 +238,12 @@ class SeededTransport(WrappingTransport):
     def recv(self, size: int, /) -> bytes:
         """See `Transport`."""
         if self._over is None:
-            # A message may come twice, and the start of one was kept: all of it must fit.
-            room = max(1, size // 4 - HEADER_SIZE) if self._message_faults else size
+            room = size
+            if self._message_faults:
+                # A message may come twice, and the start of one was kept: all of it must fit.
+                room = size // 4 - HEADER_SIZE
+                if room < HEADER_SIZE:
+                    raise InvalidArgument(f"{size} bytes at a time are too few to change messages")
             data = super().recv(self._size("recv", room))
             if not data or not self._message_faults:
                 return data
