@@ -779,7 +779,7 @@ class Target:
         plays: whether the inputs are conversations.
     """
 
-    fuzz: Callable[[bytes], None]
+    fuzz: Callable[[bytes], object]
     seeds: Callable[[Sequence[Step]], list[bytes]]
     plays: bool = True
 
