@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .support import daemons
+from .support import AT_START, daemons
 from .support.daemons import Daemon
 
 pytest_plugins = [
@@ -65,8 +65,9 @@ def pytest_configure() -> None:
     if sys.dont_write_bytecode and "PYTHONPYCACHEPREFIX" not in os.environ:
         directory = tempfile.mkdtemp(prefix="xsproto-")
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
-        os.environ["PYTHONPYCACHEPREFIX"] = directory
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        for environment in (os.environ, AT_START):
+            environment["PYTHONPYCACHEPREFIX"] = directory
+            environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_collection_finish() -> None:

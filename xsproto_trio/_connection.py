@@ -64,7 +64,6 @@ class Connection(EventLoopConnection):
     exchange = enable_ki_protection(EventLoopConnection.exchange)
     exchange_all = enable_ki_protection(EventLoopConnection.exchange_all)
     take_event = enable_ki_protection(EventLoopConnection.take_event)
-    post = enable_ki_protection(EventLoopConnection.post)
     roll_back = enable_ki_protection(EventLoopConnection.roll_back)
     abandon = enable_ki_protection(EventLoopConnection.abandon)
     unwatch = enable_ki_protection(EventLoopConnection.unwatch)

@@ -157,11 +157,13 @@ def test_no_line_for_a_request_above_debug(store: EmbeddedXenStore, caplog: Log,
 def test_nothing_is_wrapped_while_debug_is_off(store: EmbeddedXenStore, caplog: Log) -> None:
     caplog.set_level(logging.INFO, "xsproto")
     with store.client() as client:
-        wrapped = {"exchange", "exchange_all", "post"}
+        wrapped = {"exchange", "exchange_all"}
         assert wrapped.isdisjoint(vars(client._connection))
+        assert "post" not in vars(client._connection.session)
         caplog.set_level(logging.DEBUG, "xsproto")
         with store.client() as other:
             assert wrapped <= set(vars(other._connection))
+            assert "post" in vars(other._connection.session)
 
 
 def test_the_lines_of_the_daemon(store: EmbeddedXenStore, caplog: Log) -> None:

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from xsproto.adapters import server
 from xsproto.adapters.backend import SelectorPoller, make_poller
 from xsproto.adapters.server import Service
+from xsproto.daemon import Daemon
 from xsproto.wire import HEADER, Op, PacketReader
 
 from ..support.backends import changed
@@ -399,6 +402,54 @@ def test_without_descriptors_a_socket_is_left_alone_until_the_time_has_come(
     service.end()
 
 
+WRITE = HEADER.pack(Op.WRITE, 1, 0, 8) + b"/tool\x00ok"
+
+
+@given(
+    turns=st.lists(
+        st.tuples(
+            st.lists(st.tuples(st.integers(0, 2), st.integers(0, 70), st.booleans())),
+            st.integers(0, 30),  # the bytes of each client that come with the next turn
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    watches=st.integers(0, 60),
+)
+# A turn that ends with the last request, and one that ends as there is no room for an answer.
+@example(turns=[([(0, 50, False), (1, 5, True), (1, 0, True)], 0)], watches=60)
+@example(turns=[([(0, 70, False)] * 3, 10)], watches=0)
+def test_a_service_at_rest_hears_every_client(
+    turns: list[tuple[list[tuple[int, int, bool]], int]], watches: int
+) -> None:
+    service = Service(Daemon(max_output=5000), changed(SYSTEM, new_poller=epoll_or_what_stands_in))
+    service.daemon.add_domain(7)
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for domid in (0, 0, 7):
+            client, other = socket.socketpair()
+            stack.enter_context(client).setblocking(False)
+            service.serve_connection(other, domid)
+            clients.append(client)
+        for number in range(watches):  # each makes a WRITE count for more
+            payload = b"/tool\0%d\0" % number
+            clients[0].sendall(HEADER.pack(Op.WATCH, 1, 0, len(payload)) + payload)
+        settle(service)
+        waiting = [b""] * 3
+        for requests, later in turns:
+            for number, reads, writes in requests:
+                waiting[number] += READ * reads + WRITE * writes
+            for number, client in enumerate(clients):
+                now = len(waiting[number]) - later
+                client.sendall(waiting[number][: max(now, 0)])
+                waiting[number] = waiting[number][max(now, 0) :]
+            settle(service)
+            for client in clients:
+                assert not cut_off(client)
+            assert [peer.interest for peer in service._peers.values()] == [select.POLLIN] * 3
+    service.end()
+
+
 def test_what_waits_for_a_step_may_be_closed_meanwhile(tmp_path: Path) -> None:
     service = served(tmp_path, 7)
     with contextlib.ExitStack() as stack:
@@ -429,6 +480,9 @@ def test_what_a_change_from_outside_lets_go_on_is_served(tmp_path: Path) -> None
         settle(service)
         (peer,) = service._peers.values()
         daemon.receive_data(peer.connection, READ * 200)
+        without_a_socket = daemon.connect()
+        daemon.receive_data(without_a_socket, READ * 100 + WRITE)
         service.wake()
         assert answers(guest) == 200
+        assert without_a_socket.engine.wants_data
     service.end()

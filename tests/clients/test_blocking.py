@@ -308,7 +308,7 @@ def test_an_exception_after_the_end_of_the_connection_is_not_hidden() -> None:
         with suppress(ConnectionClosed):
             client.read(b"/")
         raise ZeroDivisionError
-    client.post(rq.Read(b"/"), 0)  # nor may a rollback that comes too late be an error
+    client.roll_back(1)  # nor may a rollback that comes too late be an error
 
 
 def test_the_timeouts_of_a_transaction() -> None:
@@ -788,9 +788,9 @@ def test_the_next_step_after_one_that_was_interrupted_ends_the_connection() -> N
 def test_what_cannot_be_posted_changes_nothing() -> None:
     _, client = opened(a=b"1")
     with pytest.raises(InvalidArgument):
-        client.post(rq.Write(b"/a", b"x" * 5000))
+        client.step(lambda session: session.post(rq.Write(b"/a", b"x" * 5000)))
     assert client.read(b"/a") == b"1"
-    client.post(rq.Write(b"/a", b"2"))
+    client.step(lambda session: session.post(rq.Write(b"/a", b"2")))
     assert client.read(b"/a") == b"2"
     assert_whole(client)
 

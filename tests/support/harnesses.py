@@ -577,6 +577,9 @@ DEVICE_ADAPTERS: Final[Adapters] = {
 #: Those that every test run looks at with one daemon: others show what daemons do there.
 ON_ONE_DAEMON: Final = {*DEVICE_ADAPTERS, "sync_on_gevent", "sync_on_eventlet"} - {"sync_device"}
 
+#: Those that every test run looks at with oxenstored: one of each style shows what it does.
+ON_OXENSTORED: Final = {"sync", "asyncio", "sync_device"}
+
 
 def is_left_out(adapter: str, kind: str) -> bool:
     """Whether an adapter with this kind of daemon shows nothing, or too little for every run."""
@@ -587,4 +590,8 @@ def is_left_out(adapter: str, kind: str) -> bool:
     # One adapter shows whether the daemon's other profile is right.
     if kind == "embedded-4.17":
         return adapter != "sync"
-    return adapter in ON_ONE_DAEMON and kind != "c" and not ALL_CELLS
+    if ALL_CELLS:
+        return False
+    if kind == "oxenstored":
+        return adapter not in ON_OXENSTORED
+    return adapter in ON_ONE_DAEMON and kind != "c"

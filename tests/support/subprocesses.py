@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import pytest
 
-from . import ROOT, background, environments
+from . import AT_START, ROOT, background, environments
 from .environments import ENVIRONMENT, RECORD, TESTS
 
 __all__ = ["each_of"]
@@ -139,7 +139,7 @@ def _pytest(
 ) -> str:
     """Run tests of these files; return what was printed."""
     # Not the options of this process, which may measure coverage.
-    inherited = {name: of for name, of in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    inherited = {name: of for name, of in AT_START.items() if name != "PYTEST_ADDOPTS"}
     try:
         return subprocess.run(
             [

@@ -19,6 +19,8 @@ TESTS = """
     import os, threading, pytest
 
     elsewhere = pytest.mark.environment("gevent")
+    if "XSPROTO_ENVIRONMENT" not in os.environ:
+        os.environ["XSPROTO_HOST"] = "what a test has set for itself"
 
     @pytest.fixture(scope="module", params=["first", "second"])
     def shared(request):
@@ -31,6 +33,7 @@ TESTS = """
     @pytest.mark.parametrize("value", ["one", "with blanks", "1::2"])
     def test_there(value, record_property):
         assert os.environ["XSPROTO_ENVIRONMENT"] == "gevent"
+        assert "XSPROTO_HOST" not in os.environ
         record_property("process", os.getpid())
 
     @elsewhere

@@ -94,7 +94,7 @@ def _wrap_blocking(connection: Any, name: str) -> None:
         return done
 
     connection.exchange, connection.exchange_all = exchange, exchange_all
-    _wrap_post(connection, name)
+    _wrap_post(connection.session, name)
 
 
 def _wrap(connection: Any, name: str) -> None:
@@ -113,18 +113,18 @@ def _wrap(connection: Any, name: str) -> None:
         return done
 
     connection.exchange, connection.exchange_all = exchange, exchange_all
-    _wrap_post(connection, name)
+    _wrap_post(connection.session, name)
 
 
-def _wrap_post(connection: Any, name: str) -> None:
-    send = connection.post
+def _wrap_post(session: Any, name: str) -> None:
+    send = session.post
 
     def post(request: Request[Any], tx_id: int = 0) -> None:
         send(request, tx_id)
         where = f" in transaction {tx_id}" if tx_id else ""
         log(CLIENT, DEBUG, "%s: %r%s: nobody waits for the answer", name, request, where)
 
-    connection.post = post
+    session.post = post
 
 
 def log_peer(engine: ServerConnection, domid: int, now: Callable[[], float]) -> None:

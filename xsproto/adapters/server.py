@@ -302,9 +302,12 @@ class Service:
         """Send what the daemon has to say after a change from outside, such as events."""
         while self._flush():
             pass
+        daemon = self.daemon
         if not self.busy:  # else the next step goes on
-            while self.daemon.serve_waiting():
-                self._flush()
+            while daemon.waiting:
+                self._serve_waiting(next(iter(daemon.first(daemon.waiting).waiting)))
+                while self._flush():
+                    pass
 
     # Serving
 
@@ -393,9 +396,15 @@ class Service:
                     if entry.interest == 0 and entry.connection.owner is not None:
                         self._update_interest(entry)
             if waiting:
-                connection = next(iter(waiting))
-                daemon.prefer(connection)
-                daemon.serve(connection)
+                self._serve_waiting(next(iter(waiting)))
+
+    def _serve_waiting(self, connection: Connection) -> None:
+        """Give another turn to a client with requests that wait for it."""
+        self.daemon.prefer(connection)
+        self.daemon.serve(connection)
+        # Only half a request may have been left, and so no answer: `_flush` does not see to this.
+        if connection.owner is not None:
+            self._update_interest(connection.owner)
 
     def _serve(self, peer: _Peer, events: int) -> None:
         """Serve a client whose socket is ready."""

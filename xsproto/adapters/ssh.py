@@ -717,13 +717,13 @@ def _why_ended(process: SshProcess, printed: bytes) -> str:
     status = process.ended()
     words = process.words()
     hints = [hint for said, hint in _HINTS if said in words][:1]
+    # gevent's loop takes the status of every child, and may be faster.
+    if status == 255 or (status is None and hints):
+        return "; ".join(("ssh could not connect", *hints))
     if status is None:
-        # gevent's loop takes the status of every child, and may be faster.
-        return "; ".join(("ssh has ended the connection", *hints))
+        return "ssh has ended the connection"
     if status < 0:
         return f"ssh was ended by signal {-status}"
-    if status == 255:
-        return "; ".join(("ssh could not connect", *hints))
     lines = printed.decode("utf-8", "backslashreplace").split("\n")
     shown = [_printable(line.strip()) for line in lines if line.strip()]
     last = f"; the last line that it printed: {shown[-1][:200]}" if shown else ""

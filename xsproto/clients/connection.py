@@ -162,15 +162,6 @@ class ConnectionBase(ABC):
         """
         return function(*arguments)
 
-    def post(self, request: Request[Any], tx_id: int = 0) -> None:
-        """Send a request without waiting for its answer. A closed connection sends nothing."""
-
-        def post(session: Session) -> None:
-            if session.closed is None:
-                session.post(request, tx_id)
-
-        self.step(post)
-
     def roll_back(self, tx_id: int) -> None:
         """Roll back without waiting for the answer, unless the transaction is ending or ended."""
 

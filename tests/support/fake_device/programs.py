@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self
 
-from .. import ROOT, environments
+from .. import AT_START, ROOT, environments
 from ..preload import Library
 
 LIBRARY: Final = Library(
@@ -87,10 +87,10 @@ class Preload:
         self._directory.cleanup()
 
     def environment(self, modes: str = "", variables: Mapping[str, str] = {}) -> dict[str, str]:
-        """Return this process' environment, with `variables`, for a program with the fake
+        """Return the environment of the tests, with `variables`, for a program with the fake
         device."""
         # Not what this process may have been told itself, with a fake device of its own.
-        others = {n: v for n, v in os.environ.items() if not n.startswith(("XENBUS_", "PYTEST_"))}
+        others = {n: v for n, v in AT_START.items() if not n.startswith(("XENBUS_", "PYTEST_"))}
         return {
             **others,
             "LD_PRELOAD": str(Path(self._directory.name) / LIBRARY.name),
