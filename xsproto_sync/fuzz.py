@@ -6,12 +6,16 @@ inputs follow the coverage. Without it they are random changes of the seeds, whi
 repeats.
 
 The seeds are conversations that were recorded with real daemons, and the files of the corpus.
+
+To the targets of `xsproto.testing.fuzz` this module adds ``json``, which is what ``xsproto load``
+takes.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import pkgutil
 import random
@@ -26,10 +30,16 @@ from pathlib import Path
 from typing import Any, Final
 from zlib import decompress
 
-from xsproto.testing.conversations import Step, decode
-from xsproto.testing.fuzz import TARGETS, Target, inputs
+from xsproto.daemon import Daemon
+from xsproto.errors import XenStoreError
+from xsproto.testing import fuzz
+from xsproto.testing.conversations import Act, Step, decode
+from xsproto.testing.fuzz import Target, inputs
+from xsproto.wire import Op, PacketReader
 
-__all__ = ["main", "recorded"]
+from . import _json_tree
+
+__all__ = ["TARGETS", "fuzz_json", "main", "recorded"]
 
 _CORPUS: Final = "fuzz_corpus.txt"
 
@@ -43,6 +53,33 @@ def recorded() -> dict[str, list[Step]]:
     data = pkgutil.get_data("xsproto_sync", _CORPUS) or b""
     lines = [line.split(" ") for line in data.decode().splitlines()]
     return {name: decode(decompress(b64decode(text))) for name, text in lines}
+
+
+def fuzz_json(data: bytes) -> None:
+    """Check what reads a tree as JSON: it is filled into a store, or refused by a typed error."""
+    try:
+        _json_tree.fill(Daemon(), _json_tree.parse(data.decode("utf-8", "surrogateescape")))
+    except XenStoreError:
+        pass
+
+
+def _trees(steps: Sequence[Step]) -> list[bytes]:
+    """Return what clients wrote as JSON."""
+    nodes = []
+    for step in steps:
+        for packet in PacketReader().receive_data(step.data if step.act is Act.SEND else b""):
+            path, _, value = packet.payload.partition(b"\0")
+            if packet.op == Op.WRITE and path[:1] == b"/":
+                node = {"path": path.decode(), "value": value.decode("latin-1")}
+                nodes.append({**node, "perms": ["n0", "r1", "b2"][: 1 + len(path) % 3]})
+    return [json.dumps(nodes).encode()]
+
+
+#: All targets, by name.
+TARGETS: Final[dict[str, Target]] = {
+    **fuzz.TARGETS,
+    "json": Target(fuzz_json, _trees, plays=False),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,13 +190,13 @@ def _fuzz_with_atheris(
     import atheris
 
     # atheris counts branches in what is imported from here on.
-    instrumented = ["xsproto", options.target.partition(":")[0]]
+    instrumented = ["xsproto", "xsproto_sync", options.target.partition(":")[0]]
     for name in [name for name in sys.modules if name.partition(".")[0] in instrumented]:
         del sys.modules[name]
     with atheris.instrument_imports(include=instrumented):
-        from xsproto.testing import fuzz
-
-        target: Any = fuzz.TARGETS.get(options.target) or _load(options.target)
+        target: Any = pkgutil.resolve_name("xsproto_sync.fuzz:TARGETS").get(
+            options.target
+        ) or _load(options.target)
     change = fuzz.mutate_conversation if target.plays else fuzz.mutate
 
     def mutate(data: bytes, longest: int, seed: int) -> bytes:

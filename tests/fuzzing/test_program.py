@@ -11,9 +11,8 @@ import pytest
 
 from xsproto.errors import ERRORS
 from xsproto.testing.conversations import Act
-from xsproto.testing.fuzz import TARGETS
 from xsproto.wire import Op, PacketReader
-from xsproto_sync.fuzz import main, recorded
+from xsproto_sync.fuzz import TARGETS, main, recorded
 
 from ..support import ROOT, daemons
 from . import record

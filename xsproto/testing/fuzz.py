@@ -263,8 +263,8 @@ def _play_client(steps: Iterable[Step], window: int | None, cut: _Cut) -> list[o
             client.receive_eof()
         client.data_to_send()
         _require(len(client.outstanding) <= (window or len(asked) * 2), "the window holds")
-        _require(len(client.transactions) <= len(asked), "no transaction that nobody started")
-        _require(len(client.watches) <= len(asked), "no watch that nobody set")
+    _require(len(client.transactions) <= len(asked), "no transaction that nobody started")
+    _require(len(client.watches) <= len(asked), "no watch that nobody set")
     client.receive_eof()
     events = client.events_received()
     kinds = [type(event) for event in events]
