@@ -1,6 +1,8 @@
 """The fuzz targets: they accept what is right, and find each kind of rule that is broken.
 
-More with ``XSPROTO_FUZZ_SECONDS=60``: so many seconds of new inputs for each target.
+So many seconds of new inputs for each target, with the recorded seeds as well:
+
+    XSPROTO_FUZZ_SECONDS=3600 pytest -o faulthandler_timeout=0 tests/fuzzing/test_targets.py
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from xsproto.testing import fuzz
 from xsproto.testing.conversations import Act, Step, domain_of
 from xsproto.testing.fuzz import TARGETS, RuleBroken, inputs, mutate, mutate_conversation
 from xsproto.wire import Op, Packet, PacketReader
+from xsproto_sync.fuzz import recorded
 
 SECONDS: Final = float(os.environ.get("XSPROTO_FUZZ_SECONDS", "0"))
 COUNT: Final = 200
@@ -133,7 +136,10 @@ def test_what_is_right_is_accepted(target: fuzz.Target) -> None:
 def test_so_is_what_is_wrong(target: fuzz.Target) -> None:
     seed = time.time_ns() if SECONDS else 1
     end = time.monotonic() + SECONDS
-    given = inputs(target, seeds_of(target), seed)
+    seeds = seeds_of(target)
+    for steps in recorded().values() if SECONDS else ():
+        seeds += target.seeds(steps)
+    given = inputs(target, seeds, seed)
     for number, data in enumerate(given):
         if number >= COUNT and time.monotonic() >= end:
             break
