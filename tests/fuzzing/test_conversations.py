@@ -117,7 +117,7 @@ def test_what_clients_send_reaches_what_matters() -> None:
         *("WRITE of domain 1", "WRITE of domain 2", "WATCH_EVENT of domain 1"),
         *(act.name for act in Act if act not in (Act.SEND, Act.RECEIVE, Act.GIVE_UP)),
     }
-    assert not wanted - seen_of(conversations_with_daemon(), seen_by_daemon, 100)
+    assert not wanted - seen_of(conversations_with_daemon(), seen_by_daemon, 50)
 
 
 def test_the_clients_are_those_that_were_wanted() -> None:
@@ -176,7 +176,7 @@ def test_what_a_client_gets_reaches_what_matters() -> None:
         "an event before its watch is acknowledged",
         "given up",
     }
-    assert not wanted - seen_of(conversations_with_client(), seen_by_client, 150)
+    assert not wanted - seen_of(conversations_with_client(), seen_by_client, 80)
 
 
 # All of them keep the rules

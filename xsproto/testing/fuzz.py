@@ -77,7 +77,7 @@ from ..requests import (
     Write,
     parse_request,
 )
-from ..server import ServerConnection
+from ..server import MAX_EVENTS, ServerConnection
 from ..wire import HEADER_SIZE, NUL, PAYLOAD_MAX, REPLY_MAX, Op, Packet, PacketReader, split_packets
 from .conversations import CLIENTS, Act, Step, decode, domain_of, encode
 
@@ -255,7 +255,7 @@ def _play_client(steps: Iterable[Step], window: int | None, cut: _Cut) -> list[o
         elif step.act is Act.GIVE_UP:
             waiting = [each for each in asked if not (each.done or each.withdrawn)]
             if waiting:
-                exchange = waiting[sum(step.data) % len(waiting)]
+                exchange = waiting[sum(step.data[:1]) % len(waiting)]
                 if not client.withdraw(exchange):
                     client.abandon(exchange)
                 given_up.add(exchange)
@@ -321,7 +321,7 @@ class _Callers:
             self.answers.add(step.data)
             self.session.received(step.data)
         elif step.act is Act.GIVE_UP and self.waits:
-            wait = self.waits.pop(sum(step.data) % len(self.waits))
+            wait = self.waits.pop(sum(step.data[:1]) % len(self.waits))
             self.session.cancel(wait)
             self.session.leave(wait)
             if wait is self.leader:
@@ -485,6 +485,9 @@ def fuzz_daemon(data: bytes) -> None:
         )
 
 
+_DAEMON_PENDING: Final = _MAX_OUTPUT + _PACKET_MAX + MAX_EVENTS
+
+
 @define
 class _DaemonClient:
     """A client of the daemon.
@@ -509,7 +512,7 @@ class _Domains:
     """A daemon and its clients."""
 
     def __init__(self, profile: int, cut: _Cut) -> None:
-        self.daemon = Daemon((PROFILE_CURRENT, PROFILE_4_17)[profile])
+        self.daemon = Daemon((PROFILE_CURRENT, PROFILE_4_17)[profile], max_output=_MAX_OUTPUT)
         self.cut = cut
         self.clients: dict[int, _DaemonClient] = {}
         self.answers: list[tuple[int, Packet]] = []
@@ -621,7 +624,12 @@ class _Domains:
         """Compare what the daemon counts with what there is."""
         store = self.daemon.store
         _require(self.daemon.failures == 0, "no request fails for a mistake in the daemon")
-        callers = [client.connection.caller for client in self.clients.values()]
+        connections = [client.connection for client in self.clients.values()]
+        _require(
+            all(each.engine.pending <= _DAEMON_PENDING for each in connections),
+            "no more waits for a client than may",
+        )
+        callers = [connection.caller for connection in connections]
         special = store.profile.special_nodes
         owners = Counter(
             node.perms[0][0] for path, node in store.nodes.items() if special or path[:1] == b"/"

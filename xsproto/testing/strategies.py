@@ -457,12 +457,12 @@ def conversations_with_client(
             watch = Watch(draw(watch_paths()), b"token %d" % len(talk.steps))
             talk.watches.append((watch.path, watch.token))
             talk.unanswered.append(talk.send(0, watch))
-        elif deed == "start":
-            tx_id = talk.start(0)
-            talk.steps.append(Step(Act.RECEIVE, 0, _answer(talk, b"%d\0" % tx_id)))
-        elif deed == "end":
-            for tx_id in known[-1:]:
-                talk.end(0, tx_id, draw(st.booleans()))
+        elif deed in ("start", "end"):
+            if deed == "start" or not known:
+                tx_id = talk.start(0)
+                talk.steps.append(Step(Act.RECEIVE, 0, _answer(talk, b"%d\0" % tx_id)))
+            if deed == "end":
+                talk.end(0, talk.open[0][-1], draw(st.booleans()))
                 answer = draw(st.sampled_from((OK, b"EAGAIN\0")))
                 talk.steps.append(Step(Act.RECEIVE, 0, _answer(talk, answer)))
         elif deed == "answer" and talk.unanswered:
