@@ -210,7 +210,7 @@ def _fuzz_with_atheris(
         f"-max_total_time={options.seconds}",
         f"-seed={options.seed}",
         f"-artifact_prefix={_prefix(options.target)}",
-        "-max_len=20000",
+        "-max_len=8000",
         "-timeout=60",
         "-print_final_stats=1",
     ]

@@ -520,18 +520,19 @@ class _Domains:
         self.quotas_may_change = False
 
     def play(self, steps: Iterable[Step]) -> None:
-        self._observe()
         for step in steps:
             self._act(step)
             self._serve()
-            self._observe()
+            self._check_counts()
+        self._check_tree()
         for number in list(self.clients):
             self._act(Step(Act.UNBLOCK, number))
             self._act(Step(Act.END, number))
         for domid in range(1, domain_of(CLIENTS)):
             self.daemon.remove_domain(domid)
         self._serve()
-        self._observe()
+        self._check_counts()
+        self._check_tree()
         store = self.daemon.store
         by_id = store.domains.by_id
         dom0 = by_id[0]
@@ -620,29 +621,21 @@ class _Domains:
             _require(tx_id in client.transactions, "a transaction is its connection's own")
         self.answers.append((number, packet))
 
-    def _observe(self) -> None:
-        """Compare what the daemon counts with what there is."""
-        store = self.daemon.store
+    def _check_counts(self) -> None:
+        """Compare what the daemon counts of connections with what they have."""
         _require(self.daemon.failures == 0, "no request fails for a mistake in the daemon")
         connections = [client.connection for client in self.clients.values()]
         _require(
             all(each.engine.pending <= _DAEMON_PENDING for each in connections),
             "no more waits for a client than may",
         )
-        callers = [connection.caller for connection in connections]
-        special = store.profile.special_nodes
-        owners = Counter(
-            node.perms[0][0] for path, node in store.nodes.items() if special or path[:1] == b"/"
-        )
-        for domid, domain in store.domains.by_id.items():
-            own = [caller for caller in callers if caller.domain is domain]
-            counted = (domain.nodes, domain.watches, domain.transactions)
-            there = (
-                owners[domid],
-                sum(len(caller.watches) for caller in own),
-                sum(len(caller.transactions) for caller in own),
+        for domid, domain in self.daemon.store.domains.by_id.items():
+            own = [each.caller for each in connections if each.caller.domain is domain]
+            _require(
+                domain.watches == sum([len(caller.watches) for caller in own])
+                and domain.transactions == sum([len(caller.transactions) for caller in own]),
+                "what is counted of a domain is what it has",
             )
-            _require(counted == there, f"domain {domid} has what is counted: {counted}, {there}")
             _require(
                 domid == 0
                 or self.quotas_may_change
@@ -652,16 +645,29 @@ class _Domains:
                 ),
                 "a guest keeps to its quotas",
             )
-        names = 0
+
+    def _check_tree(self) -> None:
+        """Compare the nodes with each other, and with what the daemon counts of them."""
+        store = self.daemon.store
+        special = store.profile.special_nodes
+        owners = Counter(
+            node.perms[0][0] for path, node in store.nodes.items() if special or path[:1] == b"/"
+        )
+        for domid, domain in store.domains.by_id.items():
+            _require(domain.nodes == owners[domid], "the nodes that a domain owns are counted")
+        listed = 0
         for path, node in store.nodes.items():
-            for name in node.children or ():
-                names += 1
-                child = (b"" if path == b"/" else path) + b"/" + name
-                _require(child in store.nodes, "every child that is listed is there")
-            size = sum(len(name) + 1 for name in node.children or ())
+            names = list(node.children or ())
+            listed += len(names)
+            top = b"" if path == b"/" else path
+            _require(
+                all(top + b"/" + name in store.nodes for name in names),
+                "every child that is listed is there",
+            )
+            size = sum([len(name) + 1 for name in names])
             _require(node.names_size == size, "the size of the names is that of all names")
-        inner = sum(path[:1] == b"/" for path in store.nodes) - 1
-        _require(names == inner, "every node is listed")
+        inner = sum([path[:1] == b"/" for path in store.nodes]) - 1
+        _require(listed == inner, "every node is listed")
 
 
 # Parsers
