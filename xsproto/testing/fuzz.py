@@ -776,7 +776,9 @@ def _of_each_client(steps: Sequence[Step]) -> list[bytes]:
 
 
 def _sent(steps: Sequence[Step]) -> list[bytes]:
-    return [encode([step for step in steps if step.act is not Act.RECEIVE])]
+    # First all connect, so that their domains exist before they get anything.
+    first = [Step(Act.SEND, client) for client in sorted({step.client for step in steps})]
+    return [encode([*first, *[step for step in steps if step.act is not Act.RECEIVE]])]
 
 
 def _payloads(steps: Sequence[Step]) -> list[bytes]:
@@ -808,29 +810,13 @@ TARGETS: Final[dict[str, Target]] = {
     "parsers": Target(fuzz_parsers, _payloads, plays=False),
 }
 
+_STRINGS: Final = (
+    b"T F OK EAGAIN /a a n0 b1 1 9 @releaseDomain @introduceDomain /local/domain/1 "
+    b"quota set nodes watches transactions transaction-nodes node-size"
+)
 _WORDS: Final = (
-    *(
-        b"\0",
-        b"/",
-        b"//",
-        b"@",
-        b"-",
-        b"\xff",
-        b"T\0",
-        b"F\0",
-        b"OK\0",
-        b"EAGAIN\0",
-        b"/a\0",
-        b"9" * 30,
-    ),
-    *(
-        b"@releaseDomain\0",
-        b"@introduceDomain\0",
-        b"n0\0",
-        b"b1\0",
-        b"/local/domain/1\0",
-        b"/a/" * 900,
-    ),
+    *(b"\0", b"/", b"//", b"@", b"-", b"\xff", b"9" * 30, b"/a/" * 900),
+    *[word + NUL for word in _STRINGS.split()],
 )
 _NUMBERS: Final = (0, 1, 2, 15, 16, 17, 255, 4096, 4097, 65535, 65536, 0x7FFFFFFF, 0xFFFFFFFF)
 
