@@ -19,6 +19,7 @@ import json
 import os
 import pkgutil
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -105,12 +106,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=1, help="which random changes (1)")
     parser.add_argument("--simple", action="store_true", help="do without atheris")
+    parser.add_argument("--in-atheris", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
     try:
         target = _load(options.target)
         corpus = list(_files(options.corpus))
     except (ValueError, ImportError, AttributeError, OSError) as error:
         parser.error(str(error))
+    if options.in_atheris:
+        _fuzz_with_atheris(options)
+        return 0
     if not options.seconds:
         return _run(options.target, target, corpus, sys.maxsize)
     found = [data for steps in recorded().values() for data in target.seeds(steps)]
@@ -169,24 +174,18 @@ def _prefix(name: str) -> str:
 
 
 def _run_with_atheris(options: argparse.Namespace, seeds: Sequence[bytes]) -> int:
+    """Fuzz in a process of its own: atheris ends it, and nothing would be cleaned up here."""
     with tempfile.TemporaryDirectory() as directory:
         for number, data in enumerate(seeds):
             Path(directory, str(number)).write_bytes(data)
         corpus = [path for path in options.corpus if Path(path).is_dir()]
-        # atheris ends the process without a word to Python, so that nothing would be cleaned up.
-        child = os.fork()
-        if child == 0:
-            try:
-                _fuzz_with_atheris(options, seeds, [*corpus, directory])
-            finally:
-                os._exit(1)
-        _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
+        limits = [f"--seconds={options.seconds}", f"--seed={options.seed}"]
+        command = [sys.executable, "-m", "xsproto_sync.fuzz", options.target, *corpus, directory]
+        return subprocess.run([*command, *limits, "--in-atheris"], check=False).returncode
 
 
-def _fuzz_with_atheris(
-    options: argparse.Namespace, seeds: Sequence[bytes], directories: Sequence[str]
-) -> None:
+def _fuzz_with_atheris(options: argparse.Namespace) -> None:
+    """Have atheris fuzz a target. The last directory of the corpus has the seeds."""
     import atheris
 
     # atheris counts branches in what is imported from here on.
@@ -194,9 +193,8 @@ def _fuzz_with_atheris(
     for name in [name for name in sys.modules if name.partition(".")[0] in instrumented]:
         del sys.modules[name]
     with atheris.instrument_imports(include=instrumented):
-        target: Any = pkgutil.resolve_name("xsproto_sync.fuzz:TARGETS").get(
-            options.target
-        ) or _load(options.target)
+        targets: Any = pkgutil.resolve_name("xsproto_sync.fuzz:TARGETS")
+        target: Any = targets.get(options.target) or _load(options.target)
     change = fuzz.mutate_conversation if target.plays else fuzz.mutate
 
     def mutate(data: bytes, longest: int, seed: int) -> bytes:
@@ -214,7 +212,8 @@ def _fuzz_with_atheris(
         "-timeout=60",
         "-print_final_stats=1",
     ]
-    atheris.Setup([sys.argv[0], *flags, *directories], target.fuzz, custom_mutator=mutate)
+    seeds = list(_files(options.corpus[-1:]))
+    atheris.Setup([sys.argv[0], *flags, *options.corpus], target.fuzz, custom_mutator=mutate)
     atheris.Fuzz()
 
 

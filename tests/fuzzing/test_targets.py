@@ -39,7 +39,7 @@ from xsproto.requests import (
 )
 from xsproto.server import ServerConnection
 from xsproto.testing import fuzz
-from xsproto.testing.conversations import Act, Step, domain_of
+from xsproto.testing.conversations import Act, Step, domain_of, encode
 from xsproto.testing.fuzz import TARGETS, RuleBroken, inputs, mutate, mutate_conversation
 from xsproto.wire import Op, Packet, PacketReader
 from xsproto_sync.fuzz import recorded
@@ -147,6 +147,22 @@ def test_so_is_what_is_wrong(target: fuzz.Target) -> None:
             target.fuzz(data)
         except Exception as error:
             pytest.fail(f"seed {seed}: {data!r}: {error!r}")
+
+
+@pytest.mark.parametrize("name", ["client", "session"])
+def test_a_transaction_may_be_lost(name: str) -> None:
+    start = TransactionStart()
+    steps = [
+        *[
+            Step(act, 0, Packet(Op.TRANSACTION_START, number, 0, payload).encode())
+            for number in (1, 2)
+            for act, payload in ((Act.SEND, start.payload()), (Act.RECEIVE, b"7\0"))
+        ],
+        Step(Act.SEND, 0, Packet(Op.READ, 3, 7, b"/a\0").encode()),
+        Step(Act.SEND, 0, Packet(Op.READ, 4, 7, b"/a\0").encode() * 2),
+    ]
+    for size in range(3):
+        TARGETS[name].fuzz(encode(steps) + bytes(size))
 
 
 def test_the_same_seed_gives_the_same_inputs(target: fuzz.Target) -> None:

@@ -43,6 +43,7 @@ from ..errors import (
     InvalidType,
     LocalProtocolError,
     RemoteProtocolError,
+    TransactionLost,
     error_from_code,
 )
 from ..events import Closed, RequestReceived
@@ -202,6 +203,10 @@ class _Answers:
         return type(outcome), repr(outcome)
 
 
+# What `ClientConnection.send` documents.
+_REFUSALS: Final = (LocalProtocolError, AlreadyExists, TransactionLost, ConnectionClosed)
+
+
 def _first_id(steps: Iterable[Step]) -> int:
     """Return the first request id, so that the ids of recorded answers fit."""
     for step in steps:
@@ -246,7 +251,7 @@ def _play_client(steps: Iterable[Step], window: int | None, cut: _Cut) -> list[o
             for request, tx_id in _requests(step.data):
                 try:
                     asked.append(client.send(request, tx_id))
-                except (LocalProtocolError, AlreadyExists, ConnectionClosed):
+                except _REFUSALS:
                     continue
         elif step.act is Act.RECEIVE:
             answers.add(step.data)
@@ -315,7 +320,7 @@ class _Callers:
         if step.act is Act.SEND:
             try:
                 self._ask(list(_requests(step.data)))
-            except (LocalProtocolError, AlreadyExists, ConnectionClosed):
+            except _REFUSALS:
                 pass
         elif step.act is Act.RECEIVE and step.data:
             self.answers.add(step.data)
