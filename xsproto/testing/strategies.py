@@ -369,33 +369,21 @@ def conversations_with_daemon(
 ) -> list[Step]:
     """What clients of several domains send to a daemon, and how they come and go.
 
-    Guests have a home. Beside any requests there are many that depend on each other: transactions
-    that conflict with another client's change, changes below a watch, also while the watching
-    client has a transaction open, requests in transactions that another client has; and clients
-    that read nothing for a while.
+    Client 0 begins with a home for each guest. Beside any requests there are many that depend on
+    each other: transactions that conflict with another client's change, changes below a watch, also
+    while the watching client has a transaction open, requests in transactions that another client
+    has. Some clients read nothing for a while.
 
     Arguments:
         clients: their numbers: see `xsproto.testing.conversations.domain_of`.
-        max_size: how many of these there are at most.
+        max_size: how many such things happen at most, of one to four requests each.
     """
     talk = _Talk()
     talk.furnish(clients)
     who = st.sampled_from(clients)
     shared = st.sampled_from(_SHARED)
     tx_ids = st.integers(0, 3)
-    # One choice for each, so that hypothesis can find what is needed.
-    deeds = (
-        "any",
-        "any",
-        "within",
-        "conflict",
-        "watch",
-        "change",
-        "end",
-        "foreign",
-        "odd",
-        "leave",
-    )
+    deeds = "any any within conflict watch change end foreign odd leave".split()
     for deed in draw(st.lists(st.sampled_from(deeds), max_size=max_size)):
         client, path = draw(who), draw(shared)
         if deed == "any":
@@ -443,10 +431,10 @@ def conversations_with_client(
     The request ids are 1, 2, 3 and so on, as those of a new `ClientConnection`.
 
     Arguments:
-        max_size: how many messages there are at most, about.
+        max_size: how many messages there are at most, but for answers to transactions.
     """
     talk = _Talk()
-    deeds = ("ask", "ask", "watch", "start", "end", "answer", "answer", "event", "odd", "give up")
+    deeds = "ask ask watch start end answer answer event odd give-up".split()
     for deed in draw(st.lists(st.sampled_from(deeds), max_size=max_size)):
         known = talk.open.get(0, ())
         if deed == "ask":
@@ -466,7 +454,6 @@ def conversations_with_client(
                 answer = draw(st.sampled_from((OK, b"EAGAIN\0")))
                 talk.steps.append(Step(Act.RECEIVE, 0, _answer(talk, answer)))
         elif deed == "answer" and talk.unanswered:
-            # Mostly the first, as daemons do.
             at = draw(st.integers(0, len(talk.unanswered) - 1))
             asked = talk.unanswered.pop(at)
             request = parse_request(asked.op, asked.payload)
@@ -484,7 +471,7 @@ def conversations_with_client(
             talk.steps.append(Step(Act.RECEIVE, 0, event.encode()))
         elif deed == "odd":
             talk.steps.append(Step(Act.RECEIVE, 0, draw(packets()).encode()))
-        elif deed == "give up" and talk.unanswered:
+        elif deed == "give-up" and talk.unanswered:
             at = draw(st.integers(0, len(talk.unanswered) - 1))
             talk.given_up.add(talk.unanswered[at].rq_id)
             talk.steps.append(Step(Act.GIVE_UP, 0, bytes([at])))
