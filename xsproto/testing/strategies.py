@@ -383,8 +383,8 @@ def conversations_with_daemon(
     who = st.sampled_from(clients)
     shared = st.sampled_from(_SHARED)
     tx_ids = st.integers(0, 3)
-    deeds = "any any within conflict watch change end foreign odd leave".split()
-    for deed in draw(st.lists(st.sampled_from(deeds), max_size=max_size)):
+    deeds = ("any", "any", "within", "conflict", "watch", "change", "end", "foreign", "odd")
+    for deed in draw(st.lists(st.sampled_from((*deeds, "leave")), max_size=max_size)):
         client, path = draw(who), draw(shared)
         if deed == "any":
             talk.send(client, draw(requests_of(*_ALONE)))
@@ -434,7 +434,7 @@ def conversations_with_client(
         max_size: how many messages there are at most, but for answers to transactions.
     """
     talk = _Talk()
-    deeds = "ask ask watch start end answer answer event odd give-up".split()
+    deeds = ["ask", "ask", "watch", "start", "end", "answer", "answer", "event", "odd", "give-up"]
     for deed in draw(st.lists(st.sampled_from(deeds), max_size=max_size)):
         known = talk.open.get(0, ())
         if deed == "ask":
