@@ -48,7 +48,7 @@ class Condition(Generic[T]):
         return view._evaluate(self._operation())
 
 
-def value_is(path: bytes, value: bytes) -> Condition[bool]:
+def value_is(path: bytes | str, value: bytes) -> Condition[bool]:
     """Make the condition that a node has a value.
 
     Arguments:
@@ -69,7 +69,7 @@ def value_is(path: bytes, value: bytes) -> Condition[bool]:
     return _of_node(f"the value of {path!r} is as wanted", path, operation)
 
 
-def value_in(path: bytes, values: Iterable[bytes]) -> Condition[bytes | bool]:
+def value_in(path: bytes | str, values: Iterable[bytes]) -> Condition[bytes | bool]:
     """Make the condition that a node has one of several values.
 
     Arguments:
@@ -94,7 +94,7 @@ def value_in(path: bytes, values: Iterable[bytes]) -> Condition[bytes | bool]:
     return _of_node(f"the value of {path!r} is one of {len(wanted)}", path, operation)
 
 
-def exists(path: bytes) -> Condition[bool]:
+def exists(path: bytes | str) -> Condition[bool]:
     """Make the condition that there is a node.
 
     Arguments:
@@ -109,7 +109,7 @@ def exists(path: bytes) -> Condition[bool]:
     return _of_node(f"{path!r} exists", path, lambda: operations.exists(path))
 
 
-def gone(path: bytes) -> Condition[bool]:
+def gone(path: bytes | str) -> Condition[bool]:
     """Make the condition that there is no such node, which is true of one that never was.
 
     Arguments:
@@ -128,12 +128,12 @@ def gone(path: bytes) -> Condition[bool]:
     return _of_node(f"{path!r} is gone", path, operation)
 
 
-def _of_node(text: str, path: bytes, operation: Callable[[], Operation[T]]) -> Condition[T]:
+def _of_node(text: str, path: bytes | str, operation: Callable[[], Operation[T]]) -> Condition[T]:
     Read(path).payload()  # raises where the path is wrong, before anything is waited for
     return Condition(text, operation)
 
 
-def _read(path: bytes) -> Operation[bytes | None]:
+def _read(path: bytes | str) -> Operation[bytes | None]:
     """Read a value; None if there is no such node."""
     try:
         return (yield from Read(path))

@@ -109,7 +109,7 @@ class Client(BlockingClientBase[Connection]):
             The descriptor (int); -1 after `close`.
 
         Raises:
-            NotSupported: this system has no epoll, or the client reconnects.
+            NotSupported: this system has no epoll, or the client reconnects, which waits.
         """
         return self._watch_connection().fileno()
 
@@ -118,5 +118,8 @@ class Client(BlockingClientBase[Connection]):
 
         Take them with ``get(timeout=0)``. The end of the connection raises nothing here; the next
         call raises it.
+
+        Raises:
+            NotSupported: the client reconnects, which waits.
         """
         self._watch_connection().pump()

@@ -18,6 +18,7 @@ import uvloop
 
 import xsproto_asyncio
 import xsproto_trio
+from xsproto import conditions
 from xsproto.adapters.transport import SocketTransport
 from xsproto.errors import (
     ConnectFailed,
@@ -218,6 +219,20 @@ def test_an_exception_of_a_signal_handler_in_the_loop_ends_the_connection(
         assert [type(context["exception"]) for context in told] == [Interrupt]
 
     run(main())
+
+
+def test_a_thousand_waits_share_a_client(loop: Loop, store: EmbeddedXenStore) -> None:
+    async def main() -> None:
+        client, other = [await loop.open_path(store.socket_path()) for _ in range(2)]
+        paths = [b"/wait/%d" % number for number in range(1000)]
+        waits = [loop.spawn(client.wait(conditions.value_is(path, b"1"))) for path in paths]
+        writes = [loop.spawn(other.write(path, b"1")) for path in paths]
+        for task in (*writes, *waits):
+            await task.result()
+        await client.read(b"/")  # answered after the last UNWATCH
+        assert not client._connection.session.engine.watches
+
+    loop.run(main())
 
 
 def test_a_walk_belongs_to_the_loop_too(store: EmbeddedXenStore) -> None:

@@ -15,6 +15,7 @@ from xsproto.errors import (
     RetriesExhausted,
     TransactionEnded,
     TransactionLost,
+    XenStoreError,
 )
 
 from ..support.in_memory import AsyncMemory, BlockingMemory, Daemon, run
@@ -93,6 +94,39 @@ def test_oxenstored_has_another_name_for_it() -> None:
         daemon.script |= {rq.Read: "EIO", rq.GetDomainPath: "EIO"}
         with pytest.raises(TransactionLost):
             tx.read(b"/a")
+
+
+@pytest.mark.parametrize("code", ["ENOENT", "EIO"])
+def test_a_commit_of_it_is_lost_too(code: str) -> None:
+    daemon, client = opened()
+    daemon.script[rq.TransactionEnd] = code
+    with pytest.raises(TransactionLost) as lost, client.transaction() as tx:
+        tx.write(b"/a", b"")
+    assert lost.value.code == code
+    assert "lost" in repr(tx)
+    assert client.session.engine.transactions == {}
+    client.forgetful = False
+    daemon.script[rq.TransactionEnd] = code
+    with pytest.raises(XenStoreError) as failed, client.transaction() as tx:
+        tx.write(b"/a", b"")
+    assert not isinstance(failed.value, ConflictError)
+
+
+def test_an_awaited_commit_of_it_is_lost_too() -> None:
+    daemon = Daemon()
+    client = AsyncMemory(daemon)
+    client.forgetful = True
+    tried: list[int | None] = []
+
+    async def function(tx: asynchronous.Transaction) -> None:
+        tried.append(tx.id)
+        await tx.write(b"/a", b"")
+        if len(tried) < 3:
+            daemon.transactions.clear()
+
+    run(client.transact(function))
+    assert tried == [1, 2, 3]
+    assert client.session.engine.transactions == {}
 
 
 def test_what_else_the_daemon_says_to_the_question_is_no_loss() -> None:

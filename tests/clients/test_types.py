@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, assert_type
 
 import xsproto_asyncio
 import xsproto_sync
-from xsproto import Node, Permission, WatchEvent, XenStoreError, paths
+from xsproto import Node, Permission, WatchEvent, XenStoreError, conditions, paths
 from xsproto.clients import asynchronous, blocking
 from xsproto_sync import EmbeddedXenStore
 
@@ -61,6 +61,13 @@ def use_watches(c: xsproto_sync.Client) -> None:
     assert_type(paths.join(b"/a", b"b"), bytes)
 
 
+def use_conditions(c: xsproto_sync.Client) -> None:
+    assert_type(c.wait(conditions.exists("/a")), bool)
+    assert_type(c.wait(conditions.gone("/none")), bool)
+    assert_type(c.wait(conditions.value_is("/a", b"1")), bool)
+    assert_type(c.wait(conditions.value_in("/a", [b"1"])), bytes | bool)
+
+
 async def use_asynchronous(c: xsproto_asyncio.Client | asynchronous.Transaction) -> None:
     assert_type(await c.read("/a"), bytes)
     assert_type(await c.read_text("/a"), str)
@@ -88,6 +95,7 @@ def test_they_are_right() -> None:
         use_blocking(client)
         client.transact(use_blocking)
         use_watches(client)
+        use_conditions(client)
         with client.watch(b"/a") as watch:
             nodes: Iterator[Node[bytes]] = client.walk(b"/a")
             assert named(watch.get(), next(nodes)) == (b"/a", b"/a")

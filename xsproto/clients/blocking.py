@@ -1147,9 +1147,13 @@ class Transaction(BlockingOperations):
         except BaseException as error:
             # The end was refused, or given up before it was sent.
             self._drop()
-            if commit and isinstance(error, XenStoreError) and getattr(error, "sent", False):
-                self._state = "perhaps committed"
-                raise messages.commit_unknown(error) from error
+            if commit and isinstance(error, XenStoreError):
+                if getattr(error, "sent", False):
+                    self._state = "perhaps committed"
+                    raise messages.commit_unknown(error) from error
+                if self._connection.forgetful and operations.means_unknown(error):
+                    self._state = "lost"
+                    raise messages.transaction_forgotten(self._id, error.code) from None
             self._state = "rolled back"
             raise
         self._state = "committed" if commit else "rolled back"

@@ -106,6 +106,7 @@ __all__ = [
     "invalid_value",
     "is_doubtful",
     "list_children",
+    "means_unknown",
     "outcomes",
     "paths_of",
     "read_int",
@@ -569,10 +570,15 @@ def is_doubtful(exchanges: Sequence[Exchange]) -> bool:
 
     It may mean something else: `PROBE` in the same transaction tells.
     """
-    return any(
-        error is not None and error.code in _UNKNOWN
-        for error in [exchange.error for exchange in exchanges]
-    )
+    return any(means_unknown(exchange.error) for exchange in exchanges)
+
+
+def means_unknown(error: XenStoreError | None) -> bool:
+    """Return whether an error is what the daemon says of an unknown transaction.
+
+    Of a commit, it says so of nothing else.
+    """
+    return error is not None and error.code in _UNKNOWN
 
 
 def transaction_lost(tx_id: int, probe: Exchange) -> TransactionLost | None:
@@ -582,6 +588,6 @@ def transaction_lost(tx_id: int, probe: Exchange) -> TransactionLost | None:
         probe: what came of `PROBE` in it.
     """
     error = probe.error
-    if error is None or error.code not in _UNKNOWN:
+    if error is None or not means_unknown(error):
         return None
     return messages.transaction_forgotten(tx_id, error.code)

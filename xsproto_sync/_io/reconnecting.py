@@ -30,8 +30,8 @@ class ReconnectingConnection(BlockingReconnecting):
     def fileno(self) -> NoReturn:
         """Raise the error of `Client.fileno`."""
         raise NotSupported(
-            "a client with reconnect= has no fileno() and no pump(): reconnecting waits. With "
-            "reader=True a thread does it"
+            "a client with reconnect= has no fileno() and no pump(): reconnecting waits. Have a "
+            "thread take the events of its watches"
         )
 
     pump = fileno

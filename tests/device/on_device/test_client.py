@@ -575,6 +575,16 @@ def test_transact_does_not_mind_being_suspended(client: xsproto_sync.Client, dev
     assert client.read(b"/b") == b"4"
 
 
+def test_a_transaction_is_lost_over_a_restart_that_nobody_notices(
+    client: xsproto_sync.Client, daemon: Daemon
+) -> None:
+    with pytest.raises(TransactionLost), client.transaction() as tx:  # noqa: PT012  # as above
+        tx.write(b"/b", b"")
+        daemon.restart()
+    assert client.closed is None
+    assert client.read(b"/b", None) is None
+
+
 def test_every_watch_fires_after_it(client: xsproto_sync.Client, device: str) -> None:
     with client.monitor() as monitor:
         paths = {b"/a", b"/none", b"@releaseDomain"}
