@@ -73,6 +73,10 @@ OPERATIONS = (
     Operation("bare_loop", "bare loop: send, recv"),
     Operation("read", "sync `read`", must=28_000, aim=22_000),
     Operation("read_timeout", "sync `read(timeout=5)`", must=31_000, aim=24_000),
+    Operation("write", "sync `write`"),
+    Operation("list_children", "sync `list`, of 10 children"),
+    Operation("transaction", "sync empty transaction"),
+    Operation("event", "sync `write`, and `get` of its event"),
     Operation("asyncio_bare", "bare asyncio protocol"),
     Operation("asyncio_read", "asyncio `read`, one task", must=66_000, aim=60_000),
     Operation("asyncio_read_100", "asyncio, 100 tasks, a read", 1000, 6000, 34_000, 28_000),
@@ -85,6 +89,7 @@ OPERATIONS = (
     Operation("daemon", "daemon: READ, 64 at once", 1280, 6400, 12_000, 9_000, True, 64),
     Operation("pyxs_read", "pyxs drop-in `read`", must=40_000, aim=32_000),
     Operation("pyxs_itself", "pyxs itself, `read`"),
+    Operation("lowlevel_read", "lowlevel drop-in `read`"),
 )
 
 

@@ -56,6 +56,55 @@ def read_many(path: str, count: int) -> None:
             client.read_many([b"/a"] * 500)
 
 
+def write(path: str, count: int) -> None:
+    from xsproto_sync import Client
+
+    with Client(path) as client:
+        for _ in range(count):
+            client.write(b"/b", b"value")
+
+
+def list_children(path: str, count: int) -> None:
+    from xsproto_sync import Client
+
+    with Client(path) as client:
+        for number in range(10):
+            client.write(b"/list/%d" % number, b"")
+        for _ in range(count):
+            client.list(b"/list")
+
+
+def transaction(path: str, count: int) -> None:
+    from xsproto_sync import Client
+
+    with Client(path) as client:
+        for _ in range(count):
+            with client.transaction():
+                pass
+
+
+def event(path: str, count: int) -> None:
+    from xsproto_sync import Client
+
+    with Client(path) as client, client.watch(b"/event") as watch:
+        watch.get()
+        for _ in range(count):
+            client.write(b"/event", b"value")
+            watch.get()
+
+
+def lowlevel_read(path: str, count: int) -> None:
+    import os
+
+    from xsproto_sync.compat import lowlevel
+
+    os.environ["XENSTORED_PATH"] = path
+    handle = lowlevel.xs()
+    for _ in range(count):
+        handle.read("", "/a")
+    handle.close()
+
+
 def asyncio_bare(path: str, count: int) -> None:
     import asyncio
 
@@ -178,8 +227,9 @@ def daemon(path: str, count: int) -> None:
 WORK: dict[str, Callable[[str, int], None]] = {
     work.__name__: work
     for work in (
-        *(bare_loop, read, read_timeout, read_many, asyncio_bare, asyncio_read, asyncio_read_100),
-        *(gevent_bare, gevent_read, trio_bare, trio_read, pyxs_read, pyxs_itself, daemon),
+        *(bare_loop, read, read_timeout, read_many, write, list_children, transaction, event),
+        *(asyncio_bare, asyncio_read, asyncio_read_100, gevent_bare, gevent_read),
+        *(trio_bare, trio_read, pyxs_read, pyxs_itself, lowlevel_read, daemon),
     )
 }
 
