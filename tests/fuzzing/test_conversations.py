@@ -182,12 +182,14 @@ def test_what_a_client_gets_reaches_what_matters() -> None:
 # All of them keep the rules
 
 
+@settings(max_examples=settings().max_examples // 2)  # they take their time
 @given(conversations_with_daemon(max_size=10))
 def test_the_daemon_keeps_its_rules(steps: list[Step]) -> None:
     fuzz_daemon(encode(steps))
     fuzz_server(encode(steps))
 
 
+@settings(max_examples=settings().max_examples // 2)
 @given(conversations_with_client())
 def test_the_client_keeps_its_rules(steps: list[Step]) -> None:
     fuzz_client(encode(steps))
