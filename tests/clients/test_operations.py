@@ -290,6 +290,13 @@ def test_a_default_stands_for_missing_nodes_only() -> None:
     assert isinstance(secret, AccessDenied)
 
 
+def test_the_end_of_the_connection_is_no_value() -> None:
+    closed = ConnectionClosed("gone")
+    with pytest.raises(ConnectionClosed) as caught:
+        perform(read_many([b"/a", b"/b"], None), lambda one: b"" if one == Read(b"/a") else closed)
+    assert caught.value is closed
+
+
 @pytest.mark.parametrize("paths", [b"/a", "/a"])
 def test_a_single_path_is_not_many(paths: Any) -> None:
     with pytest.raises(InvalidType, match=f"not one: {paths!r}"):

@@ -65,6 +65,7 @@ from typing import Any, AnyStr, Final, Generic, NamedTuple, TypeVar
 from ..client import Exchange
 from ..errors import (
     AccessDenied,
+    ConnectionClosed,
     InvalidType,
     InvalidValue,
     NotFound,
@@ -284,11 +285,18 @@ def read_many(paths: Iterable[bytes | str], default: Any) -> Operation[list[Any]
 
     Raises:
         InvalidType: `paths` is a single path, or nothing that can be iterated over.
+        ConnectionClosed: the connection has ended before all answers came.
     """
     if isinstance(paths, (bytes, str)):
         raise InvalidType(f"paths must be several paths, not one: {paths!r}")
     messages.check_iterable(paths, "paths")
     results: list[Any] = yield list(map(Read, paths))
+    if ConnectionClosed in set(map(type, results)):  # which says nothing of a node
+        error = next(result for result in results if type(result) is ConnectionClosed)
+        try:
+            raise error
+        finally:
+            del error, results  # the error refers to this frame
     if default is not MISSING:
         results = [default if isinstance(result, NotFound) else result for result in results]
     return results
