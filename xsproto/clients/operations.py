@@ -70,6 +70,7 @@ from ..errors import (
     InvalidValue,
     NotFound,
     NotSupported,
+    RemoteProtocolError,
     TooBig,
     TransactionLost,
     XenStoreError,
@@ -123,6 +124,9 @@ __all__ = [
 T = TypeVar("T")
 #: A generator of requests, alone or in lists, that is sent what came of them; it returns a `T`.
 Operation = Generator[Request[Any] | Sequence[Request[Any]], Any, T]
+
+#: Of a node, below its parent.
+_NAME: Final = re.compile(rb"[-\w@]+")
 
 #: How often the list of a node's children is read again because it changed meanwhile.
 LIST_ATTEMPTS: Final = 64
@@ -533,6 +537,12 @@ class Walk(Generic[PathT]):
                     names = error.with_traceback(None)
             elif not isinstance(names, XenStoreError):
                 names = as_given(names, visit.path)
+            if names.__class__ is list and not all(map(_NAME.fullmatch, map(encode, names))):
+                names = RemoteProtocolError(
+                    "the daemon has listed a child with a name that no node can have:"
+                    f" {next(name for name in names if not _NAME.fullmatch(encode(name)))!r:.80}"
+                    f" below {visit.path!r}"
+                )
             failure = self._take_answers(visit, value, names)
             if failure is not None:
                 try:
