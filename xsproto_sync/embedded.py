@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias, Union
+from typing import Any, Final, Self, TypeAlias, Union, overload
 
 from xsproto.clients.blocking import Transaction
 from xsproto.daemon import Daemon, guests
 from xsproto.daemon.store import PROFILE_CURRENT, Profile, Store
 from xsproto.errors import Forked, NotFound, TimedOut
+from xsproto.paths import as_given, check_node_path, encode
 from xsproto.requests import check_domid
 
 from ._faults import Faults
@@ -29,11 +30,12 @@ from ._stand_ins import make_stand_ins
 from .client import Client
 from .server import Server
 
-__all__ = ["EmbeddedXenStore", "Guest", "Tree"]
+__all__ = ["EmbeddedXenStore", "Guest", "TextTree", "Tree"]
 
 #: A node of `EmbeddedXenStore.tree`: the value of a node without children, else the children by
 #: name, with the node's own value under the empty name if there is one.
 Tree: TypeAlias = Union[bytes, dict[bytes, "Tree"]]  # noqa: UP007  # "|" takes no string
+TextTree: TypeAlias = Union[bytes, dict[str, "TextTree"]]  # noqa: UP007
 
 # The path of a Unix socket may have 103 bytes (on Linux 107); the longest name here has 13.
 _DIRECTORY_MAX: Final = 103 - len("/domain-32751")
@@ -249,23 +251,33 @@ class EmbeddedXenStore:
             environ[name] = os.pathsep.join(filter(None, parts))
         return environ
 
-    def tree(self, path: bytes = b"/") -> Tree:
+    @overload
+    def tree(self, path: bytes = b"/") -> Tree: ...
+
+    @overload
+    def tree(self, path: str) -> TextTree: ...
+
+    def tree(self, path: bytes | str = b"/") -> Tree | TextTree:
         """Return a node and all below it as nested dicts, without a look at permissions.
 
         A node without children is its value. Another node is a dict of its children by name, with
-        its own value under ``b""`` if that is not empty::
+        its own value under the empty name if that is not empty. The names have the type of the
+        path::
 
             with EmbeddedXenStore({b"/vm/7": b"x", b"/vm/7/name": b"web"}) as store:
-                assert store.tree(b"/vm") == {b"7": {b"": b"x", b"name": b"web"}}
+                assert store.tree("/vm") == {"7": {"": b"x", "name": b"web"}}
 
         Raises:
+            InvalidPath, InvalidType: `path` cannot be an absolute path.
             NotFound: there is no such node.
         """
         self._check_process()
+        top = check_node_path(encode(path))
         with self._server.lock:
-            if path not in self._daemon.store.nodes:
-                raise NotFound(f"this store has no node {path!r}", path=path)
-            return _tree(self._daemon.store, path)
+            if top not in self._daemon.store.nodes:
+                raise NotFound(f"this store has no node {path!r}", path=top)
+            tree: Tree | TextTree = _tree(self._daemon.store, top, path)
+        return tree
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:
@@ -286,7 +298,7 @@ class EmbeddedXenStore:
         kind: guests.GuestKind = "pv",
         memory: int = 131072,
         vcpus: int = 1,
-        nodes: Mapping[bytes, bytes] | None = None,
+        nodes: Mapping[bytes, bytes] | Mapping[str, bytes] | None = None,
     ) -> Guest:
         """Create a guest: a domain with the nodes and permissions that libxl makes for it.
 
@@ -491,23 +503,26 @@ class Guest:
                 ) from None
 
 
-def _tree(store: Store, top: bytes) -> Tree:
-    """Return the tree at a node. Without recursion: a guest makes nodes as deep as it likes."""
-    root: dict[bytes, Tree] = {}
-    todo = [(root, b"", top)]
+def _tree(store: Store, top: bytes, given: Any) -> Any:
+    """Return the tree at a node, with names of the type of the path that was given.
+
+    Without recursion: a guest makes nodes as deep as it likes.
+    """
+    root: dict[Any, Any] = {}
+    todo: list[tuple[dict[Any, Any], Any, bytes]] = [(root, given, top)]
     while todo:
         above, name, path = todo.pop()
         node = store.nodes[path]
         if not node.names:
             above[name] = node.value
             continue
-        below: dict[bytes, Tree] = {b"": node.value} if node.value else {}
+        below: dict[Any, Any] = {given[:0]: node.value} if node.value else {}
         above[name] = below
         base = b"" if path == b"/" else path
-        for child in node.names:
-            below[child] = b""  # here, lest they come in another order than the store's
-            todo.append((below, child, base + b"/" + child))
-    return root[b""]
+        for child, shown in zip(node.names, as_given(node.names, given), strict=True):
+            below[shown] = b""  # here, lest they come in another order than the store's
+            todo.append((below, shown, base + b"/" + child))
+    return root[given]
 
 
 def _make_directory() -> str:

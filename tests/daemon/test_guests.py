@@ -15,7 +15,7 @@ from xsproto.daemon import Daemon
 from xsproto.daemon.guests import add_guest, remove_guest
 from xsproto.daemon.store import PROFILE_4_17, PROFILE_CURRENT, Profile
 from xsproto.daemon.store.nodes import shown_permissions
-from xsproto.errors import InvalidRequest, InvalidType
+from xsproto.errors import InvalidRequest, InvalidType, NotFound
 from xsproto_sync import Client, EmbeddedXenStore, Guest
 
 UUID = "95946ab0-ed2f-11f1-8b74-0ddd12ae0f31"
@@ -178,6 +178,31 @@ def test_nodes_that_the_daemon_refuses_are_an_error_and_nothing_is_made() -> Non
             store.add_guest(5, nodes={b"a" * 2500: b""})
         assert not dom0.exists(b"/local/domain/5")
         assert not dom0.is_domain_introduced(5)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "error"),
+    [({"/absolute": b""}, InvalidPath), ({"a//b": b""}, InvalidPath), ({5: b""}, InvalidType)],
+)
+def test_the_path_of_a_node_is_checked(
+    store: EmbeddedXenStore, nodes: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        store.add_guest(5, nodes=nodes)
+    assert not store.has_domain(5)
+
+
+def test_paths_may_be_text(store: EmbeddedXenStore) -> None:
+    store.add_guest(5, nodes={"vm-data/key": b"value", "vm-data/key/b": b""})
+    assert store.tree("/local/domain/5/vm-data") == {"key": {"": b"value", "b": b""}}
+    assert store.tree("/local/domain/5/name") == b"guest-5"
+    with pytest.raises(NotFound, match="no node '/nowhere'"):
+        store.tree("/nowhere")
+    wrong: list[tuple[Any, type[Exception]]]
+    wrong = [("relative", NotFound), ("/a//b", InvalidPath), (5, InvalidType)]
+    for path, error in wrong:
+        with pytest.raises(error):
+            store.tree(path)
 
 
 # Requests of the toolstack

@@ -23,7 +23,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal, TypeAlias, get_args
 
-from ..errors import InvalidArgument, error_from_code
+from ..errors import InvalidArgument, InvalidType, error_from_code
+from ..paths import encode
 from ..requests import Write
 from .daemon import Daemon
 from .store import Caller, Store, StoreError, Transaction
@@ -106,7 +107,7 @@ def add_guest(
     memory: int = 131072,
     vcpus: int = 1,
     start_time: float = 0.0,
-    nodes: Mapping[bytes, bytes] | None = None,
+    nodes: Mapping[bytes, bytes] | Mapping[str, bytes] | None = None,
 ) -> None:
     """Create a domain, make its nodes as libxl does, and introduce it.
 
@@ -126,6 +127,7 @@ def add_guest(
     Raises:
         InvalidArgument: `domid` is dom0's, that of a guest, or no domain id; `name` or `uuid` is
             another domain's; or another argument cannot be.
+        InvalidPath, InvalidType: so is a path of `nodes`.
         XenStoreError: the daemon refuses a node of `nodes`.
     """
     if domid == 0:
@@ -144,15 +146,20 @@ def add_guest(
     for other in store.domains.existing:
         if other != domid and name == _value(store, guest_home(other) + b"/name"):
             raise InvalidArgument(f"domain {other} has the name {name!r} already")
+    extra = {}
     for path, value in (nodes or {}).items():
-        Write(home + b"/" + path, value).payload()
+        if not isinstance(path, bytes | str):
+            raise InvalidType(f"a path must be bytes or str, not {type(path).__name__}: {path!r}")
+        extra[home + b"/" + encode(path)] = value
+    for path, value in extra.items():
+        Write(path, value).payload()
     daemon.add_domain(domid)  # before the first node: what is older gives this domain no rights
     toolstack = _Toolstack(store, domid)
     if guest_home(0) + b"/name" not in store.nodes:
         toolstack.write(guest_home(0) + b"/domid", b"0")
         toolstack.write(guest_home(0) + b"/name", b"Domain-0")
     with toolstack:
-        _create(toolstack, domid, home, vm, name, uuid, kind, nodes or {})
+        _create(toolstack, domid, home, vm, name, uuid, kind, extra)
     with toolstack:
         _build(toolstack, domid, home, vm, kind, memory, vcpus, start_time)
     store.introduce(domid)
@@ -169,7 +176,7 @@ def _create(
     name: bytes,
     uuid: str,
     kind: GuestKind,
-    nodes: Mapping[bytes, bytes],
+    extra: Mapping[bytes, bytes],
 ) -> None:
     """Make what there is before the guest's memory is built (libxl__domain_make)."""
     readable, writable = toolstack.readable, toolstack.writable
@@ -189,8 +196,8 @@ def _create(
     toolstack.make(home + b"/control", [*control, b"sysrq"], writable)
     toolstack.make(home, [b"data", b"drivers", b"feature", b"attr", b"error"], writable)
     toolstack.write(vm + b"/uuid", uuid.encode())
-    for path, value in nodes.items():
-        toolstack.write(home + b"/" + path, value)
+    for path, value in extra.items():
+        toolstack.write(path, value)
     for feature in (b"multiprocessor-suspend", b"xs_reset_watches"):
         toolstack.write(home + b"/control/platform-feature-" + feature, b"1")
     toolstack.write(libxl + b"/type", kind.encode("ascii"))
