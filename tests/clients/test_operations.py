@@ -30,6 +30,7 @@ from xsproto.errors import (
     InvalidType,
     NotFound,
     NotSupported,
+    RemoteProtocolError,
     TooBig,
 )
 from xsproto.requests import Directory, DirectoryPart, GetFeature, GetQuota, Part, Read, Request
@@ -290,6 +291,13 @@ def test_a_default_stands_for_missing_nodes_only() -> None:
     assert isinstance(secret, AccessDenied)
 
 
+def test_the_end_of_the_connection_is_no_value() -> None:
+    closed = ConnectionClosed("gone")
+    with pytest.raises(ConnectionClosed) as caught:
+        perform(read_many([b"/a", b"/b"], None), lambda one: b"" if one == Read(b"/a") else closed)
+    assert caught.value is closed
+
+
 @pytest.mark.parametrize("paths", [b"/a", "/a"])
 def test_a_single_path_is_not_many(paths: Any) -> None:
     with pytest.raises(InvalidType, match=f"not one: {paths!r}"):
@@ -438,6 +446,20 @@ def test_a_top_whose_value_alone_is_secret_is_walked() -> None:
     tree = grown([[b"a"]])
     tree.valueless.add(b"/")
     assert walked(tree)[0] == Node(b"/", None, [b"a"])
+
+
+@pytest.mark.parametrize("name", [b"", b"a/b", b"a b", b"/", b"\xff", b"a\n", b"\x1b[2J" * 99])
+@pytest.mark.parametrize("top", [b"/", "/"])
+def test_a_child_that_no_node_can_be_is_the_daemons_mistake(name: bytes, top: Any) -> None:
+    def answer(request: Request[Any]) -> Any:
+        return [b"@good-1", name] if isinstance(request, Directory) else b""
+
+    walk: Any = Walk(top)
+    step = walk.advance()
+    with pytest.raises(RemoteProtocolError, match="no node can have") as caught:
+        perform(step, answer)
+    assert len(str(caught.value)) < 200
+    assert "\x1b" not in str(caught.value)
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -414,6 +414,21 @@ def test_an_entry_for_a_domain_that_was_introduced_later_does_not_count() -> Non
         store.node(late, None, b"/a")
 
 
+def test_of_nodes_that_are_created_the_one_above_is_the_newest() -> None:
+    store = Store()
+    root = store.caller(0, nobody)
+    store.add_domain(7)
+    store.set_perms(root, None, b"/", [b"r0", b"n7"])
+    store.write(root, None, b"/a/b/c", b"")
+    generations = [store.nodes[path].generation for path in (b"/a/b/c", b"/a/b", b"/a", b"/")]
+    assert generations == sorted(set(generations))
+    # So an entry of the node above still counts for a domain that is known right afterwards.
+    store.domains.by_id.clear()
+    store.domains.require_existing(7)
+    with pytest.raises(StoreError, match="EACCES"):
+        store.node(guest(store), None, b"/")
+
+
 def test_permissions_of_special_paths_do_not_advance_the_generation_in_4_17() -> None:
     for profile in (PROFILE_CURRENT, PROFILE_4_17):
         store, dom0, _ = with_guest(profile)

@@ -579,7 +579,10 @@ class AsyncBackend(Backend):
             requests = connection(RequestTransport(path, self), device_session())
             requests.forgetful = True
             return requests
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            raise connect_failed(path, error) from error
         try:
             sock.setblocking(False)
             await connect(sock, path, self.sleep)

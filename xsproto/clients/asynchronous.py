@@ -200,6 +200,7 @@ class AsyncOperations:
 
         Raises:
             InvalidType: `paths` is a single path.
+            ConnectionClosed: the connection has ended before all answers came.
         """
         return await self._perform(operations.read_many(paths, default))
 

@@ -212,6 +212,7 @@ class BlockingOperations:
 
         Raises:
             InvalidType: `paths` is a single path.
+            ConnectionClosed: the connection has ended before all answers came.
         """
         return self._perform(operations.read_many(paths, default), timeout)
 

@@ -65,10 +65,12 @@ from typing import Any, AnyStr, Final, Generic, NamedTuple, TypeVar
 from ..client import Exchange
 from ..errors import (
     AccessDenied,
+    ConnectionClosed,
     InvalidType,
     InvalidValue,
     NotFound,
     NotSupported,
+    RemoteProtocolError,
     TooBig,
     TransactionLost,
     XenStoreError,
@@ -122,6 +124,9 @@ __all__ = [
 T = TypeVar("T")
 #: A generator of requests, alone or in lists, that is sent what came of them; it returns a `T`.
 Operation = Generator[Request[Any] | Sequence[Request[Any]], Any, T]
+
+#: Of a node, below its parent.
+_NAME: Final = re.compile(rb"[-\w@]+")
 
 #: How often the list of a node's children is read again because it changed meanwhile.
 LIST_ATTEMPTS: Final = 64
@@ -284,11 +289,18 @@ def read_many(paths: Iterable[bytes | str], default: Any) -> Operation[list[Any]
 
     Raises:
         InvalidType: `paths` is a single path, or nothing that can be iterated over.
+        ConnectionClosed: the connection has ended before all answers came.
     """
     if isinstance(paths, (bytes, str)):
         raise InvalidType(f"paths must be several paths, not one: {paths!r}")
     messages.check_iterable(paths, "paths")
     results: list[Any] = yield list(map(Read, paths))
+    if ConnectionClosed in set(map(type, results)):  # which says nothing of a node
+        error = next(result for result in results if type(result) is ConnectionClosed)
+        try:
+            raise error
+        finally:
+            del error, results  # the error refers to this frame
     if default is not MISSING:
         results = [default if isinstance(result, NotFound) else result for result in results]
     return results
@@ -525,6 +537,12 @@ class Walk(Generic[PathT]):
                     names = error.with_traceback(None)
             elif not isinstance(names, XenStoreError):
                 names = as_given(names, visit.path)
+            if names.__class__ is list and not all(map(_NAME.fullmatch, map(encode, names))):
+                names = RemoteProtocolError(
+                    "the daemon has listed a child with a name that no node can have:"
+                    f" {next(name for name in names if not _NAME.fullmatch(encode(name)))!r:.80}"
+                    f" below {visit.path!r}"
+                )
             failure = self._take_answers(visit, value, names)
             if failure is not None:
                 try:

@@ -77,7 +77,10 @@ class GeventBackend(BlockingBackend[Connection]):
 
     def connect(self, path: str, timeout: float | None) -> SocketTransport:
         """See `BlockingBackend`. Other greenlets run while it waits."""
-        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        try:
+            sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        except OSError as error:
+            raise connect_failed(path, error) from error
         try:
             sock.setblocking(False)
             ends = None if timeout is None else monotonic() + timeout

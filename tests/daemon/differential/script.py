@@ -99,6 +99,9 @@ class Script:
             self._short_of: 0.005,
             self._contradiction: 0.004,
             self._transaction: 0.03,
+            self._targets: self._choose((0.001, 0.004, 0.012)),
+            self._deep: 0.003,
+            self._special: self._choose((0.002, 0.006)),
         }
 
     def __iter__(self) -> Iterator[Step]:
@@ -216,6 +219,67 @@ class Script:
             if self._chance(0.6):
                 yield self._step(client, op, path + b"\0", start.number)
         yield self._step(client, Op.TRANSACTION_END, b"T\0", start.number)
+
+    def _targets(self) -> Iterator[Step]:
+        """A domain with the rights of another, on nodes that name the one, the other or both."""
+        domid, target = self._choose(((6, 5), (7, 5), (7, 6)))
+        for each in (target, domid):
+            if each not in self._pair.embedded.clients:
+                yield from self._arrive(each)
+        yield self._step(0, Op.SET_TARGET, b"%d\0%d\0" % (domid, target))
+        path = b"/local/domain/%d/%b" % (target, self._choose(NAMES[:5]))
+        yield self._step(self._choose((0, target)), Op.WRITE, path + b"\0value")
+        for _ in range(self._choose((1, 2, 4))):
+            texts = [self._choose(PERMS), *[self._choose(PERMS) for _ in range(3)]]
+            body = path + b"\0" + b"\0".join(texts[: self._choose((1, 2, 3, 4))]) + b"\0"
+            yield self._step(self._choose((0, 0, target, domid)), Op.SET_PERMS, body)
+            for op in (Op.READ, Op.WRITE, Op.WATCH, Op.GET_PERMS, Op.MKDIR, Op.RM):
+                if self._chance(0.4):
+                    more = {Op.WRITE: b"new", Op.WATCH: b"target\0"}.get(op, b"")
+                    child = b"/child" if self._chance(0.3) else b""
+                    yield self._step(domid, op, path + child + b"\0" + more)
+        if self._chance(0.3):
+            yield self._deed(self._choose(("destroy", "shutdown")), self._choose((domid, target)))
+
+    def _deep(self) -> Iterator[Step]:
+        """A long chain of nodes, made at once, looked at from both ends, and removed."""
+        client = self._client()
+        top = b"/local/domain/%d/deep" % domain_of(client)
+        depth = self._choose((8, 30, 120, 400))
+        bottom = top + b"/d" * depth
+        at = self._random.randrange(1, depth)
+        middle = top + b"/d" * at
+        start = self._step(client, Op.TRANSACTION_START, b"\0")
+        within = start.number if self._chance(0.4) else 0
+        if within:
+            yield start
+        yield self._step(client, Op.WATCH, middle + b"\0deep\0")
+        yield self._step(client, Op.WRITE, bottom + b"\0value", within)
+        for op in (Op.DIRECTORY, Op.READ, Op.GET_PERMS):
+            yield self._step(client, op, self._choose((middle, bottom)) + b"\0", within)
+        yield self._step(client, Op.DIRECTORY_PART, middle + b"\x000\0", within)
+        yield self._step(client, Op.RM, self._choose((middle, top, bottom)) + b"\0", within)
+        if within:
+            yield self._step(client, Op.TRANSACTION_END, b"T\0", within)
+        yield self._step(0, Op.RM, top + b"\0")
+
+    def _special(self) -> Iterator[Step]:
+        """Watches on special paths, who may know of them, and what fires them."""
+        paths = (b"@introduceDomain", b"@releaseDomain", b"@releaseDomain/5", b"@nothing")
+        clients = [client for client in (*DOM0, *GUESTS) if client in self._pair.embedded.clients]
+        for client in clients:
+            if self._chance(0.6):
+                yield self._step(client, Op.WATCH, self._choose(paths) + b"\0special\0")
+        for path in paths[:2]:
+            texts = [b"%b0" % self._choose((b"n", b"r", b"b")), self._choose(PERMS)]
+            if self._chance(0.6):
+                body = path + b"\0" + b"\0".join(texts) + b"\0"
+                yield self._step(self._choose(SOCKETS), Op.SET_PERMS, body)
+        yield from self._hypervisor()
+        yield from self._hypervisor()
+        for client in clients:
+            if client in self._pair.embedded.clients and self._chance(0.7):
+                yield self._step(client, Op.UNWATCH, self._choose(paths) + b"\0special\0")
 
     def _set_quota(self, name: bytes, value: int, domid: int | None = None) -> Step:
         """Set a quota of all domains (4.17), or of new ones or one (newest)."""
@@ -349,6 +413,8 @@ class Script:
                 *([b"quota", b"set", b"nothing", b"5"], [b"quota-soft", b"set", b"nodes", b"5"]),
                 *([b"check", b"more"], [b"print"], [b"log"], [b"log", b"perhaps"], [b"help", b""]),
                 *([b"quota", b"set", quota], [b"quota", b"5", b"6"], [b"quota-soft", b"5"], [b""]),
+                # The newest knows maxima, and the store does not.
+                [b"quota", b"max" if not self._pair.profile.has_maxima else b"0"],
             )
         )
         return b"".join(word + b"\0" for word in words)

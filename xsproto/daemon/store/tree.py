@@ -298,10 +298,12 @@ class Store:
             sizes = [node_size(len(perms), 0, size) for size in names[:-1]]
             sizes.append(node_size(len(perms), len(value), 0))
             self._check_sizes(caller, tx, *sizes, above.size + names[-1])
+        # C writes the deepest first and the node above last, which is thus the newest.
+        generations = [self._generations.advance() for _ in missing]
         above = self._modify(tx, top, above)
         for each in reversed(missing):
             above.add(each[each.rindex(b"/") + 1 :])
-            above = Node(b"", perms, self._generations.advance())
+            above = Node(b"", perms, generations.pop())
             self._put(tx, each, above)
             self._count_owned(tx, perms[0][0], 1)
         above.value = value

@@ -1,0 +1,1 @@
+"""Long runs with figures: ``python -m tests.reliability.NAME``."""
