@@ -127,6 +127,7 @@ class EventQueue:
     def collapse(self) -> None:
         """Replace all events by one for each watch, on the watched path, with ``overflow``."""
         self._collapsed = {of for _, of in self.watches}
+        self._paths = {}
         self._events = {
             (top, of): WatchEvent(top, of, overflow=True) for top, of in sorted(self.watches)
         }
@@ -140,13 +141,14 @@ class EventQueue:
         self._overflows = sum(event.overflow for event in self._events.values())
 
     def _pop(self, path: bytes, token: bytes) -> WatchEvent[Any]:
-        event = self._events.pop((path, token))
-        paths = self._paths[token]
-        del paths[path]
+        """Remove an event."""
+        # An interrupted step may have left an event without its path; none without its event.
+        paths = self._paths.get(token, {})
+        paths.pop(path, None)
         if not paths:
-            del self._paths[token]
-        self._overflows -= event.overflow
-        return event
+            self._paths.pop(token, None)
+        self._overflows -= self._events[path, token].overflow
+        return self._events.pop((path, token))
 
     def take(self) -> WatchEvent[Any]:
         """Take the oldest event. The queue must not be empty."""
@@ -174,9 +176,10 @@ class EventQueue:
 
     def clear(self) -> None:
         """Drop all events that wait."""
+        self._paths = {}
         self._events.clear()
         self._collapsed.clear()
-        self._index()
+        self._overflows = 0
 
     def drop(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
         """Remove watches, and the waiting events that no other watch covers.

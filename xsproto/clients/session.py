@@ -60,7 +60,7 @@ was interrupted, or at the beginning of the next step, the step did not come to 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from itertools import count
@@ -257,6 +257,9 @@ class Session:
         """
         self._listeners = old._listeners
         self._queues = old._queues
+        # An interrupted step may have counted wrong.
+        self._queues.clear()
+        self._queues.update(Counter(queue for _, queue in self.listeners()))
         self._rest = old._rest
         self._tokens = old._tokens
 
@@ -293,12 +296,12 @@ class Session:
         queues = self._listeners.get(token, {})
         if queues.get(path) is not queue:
             return
+        self._queues[queue] = self._queues.get(queue, 0) - 1
+        if self._queues[queue] <= 0:
+            del self._queues[queue]
         del queues[path]
         if not queues:
             del self._listeners[token]
-        self._queues[queue] -= 1
-        if not self._queues[queue]:
-            del self._queues[queue]
 
     def unwatch(self, queue: EventQueue, watches: Iterable[tuple[bytes, bytes]]) -> None:
         """End watches, with an UNWATCH for each that is set or being set.
@@ -484,7 +487,8 @@ class Session:
     def _end(self, reason: XenStoreError) -> None:
         """End every wait. May be called again."""
         self.fired = True
-        for queue in (*self._queues, *self._rest):
+        # Not `_queues`, of which an interrupted step may have left one out.
+        for queue in (*(queue for _, queue in self.listeners()), *self._rest):
             queue.ended = reason
             self._wake_waiters(queue)
         leader = () if self.leader is None else (self.leader,)
