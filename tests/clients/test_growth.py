@@ -11,7 +11,8 @@ import pytest
 
 from xsproto.clients.event_queue import EventQueue
 from xsproto.clients.session import Session
-from xsproto.requests import Watch
+from xsproto.errors import ConnectionClosed
+from xsproto.requests import ResetWatches, Watch
 from xsproto.wire import HEADER, Op
 
 
@@ -121,3 +122,16 @@ def test_only_its_own_queue_is_taken_from_a_watch() -> None:
     session.listen(queue, b"/a", b"token")
     session.unlisten(other, [(b"/a", b"token")])
     assert session.listeners() == [((b"/a", b"token"), queue)]
+
+
+def test_a_reset_also_ends_watches_that_feed_no_queue() -> None:
+    session, queue = Session(), EventQueue()
+    session.listen(queue, b"/a", b"token")
+    requests = [Watch(b"/a", b"token"), Watch(b"/b", b"own"), ResetWatches()]
+    exchanges = [session.engine.send(request) for request in requests]
+    session.engine.data_to_send()
+    for exchange in exchanges:
+        session.received(HEADER.pack(exchange.request.op, exchange.id, 0, 3) + b"OK\0")
+    assert isinstance(queue.ended, ConnectionClosed)
+    assert session.listeners() == []
+    assert not session.events_waiting
