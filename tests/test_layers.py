@@ -51,6 +51,7 @@ THIRD_PARTY: Mapping[str, set[str]] = {
     "xsproto_sync": {"attrs"},
     "xsproto_sync.cli": {"attrs", "click"},
     "xsproto_sync.compat.lowlevel": {"xen"},  # it leaves Xen's own module alone, where there is one
+    "xsproto_sync.fuzz": {"attrs", "atheris"},
     "xsproto_sync.pytest_plugin": {"pytest"},
     "xsproto_gevent": {"attrs", "gevent"},
     "xsproto_trio": {"attrs", "trio"},

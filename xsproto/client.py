@@ -380,6 +380,7 @@ class ClientConnection:
             LocalProtocolError: the request cannot be sent now, or holds what the protocol cannot
                 carry (`InvalidArgument`, `InvalidType`). The connection stays as it was.
             AlreadyExists: a watch with this path and token is set.
+            TransactionLost: the transaction is lost, and can only be rolled back.
             ConnectionClosed: the connection is closed.
         """
         payload = request.payload()
@@ -418,6 +419,7 @@ class ClientConnection:
 
         Raises:
             LocalProtocolError: a request begins or ends a transaction or a watch; or see `send`.
+            TransactionLost: the transaction is lost, and can only be rolled back.
             ConnectionClosed: the connection is closed.
         """
         # The body of `send`: a call for each request would make `read_many` a tenth slower.

@@ -1,12 +1,14 @@
 """The conformance kit: what users of any adapter, on any daemon, may rely on.
 
-==============  ==================================================================================
-`scenarios`     the scenarios, by subject: coroutines that use clients and check what comes of it
-`harness`       what a scenario is given: `Harness`, and the protocols of clients and tasks
-`runner`        the table `SCENARIOS`, `run_scenario`, and the checks that scenarios use
-`faults`        `FaultyTransport`, whose script says what goes wrong
-`strategies`    hypothesis strategies for all messages, for property tests and fuzzers
-==============  ==================================================================================
+===============  =================================================================================
+`scenarios`      the scenarios, by subject: coroutines that use clients and check what comes of it
+`harness`        what a scenario is given: `Harness`, and the protocols of clients and tasks
+`runner`         the table `SCENARIOS`, `run_scenario`, and the checks that scenarios use
+`faults`         transports that go wrong: as a script says, or by chance
+`conversations`  what clients and a daemon do, step by step, as values and as bytes
+`strategies`     hypothesis strategies for all messages, and for conversations
+`fuzz`           fuzz targets: the rules that hold whatever bytes come
+===============  =================================================================================
 
 To check an adapter, write a harness for it. The daemon's part is ``DaemonHarness`` of
 ``xsproto_sync.testing``; the event loop's part is yours, as in this outline::
@@ -45,7 +47,7 @@ framework.
 """
 
 from . import scenarios  # noqa: F401  # imported because its modules register the scenarios
-from .faults import Blocked, Broken, End, Fault, FaultyTransport, Garbage, Short
+from .faults import Blocked, Broken, End, Fault, FaultyTransport, Garbage, SeededTransport, Short
 from .harness import (
     Cancelled,
     Client,
@@ -83,6 +85,7 @@ __all__ = [
     "RawConnection",
     "Scenario",
     "ScenarioFailed",
+    "SeededTransport",
     "Short",
     "Stream",
     "Task",

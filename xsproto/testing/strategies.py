@@ -1,4 +1,4 @@
-"""Hypothesis strategies for all messages and their parts, for property tests and fuzzers.
+"""Hypothesis strategies for all messages, their parts, and whole conversations.
 
 This module needs `hypothesis`. xsproto itself does not, so no other module imports this one.
 
@@ -8,7 +8,7 @@ Each function returns a strategy. It draws values that `Request.payload` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Final
@@ -47,13 +47,17 @@ from ..requests import (
     Unwatch,
     Watch,
     Write,
+    parse_request,
 )
-from ..wire import DOMID_FIRST_RESERVED, HEADER, OK, PAYLOAD_MAX, Op, Packet
+from ..wire import DOMID_FIRST_RESERVED, HEADER, OK, PAYLOAD_MAX, Op, Packet, PacketReader
+from .conversations import Act, Step, domain_of
 from .faults import Blocked, Short
 
 __all__ = [
     "STRATEGIES",
     "chunkings",
+    "conversations_with_client",
+    "conversations_with_daemon",
     "domids",
     "error_names",
     "names",
@@ -290,3 +294,194 @@ def schedules(max_size: int = 200) -> SearchStrategy[list[Short | Blocked | None
     """
     faults = st.one_of(st.none(), st.builds(Short, st.integers(1, 40)), st.just(Blocked()))
     return st.lists(faults, max_size=max_size)
+
+
+# Conversations
+
+# Few, so that clients meet at the same nodes.
+_SHARED: Final = (b"/a", b"/a/b", b"/local/domain/1/data", b"/local/domain/1", b"data", b"/")
+_ALONE: Final = [cls for cls in STRATEGIES if cls is not TransactionEnd]
+_WITHIN: Final = [cls for cls in _ALONE if cls.transactional]
+
+
+class _Talk:
+    """A conversation that is being made.
+
+    Attributes:
+        steps: what happened so far.
+        open: the transactions of each client, as daemons number them: from 1 on.
+        last_id: the last request id of each client.
+        watches: the path and the token of the watches that client 0 wanted.
+        unanswered: the requests of client 0 without an answer, as packets.
+        given_up: the ids of those that client 0 gave up.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.open: dict[int, list[int]] = {}
+        self.last_id: dict[int, int] = {}
+        self._last_tx: dict[int, int] = {}
+        self.watches: list[tuple[bytes, bytes]] = []
+        self.unanswered: list[Packet] = []
+        self.given_up: set[int] = set()
+
+    def send(self, client: int, request: Request[Any], tx_id: int = 0) -> Packet:
+        rq_id = self.last_id[client] = self.last_id.get(client, 0) + 1
+        packet = Packet(request.op, rq_id, tx_id, request.payload())
+        self.steps.append(Step(Act.SEND, client, packet.encode()))
+        return packet
+
+    def start(self, client: int) -> int:
+        """Start a transaction; return the id that the daemon will give to it."""
+        self.send(client, TransactionStart())
+        tx_id = self._last_tx[client] = self._last_tx.get(client, 0) + 1
+        self.open.setdefault(client, []).append(tx_id)
+        return tx_id
+
+    def end(self, client: int, tx_id: int, commit: bool) -> None:
+        self.open[client].remove(tx_id)
+        self.send(client, TransactionEnd(commit), tx_id)
+
+    def reconnect(self, client: int, act: Act) -> None:
+        self.steps.append(Step(act, client))
+        if act in (Act.END, Act.REMOVE):
+            for other in (client, client ^ 1) if act is Act.REMOVE and client > 1 else (client,):
+                for table in (self.open, self.last_id, self._last_tx):
+                    table.pop(other, None)
+
+    def furnish(self, clients: Collection[int]) -> None:
+        """Connect the clients, and have dom0 give each guest a home.
+
+        Without one a guest could do nothing but look.
+        """
+        self.steps += [Step(Act.SEND, client) for client in clients]
+        for domid in sorted({domain_of(client) for client in clients} - {0}):
+            home = b"/local/domain/%d" % domid
+            self.send(0, Write(home, b""))
+            self.send(0, SetPerms(home, (Permission(domid),)))
+
+
+@st.composite
+def conversations_with_daemon(
+    draw: Callable[[SearchStrategy[Any]], Any],
+    clients: Sequence[int] = (0, 1, 2, 3, 4),
+    max_size: int = 15,
+) -> list[Step]:
+    """What clients of several domains send to a daemon, and how they come and go.
+
+    Client 0 begins with a home for each guest. Beside any requests there are many that depend on
+    each other: transactions that conflict with another client's change, changes below a watch, also
+    while the watching client has a transaction open, requests in transactions that another client
+    has. Some clients read nothing for a while.
+
+    Arguments:
+        clients: their numbers: see `xsproto.testing.conversations.domain_of`.
+        max_size: how many such things happen at most, of one to four requests each.
+    """
+    talk = _Talk()
+    talk.furnish(clients)
+    who = st.sampled_from(clients)
+    shared = st.sampled_from(_SHARED)
+    tx_ids = st.integers(0, 3)
+    deeds = ("any", "any", "within", "conflict", "watch", "change", "end", "foreign", "odd")
+    for deed in draw(st.lists(st.sampled_from((*deeds, "leave")), max_size=max_size)):
+        client, path = draw(who), draw(shared)
+        if deed == "any":
+            talk.send(client, draw(requests_of(*_ALONE)))
+        elif deed == "within":
+            tx_id = talk.start(client)
+            talk.send(client, draw(requests_of(*_WITHIN)), tx_id)
+            talk.send(client, Write(path, b"within"), tx_id)
+        elif deed == "conflict":
+            tx_id = talk.start(client)
+            talk.send(client, Read(path), tx_id)
+            talk.send(draw(who), Write(path, draw(values())))
+            talk.end(client, tx_id, draw(st.booleans()))
+        elif deed == "watch":
+            talk.send(client, Watch(path, draw(tokens())))
+            if draw(st.booleans()):
+                talk.start(client)
+        elif deed == "change":
+            change = st.sampled_from((Write(path, b"1"), Mkdir(path), Rm(path), Directory(path)))
+            talk.send(client, draw(change))
+        elif deed == "end":
+            for tx_id in talk.open.get(client, ())[-1:]:
+                talk.end(client, tx_id, draw(st.booleans()))
+        elif deed == "foreign":
+            talk.send(client, Write(path, b"2"), draw(tx_ids))
+        elif deed == "odd":
+            packet = draw(packets())
+            packet.tx_id = draw(tx_ids)
+            talk.steps.append(Step(Act.SEND, client, packet.encode()))
+        else:
+            talk.reconnect(client, draw(st.sampled_from(list(Act)[Act.END :])))
+    return talk.steps
+
+
+@st.composite
+def conversations_with_client(
+    draw: Callable[[SearchStrategy[Any]], Any], max_size: int = 30
+) -> list[Step]:
+    """What one client sends, and what a daemon answers: in its time, and sometimes oddly.
+
+    The daemon answers in any order, with values, errors and packets that make no sense. Watch
+    events come anywhere: between a request and its answer, in the middle of a transaction, before
+    the watch is acknowledged. The client gives up some of its requests.
+
+    The request ids are 1, 2, 3 and so on, as those of a new `ClientConnection`.
+
+    Arguments:
+        max_size: how many messages there are at most, but for answers to transactions.
+    """
+    talk = _Talk()
+    deeds = ["ask", "ask", "watch", "start", "end", "answer", "answer", "event", "odd", "give-up"]
+    for deed in draw(st.lists(st.sampled_from(deeds), max_size=max_size)):
+        known = talk.open.get(0, ())
+        if deed == "ask":
+            tx_id = draw(st.sampled_from([0, *known]))
+            request = draw(requests_of(*(_WITHIN if tx_id else _ALONE)))
+            talk.unanswered.append(talk.send(0, request, tx_id))
+        elif deed == "watch":
+            watch = Watch(draw(watch_paths()), b"token %d" % len(talk.steps))
+            talk.watches.append((watch.path, watch.token))
+            talk.unanswered.append(talk.send(0, watch))
+        elif deed in ("start", "end"):
+            if deed == "start" or not known:
+                tx_id = talk.start(0)
+                talk.steps.append(Step(Act.RECEIVE, 0, _answer(talk, b"%d\0" % tx_id)))
+            if deed == "end":
+                talk.end(0, talk.open[0][-1], draw(st.booleans()))
+                answer = draw(st.sampled_from((OK, b"EAGAIN\0")))
+                talk.steps.append(Step(Act.RECEIVE, 0, _answer(talk, answer)))
+        elif deed == "answer" and talk.unanswered:
+            at = draw(st.integers(0, len(talk.unanswered) - 1))
+            asked = talk.unanswered.pop(at)
+            request = parse_request(asked.op, asked.payload)
+            fails = draw(st.integers(0, 3)) == 3
+            errors = st.just(b"ENOENT\0") | error_names()
+            payload = draw(errors if fails else reply_payloads(request))
+            packet = Packet(Op.ERROR if fails else asked.op, asked.rq_id, asked.tx_id, payload)
+            talk.steps.append(Step(Act.RECEIVE, 0, packet.encode()))
+            began = asked.op in (Op.WATCH, Op.TRANSACTION_START) and not fails
+            if began and asked.rq_id in talk.given_up:
+                talk.last_id[0] += 1  # the client ends what it began
+        elif deed == "event":
+            path, token = draw(st.sampled_from([*talk.watches, (b"/a", b"unknown")]))
+            event = Packet(Op.WATCH_EVENT, 0, 0, path + b"\0" + token + b"\0")
+            talk.steps.append(Step(Act.RECEIVE, 0, event.encode()))
+        elif deed == "odd":
+            talk.steps.append(Step(Act.RECEIVE, 0, draw(packets()).encode()))
+        elif deed == "give-up" and talk.unanswered:
+            at = draw(st.integers(0, len(talk.unanswered) - 1))
+            talk.given_up.add(talk.unanswered[at].rq_id)
+            talk.steps.append(Step(Act.GIVE_UP, 0, bytes([at])))
+    return talk.steps
+
+
+def _answer(talk: _Talk, payload: bytes) -> bytes:
+    """Return the answer to what client 0 has sent last."""
+    (packet,) = PacketReader().receive_data(talk.steps[-1].data)
+    packet.payload = payload
+    if payload[:1] == b"E":
+        packet.op = Op.ERROR
+    return packet.encode()
