@@ -692,8 +692,10 @@ class ClientConnection:
         if len(fields) < 3 or fields[-1]:
             return Ignored(packet, "a watch event without a path and a token")
         path, token = fields[:2]
-        states = {watched.shown for watched in self._watches.get(token, {}).values()}
-        return WatchFired(path, token, stale=not ({_W.SETTING, _W.SET} & states))
+        # Not all of them: there may be very many watches with one token.
+        watches = self._watches.get(token, {}).values()
+        held = any(watched.shown is _W.SET or watched.shown is _W.SETTING for watched in watches)
+        return WatchFired(path, token, stale=not held)
 
     def close(self, reason: XenStoreError) -> None:
         """End the connection: every unanswered request fails with `reason`. Idempotent."""

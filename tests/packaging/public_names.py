@@ -69,7 +69,7 @@ INTERNAL: Final[Mapping[str, Collection[str]]] = {
     "xsproto.clients.blocking": ["BlockingOperations"],
     "xsproto.clients.connection": ["Default"],
     "xsproto.clients.operations": ["LIST_ATTEMPTS"],
-    "xsproto.paths": ["valid_paths"],
+    "xsproto.paths": ["upwards", "valid_paths"],
     "xsproto.requests": ["TOKEN_MAX", "UINT32_MAX"],
     "xsproto_sync.compat.pyxs.connection": ["PacketConnection"],
     "xsproto_sync.testing": ["LIMIT"],

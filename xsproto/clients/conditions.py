@@ -21,12 +21,12 @@ says that anything may have changed, so it always counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from ..client import Exchange
 from ..errors import InvalidArgument, LocalProtocolError
-from ..paths import is_special, is_within
+from ..paths import is_special, is_within, upwards
 from ..requests import Request
 from ..wire import NUL, Op, op_name
 from .event_queue import WatchEvent
@@ -62,7 +62,7 @@ class Reads:
             LocalProtocolError: a request does not read nodes.
             InvalidArgument, InvalidType: the protocol cannot carry a request.
         """
-        new: list[bytes] = []
+        new: dict[bytes, None] = {}
         for request in requests:
             if request.op not in _READING:
                 raise LocalProtocolError(
@@ -73,14 +73,14 @@ class Reads:
             if is_special(path):  # its permissions change without an event
                 raise InvalidArgument(f"{path!r} is no node to wait for", path=path)
             self._read.setdefault(path, False)
-            for top in _upwards(path):
+            for top in upwards(path):
                 if top in self.watched or top in new:
                     self._needed.add(top)
                     break
             else:
-                new.append(path)
+                new[path] = None
                 self._needed.add(path)
-        return new
+        return list(new)
 
     def answered(
         self, requests: Sequence[Request[Any]], exchanges: Sequence[Exchange] | None
@@ -113,13 +113,3 @@ class Reads:
 def _path_of(request: Request[Any]) -> bytes:
     # From the payload, which checks the path as well.
     return request.payload().partition(NUL)[0]
-
-
-def _upwards(path: bytes) -> Iterator[bytes]:
-    """Yield a path, its parent and so on."""
-    while path:
-        yield path
-        if path == b"/":
-            return
-        parent, slash, _ = path.rpartition(b"/")
-        path = parent or slash

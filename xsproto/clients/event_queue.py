@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from .._record import record
 from ..errors import InvalidArgument, InvalidType, XenStoreError
-from ..paths import as_given, encode, is_within
+from ..paths import as_given, encode, upwards
 
 __all__ = ["QUEUE_MAX", "EventQueue", "WatchEvent", "as_watched"]
 
@@ -56,7 +56,9 @@ class EventQueue:
 
     An event says no more than "look here". So the queue does not add an event that it holds
     already. When more than `limit` events wait, they all collapse to one event for each watch, on
-    the watched path, with `overflow`.
+    the watched path, with `overflow`. While such events wait, they leave room for `limit` others,
+    or for as many as there are watches, if those are more: else each further event would cost as
+    much as there are watches.
 
     Arguments:
         limit: the number of events that may wait, at least 1.
@@ -76,6 +78,9 @@ class EventQueue:
         #: The number of events that may wait.
         self.limit = limit
         self._events: dict[tuple[bytes, bytes], WatchEvent] = {}
+        # The paths of these events, by token.
+        self._paths: dict[bytes, dict[bytes, None]] = {}
+        self._overflows = 0  # how many of these events tell of an overflow
         self._collapsed: set[bytes] = set()
         #: The watches that feed the queue, as (path, token).
         self.watches: set[tuple[bytes, bytes]] = set()
@@ -109,8 +114,12 @@ class EventQueue:
         key = (path, token)
         if key in self._events or token in self._collapsed:
             return False
-        if len(self._events) < self.limit:
+        room = self.limit
+        if self._overflows:
+            room = self._overflows + max(room, len(self.watches))
+        if len(self._events) < room:
             self._events[key] = WatchEvent(path, token)
+            self._paths.setdefault(token, {})[path] = None
             return False
         self.collapse()
         return True
@@ -118,9 +127,28 @@ class EventQueue:
     def collapse(self) -> None:
         """Replace all events by one for each watch, on the watched path, with ``overflow``."""
         self._collapsed = {of for _, of in self.watches}
+        self._paths = {}
         self._events = {
             (top, of): WatchEvent(top, of, overflow=True) for top, of in sorted(self.watches)
         }
+        self._index()
+
+    def _index(self) -> None:
+        """Note again of all events what is noted of them."""
+        self._paths = {}
+        for path, token in self._events:
+            self._paths.setdefault(token, {})[path] = None
+        self._overflows = sum(event.overflow for event in self._events.values())
+
+    def _pop(self, path: bytes, token: bytes) -> WatchEvent[Any]:
+        """Remove an event."""
+        # An interrupted step may have left an event without its path; none without its event.
+        paths = self._paths.get(token, {})
+        paths.pop(path, None)
+        if not paths:
+            self._paths.pop(token, None)
+        self._overflows -= self._events[path, token].overflow
+        return self._events.pop((path, token))
 
     def take(self) -> WatchEvent[Any]:
         """Take the oldest event. The queue must not be empty."""
@@ -128,7 +156,7 @@ class EventQueue:
         # The caller is told of the overflow now, so that later events of its watch count again.
         self._collapsed.discard(key[1])
         # Here, where an interrupt ends the connection; later it would lose the event.
-        return as_watched(self._events.pop(key), self.texts)  # type: ignore[no-any-return]
+        return as_watched(self._pop(*key), self.texts)  # type: ignore[no-any-return]
 
     def put_back(self, event: WatchEvent[Any]) -> None:
         """Undo `take`: the event is the oldest again."""
@@ -138,17 +166,20 @@ class EventQueue:
         if event.overflow:
             self._events[key] = event  # an equal event without it may have come meanwhile
             self._collapsed.add(event.token)
+        self._index()
 
     def discard(self, path: bytes, token: bytes) -> None:
         """Drop an event that waits, unless it tells of an overflow."""
         event = self._events.get((path, token))
         if event is not None and not event.overflow:
-            del self._events[path, token]
+            self._pop(path, token)
 
     def clear(self) -> None:
         """Drop all events that wait."""
+        self._paths = {}
         self._events.clear()
         self._collapsed.clear()
+        self._overflows = 0
 
     def drop(self, watches: Iterable[tuple[bytes, bytes]]) -> None:
         """Remove watches, and the waiting events that no other watch covers.
@@ -156,10 +187,15 @@ class EventQueue:
         Arguments:
             watches: the watches, as (path, token).
         """
+        watches = list(watches)
         self.watches.difference_update(watches)
-        self._events = {
-            (path, token): event
-            for (path, token), event in self._events.items()
-            if any(token == of and is_within(path, top) for top, of in self.watches)
-        }
-        self._collapsed = {token for (_, token), event in self._events.items() if event.overflow}
+        for token in {token for _, token in watches}:
+            paths = self._paths.get(token, {})
+            overflow = False
+            for path in list(paths):
+                if not any((top, token) in self.watches for top in upwards(path)):
+                    self._pop(path, token)
+                else:
+                    overflow = overflow or self._events[path, token].overflow
+            if not overflow:
+                self._collapsed.discard(token)

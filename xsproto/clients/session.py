@@ -60,7 +60,7 @@ was interrupted, or at the beginning of the next step, the step did not come to 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from itertools import count
@@ -70,7 +70,7 @@ from .._log import CLIENT, INFO, WARNING, log
 from ..client import ClientConnection, Exchange, already_watched
 from ..errors import ConnectionClosed, XenStoreError
 from ..events import Closed, Ignored, Reset, WatchFired
-from ..paths import is_within
+from ..paths import is_within, upwards
 from ..requests import Request, TransactionEnd, Unwatch, Watch
 from ..states import TransactionState, WatchState
 from . import messages
@@ -146,9 +146,12 @@ class Session:
         self.leader: Wait | None = None
         # The followers. A dict keeps them in the order in which they came.
         self._waiting: dict[Wait, None] = {}
-        # The queues that take the events of a token, each with the watched path. The queues under
-        # None take the events of all tokens that are not here.
-        self._listeners: dict[bytes | None, list[tuple[bytes | None, EventQueue]]] = {}
+        # The queues that take the events of a token, by the watched path.
+        self._listeners: dict[bytes, dict[bytes, EventQueue]] = {}
+        # How many watches feed each of these queues.
+        self._queues: dict[EventQueue, int] = {}
+        # The queues that take the events of all other tokens.
+        self._rest: list[EventQueue] = []
         self._tokens = count(1)
         #: The waiters to wake now.
         self.to_wake: list[Wait] = []
@@ -225,10 +228,11 @@ class Session:
         Raises:
             AlreadyExists: there is a watch with this path and token already.
         """
-        if any(watched == path for watched, _ in self._listeners.get(token, ())):
+        if path in self._listeners.get(token, ()):
             raise already_watched(Watch(path, token))
         queue.watches.add((path, token))
-        self._listeners.setdefault(token, []).append((path, queue))
+        self._listeners.setdefault(token, {})[path] = queue
+        self._queues[queue] = self._queues.get(queue, 0) + 1
 
     def listen_to_rest(self, queue: EventQueue) -> None:
         """Feed a queue with every event whose token no other queue listens for.
@@ -236,15 +240,14 @@ class Session:
         It does so until the connection ends. It is for callers that set watches with requests of
         their own, and know their tokens.
         """
-        self._listeners.setdefault(None, []).append((None, queue))
+        self._rest.append(queue)
 
     def listeners(self) -> list[tuple[tuple[bytes, bytes], EventQueue]]:
         """Return the watches that feed a queue, each a (path, token), with the queue."""
         return [
             ((path, token), queue)
-            for token, pairs in self._listeners.items()
-            for path, queue in pairs
-            if path is not None and token is not None
+            for token, queues in self._listeners.items()
+            for path, queue in queues.items()
         ]
 
     def share_listeners(self, old: Session) -> None:
@@ -253,15 +256,22 @@ class Session:
         What the old session does to its listeners, it does to those of this one.
         """
         self._listeners = old._listeners
+        self._queues = old._queues
+        # An interrupted step may have counted wrong.
+        self._queues.clear()
+        self._queues.update(Counter(queue for _, queue in self.listeners()))
+        self._rest = old._rest
         self._tokens = old._tokens
 
     def forget_listeners(self) -> None:
         """Feed no queue any more; their watches stay as they are."""
         self._listeners = {}
+        self._queues = {}
+        self._rest = []
 
     def resume(self) -> None:
         """Have the queues that another session fed begin with an overflow of each watch."""
-        for queue in {queue for _, queue in self.listeners()}:
+        for queue in self._queues:
             queue.ended = None
             queue.collapse()
             self._wake_waiters(queue)
@@ -283,11 +293,15 @@ class Session:
             self._wake_waiters(queue)
 
     def _detach(self, queue: EventQueue, path: bytes, token: bytes) -> None:
-        others = [pair for pair in self._listeners.get(token, ()) if pair != (path, queue)]
-        if others:
-            self._listeners[token] = others
-        else:
-            self._listeners.pop(token, None)
+        queues = self._listeners.get(token, {})
+        if queues.get(path) is not queue:
+            return
+        self._queues[queue] = self._queues.get(queue, 0) - 1
+        if self._queues[queue] <= 0:
+            del self._queues[queue]
+        del queues[path]
+        if not queues:
+            del self._listeners[token]
 
     def unwatch(self, queue: EventQueue, watches: Iterable[tuple[bytes, bytes]]) -> None:
         """End watches, with an UNWATCH for each that is set or being set.
@@ -308,7 +322,7 @@ class Session:
     @property
     def events_waiting(self) -> bool:
         """Whether any queue is ready: it has an event to take, or has ended."""
-        return any(queue.ready for listeners in self._listeners.values() for _, queue in listeners)
+        return any(queue.ready for queue in (*self._queues, *self._rest))
 
     # The leader and its followers
 
@@ -441,21 +455,18 @@ class Session:
     def _take(self, event: Any) -> None:
         """Act on an event of the engine that is no answer."""
         if isinstance(event, WatchFired):
-            listeners = self._listeners.get(event.token) or self._listeners.get(None) or ()
-            for path, queue in listeners:
-                if path is None or is_within(event.path, path):
-                    if queue.put(event.path, event.token):
-                        log(CLIENT, WARNING, "%s: %s", self.name, messages.overflow(queue))
-                    self.fired = True
-                    self._wake_waiters(queue)
+            for queue in self._listening(event):
+                if queue.put(event.path, event.token):
+                    log(CLIENT, WARNING, "%s: %s", self.name, messages.overflow(queue))
+                self.fired = True
+                self._wake_waiters(queue)
         elif isinstance(event, Reset):
             reason = ConnectionClosed("RESET_WATCHES ended every watch of the connection")
             for path, token in event.watches:
-                for watched, queue in list(self._listeners.get(token, ())):
-                    if watched == path:
-                        queue.ended = reason
-                        self._wake_waiters(queue)
-                        self._detach(queue, path, token)
+                if (ended := self._listeners.get(token, {}).get(path)) is not None:
+                    ended.ended = reason
+                    self._wake_waiters(ended)
+                    self._detach(ended, path, token)
         elif isinstance(event, Closed):
             log(CLIENT, INFO, "%s: closed: %s", self.name, event.reason)
             self._end(event.reason)
@@ -463,13 +474,23 @@ class Session:
             self.ignored.append(event)
             log(CLIENT, WARNING, "%s: %s", self.name, messages.ignored(event))
 
+    def _listening(self, event: WatchFired) -> Sequence[EventQueue]:
+        """Return the queues that take an event."""
+        queues = self._listeners.get(event.token)
+        if queues is None:
+            return self._rest
+        # There may be very many watches with one token, or very many parents of one path.
+        if len(queues) <= event.path.count(b"/"):
+            return [queue for path, queue in queues.items() if is_within(event.path, path)]
+        return [queues[path] for path in upwards(event.path) if path in queues]
+
     def _end(self, reason: XenStoreError) -> None:
         """End every wait. May be called again."""
         self.fired = True
-        for listeners in self._listeners.values():
-            for _, queue in listeners:
-                queue.ended = reason
-                self._wake_waiters(queue)
+        # Not `_queues`, of which an interrupted step may have left one out.
+        for queue in (*(queue for _, queue in self.listeners()), *self._rest):
+            queue.ended = reason
+            self._wake_waiters(queue)
         leader = () if self.leader is None else (self.leader,)
         for waiter in (*leader, *self._waiting):
             # An interrupted step may have left an exchange without an answer.
