@@ -14,13 +14,16 @@ import subprocess
 import sys
 import termios
 from concurrent.futures import ThreadPoolExecutor
-from errno import EIO
+from errno import EAGAIN, EIO
 from io import BytesIO
+from types import SimpleNamespace
 from typing import Final
 
 import pytest
 
+from xsproto.clients.retries import TRANSACT_SECONDS
 from xsproto_sync import EmbeddedXenStore
+from xsproto_sync.compat import xenstore_utils
 from xsproto_sync.compat.libxenstore import Handle
 from xsproto_sync.compat.xenstore_utils import run
 
@@ -61,6 +64,46 @@ def test_they_print_and_do_the_same(script: str) -> None:
         our = play_script(script, lambda command, guest: run_ours(one, command, guest=guest))
         assert our == their.result()
         assert one.tree() == other.tree()
+
+
+#: More than Python's calls may be deep; a guest's paths have room for them.
+LEVELS: Final = 1020
+BOTTOM: Final = b"/deep" + b"/d" * LEVELS
+
+
+def test_a_tree_may_be_as_deep_as_a_guest_makes_it() -> None:
+    daemons.require("c")
+    require_tools()
+    with theirs() as one, theirs() as other:
+        for side in (one, other):
+            Handle(side.socket).write(0, BOTTOM, b"at the bottom")
+            Handle(side.socket).write(0, b"/later", b"")
+        for words in (
+            ["ls"],
+            ["ls", "-p", "/deep"],
+            ["ls", "-fp"],
+            ["chmod", "-u", os.fsdecode(BOTTOM), "b5"],
+        ):
+            command = [f"xenstore-{words[0]}", *words[1:]]
+            our = run_ours(one, command, guest=False)
+            assert our == other.run(command, guest=False)
+            assert (our[0], our[2][-90:]) == (0, b"")
+        assert one.tree() == other.tree()
+
+
+def test_deep_trees_are_changed_as_a_whole() -> None:
+    # Debian's chmod -r goes wrong or crashes where a path has more than 255 bytes.
+    with EmbeddedXenStore({BOTTOM: b""}) as store, store.client(domid=7) as guest:
+        for words in ([b"chmod", b"-r", b"/deep", b"n0", b"r7"], [b"rm", b"-t", BOTTOM]):
+            out, err = BytesIO(), BytesIO()
+            connect = Handle(store.socket_path())
+            assert run([b"xenstore", *words], out, err, lambda: connect) == 0  # noqa: B023
+            assert err.getvalue() == b""
+            if words[0] == b"chmod":
+                nodes = store.client().walk(b"/deep")
+                assert len([*nodes]) == LEVELS + 1
+                assert guest.exists(BOTTOM)
+        assert store.client().list(b"/") == [b"tool"]
 
 
 def on_a_terminal(columns: int, command: list[str], socket: str) -> bytes:
@@ -176,6 +219,27 @@ def test_a_transaction_that_loses_is_done_again_and_prints_once() -> None:
         handle = Disturbed(store.socket_path())
         assert run([b"xenstore", b"read", b"/a", b"/b"], out, err, lambda: handle) == 0
         assert (disturbed, out.getvalue(), err.getvalue()) == ([1], b"changed\n2\n", b"")
+
+
+def test_a_transaction_that_always_loses_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Debian's tries for ever, and never waits.
+    waited: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: sum(waited) + len(waited), sleep=waited.append)
+    monkeypatch.setattr(xenstore_utils, "time", clock)
+    monkeypatch.setattr(xenstore_utils, "random", SimpleNamespace(random=lambda: 0.5))
+
+    class Losing(Handle):
+        def transaction_end(self, tx_id: int, abort: bool) -> None:
+            super().transaction_end(tx_id, abort=True)
+            raise OSError(EAGAIN, "")
+
+    with EmbeddedXenStore({b"/a": b"1"}) as store:
+        out, err = BytesIO(), BytesIO()
+        handle = Losing(store.socket_path())
+        assert run([b"xenstore", b"read", b"/a", b"/a"], out, err, lambda: handle) == 1
+    assert (out.getvalue(), err.getvalue()) == (b"", b"xenstore: couldn't end transaction\n")
+    assert len(waited) < 40
+    assert sum(waited) <= TRANSACT_SECONDS
 
 
 def test_posixly_correct_options_come_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_a_difference_is_told_with_the_few_steps_that_show_it(
         runs.run(1, 10 * RUN, installed_profile(), runs.Histogram())
     first, _, *steps = str(caught.value).splitlines()
     assert "EEXIST" in first
-    assert 1 <= len(steps) <= 3
+    assert 1 <= len(steps) <= 10  # of hundreds
     assert "MKDIR" in steps[-1]
 
 

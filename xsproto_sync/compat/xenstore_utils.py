@@ -11,23 +11,26 @@ more. Run ``xsproto-xenstore read /path``, or make a link to ``xsproto-xenstore`
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from errno import EAGAIN, ENOENT
 from typing import BinaryIO, Final, NoReturn, TextIO
 
 from attrs import define
 
+from xsproto.clients.retries import Retries
+from xsproto.errors import RetriesExhausted, error_from_code
 from xsproto.perms import PERM_LETTERS
 
 from .libxenstore import Handle, Perms
 
 __all__ = ["main", "run"]
 
-# The bytes that xenstore_client.c cuts a path to, in chmod -r and in ls.
-_CHMOD_PATH_MAX: Final = 255
+# The bytes that xenstore_client.c cuts a path to in ls.
 _LS_PATH_MAX: Final = 4095
 
 _TAG_LENGTH: Final = len(' = "..."')
@@ -225,6 +228,8 @@ class _Command:
             handle = self._connect()
         except OSError as error:
             self._fail(b"xs_open", error)
+        started = time.monotonic()
+        retries = Retries(None, started, None)
         try:
             while True:
                 tx_id = 0
@@ -243,6 +248,14 @@ class _Command:
                 except OSError as error:
                     if status or error.errno != EAGAIN:
                         self._fail(b"couldn't end transaction")
+                    # Debian's start again at once, for ever.
+                    conflict = error_from_code("EAGAIN")
+                try:
+                    now = time.monotonic()
+                    time.sleep(retries.wait(conflict, started, now, random.random()))
+                except RetriesExhausted:
+                    self._fail(b"couldn't end transaction")
+                started = time.monotonic()
             self._out.write(b"".join(self._result))
             return status
         finally:
@@ -252,7 +265,7 @@ class _Command:
         match self._mode:
             case b"ls":
                 for path in arguments or [b"/"]:
-                    self._ls(handle, path, 0)
+                    self._ls(handle, path)
                 return 0
             case b"chmod":
                 self._chmod(handle, tx_id, arguments[0], arguments[1:])
@@ -332,36 +345,44 @@ class _Command:
                 letter = mode[:1] or b"\0"
                 self._fail(b"Invalid permission specification: '%b'" % letter)
             perms.append(Perms(_atoi(mode[1:]), bits))
-        self._set_perms(handle, tx_id, path, perms, self._options.upto, self._options.recurse)
-
-    def _set_perms(
-        self,
-        handle: Handle,
-        tx_id: int,
-        path: bytes,
-        perms: list[Perms],
-        upto: bool,
-        recurse: bool,
-    ) -> None:
         if not path:
             return
+        self._set_perms(handle, tx_id, path, perms)
+        above = path if self._options.upto else b""
+        while above:
+            parent, slash, _ = above.rpartition(b"/")
+            if not slash:
+                self._fail(b"Unable to locate path separator '/' in '%b'" % above)
+            above = parent
+            if above:
+                self._set_perms(handle, tx_id, above, perms)
+        if self._options.recurse:
+            self._set_perms_below(handle, tx_id, path, perms)
+
+    def _set_perms(self, handle: Handle, tx_id: int, path: bytes, perms: list[Perms]) -> None:
         try:
             handle.set_permissions(tx_id, path, perms)
         except OSError as error:
             self._fail(b"Error occurred setting permissions on '%b'" % path, error)
-        if upto:
-            parent, slash, _ = path.rpartition(b"/")
-            if not slash:
-                self._fail(b"Unable to locate path separator '/' in '%b'" % path)
-            self._set_perms(handle, tx_id, parent, perms, True, False)
-        if recurse:
-            try:
-                names = handle.directory(tx_id, path)
-            except OSError:
-                return
-            for name in names:
-                child = (path + b"/" + name)[:_CHMOD_PATH_MAX]
-                self._set_perms(handle, tx_id, child, perms, False, True)
+
+    def _set_perms_below(self, handle: Handle, tx_id: int, top: bytes, perms: list[Perms]) -> None:
+        # A stack, since a guest makes nodes as deep as it likes. So in `_ls`.
+        parents = [(top, self._children(handle, tx_id, top))]
+        while parents:
+            path, names = parents[-1]
+            name = next(names, None)
+            if name is None:
+                parents.pop()
+                continue
+            child = path + b"/" + name
+            self._set_perms(handle, tx_id, child, perms)
+            parents.append((child, self._children(handle, tx_id, child)))
+
+    def _children(self, handle: Handle, tx_id: int, path: bytes) -> Iterator[bytes]:
+        try:
+            return iter(handle.directory(tx_id, path))
+        except OSError:
+            return iter(())
 
     def _watch(self, handle: Handle, paths: list[bytes]) -> None:
         for path in paths:
@@ -379,43 +400,54 @@ class _Command:
             self._out.write(path + b"\n")
             self._out.flush()
 
-    def _ls(self, handle: Handle, path: bytes, depth: int) -> None:
+    def _ls(self, handle: Handle, top: bytes) -> None:
+        parents = [(top, iter(self._listed(handle, top, 0)))]
+        while parents:
+            path, names = parents[-1]
+            name = next(names, None)
+            if name is None:
+                parents.pop()
+                continue
+            child = (path + (b"" if path.endswith(b"/") else b"/") + name)[:_LS_PATH_MAX]
+            self._put_node(handle, child, name, len(parents) - 1)
+            parents.append((child, iter(self._listed(handle, child, len(parents)))))
+
+    def _listed(self, handle: Handle, path: bytes, depth: int) -> list[bytes]:
         try:
-            names = handle.directory(0, path)
+            return handle.directory(0, path)
         except OSError as error:
             if depth and error.errno == ENOENT:
-                return  # another client has removed it
+                return []  # another client has removed it
             self._fail(b"xs_directory (%b)" % path, error)
+
+    def _put_node(self, handle: Handle, path: bytes, name: bytes, depth: int) -> None:
         put = self._out.write
         width = self._max_width
-        for name in names:
-            child = (path + (b"" if path.endswith(b"/") else b"/") + name)[:_LS_PATH_MAX]
-            column = 0
-            if self._options.flat:
-                put(child)
+        column = 0
+        if self._options.flat:
+            put(path)
+        else:
+            shown = _cut(name, width - _TAG_LENGTH - depth)
+            put(b" " * depth + shown)
+            column = depth + len(shown)
+        try:
+            value = handle.read(0, path)
+        except OSError:
+            put(b":\n")
+        else:
+            text = _escaped(value)
+            if 0 <= width < column + len(value) + _TAG_LENGTH:
+                put(b' = "%b\\..."' % _cut(text, width - _TAG_LENGTH - column))
             else:
-                shown = _cut(name, width - _TAG_LENGTH - depth)
-                put(b" " * depth + shown)
-                column = depth + len(shown)
-            try:
-                value = handle.read(0, child)
-            except OSError:
-                put(b":\n")
-            else:
-                text = _escaped(value)
-                if 0 <= width < column + len(value) + _TAG_LENGTH:
-                    put(b' = "%b\\..."' % _cut(text, width - _TAG_LENGTH - column))
-                else:
-                    put(b' = "%b"' % text)
-                    if self._options.prefix:
-                        column += len(text) + len(b' = "" ')
-                        end = min(0 if self._options.flat else _PERMS_COLUMN, width)
-                        dots = (b"." if at & 1 else b" " for at in range(column, end))
-                        put(b" " + b"".join(dots))
-            if self._options.prefix:
-                self._put_perms(handle, child, name)
-            put(b"\n")
-            self._ls(handle, child, depth + 1)
+                put(b' = "%b"' % text)
+                if self._options.prefix:
+                    column += len(text) + len(b' = "" ')
+                    end = min(0 if self._options.flat else _PERMS_COLUMN, width)
+                    dots = (b"." if at & 1 else b" " for at in range(column, end))
+                    put(b" " + b"".join(dots))
+        if self._options.prefix:
+            self._put_perms(handle, path, name)
+        put(b"\n")
 
     def _put_perms(self, handle: Handle, path: bytes, name: bytes) -> None:
         try:

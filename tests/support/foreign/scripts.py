@@ -248,13 +248,10 @@ LONG_LINES: Final = "\n".join(
         *(f"0 xenstore-write /w/{'n' * size} {'v' * 8}" for size in range(50, 80)),
         rf"""0 xenstore-write /w/z '{"t " * 10}\\n\\n\\n\\x01' /w/y '{"x" * 70}\\n'""",
         f"0 xenstore-write /deep{'/d' * 100} end",
-        f"0 xenstore-write /r/{'a' * 120}/{'b' * 120}/{'c' * 120} ''",
         f"0 xenstore-chmod /w/{'n' * 20} n0 r1 r2 r3",
         "0 xenstore-ls",
         "0 xenstore-ls -p",
         "0 xenstore-ls -f",
         "0 xenstore-ls -fp",
-        "1 xenstore-chmod -r /r b0",
-        "0 xenstore-ls -fp /r",
     ]
 )
