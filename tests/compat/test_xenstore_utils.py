@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import signal
 import struct
 import subprocess
@@ -226,7 +227,7 @@ def test_a_transaction_that_always_loses_ends_in_time(monkeypatch: pytest.Monkey
     waited: list[float] = []
     clock = SimpleNamespace(monotonic=lambda: sum(waited) + len(waited), sleep=waited.append)
     monkeypatch.setattr(xenstore_utils, "time", clock)
-    monkeypatch.setattr(xenstore_utils, "random", SimpleNamespace(random=lambda: 0.5))
+    monkeypatch.setattr(random, "random", lambda: 0.5)
 
     class Losing(Handle):
         def transaction_end(self, tx_id: int, abort: bool) -> None:

@@ -11,7 +11,6 @@ more. Run ``xsproto-xenstore read /path``, or make a link to ``xsproto-xenstore`
 from __future__ import annotations
 
 import os
-import random
 import re
 import signal
 import sys
@@ -250,9 +249,11 @@ class _Command:
                         self._fail(b"couldn't end transaction")
                     # Debian's start again at once, for ever.
                     conflict = error_from_code("EAGAIN")
+                from random import random  # it takes long to import, and most runs need none
+
                 try:
                     now = time.monotonic()
-                    time.sleep(retries.wait(conflict, started, now, random.random()))
+                    time.sleep(retries.wait(conflict, started, now, random()))
                 except RetriesExhausted:
                     self._fail(b"couldn't end transaction")
                 started = time.monotonic()
