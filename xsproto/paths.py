@@ -12,7 +12,7 @@ A special path starts with ``@``. It is no node: it can be watched, and it has p
 are ``@introduceDomain`` and ``@releaseDomain``, and both with ``/<domid>`` for a single domain.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import AnyStr, Final
 
 from .errors import InvalidPath, InvalidType
@@ -145,6 +145,16 @@ def is_within(path: AnyStr, top: AnyStr) -> bool:
     if top == slash:
         return path.startswith(slash)
     return path == top or path.startswith(top + slash)
+
+
+def upwards(path: bytes) -> Iterator[bytes]:
+    """Yield every path that `path` is within: itself, its parent, and so on."""
+    while path:
+        yield path
+        if path == b"/":
+            return
+        parent, slash, _ = path.rpartition(b"/")
+        path = parent or slash
 
 
 def join(parent: AnyStr, name: AnyStr) -> AnyStr:
