@@ -137,30 +137,33 @@ def test_what_would_kill_a_daemon_is_refused(
     assert raised.value.args == (EINVAL, "Invalid argument")
 
 
-class _Disturbed(list[Any]):
-    """Tokens, between whose free place and its being taken another thread sets a watch."""
+class _Disturbed(dict[bytes, Any]):
+    """Tokens. Between a look at one and what is made of it, another thread sets a watch."""
 
     other: Thread | None = None
 
-    def __setitem__(self, at: Any, token: Any) -> None:
+    def __setitem__(self, sent: bytes, kept: Any) -> None:
         if self.other is not None:
             other, self.other = self.other, None
             other.start()
-            other.join(0.2)  # it has its place by then, or waits for ours to be taken
-        super().__setitem__(at, token)
+            other.join(0.2)  # its token is counted by then, or waits for ours
+        super().__setitem__(sent, kept)
 
 
-def test_two_threads_that_watch_keep_both_tokens(
+def test_two_threads_that_watch_keep_their_token(
     store: EmbeddedXenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XENSTORED_PATH", store.socket_path())
     handle = lowlevel.xs()
-    tokens = _Disturbed([None, None])
+    tokens = _Disturbed()
     monkeypatch.setattr(handle, "_tokens", tokens)
-    tokens.other = other = Thread(target=handle.watch, args=("/b", "other"))
-    handle.watch("/a", "one")
+    tokens.other = other = Thread(target=handle.watch, args=("/b", "token"))
+    handle.watch("/a", "token")
     other.join()
-    assert set(tokens) == {"one", "other"}
+    handle.unwatch("/a", "token")
+    assert {handle.read_watch() for _ in range(2)} == {("/a", "token"), ("/b", "token")}
+    handle.unwatch("/b", "token")
+    assert not tokens
 
 
 # In the place of Xen's own

@@ -118,6 +118,12 @@ class _FullQueue(EventQueue):
         super().__init__()
         self._all: deque[WatchEvent] = deque()
         self._watched = watched
+        self._room = EVENTS_MAX
+        # Events are numbered as they come. `_first` is the number of the first that waits. For each
+        # watch that was purged, `_purged` has the number of the first event after that. The first
+        # event that waits is never a purged one.
+        self._first = 0
+        self._purged: dict[tuple[bytes, bytes], int] = {}
 
     @property
     def ready(self) -> bool:
@@ -128,27 +134,53 @@ class _FullQueue(EventQueue):
 
     def put(self, path: bytes, token: bytes) -> bool:
         collapsed = False
-        if len(self._all) >= EVENTS_MAX:
+        if len(self._all) >= self._room:
+            self._forget_purged()
             merged = {(event.path, event.token): event for event in self._all}
             if len(merged) > EVENTS_MAX // 2:
                 collapsed = True
                 merged = {key: WatchEvent(*key, overflow=True) for key in self._watched()}
             self._all = deque(merged.values())
+            # There may be more watches than that.
+            self._room = max(EVENTS_MAX, 2 * len(merged))
         self._all.append(WatchEvent(path, token))
         return collapsed
 
     def take(self) -> WatchEvent:
-        return self._all.popleft()
+        event = self._all.popleft()
+        self._first += 1
+        self._skip_purged()
+        return event
 
     def put_back(self, event: WatchEvent) -> None:
         self._all.appendleft(event)
+        self._first -= 1
+        self._skip_purged()
 
     def purge(self, path: bytes, token: bytes) -> None:
-        self._all = deque(
-            event
-            for event in self._all
-            if event.token != token or not path_is_subpath(path, event.path)
-        )
+        self._purged[path, token] = self._first + len(self._all)
+        if len(self._purged) > len(self._all):
+            self._forget_purged()
+        self._skip_purged()
+
+    def _is_purged(self, event: WatchEvent, number: int) -> bool:
+        path, token, purged = event.path, event.token, self._purged
+        while purged and path:  # for each path that `path_is_subpath` says is its parent
+            if number < purged.get((path, token), 0):
+                return True
+            path = path.rpartition(b"/")[0]
+        return False
+
+    def _skip_purged(self) -> None:
+        while self._all and self._is_purged(self._all[0], self._first):
+            self._all.popleft()
+            self._first += 1
+
+    def _forget_purged(self) -> None:
+        """Drop all events that are purged, and with them the need to know of what."""
+        numbered = enumerate(self._all, self._first)
+        self._all = deque(event for at, event in numbered if not self._is_purged(event, at))
+        self._purged.clear()
 
 
 class Handle:

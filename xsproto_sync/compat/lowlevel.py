@@ -25,8 +25,8 @@ __all__ = ["Error", "install", "xs"]
 
 T = TypeVar("T")
 
-# Without it, two threads in `watch` could store their tokens in the same place. It is reentrant,
-# because a signal handler may call `watch` in the thread that holds it.
+# Guards the counts of tokens. It is reentrant, because a signal handler may call `watch` in the
+# thread that holds it.
 _tokens_lock: Final = threading.RLock()
 
 _INT: Final = 2**31
@@ -55,8 +55,10 @@ class xs:  # noqa: N801  # the name that it has in `xen.lowlevel.xs`
 
     def __init__(self, readonly: int = 0) -> None:
         _int(readonly)
-        # An entry for each call of `watch`; None where a watch has ended.
-        self._tokens: list[Any] = []
+        # By the bytes that are sent for a token: the token, and the number of watches that have it.
+        # The bytes are made of its `id`. An entry keeps the token alive, so no other object can
+        # get the same ones.
+        self._tokens: dict[bytes, tuple[Any, int]] = {}
         self._handle: Handle | None = None
         self._handle = _call(Handle)
 
@@ -144,15 +146,9 @@ class xs:  # noqa: N801  # the name that it has in `xen.lowlevel.xs`
         handle = self._open()
         wire_path = _text(path, 1)
         # The token is stored before the request is sent, because an event may come at once.
-        with _tokens_lock:
-            for at, other in enumerate(self._tokens):
-                if other is None:
-                    self._tokens[at] = token
-                    break
-            else:
-                self._tokens.append(token)
+        sent = self._keep_token(token)
         try:
-            _call(handle.watch, wire_path, b"%d" % id(token))
+            _call(handle.watch, wire_path, sent)
         except BaseException:
             self._drop_token(token)
             raise
@@ -162,8 +158,8 @@ class xs:  # noqa: N801  # the name that it has in `xen.lowlevel.xs`
         handle = self._open()
         while True:
             path, token = _call(handle.read_watch)
-            if (at := self._token_index(token)) is not None:
-                return path.decode(), self._tokens[at]
+            if (kept := self._tokens.get(token)) is not None:
+                return path.decode(), kept[0]
 
     def check_watch(self) -> tuple[str, Any] | None:
         """Return path and token of an event without waiting, or None if there is no event.
@@ -178,9 +174,9 @@ class xs:  # noqa: N801  # the name that it has in `xen.lowlevel.xs`
             if error.errno == EAGAIN:
                 return None
             raise _error(error.errno) from error
-        if (at := self._token_index(token)) is None:
+        if (kept := self._tokens.get(token)) is None:
             raise _error(EAGAIN)
-        return path.decode(), self._tokens[at]
+        return path.decode(), kept[0]
 
     def unwatch(self, path: str, token: Any, /) -> None:
         """End a watch."""
@@ -199,17 +195,20 @@ class xs:  # noqa: N801  # the name that it has in `xen.lowlevel.xs`
         """
         return _call(self._open().fileno)
 
-    def _token_index(self, token: bytes) -> int | None:
-        for at, other in enumerate(self._tokens):
-            if b"%d" % id(other) == token:
-                return at
-        return None
+    def _keep_token(self, token: Any) -> bytes:
+        sent = b"%d" % id(token)
+        with _tokens_lock:
+            self._tokens[sent] = token, self._tokens.get(sent, (token, 0))[1] + 1
+        return sent
 
     def _drop_token(self, token: Any) -> None:
-        for at, other in enumerate(self._tokens):
-            if other is token:
-                self._tokens[at] = None
-                return
+        sent = b"%d" % id(token)
+        with _tokens_lock:
+            count = self._tokens.get(sent, (token, 0))[1]
+            if count > 1:
+                self._tokens[sent] = token, count - 1
+            else:
+                self._tokens.pop(sent, None)
 
     # Transactions
 
@@ -265,7 +264,7 @@ class xs:  # noqa: N801  # the name that it has in `xen.lowlevel.xs`
         """Close the connection, with its watches and transactions."""
         handle = self._open()
         self._handle = None
-        self._tokens = [None] * len(self._tokens)
+        self._tokens = {}
         handle.close()
 
 

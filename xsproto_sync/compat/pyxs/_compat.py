@@ -214,7 +214,7 @@ class xs:  # noqa: N801
             self._drop_unused_alias(alias)
 
     def _drop_unused_alias(self, alias: bytes) -> None:
-        if not any(each == alias for _, each in tuple(self.monitor.unwatch_queue)):
+        if not self.monitor._has_token(alias):
             self.token_aliases.pop(alias, None)
 
     def read_watch(self) -> Any:

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from xsproto.adapters.discovery import is_dom0
 from xsproto.clients.operations import Operation, exists, list_children, resume
 from xsproto.errors import LocalProtocolError, RemoteProtocolError, XenStoreError, error_from_code
-from xsproto.paths import is_within
+from xsproto.paths import upwards
 from xsproto.requests import IsDomainIntroduced, Request, TransactionStart
 
 from ._events import Events
@@ -406,6 +406,8 @@ class Monitor:
         self.events = self._make_queue()
         #: The watches, as (path, token).
         self.unwatch_queue: set[tuple[bytes, bytes]] = set()
+        # Their paths by token.
+        self._paths: dict[bytes, set[bytes]] = {}
         self._lock = threading.Lock()
         if (listen := getattr(client.router, "listen", None)) is not None:
             listen(self)
@@ -417,6 +419,7 @@ class Monitor:
         """Drop the watches, in a forked child: they are the parent's."""
         self._lock = threading.Lock()
         self.unwatch_queue.clear()
+        self._paths.clear()
         self.events.forked(why)
 
     def __enter__(self) -> Any:
@@ -470,8 +473,10 @@ class Monitor:
                 self.unwatch_queue.add(watch)
                 # Once for all watches with this token: a router with a `__call__` of its own would
                 # otherwise put each event several times.
-                if self._count(token) == 1:
+                if token not in self._paths:
+                    self._paths[token] = set()
                     self.client.router.subscribe(token, self)
+                self._paths[token].add(wpath)
         try:
             self.client.ack(Op.WATCH, wpath + NUL, token + NUL)
         except PyXSError:
@@ -496,11 +501,15 @@ class Monitor:
         with self._lock:
             if watch in self.unwatch_queue:
                 self.unwatch_queue.discard(watch)
-                if not self._count(watch[1]):
-                    self.client.router.unsubscribe(watch[1], self)
+                path, token = watch
+                paths = self._paths.get(token, set())
+                paths.discard(path)
+                if not paths:
+                    self._paths.pop(token, None)
+                    self.client.router.unsubscribe(token, self)
 
-    def _count(self, token: bytes) -> int:
-        return sum(each == token for _, each in self.unwatch_queue)
+    def _has_token(self, token: bytes) -> bool:
+        return token in self._paths
 
     def wait(self, unwatched: bool = False, timeout: float | None = None) -> Iterator[Event]:
         """Yield events as they come: pairs of the path that changed and the watch's token.
@@ -522,6 +531,4 @@ class Monitor:
 
     def _is_watched(self, event: Event) -> bool:
         path, token = event
-        return any(
-            each == token and is_within(path, wpath) for wpath, each in tuple(self.unwatch_queue)
-        )
+        return any((wpath, token) in self.unwatch_queue for wpath in upwards(path))
