@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hypothesis import given, settings
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from xsproto import ClientConnection, Daemon, Event, Exchange, WatchFired
@@ -52,18 +52,24 @@ def test_two_clients_are_of_a_domain() -> None:
 
 
 def seen_of(
-    strategy: st.SearchStrategy[list[Step]], look: Callable[[list[Step]], Seen], count: int
+    strategy: st.SearchStrategy[list[Step]], look: Callable[[list[Step]], Seen], wanted: Seen
 ) -> Seen:
-    """What is seen of so many examples."""
+    """What is seen of examples: of fifty, and of more if those do not show all that is wanted.
+
+    Which these are depends on the modules that were imported: hypothesis takes constants from them.
+    """
     seen: Seen = set()
 
-    @settings(max_examples=count, derandomize=True, database=None)
+    @settings(max_examples=50, database=None)
     @given(strategy)
     def examples(steps: list[Step]) -> None:
         nonlocal seen
         seen |= look(steps)
 
-    examples()
+    for number in range(10):
+        seed(number)(examples)()
+        if seen >= wanted:
+            break
     return seen
 
 
@@ -117,7 +123,7 @@ def test_what_clients_send_reaches_what_matters() -> None:
         *("WRITE of domain 1", "WRITE of domain 2", "WATCH_EVENT of domain 1"),
         *(act.name for act in Act if act not in (Act.SEND, Act.RECEIVE, Act.GIVE_UP)),
     }
-    assert not wanted - seen_of(conversations_with_daemon(), seen_by_daemon, 50)
+    assert not wanted - seen_of(conversations_with_daemon(), seen_by_daemon, wanted)
 
 
 def test_the_clients_are_those_that_were_wanted() -> None:
@@ -125,7 +131,8 @@ def test_the_clients_are_those_that_were_wanted() -> None:
         return {str(step.client) for step in steps}
 
     # Dom0 gives a home to domain 3.
-    assert seen_of(conversations_with_daemon((6, 7)), clients, 10) == {"0", "6", "7"}
+    wanted = {"0", "6", "7"}
+    assert seen_of(conversations_with_daemon((6, 7)), clients, wanted) == wanted
 
 
 # What a client gets
@@ -176,7 +183,7 @@ def test_what_a_client_gets_reaches_what_matters() -> None:
         "an event before its watch is acknowledged",
         "given up",
     }
-    assert not wanted - seen_of(conversations_with_client(), seen_by_client, 80)
+    assert not wanted - seen_of(conversations_with_client(), seen_by_client, wanted)
 
 
 # All of them keep the rules

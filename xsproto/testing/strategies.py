@@ -405,6 +405,9 @@ def conversations_with_daemon(
             change = st.sampled_from((Write(path, b"1"), Mkdir(path), Rm(path), Directory(path)))
             talk.send(client, draw(change))
         elif deed == "end":
+            client = draw(
+                st.sampled_from([each for each in talk.open if talk.open[each]] or [client])
+            )
             for tx_id in talk.open.get(client, ())[-1:]:
                 talk.end(client, tx_id, draw(st.booleans()))
         elif deed == "foreign":
@@ -463,8 +466,8 @@ def conversations_with_client(
             packet = Packet(Op.ERROR if fails else asked.op, asked.rq_id, asked.tx_id, payload)
             talk.steps.append(Step(Act.RECEIVE, 0, packet.encode()))
             began = asked.op in (Op.WATCH, Op.TRANSACTION_START) and not fails
-            if began and asked.rq_id in talk.given_up:
-                talk.last_id[0] += 1  # the client ends what it began
+            # The client ends what it began and gave up.
+            talk.last_id[0] += began and asked.rq_id in talk.given_up
         elif deed == "event":
             path, token = draw(st.sampled_from([*talk.watches, (b"/a", b"unknown")]))
             event = Packet(Op.WATCH_EVENT, 0, 0, path + b"\0" + token + b"\0")

@@ -575,12 +575,20 @@ def test_transact_does_not_mind_being_suspended(client: xsproto_sync.Client, dev
     assert client.read(b"/b") == b"4"
 
 
+def answers(device: str) -> bool:
+    """Whether the kernel has found the daemon."""
+    with xsproto_sync.Client(xen_bus_path=device, timeout=SOON) as client, suppress(TimedOut):
+        return client.exists(b"/")
+    return False
+
+
 def test_a_transaction_is_lost_over_a_restart_that_nobody_notices(
-    client: xsproto_sync.Client, daemon: Daemon
+    client: xsproto_sync.Client, daemon: Daemon, device: str
 ) -> None:
     with pytest.raises(TransactionLost), client.transaction() as tx:  # noqa: PT012  # as above
         tx.write(b"/b", b"")
         daemon.restart()
+        until(lambda: answers(device))
     assert client.closed is None
     assert client.read(b"/b", None) is None
 
