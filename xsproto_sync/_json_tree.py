@@ -1,13 +1,15 @@
 """A tree as JSON and back, byte for byte, for ``xsproto dump`` and ``xsproto load``.
 
-The JSON is a list of nodes, parents first. The bytes of a value are the characters U+0000 to
-U+00FF, so that text stays readable.
+The JSON is a list of nodes, parents first. A value that is text in UTF-8 is a string; any other is
+an object with its bytes in base 64: ``{"base64": "/wA="}``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from xsproto.clients.blocking import Transaction
@@ -17,10 +19,35 @@ from xsproto.daemon.store import StoreError
 from xsproto.errors import AccessDenied, InvalidArgument, NotFound, error_from_code
 from xsproto.perms import Permission
 from xsproto.requests import Request, SetPerms, Write
+from xsproto.wire import PAYLOAD_MAX, op_name
 
 from .client import Client
 
-__all__ = ["dump", "fill", "load", "parse", "put"]
+__all__ = ["dump", "fill", "from_json", "load", "parse", "put", "to_json"]
+
+_NodeParts = tuple[bytes, bytes, list[Permission]]
+
+
+def to_json(data: bytes) -> str | dict[str, str]:
+    """Return bytes as JSON has them."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return {"base64": b64encode(data).decode()}
+
+
+def from_json(data: Any) -> bytes:
+    """Return the bytes that `to_json` was given.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: this is no result of it.
+    """
+    if isinstance(data, dict):
+        if data.keys() != {"base64"}:
+            raise KeyError("base64")
+        return b64decode(data["base64"], validate=True)
+    encoded: bytes = data.encode()
+    return encoded
 
 
 def parse(text: str) -> list[Any]:
@@ -38,57 +65,110 @@ def parse(text: str) -> list[Any]:
     return nodes
 
 
-def dump(client: Client, top: bytes = b"/") -> list[dict[str, Any]]:
-    """Return the nodes at and below `top` that the client may read, with their permissions."""
-    return [found for node in client.walk(top) if (found := _described(client, node)) is not None]
+def dump(
+    client: Client, top: bytes = b"/", *, unreadable: Callable[[bytes], None] | None = None
+) -> list[dict[str, Any]]:
+    """Return the nodes at and below `top` that the client may read, with their permissions.
+
+    Arguments:
+        unreadable: called with the path of each node that the client may not read.
+    """
+    found = []
+    for node in client.walk(top):
+        try:
+            if node.value is not None:
+                found.append(_described(node, node.value, client.get_perms(node.path)))
+                continue
+        except NotFound:
+            continue  # another client removed it after the walk had read it
+        except AccessDenied:
+            pass  # another client changed it meanwhile
+        if unreadable is not None:
+            unreadable(node.path)
+    return found
 
 
-def _described(client: Client, node: Node) -> dict[str, Any] | None:
-    if node.value is None:
-        return None
-    try:
-        perms = client.get_perms(node.path)
-    except (AccessDenied, NotFound):
-        return None  # another client changed or removed it after the walk had read it
+def _described(node: Node, value: bytes, perms: Iterable[Permission]) -> dict[str, Any]:
     return {
         "path": node.path.decode("ascii"),
-        "value": node.value.decode("latin-1"),
+        "value": to_json(value),
         "perms": [str(permission) for permission in perms],
     }
 
 
-def _parsed(nodes: Iterable[Any]) -> list[tuple[bytes, bytes, list[Permission]]]:
+def _parsed(nodes: Iterable[Any]) -> list[_NodeParts]:
     """Return path, value and permissions of each node; raise for a wrong one before any write."""
     found = []
-    for node in nodes:
+    for number, node in enumerate(nodes, 1):
         try:
-            path, value = node["path"].encode("ascii"), node["value"].encode("latin-1")
+            path, value = node["path"].encode("ascii"), from_json(node["value"])
             perms = [Permission.parse(text.encode("ascii")) for text in node["perms"]]
-        except (AttributeError, KeyError, TypeError, UnicodeError) as error:
-            # Only its path, since a value may be a secret.
-            where = node.get("path") if isinstance(node, dict) else node
-            raise InvalidArgument(f"this is no node of a dumped tree: {where!r:.200}") from error
-        Write(path, value).payload()
-        SetPerms(path, perms).payload()
+        except InvalidArgument:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError):
+            # Only its path, since a value may be a secret. A UnicodeError would have it, too.
+            shown = node.get("path") if isinstance(node, dict) else None
+            where = f"{shown!r:.200}" if isinstance(shown, str) else f"entry {number} of the list"
+            raise InvalidArgument(f"this is no node of a dumped tree: {where}") from None
+        _check(Write(path, value))
+        _check(SetPerms(path, perms))
         found.append((path, value, perms))
     return found
 
 
-def load(client: Client, nodes: Iterable[Any]) -> int:
-    """Write `nodes`, in the form that `dump` returns, in one transaction; return their number.
+def _check(request: Write | SetPerms) -> None:
+    """Raise `InvalidArgument` or `InvalidType` if no client could send the request."""
+    length = len(request.payload())
+    if length > PAYLOAD_MAX:
+        path: Any = request.path  # bytes, since `payload` was called
+        raise InvalidArgument(
+            f"{op_name(request.op)} of {path[:100]!r}: its {length} bytes do not fit a packet, "
+            f"which takes {PAYLOAD_MAX}",
+            path=path,
+            request=request,
+        )
+
+
+def load(
+    client: Client,
+    nodes: Iterable[Any],
+    *,
+    chunk: int | None = None,
+    written: Callable[[int], None] | None = None,
+) -> int:
+    """Write `nodes`, in the form that `dump` returns; return their number.
+
+    A node gets its value and its permissions in one transaction, so nobody can read it before.
+
+    Arguments:
+        chunk: the most nodes of one transaction; None writes all of them in one.
+        written: called after each transaction, with the number of nodes that have been written.
 
     Raises:
-        InvalidArgument: an entry is no node. Nothing has been written.
-        XenStoreError: the daemon refuses a node. Nothing has been written.
+        InvalidArgument, InvalidType: an entry is no node, or fits no packet. Nothing has been
+            written.
+        XenStoreError: the daemon refuses a node. Nothing has been written but what `written` was
+            told of.
     """
     parsed = _parsed(nodes)
+    done = 0
+    for part in _parts(parsed, chunk):
+        client.transact(partial(_write, part))
+        done += len(part)
+        if written is not None:
+            written(done)
+    return done
 
-    def write(tx: Transaction) -> None:
-        for path, value, perms in parsed:
-            tx.write(path, value, perms)
 
-    client.transact(write)
-    return len(parsed)
+def _parts(parsed: list[_NodeParts], chunk: int | None) -> Iterator[list[_NodeParts]]:
+    size = chunk or max(len(parsed), 1)
+    for start in range(0, len(parsed), size):
+        yield parsed[start : start + size]
+
+
+def _write(part: list[_NodeParts], tx: Transaction) -> None:
+    for path, value, perms in part:
+        tx.write(path, value, perms)
 
 
 def fill(daemon: Daemon, nodes: Iterable[Any]) -> int:
@@ -119,9 +199,9 @@ def put(daemon: Daemon, path: bytes | str, value: bytes, perms: Sequence[Permiss
     store = daemon.store
     dom0 = store.caller(0, lambda path, token: None)
     written = Write(path, value)
-    written.payload()
+    _check(written)
     request: Request[Any] = written
-    node = written.path  # `payload` has made it bytes
+    node = written.path  # `_check` has made it bytes
     try:
         full = dom0.canonical(node)
         store.write(dom0, None, full, value)

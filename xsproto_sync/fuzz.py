@@ -71,7 +71,7 @@ def _trees(steps: Sequence[Step]) -> list[bytes]:
         for packet in PacketReader().receive_data(step.data if step.act is Act.SEND else b""):
             path, _, value = packet.payload.partition(b"\0")
             if packet.op == Op.WRITE and path[:1] == b"/":
-                node = {"path": path.decode(), "value": value.decode("latin-1")}
+                node = {"path": path.decode(), "value": _json_tree.to_json(value)}
                 nodes.append({**node, "perms": ["n0", "r1", "b2"][: 1 + len(path) % 3]})
     return [json.dumps(nodes).encode()]
 

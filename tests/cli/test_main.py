@@ -21,6 +21,7 @@ from xsproto.adapters import discovery
 from xsproto.clients.operations import Node
 from xsproto.errors import (
     AccessDenied,
+    CommitUnknown,
     ConnectionClosed,
     InvalidArgument,
     NotFound,
@@ -31,6 +32,7 @@ from xsproto_sync import Client, EmbeddedXenStore
 from xsproto_sync import _json_tree as json_tree
 from xsproto_sync.cli.errors import message_of
 from xsproto_sync.cli.main import commands
+from xsproto_sync.cli.trees import _progress
 
 from ..support.embedded_daemon import COMMAND, serving
 
@@ -248,7 +250,14 @@ def test_what_vanishes_meanwhile_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
         {},
         5,
         {"path": "/a", "value": 5, "perms": ["n0"]},
-        {"path": "/a", "value": "\u0100", "perms": ["n0"]},
+        {"path": "/a", "value": "\ud800", "perms": ["n0"]},
+        {"path": "/a", "value": {"base64": "!"}, "perms": ["n0"]},
+        {"path": "/a", "value": {"base64": 5}, "perms": ["n0"]},
+        {"path": "/a", "value": {"base64": "", "text": ""}, "perms": ["n0"]},
+        {"path": "/a", "value": {}, "perms": ["n0"]},
+        {"path": "/a", "value": "x" * 4094, "perms": ["n0"]},
+        {"path": "/a", "value": "", "perms": ["n0"] * 1400},
+        {"path": "/" + 3072 * "a", "value": "", "perms": ["n0"]},
         {"path": "/\u00e4", "value": "", "perms": ["n0"]},
         {"path": "//", "value": "", "perms": ["n0"]},
         {"path": "/a", "value": "", "perms": []},
@@ -281,6 +290,82 @@ def test_of_a_tree_that_the_daemon_refuses_nothing_is_written() -> None:
         assert not client.exists("/s")
 
 
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "node", [nested(100_000), {"path": nested(100_000), "value": "", "perms": ["n0"]}]
+)
+def test_a_wrong_node_may_be_as_deep_as_it_likes(node: Any) -> None:
+    with pytest.raises(InvalidArgument, match=r"no node of a dumped tree: entry 1 of the list$"):
+        json_tree.load(None, [node])  # type: ignore[arg-type]  # it is not used
+
+
+@pytest.mark.parametrize("depth", [900, 990, 100_000])
+def test_json_may_be_as_deep_as_it_likes(depth: int) -> None:
+    with pytest.raises(InvalidArgument, match=r"is no (JSON|node)"):
+        json_tree.load(None, json_tree.parse("[" * depth + "]" * depth))  # type: ignore[arg-type]
+
+
+def test_a_store_takes_nothing_that_cannot_be_read_back(tmp_path: Path) -> None:
+    node = {"path": "/a", "value": "x" * 5000, "perms": ["n0"]}
+    file = tmp_path / "tree.json"
+    file.write_text(json.dumps([node]))
+    for contents in (str(file), {b"/a": b"x" * 5000}):
+        with pytest.raises(InvalidArgument, match=r"WRITE of b'/a': its 5003 bytes do not fit"):
+            EmbeddedXenStore(contents)
+
+
+def test_a_secret_is_never_readable_on_its_way() -> None:
+    nodes = [{"path": f"/s/{number}", "value": "", "perms": ["n0"]} for number in range(50)]
+    nodes[25]["value"] = "secret"
+    parent = {"path": "/s", "value": "", "perms": ["n0", "r9"]}
+    with EmbeddedXenStore() as store, store.client() as client, store.client(9) as guest:
+        with guest.monitor() as monitor:
+            monitor.watch(b"/s")
+            found: list[Any] = []
+
+            def look(*_: Any) -> None:
+                found.append(guest.read_many([b"/s/25"])[0])
+
+            json_tree.load(client, [parent, *nodes], chunk=10, written=look)
+            client.write(b"/s/end", b"")
+            while monitor.get(timeout=20).path != b"/s/end":
+                look()
+        assert len(found) > 50
+        assert all(isinstance(one, NotFound | AccessDenied) for one in found)
+
+
+def test_where_the_daemon_limits_transactions_a_tree_is_written_in_chunks() -> None:
+    nodes = [{"path": f"data/{number}", "value": "", "perms": ["n7"]} for number in range(25)]
+    with EmbeddedXenStore() as store, store.client() as client:
+        store.add_guest(7)
+        client.set_quota(b"transaction-nodes", 12, 7)
+        words = ["load", "--socket", store.socket_path(7)]
+        result = run(*words, stdin=json.dumps(nodes))
+        assert result.exit_code == 1
+        assert "0 of 25 nodes have been written; if the daemon limits trans" in result.stderr
+        assert client.list(b"/local/domain/7/data") == []
+        result = run(*words, "--chunk", "8", stdin=json.dumps(nodes))
+        assert (result.exit_code, result.stderr) == (0, "25 nodes\n")
+        nodes[20]["perms"] = ["n0"]
+        client.delete(b"/local/domain/7/data/3")
+        result = run(*words, "--chunk", "8", stdin=json.dumps(nodes))
+        assert result.exit_code == 1
+        assert result.stderr.splitlines()[0] == "xsproto: 16 of 25 nodes have been written"
+        assert client.exists(b"/local/domain/7/data/3")
+
+
+def test_a_commit_without_an_answer_may_have_taken_place() -> None:
+    error = CommitUnknown("the daemon has closed the connection")
+    text = "16 of 25 nodes have been written, and perhaps those of one more transaction"
+    assert _progress(16, 25, error) == text
+
+
 @pytest.mark.parametrize(("text", "says"), [("{", "is no JSON"), ("{}", "is no list of nodes")])
 def test_a_file_that_is_no_tree_is_told(text: str, says: str) -> None:
     result = run("load", stdin=text)
@@ -311,6 +396,34 @@ def test_it_does_without_standard_input() -> None:
     assert result.returncode == 1
     assert "is no JSON" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "words", "status", "err"),
+    [
+        (">&-", ("ls", "/"), 1, "xsproto: input or output failed: Bad file descriptor\n"),
+        (">&-", ("dump",), 1, "xsproto: input or output failed: Bad file descriptor\n"),
+        (">&-", ("exists", "/a"), 0, ""),
+        (">/dev/full", ("read", "/a"), 1, "xsproto: input or output failed: No space left on dev"),
+        ("2>&-", ("read", "/b"), 3, ""),
+        ("| true", ("ls", "/"), 0, ""),
+    ],
+)
+def test_where_it_cannot_write_it_says_so(
+    redirection: str, words: tuple[str, ...], status: int, err: str
+) -> None:
+    with EmbeddedXenStore({b"/a": b"1"}) as store:
+        result = subprocess.run(
+            ["sh", "-c", f'"$@" {redirection}', "sh", *COMMAND, *words],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "XENSTORED_PATH": store.socket_path()},
+            timeout=20,
+        )
+    assert result.returncode == status
+    assert result.stdout == ""
+    assert result.stderr == err or (err and result.stderr.startswith(err))
+    assert len(result.stderr.splitlines()) == bool(err)
 
 
 def test_what_the_terminal_cannot_show_is_escaped() -> None:
@@ -351,7 +464,7 @@ def test_an_error_of_the_system_names_the_file_first() -> None:
     [
         (
             error_from_code("ENOENT", request=requests.Read(b"/a\n"), path=b"/a\n"),
-            r"/a\n: there is no such node (ENOENT)",
+            r"/a\n: no such node",
         ),
         (
             error_from_code("ENOSPC", request=requests.TransactionStart()),

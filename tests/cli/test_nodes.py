@@ -56,10 +56,30 @@ def test_read(run: Run) -> None:
     assert run("read", "/a", "/a/b").output == "1\ntwo\n"
     assert run("read", "/a/odd").output == "\\x00\\n\\xffé\\\n"
     assert run("read", "--raw", "/a/odd", "/a").stdout_bytes == b"\0\n\xff\xc3\xa9\\1"
-    expected = {"/a": "1", "/a/odd": "\0\n\xff\xc3\xa9\\"}
+    expected = {"/a": "1", "/a/odd": {"base64": "AAr/w6lc"}}
     assert json.loads(run("read", "--json", "/a", "/a/odd").output) == expected
     assert json.loads(run("read", "--json", "/a").output) == {"/a": "1"}
     assert "both given" in run("read", "--raw", "--json", "/a", status=2).output
+
+
+def test_of_several_nodes_those_are_printed_that_can_be_read(run: Run) -> None:
+    result = run("read", "/a", "/nope", "/a/b", status=1)
+    assert (result.stdout, result.stderr) == ("1\ntwo\n", "xsproto: /nope: no such node\n")
+    result = run("read", "--json", "/nope", "/a", status=1)
+    assert json.loads(result.stdout) == {"/a": "1"}
+    assert run("read", "--raw", "/a", "/nope", "/a", status=1).stdout == "11"
+
+
+def test_text_is_text_in_json(run: Run, client: Client) -> None:
+    client.write(b"/j/city", "Köln".encode())
+    client.write(b"/j/raw", b"\xff\0x")
+    client.write(b"/j/nul", b"a\0")
+    wanted = {"/j/city": "Köln", "/j/raw": {"base64": "/wB4"}, "/j/nul": "a\0"}
+    assert json.loads(run("read", "--json", *wanted).output) == wanted
+    nodes = json.loads(run("ls", "--json", "/j").output)
+    assert {node["path"]: node["value"] for node in nodes[1:]} == wanted
+    line = json.loads(run("watch", "--json", "--values", "-n", "1", "/j/raw").output)
+    assert line["value"] == wanted["/j/raw"]
 
 
 def test_list_and_exists(run: Run) -> None:
@@ -100,6 +120,16 @@ def test_write_one_or_all(run: Run, client: Client) -> None:
     assert "bad" in run("write", "/g", "1", "/bad path", "2", status=2).output
     assert not client.exists(b"/g")
     assert "'/c' has no value" in run("write", "/b", "1", "/c", status=2).output
+
+
+def test_a_dash_is_what_standard_input_has(store: EmbeddedXenStore, client: Client) -> None:
+    def write(*words: str) -> Result:
+        words = ("write", "--socket", store.socket_path(), *words)
+        return CliRunner().invoke(commands, words, input=b"\xff\0x\n", catch_exceptions=False)
+
+    assert write("/b", "1", "/c", "-").exit_code == 0
+    assert client.read_many([b"/b", b"/c"]) == [b"1", b"\xff\0x\n"]
+    assert "one node only" in write("/b", "-", "/c", "-").stderr
 
 
 def test_rm_all_or_none(run: Run, client: Client) -> None:
@@ -237,10 +267,60 @@ def test_ctrl_c_ends_a_watch(store: EmbeddedXenStore) -> None:
 # Errors, and help
 
 
+def test_what_may_not_be_read_is_told(store: EmbeddedXenStore, client: Client) -> None:
+    for path, perms in ((b"/", b"r0"), (b"/a", b"r0"), (b"/a/b", b"n0"), (b"/a/odd", b"n0")):
+        client.set_perms(path, [perms])
+    for words in (["dump"], ["ls", "--json"]):
+        words += ["/a", "--socket", store.socket_path(domid=7)]
+        result = CliRunner().invoke(commands, words, catch_exceptions=False)
+        assert [node["path"] for node in json.loads(result.stdout)] == ["/a"]
+        assert result.stderr == "".join(
+            f"xsproto: {path}: not readable, and left out\n" for path in ("/a/b", "/a/odd")
+        )
+        assert result.exit_code == 1
+
+
+def test_options_may_stand_before_the_command(
+    store: EmbeddedXenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XENSTORED_PATH", "/nowhere")
+    path = store.socket_path()
+
+    def ended(*words: str) -> tuple[int, str]:
+        result = CliRunner().invoke(commands, words, catch_exceptions=False)
+        return result.exit_code, result.output
+
+    assert ended("--socket", path, "read", "/a") == (0, "1\n")
+    assert ended("--socket", "/nowhere", "read", "--socket", path, "/a") == (0, "1\n")
+    assert ended("--xenbus", "/nowhere", "read", "--socket", path, "/a") == (0, "1\n")
+    for words, says in (
+        (("--socket", "", "read", "/a"), "--socket is empty"),
+        (("--socket", path, "--xenbus", "/b", "read", "/a"), "are both given"),
+        (("--socket", path, "serve"), "'serve' uses no XenStore"),
+        (("--socket", path, "demo"), "'demo' uses no XenStore"),
+    ):
+        status, output = ended(*words)
+        assert status == 2
+        assert says in output
+    assert ended("-h")[0] == ended("read", "-h")[0] == 0
+    completions = ShellComplete(commands, {}, "xsproto", "_XSPROTO_COMPLETE").get_completions(
+        ["--socket", path, "read"], "/a/b"
+    )
+    assert [item.value for item in completions] == ["/a/b"]
+
+
+@pytest.mark.parametrize(("value", "coloured"), [("1", False), ("", True)])
+def test_colour_may_be_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch, value: str, coloured: bool
+) -> None:
+    monkeypatch.setenv("NO_COLOR", value)
+    assert ("\x1b" in run("ls", "/a", color=True).output) == coloured
+
+
 @pytest.mark.parametrize("command", ["read", "list", "ls", "dump"])
 def test_a_node_that_is_not_there_is_a_status_of_its_own(run: Run, command: str) -> None:
     result = run(command, "/missing", status=3)
-    assert result.stderr == "xsproto: /missing: there is no such node (ENOENT)\n"
+    assert result.stderr == "xsproto: /missing: no such node\n"
     assert result.stdout == ""
 
 

@@ -46,8 +46,9 @@ def message_of(error: Exception) -> str:
     """
     if isinstance(error, XenStoreError):
         text = _without_request(error, error.request)
-    elif isinstance(error, OSError) and error.filename and error.strerror:
-        text = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, OSError) and error.strerror:
+        # Without a file, it is about what the caller of the command has given it.
+        text = f"{error.filename or 'input or output failed'}: {error.strerror}"
     else:
         text = str(error)
     for name, command in _COMMANDS.items():
@@ -73,5 +74,8 @@ def _without_request(error: XenStoreError, request: Any) -> str:
     refusal = f"{error.code}: {request!r}: "
     if text.startswith(refusal):
         where = shown if error.path is None else printable(error.path)
-        return f"{where}: {text.removeprefix(refusal)} ({error.code})"
+        why = text.removeprefix(refusal)
+        if why == "there is no such node":
+            return f"{where}: no such node"
+        return f"{where}: {why} ({error.code})"
     return text.replace(repr(request), shown)

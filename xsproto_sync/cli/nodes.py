@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import click
@@ -15,8 +16,10 @@ from xsproto.requests import SetPerms
 
 from .. import _json_tree as json_tree
 from ..client import Client
+from .errors import message_of
 from .options import PATH, connect, json_option, location_options
-from .output import latin, print_json, printable
+from .output import print_json, printable
+from .trees import readable_tree
 
 __all__ = ["chmod", "exists", "list_", "ls", "read", "rm", "write"]
 
@@ -26,23 +29,36 @@ __all__ = ["chmod", "exists", "list_", "ls", "read", "rm", "write"]
 @click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
 @click.option("--raw", is_flag=True, help="Print the bytes as they are, and add no line ends.")
 @json_option
-def read(paths: tuple[bytes, ...], raw: bool, as_json: bool, **location: Any) -> None:
-    """Print the values of nodes. The values of several nodes are those of one moment."""
+@click.pass_context
+def read(
+    ctx: click.Context, /, paths: tuple[bytes, ...], raw: bool, as_json: bool, **location: Any
+) -> None:
+    """Print the values of nodes. The values of several nodes are those of one moment.
+
+    If some of several nodes cannot be read, the values of the others are printed, and the exit
+    status is 1.
+    """
     if raw and as_json:
         raise click.UsageError("--raw and --json are both given")
     with connect(location) as client:
         if len(paths) == 1:
-            values = [client.read(paths[0])]
+            results: list[bytes | XenStoreError] = [client.read(paths[0])]
         else:
-            values = client.transact(lambda tx: [tx.read(path) for path in paths])
+            results = client.transact(lambda tx: tx.read_many(paths))
+    values = []
+    for path, result in zip(paths, results, strict=True):
+        if isinstance(result, XenStoreError):
+            click.echo(f"xsproto: {message_of(result)}", err=True)
+        else:
+            values.append((path, result))
     if as_json:
-        pairs = zip(paths, values, strict=True)
-        print_json({latin(path): latin(value) for path, value in pairs})
+        print_json({printable(path): json_tree.to_json(value) for path, value in values})
     elif raw:
-        click.echo(b"".join(values), nl=False)
+        click.echo(b"".join(value for _, value in values), nl=False)
     else:
-        for value in values:
+        for _, value in values:
             click.echo(printable(value))
+    ctx.exit(int(len(values) < len(paths)))
 
 
 # Unknown options are taken as arguments, because a value may begin with a dash.
@@ -50,10 +66,18 @@ def read(paths: tuple[bytes, ...], raw: bool, as_json: bool, **location: Any) ->
 @location_options
 @click.argument("words", type=PATH, nargs=-1, required=True, metavar="PATH VALUE [PATH VALUE]...")
 def write(words: tuple[bytes, ...], **location: Any) -> None:
-    """Set the values of nodes, and create missing nodes. Either all are set, or none."""
+    """Set the values of nodes, and create missing nodes. Either all are set, or none.
+
+    If VALUE is a single dash, the value is what standard input has, to the last byte.
+    """
     if len(words) % 2:
         raise click.UsageError(f"{os.fsdecode(words[-1])!r} has no value")
-    pairs = list(zip(words[::2], words[1::2], strict=True))
+    values = list(words[1::2])
+    if values.count(b"-") > 1:
+        raise click.UsageError("standard input is the value of one node only")
+    if b"-" in values:
+        values[values.index(b"-")] = sys.stdin.buffer.read()
+    pairs = list(zip(words[::2], values, strict=True))
 
     def step(tx: BlockingOperations) -> None:
         for path, value in pairs:
@@ -71,15 +95,17 @@ def write(words: tuple[bytes, ...], **location: Any) -> None:
 @click.argument("top", type=PATH, default="/", metavar="[PATH]")
 @click.option("-p", "--perms", "with_perms", is_flag=True, help="Print permissions, too.")
 @json_option
-def ls(top: bytes, with_perms: bool, as_json: bool, **location: Any) -> None:
+@click.pass_context
+def ls(ctx: click.Context, /, top: bytes, with_perms: bool, as_json: bool, **location: Any) -> None:
     """Print the tree at and below PATH, in colour on a terminal.
 
     With --json the output is that of `dump`, which always has the permissions.
     """
     with connect(location) as client:
         if as_json:
-            print_json(json_tree.dump(client, top))
-            return
+            nodes, status = readable_tree(client, top)
+            print_json(nodes)
+            ctx.exit(status)
         for node in client.walk(top):
             click.echo(_line(top, node, client if with_perms else None))
 
@@ -110,7 +136,7 @@ def list_(path: bytes, as_json: bool, **location: Any) -> None:
     with connect(location) as client:
         names = client.list(path)
     if as_json:
-        print_json([latin(name) for name in names])
+        print_json([json_tree.to_json(name) for name in names])
     else:
         for name in names:
             click.echo(printable(name))

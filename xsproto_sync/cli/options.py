@@ -13,7 +13,14 @@ from xsproto.errors import XenStoreError
 
 from ..client import Client
 
-__all__ = ["PATH", "connect", "json_option", "location_of", "location_options"]
+__all__ = [
+    "PATH",
+    "connect",
+    "is_located",
+    "json_option",
+    "location_of",
+    "location_options",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,18 +44,28 @@ def location_options(command: F) -> F:
     )(command)
 
 
+def is_located(location: dict[str, Any]) -> bool:
+    """Return whether the options of `location_options` say where XenStore is."""
+    return any(location.get(name) is not None for name in _OPTIONS)
+
+
 def location_of(location: dict[str, Any]) -> tuple[str | None, str | None]:
     """Return the paths of the socket and of the device that `location_options` gave.
+
+    The options may stand before the name of the command, too. Those behind it count if there are
+    any.
 
     Raises:
         click.UsageError: both options are given, or one is empty.
     """
+    if not is_located(location):
+        location = click.get_current_context().find_root().params
     for name, option in _OPTIONS.items():
-        if location[name] == "":
+        if location.get(name) == "":
             raise click.UsageError(f"{option} is empty")
-    if None not in location.values():
+    if all(location.get(name) for name in _OPTIONS):
         raise click.UsageError(f"{' and '.join(_OPTIONS.values())} are both given")
-    return location["unix_socket_path"], location["xen_bus_path"]
+    return location.get("unix_socket_path"), location.get("xen_bus_path")
 
 
 def connect(location: dict[str, Any]) -> Client:
@@ -73,7 +90,8 @@ class _Path(click.ParamType):  # type: ignore[type-arg]  # it is generic in newe
         parent, slash, _ = incomplete.rpartition("/")
         if not slash or parent.endswith("/"):
             return []
-        location = (ctx.params.get(name) for name in _OPTIONS)
+        params = ctx.params if is_located(ctx.params) else ctx.find_root().params
+        location = (params.get(name) for name in _OPTIONS)
         try:
             with Client(*location, timeout=_COMPLETION_TIMEOUT) as client:
                 names = client.list(os.fsencode(parent or "/"))

@@ -58,7 +58,12 @@ def _guests(ctx: Any, param: Any, values: tuple[str, ...]) -> list[tuple[int, st
     multiple=True,
     help="A socket whose clients act as a domain that has no nodes. May be given several times.",
 )
-@click.option("--load", "tree", type=click.File(), help="Start with a tree that `dump` printed.")
+@click.option(
+    "--load",
+    "tree",
+    type=click.File(encoding="utf-8"),
+    help="Start with a tree that `dump` printed.",
+)
 @click.option(
     "--profile",
     type=click.Choice(list(PROFILES)),

@@ -10,11 +10,11 @@ takes one request at a time.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import select
 import socket
-import sys
 from collections import deque
 from typing import Any, Final
 
@@ -190,8 +190,8 @@ def stdio(read_only: bool, **location: Any) -> None:
     change the store, the domains or the daemon get the answer EACCES; watches and transactions are
     allowed.
     """
-    if sys.stdout is None:
-        raise click.UsageError("standard output is closed")
+    if fcntl.fcntl(1, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        raise click.UsageError("standard output is closed, or for reading only")
     given = location_of(location)
     try:
         found = locate(*given, os)

@@ -9,9 +9,10 @@ import click
 
 from xsproto.errors import AccessDenied, InvalidArgument
 
+from .._json_tree import to_json
 from ..client import Client
 from .options import PATH, connect, json_option, location_options
-from .output import latin, printable
+from .output import printable
 
 if TYPE_CHECKING:
     from xsproto.clients.blocking import View
@@ -49,11 +50,11 @@ def watch(
         while number is None or printed < number:
             event = monitor.get(timeout=timeout)
             printed += 1
-            fields: dict[str, Any] = {"path": latin(event.path), "overflow": event.overflow}
+            fields: dict[str, Any] = {"path": to_json(event.path), "overflow": event.overflow}
             line = printable(event.path) + (" and all below" if event.overflow else "")
             if with_values:
                 value, why = _value_at(client, event.path)
-                fields["value"] = None if value is None else latin(value)
+                fields["value"] = None if value is None else to_json(value)
                 line += f" ({why})" if value is None else f' = "{printable(value)}"'
             click.echo(json.dumps(fields) if as_json else line)
 
@@ -99,7 +100,7 @@ def wait(
             if path not in unreadable:
                 unreadable.add(path)
                 click.echo(
-                    f"xsproto: {latin(path)} is not readable; waiting all the same", err=True
+                    f"xsproto: {printable(path)} is not readable; waiting all the same", err=True
                 )
             return False
         if gone or value is None:
