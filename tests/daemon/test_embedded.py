@@ -248,7 +248,7 @@ def test_so_are_those_that_only_the_daemon_refuses() -> None:
 
 def test_contents_may_be_a_file_that_dump_made(tmp_path: Path) -> None:
     file = tmp_path / "tree.json"
-    file.write_text('[{"path": "/a", "value": "\\u00ff", "perms": ["n0", "r7"]}]')
+    file.write_text('[{"path": "/a", "value": {"base64": "/w=="}, "perms": ["n0", "r7"]}]')
     with EmbeddedXenStore(file) as store:
         assert store.client(domid=7).read(b"/a") == b"\xff"
     file.write_text("{}")
